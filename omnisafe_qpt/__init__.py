@@ -1,0 +1,41 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""QPT, the Q-learning Penalized Transformer, as a plugin for OmniSafe.
+
+Importing this package is cheap: torch, OmniSafe and the simulators are only imported by the
+functions that need them. Once installed, QPT is known to OmniSafe without any import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.version import __version__
+
+
+if TYPE_CHECKING:
+    from omnisafe_qpt.host.deployment import load_policy
+
+__all__ = ['UserError', '__version__', 'load_policy']
+
+
+def __getattr__(name: str) -> Any:
+    """Import the heavy public names on first use."""
+    if name == 'load_policy':
+        from omnisafe_qpt.host.deployment import load_policy
+
+        return load_policy
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
