@@ -1,0 +1,73 @@
+# omnisafe-qpt. `make help` lists what there is to do.
+#
+# Only POSIX sh and make's basics are used, so that macOS's make 3.81 will do.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow lint format lock clean
+.NOTPARALLEL:
+
+VENV := .venv
+# Give one to choose: make setup PYTHON=python3.10 TORCH=cpu
+PYTHON ?=
+TORCH ?= auto
+# More arguments for pytest: make test ARGS='-k critics -x'
+ARGS ?=
+
+help: ## List the targets
+	@echo 'Usage: make TARGET [PYTHON=python3.10] [TORCH=auto|cpu|cuda]'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | awk -F@ '{printf "  %-11s %s\n", $$1, $$2}'
+
+# A name on the PATH may be a launcher for a version that is not there: each is tried by running it.
+# An environment made earlier comes first, so that its version is kept.
+setup: ## Create .venv with everything in it (does nothing when up to date)
+	@set -- '$(PYTHON)'; \
+	if [ -z "$$1" ]; then set -- $(VENV)/bin/python python3 python3.11 python3.10; fi; \
+	for python; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' \
+			>/dev/null 2>&1; then exec "$$python" tools/setup_env.py --torch '$(TORCH)'; fi; \
+	done; \
+	echo "error: found no Python 3.10 or 3.11 (tried: $$*)." >&2; \
+	echo 'Install one, or name it: make setup PYTHON=/path/to/python3.10' >&2; \
+	exit 1
+
+train: setup ## Train QPT on the bundled sample and evaluate it (minutes, no GPU needed)
+	@$(VENV)/bin/omnisafe train --algo QPT --env-id SafetyCarButton1-v0 --log-dir runs \
+		--custom-cfgs train_cfgs:preset --custom-cfgs cpu \
+		--custom-cfgs train_cfgs:dataset --custom-cfgs sample
+
+test: setup ## Run the default tests
+	@$(VENV)/bin/python -m pytest -q --durations=10 $(ARGS)
+
+test-slow: setup ## Run the slow tests
+	@$(VENV)/bin/python -m pytest -q --durations=10 -m slow $(ARGS)
+
+lint: setup ## Check the code's style, without changing it
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: setup ## Mend the code's style where that can be automatic
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+# Torch and the CUDA libraries that come with it get a list of their own: the CPU build needs none.
+lock: setup ## Renew the pinned lists in requirements/ from setup.py
+	@for version in 3.10 3.11; do \
+		list="requirements/py$$(echo $$version | tr -d .)"; \
+		echo "Resolving for Python $$version"; \
+		$(VENV)/bin/uv pip compile setup.py --extra dev --quiet --no-header --no-annotate \
+			--constraints requirements/constraints.in --python-version "$$version" \
+			--python-platform x86_64-manylinux_2_28 >"$$list.tmp" \
+			|| { rm -f "$$list.tmp"; exit 1; }; \
+		for part in "" -torch; do \
+			keep=$$([ -n "$$part" ] || echo -v); \
+			{ echo '# Written by `make lock`: change setup.py or constraints.in instead.'; \
+			  grep $$keep -E '^(torch|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' "$$list.tmp"; \
+			} >"$$list$$part.txt"; \
+		done; \
+		rm -f "$$list.tmp"; \
+	done
+
+clean: ## Remove .venv, caches and build output; runs/ stays
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,110 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Setup script: what the package holds and needs. The tools' settings are in pyproject.toml."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+
+HERE = pathlib.Path(__file__).absolute().parent
+
+INSTALL_REQUIRES = [
+    # The one release whose internals `omnisafe_qpt.host.plugin` knows. It pins pandas 2.0.3.
+    'omnisafe==0.5.0',
+    'torch>=2.2,<3',
+    # pandas 2.0.3 is built against numpy 1 and does not import with numpy 2.
+    'numpy>=1.24,<2',
+    'gymnasium~=0.28.1',
+    'safety-gymnasium>=0.4,<=1.0.0; python_version < "3.11"',
+    # 0.4 needs mujoco 2.3.0, which Python 3.11 cannot have. dsrl asks for 0.4 all the same: there
+    # pip reports the conflict at once, and requirements/py311.txt is the way round it.
+    'safety-gymnasium==1.0.0; python_version >= "3.11"',
+    'bullet-safety-gym==1.4.0',
+    'dsrl==0.1.0',
+    'h5py>=3.8,<4',
+    'pyyaml>=6.0,<7',
+    'rich>=13.0,<16',
+    'typer>=0.9,<1',
+]
+
+EXTRAS_REQUIRE = {
+    'dev': [
+        'build>=1.0',
+        'pip>=23.0',
+        'pytest>=8.0',
+        'pytest-timeout>=2.3',
+        'ruff>=0.6',
+        'setuptools>=77.0',
+        'uv>=0.5',
+    ],
+}
+
+
+def read_version() -> str:
+    """Read the version without importing the package, whose dependencies may be absent."""
+    source = (HERE / 'omnisafe_qpt' / 'version.py').read_text(encoding='utf-8')
+    return re.search(r"^__version__ = '([^']+)'$", source, flags=re.MULTILINE).group(1)
+
+
+def read_long_description() -> str:
+    """Read the README, which a source tree cut down to the package may lack."""
+    readme = HERE / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
+
+
+setup(
+    name='omnisafe-qpt',
+    version=read_version(),
+    description='QPT, the Q-learning Penalized Transformer for safe offline RL, as an OmniSafe plugin.',
+    long_description=read_long_description(),
+    long_description_content_type='text/markdown',
+    author='The omnisafe-qpt Authors',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords=['Safe Reinforcement Learning', 'Offline Reinforcement Learning', 'OmniSafe', 'PyTorch'],
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: MacOS',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Software Development :: Libraries :: Python Modules',
+    ],
+    python_requires='>=3.10,<3.12',
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    packages=[*find_packages(include=['omnisafe_qpt', 'omnisafe_qpt.*']), 'omnisafe_qpt.configs'],
+    package_dir={'omnisafe_qpt.configs': 'configs'},
+    package_data={
+        'omnisafe_qpt.configs': ['*.yaml'],
+        'omnisafe_qpt.data': ['*.csv', 'sample/*'],
+    },
+    # MANIFEST.in is for the source distribution alone: the wheel holds what is listed here.
+    include_package_data=False,
+    entry_points={
+        'console_scripts': ['omnisafe-qpt = omnisafe_qpt.cli:main'],
+        # Gymnasium calls this function at the end of its import, in every process, and OmniSafe
+        # imports Gymnasium before its offline algorithms: so QPT is there without being imported.
+        'gymnasium.envs': ['__root__ = omnisafe_qpt.host.plugin:install'],
+    },
+    zip_safe=False,
+)
