@@ -1,0 +1,89 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Twin critics, two networks batched as one (Section 3.3, Appendix D.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class TwinCritic(nn.Module):
+    """Two independent Q-networks of linear layers with Mish, evaluated together.
+
+    The same class serves reward and cost.
+
+    Args:
+        obs_dim (int): S.
+        act_dim (int): A.
+        hidden_sizes (Sequence[int]): Hidden layers; the paper's four linear layers are three
+            hidden ones and the output.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, hidden_sizes: Sequence[int]) -> None:
+        """Initialize an instance of :class:`TwinCritic`."""
+        super().__init__()
+        sizes = [obs_dim + act_dim, *hidden_sizes, 1]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:]):
+            bound = 1 / math.sqrt(fan_in)  # as torch initialises a linear layer
+            self.weights.append(torch.empty(2, fan_in, fan_out).uniform_(-bound, bound))
+            self.biases.append(torch.empty(2, 1, fan_out).uniform_(-bound, bound))
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        member: torch.Tensor | None = None,
+        frozen: bool = False,
+    ) -> torch.Tensor:
+        """Value state-action pairs.
+
+        Args:
+            states (torch.Tensor): (..., S), standardised.
+            actions (torch.Tensor): (..., A).
+            member (torch.Tensor, optional): (n,) int64, which of the two networks to use.
+                Defaults to None, both.
+            frozen (bool, optional): Whether gradients reach the inputs only, not the critic's
+                parameters. Defaults to False.
+
+        Returns:
+            (2, ...) values, or (n, ...) for chosen members.
+        """
+        batch_shape = states.shape[:-1]
+        x = torch.cat([states, actions], dim=-1).flatten(0, -2)  # (N, S + A)
+        layers = [
+            (self._pick(weight, member, frozen), self._pick(bias, member, frozen))
+            for weight, bias in zip(self.weights, self.biases)
+        ]
+        x = x.expand(len(layers[0][0]), *x.shape)  # (2, N, S + A)
+        for weight, bias in layers[:-1]:
+            x = F.mish(torch.baddbmm(bias, x, weight))
+        weight, bias = layers[-1]
+        return torch.baddbmm(bias, x, weight).reshape(-1, *batch_shape)
+
+    @staticmethod
+    def _pick(
+        parameter: torch.Tensor,
+        member: torch.Tensor | None,
+        frozen: bool,
+    ) -> torch.Tensor:
+        parameter = parameter.detach() if frozen else parameter
+        return parameter if member is None else parameter.index_select(0, member)

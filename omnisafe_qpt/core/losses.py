@@ -1,0 +1,128 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The equations of the paper as functions of tensors.
+
+Every mean is over valid entries only: the sum of the masked values over their number.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+# Below this the mean |Q| says nothing about the critic's scale, early in training or where every
+# cost is zero, and dividing by it would let the penalty explode.
+_NORMALISER_FLOOR = 0.1
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average ``values`` where ``mask`` holds; 0 if it holds nowhere.
+
+    Args:
+        values (torch.Tensor): (..., B, K).
+        mask (torch.Tensor): (B, K) bool.
+
+    Returns:
+        (...) means over the last two dimensions.
+    """
+    # where, not a product: padding may hold anything, and infinity times zero is not zero.
+    total = torch.where(mask, values, 0.0).sum(dim=(-2, -1))
+    return total / mask.sum().clamp_min(1)
+
+
+def imitation_loss(
+    predicted: torch.Tensor,
+    actions: torch.Tensor,
+    action_mask: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared error of the predicted actions, Eq. (3).
+
+    Args:
+        predicted (torch.Tensor): (B, K, A).
+        actions (torch.Tensor): (B, K, A).
+        action_mask (torch.Tensor): (B, K) bool, states that have an action.
+
+    Returns:
+        () mean over valid steps and action dimensions.
+    """
+    return masked_mean((predicted - actions).square().mean(-1), action_mask)
+
+
+def n_step_targets(
+    rewards: torch.Tensor,
+    bootstrap: torch.Tensor,
+    gamma: float,
+) -> torch.Tensor:
+    r"""n-step targets within a window, Eq. (6) and (7), for rewards and costs alike.
+
+    .. math::
+
+        \hat{Q}_m = r_m + \gamma \hat{Q}_{m+1}, \quad \hat{Q}_e = \text{bootstrap}
+
+    Args:
+        rewards (torch.Tensor): (B, K) rewards or costs; the last position is not looked at.
+        bootstrap (torch.Tensor): (B,) value of the window's last state, 0 where it is terminal.
+        gamma (float): Discount.
+
+    Returns:
+        (B, K - 1) targets for positions 0 .. K - 2.
+    """
+    target = bootstrap
+    targets = []
+    for step in range(rewards.shape[1] - 2, -1, -1):
+        target = rewards[:, step] + gamma * target
+        targets.append(target)
+    return torch.stack(targets[::-1], dim=1)
+
+
+def critic_loss(
+    values: torch.Tensor,
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Squared error of both networks, Eq. (6) and (7): mean over steps, sum over networks.
+
+    Args:
+        values (torch.Tensor): (2, B, K - 1) values of the data's state-action pairs.
+        targets (torch.Tensor): (B, K - 1), without gradient.
+        mask (torch.Tensor): (B, K - 1) bool, steps before the window's last that are no padding.
+
+    Returns:
+        () the loss.
+    """
+    return masked_mean((values - targets).square(), mask).sum()
+
+
+def penalty_weight(
+    data_values: torch.Tensor,
+    mask: torch.Tensor,
+    eta: float,
+) -> torch.Tensor:
+    r"""Weight of a penalty term, Eq. (9) and (10).
+
+    .. math::
+
+        \alpha = \frac{\eta}{\mathbb{E} [ |Q(s, a)| ]}
+
+    Args:
+        data_values (torch.Tensor): (n, B, K') values of the data's state-action pairs.
+        mask (torch.Tensor): (B, K') bool.
+        eta (float): eta_1 or eta_2.
+
+    Returns:
+        () the weight, without gradient; the denominator is bounded below.
+    """
+    magnitude = masked_mean(data_values.detach().abs(), mask).mean()
+    return eta / magnitude.clamp_min(_NORMALISER_FLOOR)

@@ -1,0 +1,350 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Deployment: return- and cost-to-go fed back, candidates scored, Eq. (13)-(14), Appendix C.3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from omnisafe_qpt.core.config import DeploymentConfig, PolicyConfig
+from omnisafe_qpt.core.critics import TwinCritic
+from omnisafe_qpt.core.learner import Learner, combine_cost
+from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.core.transformer import TransformerPolicy
+from omnisafe_qpt.errors import UserError
+
+
+class DeployableNetworks(nn.Module):
+    """What a trained model needs to act: policy, critics and units.
+
+    Its state dict carries its own sizes as extra state, so that it can be rebuilt from nothing
+    else (:meth:`from_state_dict`), and holds only tensors and plain Python values.
+
+    Args:
+        spec (dict[str, Any]): ``obs_dim``, ``act_dim``, ``policy`` (:class:`PolicyConfig` as a
+            dict), ``critic_hidden_sizes``, ``gamma``, ``horizon``, and whatever else the
+            checkpoint should tell (frontier, environment, dataset, versions).
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        """Initialize an instance of :class:`DeployableNetworks`."""
+        super().__init__()
+        self.spec = spec
+        obs_dim, act_dim = spec['obs_dim'], spec['act_dim']
+        self.policy = TransformerPolicy(obs_dim, act_dim, PolicyConfig(**spec['policy']))
+        self.reward_critic = TwinCritic(obs_dim, act_dim, spec['critic_hidden_sizes'])
+        self.cost_critic = TwinCritic(obs_dim, act_dim, spec['critic_hidden_sizes'])
+        self.scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim))
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_learner(cls, learner: Learner, spec: dict[str, Any]) -> DeployableNetworks:
+        """Copy the online policy and the target critics out of a learner.
+
+        The critics are the target networks, as Eq. (13) and (14) write; the policy is the online
+        one, as Algorithm 1 does.
+
+        Args:
+            learner (Learner): The learner.
+            spec (dict[str, Any]): What the learner does not know: horizon, frontier and so on.
+        """
+        networks = cls(
+            {
+                **spec,
+                'obs_dim': len(learner.scaling.obs_mean),
+                'act_dim': learner.policy.head.out_features,
+                'policy': asdict(learner.config.policy),
+                'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
+                'gamma': learner.config.gamma,
+            },
+        ).to(learner.device)
+        networks.policy.load_state_dict(learner.policy.state_dict())
+        networks.reward_critic.load_state_dict(learner.target_reward_critic.state_dict())
+        networks.cost_critic.load_state_dict(learner.target_cost_critic.state_dict())
+        networks.scaling.load_state_dict(learner.scaling.state_dict())
+        return networks.eval()
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> DeployableNetworks:
+        """Rebuild networks from their state dict alone."""
+        networks = cls(state['_extra_state'])
+        networks.load_state_dict(state)
+        return networks.eval()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the sizes and the rest of the spec."""
+        return self.spec
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over a spec; its sizes were used when the networks were built."""
+        self.spec = state
+
+
+def discounted_budget(
+    budget: torch.Tensor,
+    steps_left: torch.Tensor,
+    gamma: float,
+) -> torch.Tensor:
+    r"""Turn a remaining budget into the unit of the cost critics.
+
+    A budget is a plain sum over the rest of the episode, a critic's value a discounted one. Cost
+    spread evenly over the n steps left is worth, discounted,
+
+    .. math::
+
+        b \, \frac{1 - \gamma^n}{n (1 - \gamma)}
+
+    which is what spending exactly the budget looks like to the critic. Compared raw, the
+    discounted value would let the policy spend several times its budget on a long task.
+
+    Args:
+        budget (torch.Tensor): (...) undiscounted cost that may still be incurred.
+        steps_left (torch.Tensor): (...) steps to the horizon, at least 1.
+        gamma (float): The critics' discount.
+    """
+    if gamma == 1.0:
+        return budget
+    return budget * (1.0 - gamma**steps_left) / (steps_left * (1.0 - gamma))
+
+
+def select_candidate(
+    reward_values: torch.Tensor,
+    cost_values: torch.Tensor,
+    budgets: torch.Tensor,
+    rule: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose one of each episode's candidates.
+
+    ``paper``, Eq. (13)-(14): the highest reward value among candidates whose cost value fits the
+    budget; where none fits, the lowest cost value.
+
+    ``bounded``: the same, but a candidate must also cost no more than the unshifted one
+    (candidate 0). While the budget is large, the paper's rule is a plain maximum of the reward
+    value and spends it early; this one only ever takes a better action that is no riskier.
+
+    Args:
+        reward_values (torch.Tensor): (B, M).
+        cost_values (torch.Tensor): (B, M).
+        budgets (torch.Tensor): (B,) in the unit of the cost values.
+        rule (str): ``paper`` or ``bounded``.
+
+    Returns:
+        (B,) int64, the chosen candidates, and (B,) bool, whether any candidate fitted.
+    """
+    bound = budgets
+    if rule == 'bounded':
+        bound = torch.minimum(budgets, cost_values[:, 0])
+    feasible = cost_values <= bound[:, None]
+    any_feasible = feasible.any(dim=1)
+    best_feasible = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
+    return torch.where(any_feasible, best_feasible, cost_values.argmin(dim=1)), any_feasible
+
+
+class RolloutPolicy:
+    """The deployed policy over B episodes at once: ``reset``, ``act``, ``observe``.
+
+    All candidates of all episodes go through the Transformer in one pass. The candidates of an
+    episode share states, actions and cost-to-go; the return-to-go of candidate j is shifted by a
+    constant drawn at the reset from the episode's own seed, and candidate 0 is not shifted.
+
+    Args:
+        networks (DeployableNetworks): The trained model, on the device to use.
+        config (DeploymentConfig): Candidates and selection rule.
+        num_episodes (int, optional): B. Defaults to 1.
+    """
+
+    def __init__(
+        self,
+        networks: DeployableNetworks,
+        config: DeploymentConfig,
+        num_episodes: int = 1,
+    ) -> None:
+        """Initialize an instance of :class:`RolloutPolicy`."""
+        self._networks = networks.eval()
+        self._config = config
+        self.num_episodes = num_episodes
+        spec = networks.spec
+        self._obs_dim, self._act_dim = spec['obs_dim'], spec['act_dim']
+        self._gamma, self._horizon = spec['gamma'], spec['horizon']
+        self._device = networks.scaling.obs_mean.device
+        context_len = spec['policy']['context_len']
+        shape = (num_episodes, context_len)
+        self._states = torch.zeros(*shape, self._obs_dim, device=self._device)
+        self._actions = torch.zeros(*shape, self._act_dim, device=self._device)
+        # Per step: return-to-go, cost-to-go.
+        self._to_go = torch.zeros(*shape, 2, device=self._device)
+        self._timesteps = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        self._mask = torch.zeros(shape, dtype=torch.bool, device=self._device)
+        # Of the coming step: what is still wanted and still allowed.
+        self._now = torch.zeros(num_episodes, 2, device=self._device)
+        self._step = torch.zeros(num_episodes, dtype=torch.int64, device=self._device)
+        self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
+        self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._scored_steps = 0
+
+    def reset(
+        self,
+        target_return: float,
+        cost_limit: float | None = None,
+        seeds: Sequence[int] = (0,),
+        episodes: Sequence[int] | None = None,
+    ) -> None:
+        """Begin new episodes.
+
+        Args:
+            target_return (float): Return to ask for, undiscounted.
+            cost_limit (float, optional): Undiscounted cost that must not be exceeded. Defaults
+                to the configuration's.
+            seeds (Sequence[int], optional): One for each episode begun; they fix the candidates.
+                Defaults to ``(0,)``.
+            episodes (Sequence[int], optional): Which of the B to begin. Defaults to all.
+        """
+        episodes = range(self.num_episodes) if episodes is None else episodes
+        if len(seeds) != len(episodes):
+            raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
+        cost_limit = self._config.cost_limit if cost_limit is None else cost_limit
+        spread = self._config.target_spread * self._networks.scaling.return_unit
+        for episode, seed in zip(episodes, seeds):
+            self._mask[episode] = False
+            self._step[episode] = 0
+            self._now[episode] = torch.tensor([target_return, cost_limit], device=self._device)
+            generator = np.random.default_rng(seed)
+            shifts = torch.as_tensor(
+                generator.standard_normal(self._config.candidates),
+                dtype=torch.float32,
+                device=self._device,
+            )
+            shifts[0] = 0.0
+            self._shifts[episode] = shifts * spread
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Choose the actions at new observations.
+
+        Args:
+            observations (np.ndarray or torch.Tensor): (B, S).
+
+        Returns:
+            (B, A) actions in [-1, 1], on the policy's device.
+
+        Raises:
+            UserError: If an observation has another size or is not finite.
+        """
+        self._push(self._checked(observations))
+        candidates = self._candidate_actions()  # (B, M, A)
+        chosen = torch.zeros(self.num_episodes, dtype=torch.int64, device=self._device)
+        if self._config.candidates > 1:
+            chosen = self._score(candidates)
+        actions = candidates[torch.arange(self.num_episodes, device=self._device), chosen]
+        self._actions[:, -1] = actions
+        self._step += 1
+        return actions
+
+    def observe(
+        self,
+        rewards: float | np.ndarray | torch.Tensor,
+        costs: float | np.ndarray | torch.Tensor,
+    ) -> None:
+        """Take in what the last actions brought, one number for each episode.
+
+        Args:
+            rewards (float, np.ndarray or torch.Tensor): (B,) rewards.
+            costs (float, np.ndarray or torch.Tensor): (B,) costs.
+        """
+        received = torch.stack(
+            [
+                torch.as_tensor(value, dtype=torch.float32, device=self._device)
+                .reshape(-1)
+                .expand(self.num_episodes)
+                for value in (rewards, costs)
+            ],
+            dim=-1,
+        )
+        self._now -= received
+
+    def pop_infeasible_share(self) -> float:
+        """Return the share of steps, since the last call, at which no candidate was feasible."""
+        share = self._infeasible_steps.item() / max(1, self._scored_steps)
+        self._infeasible_steps.zero_()
+        self._scored_steps = 0
+        return share
+
+    def _checked(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
+        observations = torch.as_tensor(observations, dtype=torch.float32)
+        if observations.shape != (self.num_episodes, self._obs_dim):
+            raise UserError(
+                f'observation has shape {tuple(observations.shape)}; the policy was trained on '
+                f'{(self.num_episodes, self._obs_dim)}',
+            )
+        # On the host, before the transfer, so that a GPU need not be waited for.
+        if not torch.isfinite(observations).all():
+            raise UserError('observation holds NaN or infinity; the policy will not act on it')
+        return observations.to(self._device)
+
+    def _push(self, observations: torch.Tensor) -> None:
+        """Shift every window by one step and put the newest at its end."""
+        for history, newest in (
+            (self._states, observations),
+            (self._actions, torch.zeros_like(self._actions[:, -1])),
+            (self._to_go, self._now),
+            (self._timesteps, self._step),
+            (self._mask, torch.ones_like(self._mask[:, -1])),
+        ):
+            history.copy_(torch.cat([history[:, 1:], newest[:, None]], dim=1))
+
+    def _candidate_actions(self) -> torch.Tensor:
+        """Return the actions of all candidates, (B, M, A), from one forward pass."""
+        scaling, candidates = self._networks.scaling, self._config.candidates
+        return_to_go = self._to_go[:, None, :, 0] + self._shifts[:, :, None]  # (B, M, K)
+
+        def each(history: torch.Tensor) -> torch.Tensor:  # (B, K, ...) to (B M, K, ...)
+            return history.repeat_interleave(candidates, dim=0)
+
+        actions = self._networks.policy(
+            each(scaling.observation(self._states)),
+            each(self._actions),
+            scaling.return_token(return_to_go.flatten(0, 1)),
+            each(scaling.cost_token(self._to_go[..., 1])),
+            each(self._timesteps),
+            each(self._mask),
+            last_only=True,
+        )
+        return actions[:, 0].unflatten(0, (-1, candidates))
+
+    def _score(self, candidates: torch.Tensor) -> torch.Tensor:
+        """Choose among candidates (B, M, A) by the critics' values; returns (B,) indices."""
+        networks, scaling = self._networks, self._networks.scaling
+        states = scaling.observation(self._states[:, -1:]).expand(-1, candidates.shape[1], -1)
+        reward_values = networks.reward_critic(states, candidates).amin(0)
+        cost_values = scaling.cost_value(
+            combine_cost(networks.cost_critic(states, candidates), self._config.cost_value),
+        )
+        steps_left = (self._horizon - self._step).clamp_min(1)
+        budgets = discounted_budget(self._now[:, 1], steps_left, self._gamma)
+        chosen, any_feasible = select_candidate(
+            reward_values,
+            cost_values,
+            budgets,
+            self._config.rule,
+        )
+        self._infeasible_steps += (~any_feasible).sum()
+        self._scored_steps += len(chosen)
+        return chosen

@@ -1,0 +1,87 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Units: what the networks see of observations, returns, rewards and costs, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+# Added to standard deviations, so that a nearly constant dimension is not blown up.
+_STD_FLOOR = 1e-3
+# A whole episode of the best return is worth this many units to the reward critics: values of
+# order one, whose gradients neither vanish nor need clipping.
+_CRITIC_RETURN = 10.0
+
+
+class Scaling(nn.Module):
+    """Scales read off a dataset, kept in the checkpoint beside the weights.
+
+    Args:
+        obs_mean (torch.Tensor): (S,) mean of the observations.
+        obs_std (torch.Tensor): (S,) standard deviation of the observations.
+        max_abs_return (float): Largest absolute return of an episode.
+        cost_unit (float): Cost that becomes 1, both as a token and to the cost critics; the
+            cost limit of training is a good choice.
+    """
+
+    obs_mean: torch.Tensor
+    obs_std: torch.Tensor
+    return_unit: torch.Tensor
+    cost_unit: torch.Tensor
+
+    def __init__(
+        self,
+        obs_mean: torch.Tensor,
+        obs_std: torch.Tensor,
+        max_abs_return: float = 1.0,
+        cost_unit: float = 1.0,
+    ) -> None:
+        """Initialize an instance of :class:`Scaling`."""
+        super().__init__()
+        self.register_buffer('obs_mean', obs_mean.float())
+        self.register_buffer('obs_std', obs_std.float() + _STD_FLOOR)
+        # All-zero returns or costs keep their unit: there is nothing to scale.
+        self.register_buffer('return_unit', torch.tensor(max_abs_return or 1.0))
+        self.register_buffer('cost_unit', torch.tensor(cost_unit or 1.0))
+
+    def observation(self, states: torch.Tensor) -> torch.Tensor:
+        """Standardise states, (..., S)."""
+        return (states - self.obs_mean) / self.obs_std
+
+    def return_token(self, return_to_go: torch.Tensor) -> torch.Tensor:
+        """Scale a return-to-go for the policy."""
+        return return_to_go / self.return_unit
+
+    def cost_token(self, cost_to_go: torch.Tensor) -> torch.Tensor:
+        """Scale a cost-to-go for the policy."""
+        return cost_to_go / self.cost_unit
+
+    def critic_reward(self, reward: torch.Tensor) -> torch.Tensor:
+        """Scale rewards for the reward critics."""
+        return reward * (_CRITIC_RETURN / self.return_unit)
+
+    def critic_cost(self, cost: torch.Tensor) -> torch.Tensor:
+        """Scale costs for the cost critics."""
+        return cost / self.cost_unit
+
+    def reward_value(self, critic_value: torch.Tensor) -> torch.Tensor:
+        """Turn a reward critic's value into reward, the inverse of :meth:`critic_reward`."""
+        return critic_value * (self.return_unit / _CRITIC_RETURN)
+
+    def cost_value(self, critic_value: torch.Tensor) -> torch.Tensor:
+        """Turn a cost critic's value into cost, the inverse of :meth:`critic_cost`."""
+        return critic_value * self.cost_unit

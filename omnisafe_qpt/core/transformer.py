@@ -1,0 +1,197 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The conditional Transformer policy, Eq. (2)-(3).
+
+A step is four tokens in this order: return-to-go, cost-to-go, state, action. The action is
+predicted at the state token, so the last step's action token is never needed and left out: a
+window of K steps is T = 4K - 1 tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from omnisafe_qpt.core.config import PolicyConfig
+
+
+_TOKENS_PER_STEP = 4
+# Where the state tokens are among the T tokens, and the last of them.
+_STATE_TOKENS = slice(2, None, _TOKENS_PER_STEP)
+_LAST_TOKEN = slice(-1, None)
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of some of the tokens to all of them."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self._num_heads = config.num_heads
+        self._dropout = config.dropout
+        self.query = nn.Linear(config.embed_dim, config.embed_dim)
+        self.key_value = nn.Linear(config.embed_dim, 2 * config.embed_dim)
+        self.out = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, x: torch.Tensor, queries: slice, allowed: torch.Tensor) -> torch.Tensor:
+        """Map x (B, T, D) to (B, Q, D), Q the number of query tokens; allowed (B, 1, Q, T)."""
+        query = self._split(self.query(x[:, queries]))  # (B, H, Q, D / H)
+        key, value = map(self._split, self.key_value(x).chunk(2, dim=-1))  # (B, H, T, D / H)
+        dropout = self._dropout if self.training else 0.0
+        if x.device.type == 'cpu' and query.dtype == torch.bfloat16:
+            # The CPU's bf16 attention is several times slower backwards than float32.
+            with torch.autocast('cpu', enabled=False):
+                mixed = F.scaled_dot_product_attention(
+                    query.float(), key.float(), value.float(), allowed, dropout
+                )
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, allowed, dropout)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self._num_heads, -1)).transpose(1, 2)
+
+
+class _Block(nn.Module):
+    """A pre-norm Transformer block whose output may be asked for at some tokens only."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.embed_dim)
+        self.attention = _Attention(config)
+        self.mlp_norm = nn.LayerNorm(config.embed_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.embed_dim, 4 * config.embed_dim),
+            nn.GELU(),
+            nn.Linear(4 * config.embed_dim, config.embed_dim),
+        )
+        self.dropout = _dropout(config.dropout)
+
+    def forward(self, x: torch.Tensor, queries: slice, allowed: torch.Tensor) -> torch.Tensor:
+        """Map x (B, T, D) to (B, Q, D)."""
+        mixed = self.attention(self.attention_norm(x), queries, allowed[:, :, queries])
+        x = x[:, queries] + self.dropout(mixed)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+def _dropout(probability: float) -> nn.Module:
+    # A dropout of zero would still draw and multiply a mask.
+    return nn.Dropout(probability) if probability > 0 else nn.Identity()
+
+
+class TransformerPolicy(nn.Module):
+    """Deterministic policy over windows, Eq. (2); actions lie in [-1, 1].
+
+    Inputs are in the networks' units (:class:`omnisafe_qpt.core.scaling.Scaling`). Padding on the
+    left is masked out of attention, so its content does not matter; timesteps are those of the
+    episode, so a padded window means the same as a shorter one.
+
+    Args:
+        obs_dim (int): S.
+        act_dim (int): A.
+        config (PolicyConfig): Sizes.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, config: PolicyConfig) -> None:
+        """Initialize an instance of :class:`TransformerPolicy`."""
+        super().__init__()
+        self.config = config
+        width = config.embed_dim
+        self.embed_return = nn.Linear(1, width)
+        self.embed_cost = nn.Linear(1, width)
+        self.embed_state = nn.Linear(obs_dim, width)
+        self.embed_action = nn.Linear(act_dim, width)
+        self.embed_timestep = nn.Embedding(config.max_timestep + 1, width)
+        self.embed_norm = nn.LayerNorm(width)
+        self.embed_dropout = _dropout(config.dropout)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
+        self.head_norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, act_dim)
+        self.apply(_initialise)
+
+    def forward(  # pylint: disable=too-many-arguments
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        return_to_go: torch.Tensor,
+        cost_to_go: torch.Tensor,
+        timesteps: torch.Tensor,
+        mask: torch.Tensor,
+        last_only: bool = False,
+    ) -> torch.Tensor:
+        """Predict the action at each state from the history up to it.
+
+        Args:
+            states (torch.Tensor): (B, K, S).
+            actions (torch.Tensor): (B, K, A); the last one is not looked at.
+            return_to_go (torch.Tensor): (B, K).
+            cost_to_go (torch.Tensor): (B, K).
+            timesteps (torch.Tensor): (B, K) int64.
+            mask (torch.Tensor): (B, K) bool, False in padding.
+            last_only (bool, optional): Whether only the last state's action is wanted, which
+                saves the last block's work on all other tokens. Defaults to False.
+
+        Returns:
+            (B, K, A) actions, or (B, 1, A) for the last state only.
+        """
+        x = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
+        allowed = attention_mask(mask)
+        for block in self.blocks[:-1]:
+            x = block(x, slice(None), allowed)
+        x = self.blocks[-1](x, _LAST_TOKEN if last_only else _STATE_TOKENS, allowed)
+        return torch.tanh(self.head(self.head_norm(x)))
+
+    def _embed(  # pylint: disable=too-many-arguments
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        return_to_go: torch.Tensor,
+        cost_to_go: torch.Tensor,
+        timesteps: torch.Tensor,
+    ) -> torch.Tensor:
+        tokens = (
+            self.embed_return(return_to_go[..., None]),
+            self.embed_cost(cost_to_go[..., None]),
+            self.embed_state(states),
+            self.embed_action(actions),
+        )
+        time = self.embed_timestep(timesteps.clamp_max(self.config.max_timestep))
+        x = torch.stack(tokens, dim=2) + time[:, :, None]  # (B, K, 4, D)
+        return self.embed_dropout(self.embed_norm(x.flatten(1, 2)[:, :-1]))  # (B, T, D)
+
+
+def attention_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Say which token may look at which: no later one, and no padding.
+
+    Args:
+        mask (torch.Tensor): (B, K) bool, False in padding.
+
+    Returns:
+        (B, 1, T, T) bool. Every token may look at itself, padding too: a row without any allowed
+        token would be NaN.
+    """
+    token_mask = mask.repeat_interleave(_TOKENS_PER_STEP, dim=1)[:, None, None, :-1]
+    num_tokens = token_mask.shape[-1]
+    causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=mask.device).tril()
+    itself = torch.eye(num_tokens, dtype=torch.bool, device=mask.device)
+    return (causal & token_mask) | itself
+
+
+def _initialise(module: nn.Module) -> None:
+    """Small normal weights and zero biases, as is usual for Transformers."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,148 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Algorithm 2: relabelled episodes for targets that the data cannot meet.
+
+The hook is a function ``(trajectories, num_episodes, generator) -> EpisodeRows``. The paper's is
+:func:`relabel_frontier`; another is named in the configuration as ``package.module:function``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
+from omnisafe_qpt.errors import UserError
+
+
+AugmentationHook = Callable[[Trajectories, int, np.random.Generator], EpisodeRows]
+
+
+def relabel_frontier(
+    trajectories: Trajectories,
+    num_episodes: int,
+    generator: np.random.Generator,
+) -> EpisodeRows:
+    r"""Relabel frontier episodes with infeasible targets, Algorithm 2 and Eq. (11)-(12).
+
+    .. math::
+
+        \kappa \sim U(c_{min}, c_{max}), \quad \rho \sim U(RF(\kappa), r_{max}), \quad
+        \tau^* = \arg\max_{C(\tau) \le \kappa} R(\tau)
+
+    Only the to-go tokens change; rewards and costs, from which the critics learn, stay as they
+    were.
+
+    Args:
+        trajectories (Trajectories): The dataset; r_max is its highest return.
+        num_episodes (int): How many episodes to add, N.
+        generator (np.random.Generator): Source of the targets.
+
+    Returns:
+        N episode rows: the frontier episode of each sampled cost, and how far its return-to-go
+        and cost-to-go are shifted.
+    """
+    returns = trajectories.returns.double().cpu().numpy()
+    costs = trajectories.cost_returns.double().cpu().numpy()
+    # The best episode at or below each cost: the running maximum in order of cost. Among equal
+    # costs the better episode comes first; among equal returns the cheaper one stays.
+    order = np.lexsort((-returns, costs))
+    best = np.maximum.accumulate(returns[order])
+    newest = np.where(np.concatenate([[True], best[1:] > best[:-1]]), np.arange(len(order)), 0)
+    frontier = order[np.maximum.accumulate(newest)]
+
+    cost_targets = generator.uniform(costs.min(), costs.max(), num_episodes)  # kappa
+    source = frontier[np.searchsorted(costs[order], cost_targets, side='right') - 1]  # tau*
+    return_targets = generator.uniform(returns[source], returns.max())  # rho
+    rows = trajectories.rows.select(torch.from_numpy(source).to(trajectories.table.device))
+    shifts = {
+        'return_shift': return_targets - returns[source],
+        'cost_shift': cost_targets - costs[source],
+    }
+    return EpisodeRows(
+        starts=rows.starts,
+        lengths=rows.lengths,
+        terminal=rows.terminal,
+        **{
+            name: torch.as_tensor(shift, dtype=torch.float32, device=trajectories.table.device)
+            for name, shift in shifts.items()
+        },
+    )
+
+
+def load_hook(name: str) -> AugmentationHook:
+    """Import the augmentation hook called ``package.module:function``.
+
+    Args:
+        name (str): Where the function is.
+
+    Raises:
+        UserError: If there is no such function.
+    """
+    module_name, _, function_name = name.partition(':')
+    try:
+        hook = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f'augmentation hook {name!r} cannot be imported ({error}); give it as '
+            'package.module:function',
+        ) from error
+    if not callable(hook):
+        raise UserError(f'augmentation hook {name!r} is not a function')
+    return hook
+
+
+def augment(
+    trajectories: Trajectories,
+    fraction: float,
+    seed: int,
+    hook: AugmentationHook = relabel_frontier,
+) -> tuple[EpisodeRows, dict[str, float]]:
+    """Append relabelled episodes to the dataset's own.
+
+    Args:
+        trajectories (Trajectories): The dataset of E episodes.
+        fraction (float): Relabelled episodes as a share of E.
+        seed (int): Seed of the targets.
+        hook (AugmentationHook, optional): What relabels. Defaults to :func:`relabel_frontier`.
+
+    Returns:
+        All episode rows, original ones first, and a report of what was added: the number of
+        episodes, how many distinct ones they came from, and the ranges of their targets.
+
+    Raises:
+        UserError: If the fraction is negative.
+    """
+    if fraction < 0:
+        raise UserError(f'augmentation fraction is {fraction}; it must be 0 or more')
+    num_episodes = round(fraction * len(trajectories.rows))
+    if num_episodes == 0:
+        return trajectories.rows, {'episodes': 0}
+    added = hook(trajectories, num_episodes, np.random.default_rng(seed))
+    table = trajectories.table
+    target_return = table[added.starts, -2] + added.return_shift
+    target_cost = table[added.starts, -1] + added.cost_shift
+    report = {
+        'episodes': len(added),
+        'source_episodes': len(added.starts.unique()),
+        'min_target_return': target_return.min().item(),
+        'max_target_return': target_return.max().item(),
+        'min_target_cost': target_cost.min().item(),
+        'max_target_cost': target_cost.max().item(),
+    }
+    return trajectories.rows.append(added), report

@@ -1,0 +1,182 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""From ``train_cfgs.dataset`` to a file: a path, the cache, a download, or the bundled sample."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnisafe_qpt.data.files import HDF5_SUFFIXES, atomic_path
+from omnisafe_qpt.data.tasks import Task, find_task
+from omnisafe_qpt.errors import UserError
+
+
+SAMPLE_ENV_ID = 'SafetyCarButton1-v0'
+SAMPLE_FILE = Path(__file__).parent / 'sample' / f'{SAMPLE_ENV_ID}-sample.hdf5'
+AUTO, SAMPLE = 'auto', 'sample'
+
+_HUGGING_FACE = 'https://huggingface.co'
+_CONNECT_SECONDS = 20
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A dataset's file and what to say about it.
+
+    Args:
+        path (Path): The file.
+        name (str): A short name without separators, for run folders.
+        warning (str, optional): What the user must not miss. Defaults to None.
+    """
+
+    path: Path
+    name: str
+    warning: str | None = None
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded datasets: ``$DSRL_DATASET_DIR`` or DSRL's own."""
+    return Path(os.environ.get('DSRL_DATASET_DIR', '~/.dsrl/datasets')).expanduser()
+
+
+def resolve_dataset(dataset: str, env_id: str) -> DatasetSource:
+    """Find the file that a dataset's name means.
+
+    Args:
+        dataset (str): A path of a DSRL HDF5 or OmniSafe npz file; ``sample``, the bundled one; or
+            ``auto``: the environment's DSRL file from the cache, else downloaded, else the
+            bundled sample where there is one for the environment, with a warning.
+        env_id (str): OmniSafe's environment id.
+
+    Returns:
+        The file, its short name, and a warning if it is a stand-in.
+
+    Raises:
+        UserError: If nothing fits; the message lists the ways out.
+    """
+    if dataset == SAMPLE:
+        return _sample(env_id)
+    if dataset == AUTO:
+        return _automatic(env_id)
+    path = Path(dataset).expanduser()
+    if path.suffix in (*HDF5_SUFFIXES, '.npz') or path.exists():
+        return DatasetSource(path, path.stem)
+    raise UserError(
+        f'dataset {dataset!r} is neither a file nor a known name; give a .hdf5 or .npz file, '
+        "'auto' or 'sample'",
+    )
+
+
+def _sample(env_id: str) -> DatasetSource:
+    if env_id != SAMPLE_ENV_ID:
+        raise UserError(
+            f'the bundled sample is of {SAMPLE_ENV_ID}, not {env_id}; give a dataset file with '
+            'train_cfgs:dataset',
+        )
+    return DatasetSource(SAMPLE_FILE, SAMPLE)
+
+
+def _automatic(env_id: str) -> DatasetSource:
+    task = find_task(env_id)
+    if task is None:
+        raise UserError(
+            f'there is no DSRL dataset of {env_id}; give your own .hdf5 or .npz file with '
+            'train_cfgs:dataset',
+        )
+    path = cache_folder() / task.dataset_file
+    if not path.exists():
+        try:
+            download(task, path)
+        except UserError as error:
+            return _stand_in(task, error)
+    return DatasetSource(path, path.stem)
+
+
+def _stand_in(task: Task, error: UserError) -> DatasetSource:
+    if task.env_id != SAMPLE_ENV_ID:
+        raise error
+    return DatasetSource(
+        SAMPLE_FILE,
+        SAMPLE,
+        warning=f'{error}\nUsing the small bundled SAMPLE instead: good for trying things out, '
+        'not for results.',
+    )
+
+
+def download_url(task: Task) -> str:
+    """Return where a task's file is fetched from; ``$HF_ENDPOINT`` names a mirror."""
+    mirror = os.environ.get('HF_ENDPOINT', _HUGGING_FACE).rstrip('/')
+    return task.url.replace(_HUGGING_FACE, mirror, 1)
+
+
+def download(task: Task, path: Path) -> None:
+    """Download a task's dataset; the file appears only when it is complete.
+
+    Args:
+        task (Task): Which dataset.
+        path (Path): Where to put it.
+
+    Raises:
+        UserError: If it cannot be had, with the command that fetches it by hand.
+    """
+    url = download_url(task)
+    try:
+        with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as answer:  # noqa: S310
+            with atomic_path(path) as temporary, temporary.open('wb') as file:
+                _copy(answer, file, task.dataset_file)
+    except (OSError, http.client.HTTPException, urllib.error.URLError) as error:
+        raise UserError(
+            f'the DSRL dataset of {task.env_id} is not in {path.parent} and cannot be downloaded '
+            f'({getattr(error, "reason", None) or error}); fetch it by hand: '
+            f'curl -L --create-dirs -o {path} {url} , or give a file with train_cfgs:dataset',
+        ) from error
+
+
+def _copy(answer: Any, file: Any, label: str) -> None:
+    """Copy an HTTP answer to a file with a progress bar.
+
+    Raises:
+        OSError: If the connection ends before the announced length.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    expected = int(answer.headers.get('Content-Length') or 0)
+    columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn())
+    console = Console(file=sys.stderr)
+    received = 0
+    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(label, total=expected or None)
+        while block := answer.read(_BLOCK_BYTES):
+            file.write(block)
+            received += len(block)
+            bar.update(task, advance=len(block))
+    if expected and received != expected:
+        raise OSError(f'the connection ended after {received} of {expected} bytes')

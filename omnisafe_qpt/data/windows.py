@@ -1,0 +1,140 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Windows of K steps, gathered by index arithmetic on the device.
+
+Shape letters, here and everywhere: B batch, K context, S observation, A action, M candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
+from omnisafe_qpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """B windows of K steps, left-padded; padding holds arbitrary finite numbers.
+
+    A window ends at step e of its episode, 0 <= e <= L, and its last position is state s_e. The
+    state s_L ends the episode and has no action.
+
+    Args:
+        states (torch.Tensor): (B, K, S).
+        actions (torch.Tensor): (B, K, A).
+        rewards (torch.Tensor): (B, K), per step.
+        costs (torch.Tensor): (B, K), per step.
+        return_to_go (torch.Tensor): (B, K), undiscounted, after relabelling.
+        cost_to_go (torch.Tensor): (B, K), undiscounted, after relabelling.
+        timesteps (torch.Tensor): (B, K) int64, step within the episode, 0 in padding.
+        mask (torch.Tensor): (B, K) bool, positions that are not padding.
+        action_mask (torch.Tensor): (B, K) bool, positions whose state has an action.
+        terminal (torch.Tensor): (B,) bool, whether the last state is terminal.
+    """
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    costs: torch.Tensor
+    return_to_go: torch.Tensor
+    cost_to_go: torch.Tensor
+    timesteps: torch.Tensor
+    mask: torch.Tensor
+    action_mask: torch.Tensor
+    terminal: torch.Tensor
+
+
+class WindowSampler:
+    """Draws batches of windows, every window of every episode equally likely.
+
+    An episode of L transitions has L + 1 windows, one ending at each state, so episodes are drawn
+    in proportion to their number of windows.
+
+    Args:
+        trajectories (Trajectories): The flat tensors.
+        context_len (int): K.
+        batch_size (int): B.
+        seed (int): Seed of the sampler's own generator.
+        rows (EpisodeRows, optional): Episodes to draw from, relabelled ones included. Defaults
+            to the trajectories' own.
+
+    Raises:
+        UserError: If the context or the batch is not positive.
+    """
+
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        trajectories: Trajectories,
+        context_len: int,
+        batch_size: int,
+        seed: int,
+        rows: EpisodeRows | None = None,
+    ) -> None:
+        """Initialize an instance of :class:`WindowSampler`."""
+        for name, value in (('context_len', context_len), ('batch_size', batch_size)):
+            if value < 1:
+                raise UserError(f'{name} is {value}; it must be at least 1')
+        self._trajectories = trajectories
+        self._rows = trajectories.rows if rows is None else rows
+        self._batch_size = batch_size
+        device = trajectories.table.device
+        self._offsets = torch.arange(1 - context_len, 1, device=device)
+        # Exclusive end of each episode's run in the numbering of all windows.
+        self._window_ends = (self._rows.lengths + 1).cumsum(0)
+        self.num_windows = int(self._window_ends[-1])
+        self.generator = torch.Generator(device=device)
+        self.generator.manual_seed(seed)
+
+    def sample(self) -> SequenceBatch:
+        """Draw B windows."""
+        window = torch.randint(
+            self.num_windows,
+            (self._batch_size,),
+            generator=self.generator,
+            device=self._offsets.device,
+        )
+        return self.windows(window)
+
+    def windows(self, window: torch.Tensor) -> SequenceBatch:
+        """Gather windows by number.
+
+        Args:
+            window (torch.Tensor): (B,) int64 in [0, num_windows): episodes in order, and within
+                one the windows ending at its states 0..L.
+        """
+        data, rows = self._trajectories, self._rows
+        episode = torch.searchsorted(self._window_ends, window, right=True)
+        length = rows.lengths[episode]
+        end = window - (self._window_ends[episode] - length - 1)
+        step = end[:, None] + self._offsets  # (B, K), negative in padding
+        mask = step >= 0
+        timesteps = step.clamp_min(0)
+        picked = data.table[rows.starts[episode][:, None] + timesteps]  # (B, K, S + A + 4)
+        last_action = data.obs_dim + data.act_dim
+        return SequenceBatch(
+            states=picked[..., : data.obs_dim],
+            actions=picked[..., data.obs_dim : last_action],
+            rewards=picked[..., last_action],
+            costs=picked[..., last_action + 1],
+            return_to_go=picked[..., last_action + 2] + rows.return_shift[episode][:, None],
+            cost_to_go=picked[..., last_action + 3] + rows.cost_shift[episode][:, None],
+            timesteps=timesteps,
+            mask=mask,
+            action_mask=mask & (step < length[:, None]),
+            terminal=rows.terminal[episode] & (end == length),
+        )
