@@ -1,0 +1,439 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""QPT's configuration: the YAML files, presets, command-line values, checks, and the machine.
+
+Nothing here knows OmniSafe. A configuration is a nested dictionary; an option is named by its
+path as OmniSafe writes it, for instance ``train_cfgs:total_steps``.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+import pathlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from omnisafe_qpt.errors import UserError
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+# In a wheel the files lie inside the package, in a source tree beside it.
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+_CONFIG_FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
+
+# What a preset says about the run itself is left to the user when it serves as a preset.
+_NOT_FROM_PRESETS = ('algo', 'env_id')
+_NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset')
+
+# Passed to the environment as they are; only the environment knows its options.
+_FREE_FORM = ('env_cfgs',)
+
+# A default of this value stands for "find out", and takes text or a number instead.
+AUTO = 'auto'
+
+MAX_TORCH_THREADS = 16
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-4 is a number, where PyYAML alone reads text."""
+
+
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float',
+    re.compile(r'^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$'),
+    list('-+.0123456789'),
+)
+
+
+def config_file(name: str) -> pathlib.Path:
+    """Find one of the YAML files that the package ships.
+
+    Args:
+        name (str): File name, for instance ``QPT.yaml``.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: If the installation lacks the file.
+    """
+    for folder in _CONFIG_FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f'{name} is missing from the installation of omnisafe-qpt: install it again')
+
+
+def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path (str or pathlib.Path): The file.
+
+    Returns:
+        The content.
+
+    Raises:
+        UserError: If the file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.load(
+            pathlib.Path(path).expanduser().read_text(encoding='utf-8'),
+            Loader=_Loader,
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'cannot read {path}: {error}') from error
+    except yaml.YAMLError as error:
+        raise UserError(f'{path} is not valid YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{path} must hold sections such as train_cfgs, not {_kind_of(content)}')
+    return content
+
+
+def load_defaults(env_id: str) -> dict[str, Any]:
+    """Load QPT's default configuration for an environment.
+
+    Args:
+        env_id (str): The environment id.
+
+    Returns:
+        The ``defaults`` section of QPT.yaml, updated by the environment's section if it has one.
+    """
+    content = read_yaml(config_file('QPT.yaml'))
+    return merge(content['defaults'], content.get(env_id) or {})
+
+
+def preset_names() -> list[str]:
+    """List the presets that the package ships, ``cpu`` for QPT-cpu.yaml."""
+    files = (path for folder in _CONFIG_FOLDERS for path in folder.glob('QPT-*.yaml'))
+    return sorted({path.stem.partition('-')[2] for path in files})
+
+
+def load_preset(preset: str) -> dict[str, Any]:
+    """Load a preset: a complete configuration of which only the hyperparameters are taken.
+
+    Args:
+        preset (str): The name of a preset that the package ships, or the path of a YAML file.
+
+    Returns:
+        The configuration, without the algorithm, the environment and the dataset.
+
+    Raises:
+        UserError: If there is no such preset or it belongs to another algorithm.
+    """
+    if preset in preset_names():
+        path = config_file(f'QPT-{preset}.yaml')
+    elif pathlib.Path(preset).suffix in ('.yaml', '.yml'):
+        path = pathlib.Path(preset)
+    else:
+        raise UserError(
+            f'unknown preset {preset!r}: choose from {", ".join(preset_names()) or "none"} '
+            'or give the path of a YAML file',
+        )
+    content = read_yaml(path)
+    if content.get('algo', 'QPT') != 'QPT':
+        raise UserError(f'the preset {path} is for {content["algo"]}, not for QPT')
+    content = {key: value for key, value in content.items() if key not in _NOT_FROM_PRESETS}
+    if isinstance(content.get('train_cfgs'), dict):
+        for key in _NOT_FROM_PRESET_TRAIN_CFGS:
+            content['train_cfgs'].pop(key, None)
+    return content
+
+
+def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """Update a nested dictionary without touching either argument.
+
+    Args:
+        base (dict): The values to start from.
+        update (dict): The values that win; dictionaries are merged, all else is replaced.
+
+    Returns:
+        The merged dictionary.
+    """
+    merged = copy.deepcopy(base)
+    for key, value in update.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def parse_option(key: str, value: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Turn one option of the command line into a nested dictionary.
+
+    Where the default is text the value is taken literally, so that a file may be called ``1.0``.
+
+    Args:
+        key (str): The option's path, for instance ``train_cfgs:total_steps``.
+        value (str): Its value as typed.
+        defaults (dict): The default configuration, which says what the option may be.
+
+    Returns:
+        The nested dictionary with this one option.
+
+    Raises:
+        UserError: If there is no such option or its value is of another type.
+    """
+    names = key.replace('-', '_').split(':')
+    default: Any = defaults
+    for depth, name in enumerate(names):
+        if depth > 0 and names[depth - 1] in _FREE_FORM:
+            default = None
+        elif not isinstance(default, dict) or name not in default:
+            raise UserError(_unknown_option(':'.join(names), defaults, '--custom-cfgs'))
+        else:
+            default = default[name]
+    is_text = isinstance(default, str) and default != AUTO
+    option: dict[str, Any] = {names[-1]: value if is_text else parse_value(value)}
+    for name in reversed(names[:-1]):
+        option = {name: option}
+    validate(option, defaults, '--custom-cfgs')
+    return option
+
+
+def parse_value(text: str) -> Any:
+    """Read a value of the command line as YAML would, but never as a mapping or a date.
+
+    Args:
+        text (str): The value as typed.
+
+    Returns:
+        A truth value, a number, a list, None, or the text itself.
+    """
+    if text.strip() in ('None', 'null', '~'):
+        return None
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (bool, int, float, list)) else text
+
+
+def validate(cfgs: dict[str, Any], defaults: dict[str, Any], source: str = '') -> None:
+    """Check that every option exists and is of its default's type.
+
+    A number is welcome where the default is one, an integer where the default is an integer; null
+    only where the default is null, which takes anything; a list's elements follow the elements of
+    its default.
+
+    Args:
+        cfgs (dict): The configuration to check, complete or only a part.
+        defaults (dict): The default configuration.
+        source (str, optional): Where the configuration comes from, for the message.
+
+    Raises:
+        UserError: If an option is unknown or of a wrong type.
+    """
+    for path, value in _leaves(cfgs, defaults):
+        default: Any = defaults
+        for name in path:
+            if not isinstance(default, dict) or name not in default:
+                raise UserError(_unknown_option(':'.join(map(str, path)), defaults, source))
+            default = default[name]
+        complaint = _complaint(value, default)
+        if complaint:
+            raise UserError(f'{_at(":".join(path), source)} {complaint}')
+
+
+def nearest(word: str, words: Iterable[str], count: int = 3) -> list[str]:
+    """Find the words that a mistyped one may have meant, best first."""
+    return difflib.get_close_matches(word, sorted(words), n=count, cutoff=0.6)
+
+
+def resolve_device(requested: str) -> str:
+    """Turn ``train_cfgs.device`` into a device that exists.
+
+    Args:
+        requested (str): ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        ``cpu`` or ``cuda:N``.
+
+    Raises:
+        UserError: If the device does not exist here.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if requested == AUTO:
+        return 'cuda:0' if count else 'cpu'
+    match = re.fullmatch(r'cpu|cuda(?::(\d+))?', str(requested))
+    if match is None:
+        raise UserError(f'device must be auto, cpu, cuda or cuda:N, not {requested!r}')
+    if match[0] == 'cpu':
+        return 'cpu'
+    index = int(match[1] or 0)
+    if index >= count:
+        raise UserError(
+            f'device {requested} is not there: torch {torch.__version__} sees {count} CUDA '
+            'device(s); use cpu or auto, or install a CUDA build of torch',
+        )
+    return f'cuda:{index}'
+
+
+def resolve_threads(requested: str | int) -> int:
+    """Turn ``train_cfgs.torch_threads`` into a number of threads.
+
+    Args:
+        requested (str or int): ``auto`` or a number.
+
+    Returns:
+        The number; for ``auto`` OMP_NUM_THREADS if it is set, else the physical cores that this
+        process may use, at most 16.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    if requested == AUTO:
+        told = os.environ.get('OMP_NUM_THREADS', '')
+        return int(told) if told.isdigit() and int(told) > 0 else _usable_cores()
+    if isinstance(requested, bool) or not isinstance(requested, int) or requested < 1:
+        raise UserError(f'torch_threads must be auto or a positive integer, not {requested!r}')
+    return requested
+
+
+def _usable_cores() -> int:
+    """Count the physical cores that this process may run on, within a container's quota."""
+    if hasattr(os, 'sched_getaffinity'):
+        processors: Iterable[int] = os.sched_getaffinity(0)
+    else:
+        processors = range(os.cpu_count() or 1)
+    cores = {
+        _read_line(f'/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list')
+        or str(processor)
+        for processor in processors
+    }
+    count = len(cores)
+    quota, _, period = _read_line('/sys/fs/cgroup/cpu.max').partition(' ')
+    if quota.isdigit() and period.isdigit():
+        count = min(count, int(quota) // int(period))
+    return max(1, min(count, MAX_TORCH_THREADS))
+
+
+def _read_line(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding='utf-8').strip()
+    except OSError:
+        return ''
+
+
+def _leaves(
+    cfgs: dict[str, Any],
+    defaults: Any,
+    path: tuple[str, ...] = (),
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Go through the options; sections that the defaults hold are entered, all else is a leaf."""
+    for key, value in cfgs.items():
+        default = defaults.get(key) if isinstance(defaults, dict) else None
+        if key in _FREE_FORM and key in defaults:
+            continue
+        if isinstance(value, dict) and isinstance(default, dict):
+            yield from _leaves(value, default, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _complaint(value: Any, default: Any) -> str:
+    """Say what is wrong with a value, or nothing."""
+    if default is None:
+        return ''
+    if default == AUTO:
+        fits = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        return '' if fits else f'must be auto, text or a number, not {_show(value)}'
+    wanted = _kind_of(default)
+    if not _fits(value, default):
+        return f'must be {wanted}, not {_show(value)}{_hint(value, default)}'
+    if isinstance(default, list) and default:
+        for element in value:
+            if not _fits(element, default[0]):
+                return f'must be a list of {_PLURALS[type(default[0])]}, but holds {_show(element)}'
+    return ''
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    return isinstance(value, type(default))
+
+
+_KINDS = {
+    bool: 'true or false',
+    int: 'an integer',
+    float: 'a number',
+    str: 'text',
+    list: 'a list',
+    dict: 'a section of options',
+}
+_PLURALS = {
+    bool: 'truth values',
+    int: 'integers',
+    float: 'numbers',
+    str: 'texts',
+    list: 'lists',
+    dict: 'sections',
+}
+
+
+def _kind_of(value: Any) -> str:
+    return 'null' if value is None else _KINDS.get(type(value), type(value).__name__)
+
+
+def _show(value: Any) -> str:
+    return 'null' if value is None else repr(value)
+
+
+def _hint(value: Any, default: Any) -> str:
+    """Explain the two slips that look right to whoever made them."""
+    if isinstance(value, str) and isinstance(default, (int, float)):
+        try:
+            return f' (a text; write {float(value)!r} without quotes)'
+        except ValueError:
+            return ''
+    if isinstance(value, float) and value.is_integer() and isinstance(default, int):
+        return f' (write {int(value)})'
+    return ''
+
+
+def _at(path: str, source: str) -> str:
+    return f'{path} in {source}' if source else path
+
+
+def _unknown_option(path: str, defaults: dict[str, Any], source: str) -> str:
+    """Say that an option is unknown and what may have been meant."""
+    known = [':'.join(names) for names in _paths(defaults)]
+    last = path.rpartition(':')[2]
+    same_name = [option for option in known if option.rpartition(':')[2] == last]
+    meant = same_name or nearest(path, known) or nearest(last, known, count=1)
+    if not meant:
+        last_names = {option.rpartition(':')[2]: option for option in known}
+        meant = [last_names[name] for name in nearest(last, last_names)]
+    ending = f'did you mean {" or ".join(meant)}?' if meant else 'see configs/QPT.yaml for the list'
+    return f'unknown option {_at(path, source)}: {ending}'
+
+
+def _paths(defaults: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in defaults.items():
+        yield (*path, str(key))
+        if isinstance(value, dict):
+            yield from _paths(value, (*path, str(key)))

@@ -1,0 +1,301 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""DSRL's eight Bullet tasks as OmniSafe environments.
+
+OmniSafe knows Safety-Gymnasium only. The Bullet half of DSRL is added here under the ids that
+bullet-safety-gym gives its tasks, which build the very simulators that DSRL's data came from, so
+that every algorithm of OmniSafe can train and evaluate on them with their own horizons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from omnisafe.envs.core import CMDP, env_register
+from omnisafe.typing import DEVICE_CPU
+
+from omnisafe_qpt.errors import UserError
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+# Steps per episode, equal to dsrl.infos.DEFAULT_MAX_EPISODE_STEPS. The ids are spelt out so that
+# OmniSafe can list them without importing a simulator.
+BULLET_HORIZONS: dict[str, int] = {
+    'SafetyBallRun-v0': 100,
+    'SafetyCarRun-v0': 200,
+    'SafetyDroneRun-v0': 200,
+    'SafetyAntRun-v0': 200,
+    'SafetyBallCircle-v0': 200,
+    'SafetyCarCircle-v0': 300,
+    'SafetyDroneCircle-v0': 300,
+    'SafetyAntCircle-v0': 500,
+}
+
+RENDER_MODES = ('rgb_array', 'rgb_array_list', 'human')
+
+# Cars and drones keep the last motor command of an episode through a reset: the same seed then
+# starts from another state. Balls and ants reset exactly.
+_KEEPS_MOTOR_COMMANDS = ('SafetyCar', 'SafetyDrone')
+
+
+@contextlib.contextmanager
+def _plain_streams() -> Iterator[None]:
+    """Give bullet-safety-gym the process's own streams while it loads or connects.
+
+    It silences PyBullet by redirecting the file descriptors of ``sys.stdout`` and ``sys.stderr``
+    and looks the C streams up under the Python streams' names, which fails where these were
+    replaced: in OmniSafe's experiment grid, in notebooks, under test runners.
+    """
+    replaced = {}
+    for name, descriptor in (('stdout', 1), ('stderr', 2)):
+        if getattr(sys, name) is not getattr(sys, f'__{name}__'):
+            stream = open(descriptor, 'w', closefd=False)  # noqa: SIM115
+            stream.buffer.raw.name = f'<{name}>'
+            replaced[name] = getattr(sys, name)
+            setattr(sys, name, stream)
+    try:
+        yield
+    finally:
+        for name, stream in replaced.items():
+            getattr(sys, name).flush()
+            setattr(sys, name, stream)
+
+
+@env_register
+class BulletSafetyEnv(CMDP):
+    """One of DSRL's Bullet tasks.
+
+    An episode depends on its seed and its actions only, whatever was run before: the simulator's
+    draws come from a private random state (Bullet itself ignores seeds and draws from NumPy's
+    global state, which is left untouched here), and simulators that carry motor commands over a
+    reset are built anew. The end of an episode by falling over (``terminated``) and by the task's
+    horizon (``truncated``) are kept apart.
+
+    Args:
+        env_id (str): Environment id, one of :data:`BULLET_HORIZONS`.
+        num_envs (int, optional): Number of environments; only one is supported. Defaults to 1.
+        device (torch.device or str, optional): Device of the returned tensors. Defaults to
+            ``torch.device('cpu')``.
+
+    Keyword Args:
+        render_mode (str, optional): ``rgb_array``, ``rgb_array_list`` or ``human``. Defaults to
+            ``rgb_array``.
+        camera_name (str, optional): Accepted for OmniSafe's sake; these tasks have one camera.
+        camera_id (int, optional): Accepted for OmniSafe's sake; these tasks have one camera.
+        width (int, optional): The width of the rendered image. Defaults to 256.
+        height (int, optional): The height of the rendered image. Defaults to 256.
+
+    Attributes:
+        need_auto_reset_wrapper (bool): Whether to use auto reset wrapper.
+        need_time_limit_wrapper (bool): Whether to use time limit wrapper. The horizon is kept by
+            the environment itself, because OmniSafe's offline wrapper assumes 1000 steps.
+
+    Raises:
+        UserError: If the options are not supported or bullet-safety-gym is not installed.
+    """
+
+    need_auto_reset_wrapper: bool = True
+    need_time_limit_wrapper: bool = False
+
+    _support_envs: ClassVar[list[str]] = list(BULLET_HORIZONS)
+
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        env_id: str,
+        num_envs: int = 1,
+        device: torch.device | str = DEVICE_CPU,
+        *,
+        render_mode: str = 'rgb_array',
+        camera_name: str | None = None,  # pylint: disable=unused-argument
+        camera_id: int | None = None,  # pylint: disable=unused-argument
+        width: int = 256,
+        height: int = 256,
+    ) -> None:
+        """Initialize an instance of :class:`BulletSafetyEnv`."""
+        super().__init__(env_id)
+        _check_options(env_id, num_envs, render_mode)
+        self._env_id = env_id
+        self._num_envs = 1
+        self._device = torch.device(device)
+        self._render_mode = render_mode
+        self._image_size = (width, height)
+        self._frames: list[np.ndarray] = []
+        self._rebuilds = env_id.startswith(_KEEPS_MOTOR_COMMANDS)
+        self._stepped = False
+        self._random_state = np.random.RandomState()
+        self._env = self._build()
+        self._observation_space = self._env.observation_space
+        self._action_space = self._env.action_space
+        self._metadata = {
+            'render_modes': list(RENDER_MODES),
+            'render_fps': round(1.0 / self._env.unwrapped.dt),
+        }
+
+    @property
+    def max_episode_steps(self) -> int:
+        """The max steps per episode."""
+        return BULLET_HORIZONS[self._env_id]
+
+    def set_seed(self, seed: int) -> None:
+        """Set the seed of the episodes to come.
+
+        Args:
+            seed (int): Seed to set.
+        """
+        self._random_state = np.random.RandomState(seed)
+
+    def reset(
+        self,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed (int, optional): The seed of this episode and of those after it. Defaults to
+                None, which goes on with the random state as it is.
+            options (dict[str, Any], optional): Passed on to the simulator. Defaults to None.
+
+        Returns:
+            observation: The initial observation.
+            info: Some information logged by the environment.
+        """
+        if seed is not None:
+            self.set_seed(seed)
+        if self._rebuilds and self._stepped:
+            self._env.close()
+            self._env = self._build()
+        self._stepped = False
+        with self._own_randomness():
+            obs, info = self._env.reset(options=options)
+        self._frames = []
+        self._collect_frame()
+        return self._tensor(obs), info
+
+    def step(
+        self,
+        action: torch.Tensor,
+    ) -> tuple[
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        dict[str, Any],
+    ]:
+        """Run one step of the simulator.
+
+        Args:
+            action (torch.Tensor): Action to take.
+
+        Returns:
+            observation: The agent's observation of the current environment.
+            reward: The amount of reward returned after previous action.
+            cost: The amount of cost returned after previous action.
+            terminated: Whether the episode has ended, for instance by falling over.
+            truncated: Whether the task's horizon has been reached.
+            info: Some information logged by the environment.
+        """
+        self._stepped = True
+        obs, reward, terminated, truncated, info = self._env.step(action.detach().cpu().numpy())
+        self._collect_frame()
+        reward, cost, terminated, truncated = (
+            self._tensor(value) for value in (reward, info['cost'], terminated, truncated)
+        )
+        return self._tensor(obs), reward, cost, terminated, truncated, info
+
+    def render(self) -> Any:
+        """Render the current state, without a display unless the mode is ``human``.
+
+        Returns:
+            An image of shape (height, width, 3), or in ``rgb_array_list`` mode the images since
+            the last call or reset, or in ``human`` mode None: the window follows by itself.
+        """
+        if self._render_mode == 'rgb_array':
+            return self._image()
+        if self._render_mode == 'rgb_array_list':
+            frames, self._frames = self._frames, []
+            return frames
+        return None
+
+    def close(self) -> None:
+        """Disconnect the simulator."""
+        self._env.close()
+
+    def _build(self) -> gymnasium.Env:
+        """Connect a new simulator."""
+        with _plain_streams(), self._own_randomness():
+            try:
+                import bullet_safety_gym  # noqa: F401  # pylint: disable=unused-import
+            except ImportError as error:
+                raise UserError(
+                    f'{self._env_id} needs the package bullet-safety-gym ({error}): '
+                    'pip install bullet-safety-gym',
+                ) from error
+            env = gymnasium.make(
+                self._env_id,
+                max_episode_steps=self.max_episode_steps,
+                # The checker only warns about the simulator's float64 observations.
+                disable_env_checker=True,
+                graphics=self._render_mode == 'human',
+            )
+        camera = env.unwrapped.world.camera
+        camera.render_width, camera.render_height = self._image_size
+        return env
+
+    @contextlib.contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Lend the private random state to code that draws from NumPy's global one."""
+        users_state = np.random.get_state()  # noqa: NPY002 - what the simulator draws from
+        np.random.set_state(self._random_state.get_state())  # noqa: NPY002
+        try:
+            yield
+        finally:
+            self._random_state.set_state(np.random.get_state())  # noqa: NPY002
+            np.random.set_state(users_state)  # noqa: NPY002
+
+    def _collect_frame(self) -> None:
+        if self._render_mode == 'rgb_array_list':
+            self._frames.append(self._image())
+
+    def _image(self) -> np.ndarray:
+        return np.asarray(self._env.unwrapped.render(mode='rgb_array'), dtype=np.uint8)
+
+    def _tensor(self, value: Any) -> torch.Tensor:
+        return torch.as_tensor(value, dtype=torch.float32, device=self._device)
+
+
+def _check_options(env_id: str, num_envs: int, render_mode: str) -> None:
+    """Refuse what cannot work, with the reason."""
+    if num_envs != 1:
+        raise UserError(
+            f'{env_id} runs one environment per process, not {num_envs}: '
+            'leave vector_env_nums at 1 (on-policy algorithms have train_cfgs.parallel instead)',
+        )
+    if render_mode not in RENDER_MODES:
+        choices = ', '.join(RENDER_MODES)
+        raise UserError(f'render_mode must be one of {choices}, not {render_mode!r}')
+    # PyBullet ends the whole process when it finds no X server.
+    if render_mode == 'human' and sys.platform == 'linux' and not os.environ.get('DISPLAY'):
+        raise UserError('render_mode human needs a display (DISPLAY is not set): use rgb_array')

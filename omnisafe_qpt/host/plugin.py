@@ -1,0 +1,701 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""How QPT joins OmniSafe: the only module that reaches into OmniSafe's internals.
+
+OmniSafe has no door for plugins: its list of algorithms is frozen while ``omnisafe`` is imported.
+Gymnasium has one, and OmniSafe imports gymnasium before its own algorithms. So gymnasium calls
+:func:`install`, in every process that imports it, and ``install`` leaves hooks that run when
+OmniSafe's modules are imported. Each hook below states what it reaches for and why.
+
+Everyone who uses gymnasium pays for this module: it imports the standard library only, and it
+must never raise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.util
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from omnisafe_qpt.errors import UserError
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+
+NAME = 'QPT'
+KNOWN_VERSIONS = ('0.5.0',)
+
+
+class _UnknownOmniSafe(Exception):
+    """The installed OmniSafe lacks something that a hook reaches for."""
+
+
+# Why QPT cannot be used with the installed OmniSafe; empty when all is well.
+_problems: list[BaseException] = []
+
+# The command of OmniSafe's command line that is running, if one is.
+_command: _Command | None = None
+
+
+def install() -> None:
+    """Arrange for QPT to join OmniSafe as soon as OmniSafe is imported.
+
+    Called by ``import gymnasium`` through the entry point group ``gymnasium.envs``. Calling it
+    again changes nothing.
+    """
+    try:
+        if any(isinstance(finder, _HookFinder) for finder in sys.meta_path):
+            return
+        sys.meta_path.insert(0, _HookFinder())
+        for name, hook in _HOOKS.items():
+            # Imported before gymnasium was, which no known OmniSafe does.
+            if name in sys.modules and not _is_loading(sys.modules[name]):
+                _run_hook(hook, sys.modules[name])
+    except Exception as error:  # noqa: BLE001 - a broken plugin must not break gymnasium
+        print(f'omnisafe-qpt could not be set up: {error!r}', file=sys.stderr)
+
+
+def _is_loading(module: ModuleType) -> bool:
+    return bool(getattr(module.__spec__, '_initializing', False))
+
+
+# -- hooks on imports -----------------------------------------------------------------------------
+
+
+class _HookFinder(importlib.abc.MetaPathFinder):
+    """Lets the other finders find a module, and wraps its loader where there is a hook for it."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Any = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Find a module that has a hook; all others are left to the other finders."""
+        is_simulator = fullname.partition('.')[0] == 'safety_gymnasium'
+        if not is_simulator and fullname not in _HOOKS:
+            return None
+        spec = self._find_elsewhere(fullname, path, target)
+        if spec is None and fullname == _OLD_VELOCITY_TASKS:
+            spec = _find_velocity_tasks(path)
+        if spec is not None and hasattr(spec.loader, 'exec_module'):
+            context = _array_defaults if is_simulator else contextlib.nullcontext
+            spec.loader = _HookLoader(spec.loader, context, _HOOKS.get(fullname))
+        return spec
+
+    def _find_elsewhere(self, fullname: str, path: Any, target: Any) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            if finder is not self and hasattr(finder, 'find_spec'):
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    return spec
+        return None
+
+
+class _HookLoader(importlib.abc.Loader):
+    """Runs a module within a context and calls the hook afterwards.
+
+    The module keeps its true loader, so that nothing that looks at it later sees a difference.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        context: Callable[[], contextlib.AbstractContextManager[None]],
+        hook: Callable[[ModuleType], None] | None,
+    ) -> None:
+        self._loader = loader
+        self._context = context
+        self._hook = hook
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Create the module as the true loader does."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, then call the hook."""
+        module.__loader__ = module.__spec__.loader = self._loader
+        with self._context():
+            self._loader.exec_module(module)
+        if self._hook is not None:
+            _run_hook(self._hook, module)
+
+
+def _run_hook(hook: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Run a hook; what goes wrong is kept for whoever asks for QPT."""
+    _check_version()
+    try:
+        hook(module)
+    except Exception as error:  # noqa: BLE001 - the other algorithms must go on working
+        _problems.append(error)
+
+
+def _reach(owner: Any, name: str) -> Any:
+    """Take something of OmniSafe's that another version may lack."""
+    if not hasattr(owner, name):
+        raise _UnknownOmniSafe(f'{owner.__name__} has no {name}')
+    return getattr(owner, name)
+
+
+@functools.cache
+def _check_version() -> None:
+    """Say once when the installed OmniSafe is not one that this module was written for."""
+    version = _omnisafe_version()
+    if version not in KNOWN_VERSIONS:
+        print(
+            f'omnisafe-qpt was written for OmniSafe {" or ".join(KNOWN_VERSIONS)}, and OmniSafe '
+            f'{version} is installed: QPT may fail; {_remedy()}',
+            file=sys.stderr,
+        )
+
+
+def _omnisafe_version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version('omnisafe')
+    except metadata.PackageNotFoundError:
+        return 'of unknown version'
+
+
+def _remedy() -> str:
+    return f"pip install 'omnisafe=={KNOWN_VERSIONS[-1]}'"
+
+
+def _require_available() -> None:
+    """Refuse to start QPT when a hook failed.
+
+    Raises:
+        UserError: If QPT did not join OmniSafe completely.
+    """
+    if not _problems:
+        return
+    problem = _problems[0]
+    reason = f'{type(problem).__name__}: {problem}'
+    if isinstance(problem, _UnknownOmniSafe):
+        reason = f'it does not know OmniSafe {_omnisafe_version()}: {problem}; {_remedy()}'
+    raise UserError(f'QPT is not available, {reason}') from problem
+
+
+# -- Safety-Gymnasium -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _array_defaults() -> Iterator[None]:
+    """Let Safety-Gymnasium's dataclasses have arrays as defaults while its modules are executed.
+
+    Python 3.11 refuses such defaults, which all of Safety-Gymnasium's objects have. Python 3.10
+    takes them; there this changes nothing.
+    """
+    import dataclasses
+
+    original = dataclasses.dataclass
+    if sys.version_info < (3, 11):
+        yield
+        return
+
+    def dataclass(cls: type | None = None, /, **options: Any) -> Any:
+        if cls is None:
+            return functools.partial(dataclass, **options)
+        if cls.__module__.partition('.')[0] != 'safety_gymnasium':
+            return original(cls, **options)
+        arrays = {
+            name: value
+            for name, value in vars(cls).items()
+            if name in vars(cls).get('__annotations__', {}) and type(value).__name__ == 'ndarray'
+        }
+        for name, value in arrays.items():
+            # One array for all instances, as Python 3.10 has it.
+            setattr(cls, name, dataclasses.field(default_factory=lambda value=value: value))
+        cls = original(cls, **options)
+        for name, value in arrays.items():
+            setattr(cls, name, value)
+        return cls
+
+    dataclasses.dataclass = dataclass
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = original
+
+
+# DSRL 0.1.0 imports the Velocity tasks under the name they had before Safety-Gymnasium 1.0.0;
+# without it none of DSRL's own Safety-Gymnasium environments can be made.
+_OLD_VELOCITY_TASKS = 'safety_gymnasium.tasks.safety_velocity'
+
+
+def _find_velocity_tasks(path: Any) -> ModuleSpec | None:
+    for folder in path or ():
+        package = os.path.join(folder, 'safe_velocity')
+        if os.path.isfile(os.path.join(package, '__init__.py')):
+            return importlib.util.spec_from_file_location(
+                _OLD_VELOCITY_TASKS,
+                os.path.join(package, '__init__.py'),
+                submodule_search_locations=[package],
+            )
+    return None
+
+
+# -- OmniSafe: environments, algorithm, configuration ---------------------------------------------
+
+
+def _add_environments(envs: ModuleType) -> None:
+    """Register DSRL's Bullet tasks: importing the module does it, by OmniSafe's own decorator."""
+    del envs
+    import omnisafe_qpt.host.envs  # noqa: F401
+
+
+def _add_algorithm(offline: ModuleType) -> None:
+    """Make QPT one of the offline algorithms.
+
+    ``omnisafe.algorithms`` builds its frozen tables from ``offline.__all__`` right after this
+    module; the command line's help, ``Agent`` and the experiment grid all read those tables.
+    """
+    names = _reach(offline, '__all__')
+    from omnisafe_qpt.host.algorithm import QPT
+
+    offline.QPT = QPT
+    # `from omnisafe.algorithms import *` takes every name of the tables from there.
+    sys.modules['omnisafe.algorithms'].QPT = QPT
+    if NAME not in names:
+        names.append(NAME)
+
+
+def _serve_defaults(config: ModuleType) -> None:
+    """Let OmniSafe load QPT's YAML, which it would look for in its own tree only."""
+    original = _reach(config, 'get_default_kwargs_yaml')
+
+    @functools.wraps(original)
+    def get_default_kwargs_yaml(algo: str, env_id: str, algo_type: str) -> Any:
+        if algo != NAME:
+            return original(algo, env_id, algo_type)
+        from omnisafe_qpt.host.config import config_file, load_defaults
+
+        print(f'Loading QPT.yaml from {config_file("QPT.yaml")}')
+        return config.Config.dict2config(load_defaults(env_id))
+
+    config.get_default_kwargs_yaml = get_default_kwargs_yaml
+
+
+def _check_grids(experiment_grid: ModuleType) -> None:
+    """Let the experiment grid check QPT's variants.
+
+    It has its own copy of the path to OmniSafe's YAML files. It also swallows the errors of
+    evaluating and rendering.
+    """
+    grid = _reach(experiment_grid, 'ExperimentGrid')
+    original = _reach(grid, 'check_variant_vaild')
+
+    @functools.wraps(original)
+    def check_variant_vaild(self: Any, variant: dict[str, Any]) -> None:
+        if variant.get('algo') != NAME:
+            original(self, variant)
+            return
+        from omnisafe_qpt.host.config import load_defaults, validate
+
+        cfgs = {key: value for key, value in variant.items() if key not in ('algo', 'env_id')}
+        validate(cfgs, load_defaults(variant['env_id']), 'the grid')
+
+    grid.check_variant_vaild = check_variant_vaild
+    for name in ('evaluate', 'render'):
+        setattr(grid, name, _reporting(_reach(grid, name), _has_qpt_variants))
+
+
+def _has_qpt_variants(grid: Any) -> bool:
+    return 'algo' in grid.keys and NAME in grid.vals[grid.keys.index('algo')]
+
+
+def _configure_agents(algo_wrapper: ModuleType) -> None:
+    """Put QPT's configuration together as its users mean it.
+
+    ``AlgoWrapper._init_config`` is where OmniSafe merges the YAML, the custom options and the
+    command line's flags, unchecked: presets, checks and automatic values belong right there.
+    """
+    agent_class = _reach(algo_wrapper, 'AlgoWrapper')
+    original = _reach(agent_class, '_init_config')
+    support_envs = _reach(algo_wrapper, 'support_envs')
+
+    @functools.wraps(original)
+    def _init_config(self: Any) -> Any:
+        if self.algo != NAME:
+            if str(self.algo).upper() == NAME:
+                raise UserError(f'unknown algorithm {self.algo!r}: names are case-sensitive, QPT')
+            return original(self)
+        _require_available()
+        _check_env_id(self.env_id, support_envs())
+        _prepare_options(self)
+        cfgs = original(self)
+        _settle_machine(cfgs.train_cfgs)
+        return cfgs
+
+    agent_class._init_config = _init_config
+    for name in ('evaluate', 'render', 'plot'):
+        setattr(agent_class, name, _reporting(_reach(agent_class, name), _is_qpt_agent))
+
+
+def _is_qpt_agent(agent: Any) -> bool:
+    return agent.algo == NAME
+
+
+def _check_env_id(env_id: str, known: list[str]) -> None:
+    """Refuse an unknown environment with the likely ones, where OmniSafe lists all."""
+    if env_id not in known:
+        from omnisafe_qpt.host.config import nearest
+
+        meant = ' or '.join(nearest(str(env_id), known))
+        advice = f'did you mean {meant}?' if meant else 'omnisafe.envs.support_envs() lists all'
+        raise UserError(f'unknown environment {env_id!r}: {advice}')
+
+
+def _prepare_options(agent: Any) -> None:
+    """Check what the user asked for, and bring it into the order in which it counts.
+
+    QPT.yaml, then the preset, then the user's options, then the flags given on the command line.
+    """
+    from omnisafe_qpt.host.config import load_defaults, load_preset, merge, validate
+
+    defaults = load_defaults(agent.env_id)
+    options = _user_options(agent)
+    validate(options, defaults, 'custom_cfgs')
+    preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
+    if preset is not None:
+        settings = load_preset(preset)
+        validate(settings, defaults, f'the preset {preset}')
+        options = merge(settings, options)
+    agent.custom_cfgs = options
+    if agent.train_terminal_cfgs is not None:
+        agent.train_terminal_cfgs = flags = _given_flags(agent.train_terminal_cfgs)
+        validate({'train_cfgs': flags}, defaults, 'the command line')
+    train_cfgs = merge(merge(defaults, options)['train_cfgs'], agent.train_terminal_cfgs or {})
+    for name in ('parallel', 'vector_env_nums'):
+        if train_cfgs.get(name, 1) != 1:
+            raise UserError(f'{name} must be 1 for an offline algorithm, not {train_cfgs[name]}')
+    if train_cfgs['total_steps'] < 1:
+        raise UserError(f'total_steps must be at least 1, not {train_cfgs["total_steps"]}')
+
+
+def _user_options(agent: Any) -> dict[str, Any]:
+    """Take the user's own options, some of which OmniSafe's command line overrides."""
+    from omnisafe_qpt.host.config import merge
+
+    options = merge({}, agent.custom_cfgs or {})
+    if _command is not None and _command.sets_options:
+        log_dir = options['logger_cfgs']['log_dir']
+        options = merge(options, _command.user_options())
+        if 'log_dir' in _command.given:
+            options['logger_cfgs']['log_dir'] = log_dir
+    return {key: value for key, value in options.items() if key not in ('algo', 'env_id')}
+
+
+def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Keep the flags that were given; OmniSafe's command line passes all, given or not."""
+    if _command is not None and _command.name == 'train':
+        flags = {name: value for name, value in flags.items() if name in _command.given}
+    # OmniSafe looks these two up without asking whether they are there.
+    return {'parallel': 1, 'vector_env_nums': 1} | {
+        name: value for name, value in flags.items() if name not in ('algo', 'env_id')
+    }
+
+
+def _settle_machine(train_cfgs: Any) -> None:
+    """Replace ``auto`` by this machine's device and number of threads."""
+    from omnisafe_qpt.host.config import AUTO, resolve_device, resolve_threads
+
+    found = train_cfgs.device == AUTO
+    train_cfgs.device = resolve_device(train_cfgs.device)
+    train_cfgs.torch_threads = resolve_threads(train_cfgs.torch_threads)
+    if found and train_cfgs.device == 'cpu':
+        expect = (
+            'the default sizes take seconds per update here; for a run of minutes use '
+            '--custom-cfgs train_cfgs:preset --custom-cfgs cpu'
+            if train_cfgs.get('preset') is None
+            else f'with the sizes of the preset {train_cfgs.preset}'
+        )
+        threads = train_cfgs.torch_threads
+        print(
+            f'No CUDA device: training on the CPU with {threads} thread(s), {expect}',
+            file=sys.stderr,
+        )
+
+
+# -- OmniSafe: saved runs -------------------------------------------------------------------------
+
+
+def _load_saved_runs(evaluator: ModuleType) -> None:
+    """Let OmniSafe's evaluator load QPT's runs.
+
+    Its own loading only knows actors that map one observation to one action. The deployed policy
+    needs the rewards and costs it received, so it comes with an environment that feeds them back.
+    """
+    evaluator_class = _reach(evaluator, 'Evaluator')
+    config_class = _reach(evaluator, 'Config')
+    original = _reach(evaluator_class, 'load_saved')
+
+    @functools.wraps(original)
+    def load_saved(  # pylint: disable=too-many-arguments
+        self: Any,
+        save_dir: str,
+        model_name: str,
+        render_mode: str = 'rgb_array',
+        camera_name: str | None = None,
+        camera_id: int | None = None,
+        width: int = 256,
+        height: int = 256,
+    ) -> None:
+        cfgs = _read_run(save_dir)
+        if cfgs.get('algo') != NAME:
+            original(self, save_dir, model_name, render_mode, camera_name, camera_id, width, height)
+            return
+        _require_available()
+        from omnisafe_qpt.host.deployment import build_evaluation
+
+        env_kwargs = {
+            'env_id': cfgs['env_id'],
+            'num_envs': 1,
+            'render_mode': render_mode,
+            'camera_id': camera_id,
+            'camera_name': camera_name,
+            'width': width,
+            'height': height,
+            **(cfgs.get('env_cfgs') or {}),
+        }
+        # What Evaluator.evaluate and Evaluator.render read.
+        self._save_dir, self._model_name, self._render_mode = save_dir, model_name, render_mode
+        self._dict_cfgs, self._cfgs = cfgs, config_class.dict2config(cfgs)
+        self._env, self._actor = build_evaluation(save_dir, model_name, cfgs, env_kwargs)
+
+    evaluator_class.load_saved = load_saved
+
+
+def _read_run(folder: str) -> dict[str, Any]:
+    """Read a run's configuration; empty where there is none, which OmniSafe reports itself."""
+    try:
+        with open(os.path.join(folder, 'config.json'), encoding='utf-8') as file:
+            cfgs = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return cfgs if isinstance(cfgs, dict) else {}
+
+
+# -- OmniSafe: the command line -------------------------------------------------------------------
+
+
+def _extend_command_line(command_app: ModuleType) -> None:
+    """Teach the commands of ``omnisafe`` which flags were given, and to report mistakes in a line.
+
+    A command's class is the one place where typer shows a parsed command line, with the source of
+    each value, and where the whole command can be watched. The parser of ``--custom-cfgs`` turns
+    every value with a dot into a float; it is replaced while a command runs for QPT.
+    """
+    from typer.core import TyperCommand
+
+    for command in _reach(_reach(command_app, 'app'), 'registered_commands'):
+        command.cls = type('Command', (_ReportingCommand, command.cls or TyperCommand), {})
+    original = _reach(command_app, 'custom_cfgs_to_dict')
+
+    @functools.wraps(original)
+    def custom_cfgs_to_dict(key_list: str, value: Any) -> dict[str, Any]:
+        if _command is None or _command.params.get('algo') != NAME:
+            return original(key_list, value)
+        from omnisafe_qpt.host.config import load_defaults, parse_option
+
+        return parse_option(key_list, value, load_defaults(_command.params['env_id']))
+
+    command_app.custom_cfgs_to_dict = custom_cfgs_to_dict
+
+
+class _ReportingCommand:
+    """Mixed into the commands of ``omnisafe``."""
+
+    name: str
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a user's mistake ends it with one line and status 1."""
+        with _running(_Command(self.name, ctx)) as command:
+            try:
+                if command.name == 'eval' and _evaluate_runs(command.params):
+                    return None
+                return super().invoke(ctx)
+            except UserError as error:
+                _exit_with(error)
+
+
+class _Command:
+    """What a command of ``omnisafe`` was called with.
+
+    Args:
+        name (str): The name of the command.
+        ctx (typer.Context): Its context.
+
+    Attributes:
+        params (dict[str, Any]): The value of each parameter.
+        given (set of str): The parameters that were given rather than left at their default.
+    """
+
+    def __init__(self, name: str, ctx: Any) -> None:
+        self.name = name
+        self.params: dict[str, Any] = dict(ctx.params)
+        self.given = {
+            param
+            for param in ctx.params
+            if getattr(ctx.get_parameter_source(param), 'name', '') != 'DEFAULT'
+        }
+
+    @property
+    def sets_options(self) -> bool:
+        """Whether the command takes options from the user and trains one agent with them."""
+        return self.name in ('train', 'train-config')
+
+    def user_options(self) -> dict[str, Any]:
+        """Read the user's options from where the user wrote them."""
+        from omnisafe_qpt.host.config import load_defaults, merge, parse_option, read_yaml
+
+        if self.name == 'train-config':
+            return read_yaml(self.params['config_path'])
+        pairs = self.params['custom_cfgs'] or []
+        defaults = load_defaults(self.params['env_id'])
+        options: dict[str, Any] = {}
+        for key, value in zip(pairs[0::2], pairs[1::2], strict=True):
+            options = merge(options, parse_option(key, value, defaults))
+        return options
+
+
+@contextlib.contextmanager
+def _running(command: _Command) -> Iterator[_Command]:
+    # OmniSafe's functions in between have no way to hand it on.
+    global _command  # pylint: disable=global-statement
+    previous, _command = _command, command
+    try:
+        yield command
+    finally:
+        _command = previous
+
+
+def _reporting(
+    method: Callable[..., Any],
+    concerns_qpt: Callable[[Any], bool],
+) -> Callable[..., Any]:
+    """Report errors that OmniSafe's commands swallow, of which they print the class only."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            if _command is None or not concerns_qpt(self):
+                raise
+            _exit_with(error)
+
+    return wrapper
+
+
+def _exit_with(error: Exception) -> None:
+    """End the process with one line on stderr.
+
+    Raises:
+        SystemExit: Always, with status 1.
+    """
+    message = ' '.join(str(error).split('\n'))
+    if not isinstance(error, UserError):
+        message = f'{type(error).__name__}: {message}'
+    print(f'Error: {message}', file=sys.stderr)
+    raise SystemExit(1) from error
+
+
+def _evaluate_runs(params: dict[str, Any]) -> bool:
+    """Evaluate the runs of QPT in a folder, if that is what the folder holds.
+
+    OmniSafe takes the folder that holds the seeds' folders only, stops at the first seed without
+    a checkpoint, and forgets ``--render-mode``.
+
+    Args:
+        params (dict[str, Any]): The parameters of ``omnisafe eval``.
+
+    Returns:
+        Whether the folder was one of QPT's; other folders are left to OmniSafe.
+
+    Raises:
+        UserError: If nothing in the folder can be evaluated.
+    """
+    folder = params['result_dir']
+    if not os.path.isdir(folder):
+        return False
+    candidates = [folder, *sorted(item.path for item in os.scandir(folder) if item.is_dir())]
+    runs = [run for run in candidates if _read_run(run).get('algo') == NAME]
+    if not runs:
+        if not any(os.path.isdir(os.path.join(run, 'torch_save')) for run in candidates):
+            raise UserError(f'{folder} is not a run: it has no seed-*/torch_save folder')
+        return False
+    models = [(run, model) for run in runs for model in _saved_models(run)]
+    if not models:
+        raise UserError(f'{folder} has no checkpoint yet: nothing in its torch_save folders')
+    for run, model in models:
+        print(f'Evaluating {os.path.join(run, "torch_save", model)}')
+        _evaluate_model(run, model, params)
+    return True
+
+
+def _saved_models(run: str) -> list[str]:
+    """List a run's checkpoints, the oldest first."""
+    folder = os.path.join(run, 'torch_save')
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    models = [name for name in names if name.endswith('.pt')]
+    return sorted(models, key=lambda name: [int(digits) for digits in re.findall(r'\d+', name)])
+
+
+def _evaluate_model(run: str, model: str, params: dict[str, Any]) -> None:
+    """Evaluate or render one checkpoint as ``omnisafe eval`` does."""
+    from omnisafe.evaluator import Evaluator
+
+    evaluator = Evaluator(render_mode=params['render_mode'])
+    evaluator.load_saved(
+        save_dir=run,
+        model_name=model,
+        **{name: params[name] for name in ('render_mode', 'camera_name', 'width', 'height')},
+    )
+    if not params['render']:
+        evaluator.evaluate(num_episodes=params['num_episode'])
+        return
+    try:
+        evaluator.render(num_episodes=params['num_episode'])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f'rendering failed with MUJOCO_GL={os.environ.get("MUJOCO_GL", "unset")} '
+            f'({type(error).__name__}: {error}): on a machine without a display set MUJOCO_GL=egl, '
+            'or use --no-render',
+        ) from error
+
+
+_HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    'omnisafe.envs': _add_environments,
+    'omnisafe.utils.config': _serve_defaults,
+    'omnisafe.algorithms.offline': _add_algorithm,
+    'omnisafe.algorithms.algo_wrapper': _configure_agents,
+    'omnisafe.evaluator': _load_saved_runs,
+    'omnisafe.common.experiment_grid': _check_grids,
+    'omnisafe.utils.command_app': _extend_command_line,
+}
