@@ -82,6 +82,18 @@ def _plain_streams() -> Iterator[None]:
             setattr(sys, name, stream)
 
 
+@contextlib.contextmanager
+def _drawing_from(random_state: np.random.RandomState) -> Iterator[None]:
+    """Lend a random state to code that draws from NumPy's global one."""
+    users_state = np.random.get_state()  # noqa: NPY002 - what the simulator draws from
+    np.random.set_state(random_state.get_state())  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random_state.set_state(np.random.get_state())  # noqa: NPY002
+        np.random.set_state(users_state)  # noqa: NPY002
+
+
 @env_register
 class BulletSafetyEnv(CMDP):
     """One of DSRL's Bullet tasks.
@@ -187,7 +199,7 @@ class BulletSafetyEnv(CMDP):
             self._env.close()
             self._env = self._build()
         self._stepped = False
-        with self._own_randomness():
+        with _drawing_from(self._random_state):
             obs, info = self._env.reset(options=options)
         self._frames = []
         self._collect_frame()
@@ -245,7 +257,9 @@ class BulletSafetyEnv(CMDP):
 
     def _build(self) -> gymnasium.Env:
         """Connect a new simulator."""
-        with _plain_streams(), self._own_randomness():
+        # Building draws numbers too, of which nothing remains after a reset: always the same ones,
+        # so that an episode's start does not depend on how often the simulator was built.
+        with _plain_streams(), _drawing_from(np.random.RandomState(0)):
             try:
                 import bullet_safety_gym  # noqa: F401  # pylint: disable=unused-import
             except ImportError as error:
@@ -263,17 +277,6 @@ class BulletSafetyEnv(CMDP):
         camera = env.unwrapped.world.camera
         camera.render_width, camera.render_height = self._image_size
         return env
-
-    @contextlib.contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Lend the private random state to code that draws from NumPy's global one."""
-        users_state = np.random.get_state()  # noqa: NPY002 - what the simulator draws from
-        np.random.set_state(self._random_state.get_state())  # noqa: NPY002
-        try:
-            yield
-        finally:
-            self._random_state.set_state(np.random.get_state())  # noqa: NPY002
-            np.random.set_state(users_state)  # noqa: NPY002
 
     def _collect_frame(self) -> None:
         if self._render_mode == 'rgb_array_list':
