@@ -32,8 +32,8 @@ INSTALL_REQUIRES = [
     'numpy>=1.24,<2',
     'gymnasium~=0.28.1',
     'safety-gymnasium>=0.4,<=1.0.0; python_version < "3.11"',
-    # 0.4 needs mujoco 2.3.0, which Python 3.11 cannot have. dsrl asks for 0.4 all the same: there
-    # pip reports the conflict at once, and requirements/py311.txt is the way round it.
+    # 0.4 needs mujoco 2.3.0, which has no build for Python 3.11, and 1.0 behaves alike. dsrl asks
+    # for 0.4 all the same, so pip reports a conflict there: `make setup` is the way round it.
     'safety-gymnasium==1.0.0; python_version >= "3.11"',
     'bullet-safety-gym==1.4.0',
     'dsrl==0.1.0',
@@ -71,13 +71,18 @@ def read_long_description() -> str:
 setup(
     name='omnisafe-qpt',
     version=read_version(),
-    description='QPT, the Q-learning Penalized Transformer for safe offline RL, as an OmniSafe plugin.',
+    description='Q-learning Penalized Transformer (QPT) for safe offline RL, an OmniSafe plugin',
     long_description=read_long_description(),
     long_description_content_type='text/markdown',
     author='The omnisafe-qpt Authors',
-    license='Apache-2.0',
+    license_expression='Apache-2.0',
     license_files=['LICENSE'],
-    keywords=['Safe Reinforcement Learning', 'Offline Reinforcement Learning', 'OmniSafe', 'PyTorch'],
+    keywords=[
+        'Safe Reinforcement Learning',
+        'Offline Reinforcement Learning',
+        'OmniSafe',
+        'PyTorch',
+    ],
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',

@@ -221,7 +221,7 @@ class Environment:
             for index in ([], ['--extra-index-url', CPU_INDEX]):
                 if self._offers(cpu_build, *index):
                     return [cpu_build, *index]
-            say('No CPU build of torch is on offer: taking the CUDA build (several GB), which works')
+            say('No CPU build of torch is on offer: the CUDA build (several GB) works too')
         # With === a CPU build in the same place is not taken for a newer version.
         exact = f'torch==={version}'
         if platform.system() == 'Linux':

@@ -1,0 +1,255 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The wheel, the pinned lists and the order of the wings."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import omnisafe_qpt
+
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / 'omnisafe_qpt'
+INGREDIENTS = (
+    *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'),
+    *('omnisafe_qpt', 'configs', 'benchmarks', 'tests', 'tools'),
+)
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """A wheel built offline from a copy, so that the build leaves nothing in this folder."""
+    source = tmp_path_factory.mktemp('source')
+    for name in INGREDIENTS:
+        origin = ROOT / name
+        if origin.is_dir():
+            shutil.copytree(origin, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+        elif origin.exists():
+            shutil.copy(origin, source)
+    folder = tmp_path_factory.mktemp('wheel')
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-index', '--no-deps']
+    command += ['--no-build-isolation', '--wheel-dir', str(folder), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = folder.glob('*.whl')
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope='module')
+def metadata(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+def test_wheel_installs_one_top_level_package(wheel):
+    tops = {name.partition('/')[0] for name in wheel.namelist()}
+    assert tops == {'omnisafe_qpt', f'omnisafe_qpt-{omnisafe_qpt.__version__}.dist-info'}
+
+
+@pytest.mark.parametrize(
+    ('folder', 'pattern', 'least'),
+    [
+        (PACKAGE, '**/*.py', 10),
+        (PACKAGE, 'data/*.csv', 1),
+        (PACKAGE, 'data/sample/*.hdf5', 1),
+        (ROOT, 'configs/*.yaml', 2),
+    ],
+)
+def test_wheel_holds_every_file_unchanged(wheel, folder, pattern, least):
+    files = list(folder.glob(pattern))
+    assert len(files) >= least
+    for file in files:
+        name = f'omnisafe_qpt/{file.relative_to(folder).as_posix()}'
+        assert wheel.read(name) == file.read_bytes()
+
+
+def test_metadata(metadata):
+    assert metadata['Name'] == 'omnisafe-qpt'
+    assert metadata['Version'] == omnisafe_qpt.__version__
+    assert metadata['License-Expression'] == 'Apache-2.0'
+    assert metadata['License-File'] == 'LICENSE'
+    supported = SpecifierSet(metadata['Requires-Python'])
+    verdicts = {version: version in supported for version in ('3.9', '3.10.0', '3.11.9', '3.12.0')}
+    assert verdicts == {'3.9': False, '3.10.0': True, '3.11.9': True, '3.12.0': False}
+    assert 'QPT' in metadata.get_payload(), 'the README is the long description'
+
+
+def test_every_requirement_has_both_bounds(metadata):
+    for requirement in map(Requirement, metadata.get_all('Requires-Dist')):
+        if requirement.marker is None or 'extra' not in str(requirement.marker):
+            operators = {specifier.operator for specifier in requirement.specifier}
+            assert operators & {'==', '~='} or operators & {'<', '<='}, requirement
+            assert operators & {'==', '~=', '>='}, requirement
+
+
+def test_entry_points(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith('.dist-info/entry_points.txt'))
+    assert [line for line in wheel.read(name).decode().splitlines() if line] == [
+        '[console_scripts]',
+        'omnisafe-qpt = omnisafe_qpt.cli:main',
+        '[gymnasium.envs]',
+        '__root__ = omnisafe_qpt.host.plugin:install',
+    ]
+
+
+def test_wheel_finds_its_files_from_any_folder(wheel, tmp_path):
+    site, elsewhere = tmp_path / 'site', tmp_path / 'elsewhere'
+    wheel.extractall(site)
+    elsewhere.mkdir()
+    program = (
+        'from omnisafe_qpt.data import resolve, tasks\n'
+        'from omnisafe_qpt.host import config\n'
+        'print(resolve.SAMPLE_FILE.is_file(), len(tasks.all_tasks()))\n'
+        'print(config.config_file("QPT.yaml"))\n'
+        'print(config.load_preset("cpu")["train_cfgs"]["total_steps"] > 0)\n'
+    )
+    ran = subprocess.run(
+        [sys.executable, '-c', program],
+        cwd=elsewhere,
+        env={**os.environ, 'PYTHONPATH': str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [
+        'True 38',
+        str(site / 'omnisafe_qpt' / 'configs' / 'QPT.yaml'),
+        'True',
+    ]
+
+
+def _read_pins(name):
+    text = (ROOT / 'requirements' / name).read_text(encoding='utf-8')
+    return dict(re.findall(r'^([a-z0-9-]+)==(\S+)$', text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11'])
+def test_pinned_lists_fit_the_requirements(metadata, python):
+    tag = f'py{python.replace(".", "")}'
+    pins = _read_pins(f'{tag}.txt') | _read_pins(f'{tag}-torch.txt')
+    checked = 0
+    for requirement in map(Requirement, metadata.get_all('Requires-Dist')):
+        environment = {'python_version': python, 'extra': 'dev'}
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            assert pins[requirement.name] in requirement.specifier, 'run `make lock`'
+            checked += 1
+    assert checked >= 10
+
+
+def _load_setup_tool():
+    spec = importlib.util.spec_from_file_location('setup_env', ROOT / 'tools' / 'setup_env.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_set_up_hands_the_settings_of_pip_to_uv():
+    tool = _load_setup_tool()
+    listing = (
+        ":env:.find-links='/wheels /more'\n"
+        "global.find-links='/ignored'\n"
+        "global.extra-index-url='\\nhttps://one\\nhttps://two'\n"
+        "install.index-url='https://main'\n"
+        "global.index-url='https://ignored'\n"
+        "freeze.timeout='10'\n"
+    )
+    variables = tool.uv_variables(tool.parse_pip_settings(listing))
+    assert variables['UV_FIND_LINKS'] == '/wheels,/more'
+    assert variables['UV_INDEX'] == 'https://one https://two'
+    assert variables['UV_DEFAULT_INDEX'] == 'https://main'
+    assert 'UV_HTTP_TIMEOUT' not in variables
+
+
+@pytest.mark.parametrize(
+    ('machine', 'build', 'offered', 'expected'),
+    [
+        ('Linux', 'cpu', ['own'], ['torch==9.9+cpu']),
+        ('Linux', 'cpu', ['pytorch'], ['torch==9.9+cpu', '--extra-index-url', 'INDEX']),
+        ('Linux', 'cpu', [], ['--requirement', 'LIST', 'torch===9.9']),
+        ('Linux', 'cuda', ['own'], ['--requirement', 'LIST', 'torch===9.9']),
+        ('Darwin', 'cpu', ['own'], ['torch===9.9']),
+    ],
+)
+def test_set_up_takes_the_right_build_of_torch(
+    monkeypatch,
+    machine,
+    build,
+    offered,
+    expected,
+):
+    tool = _load_setup_tool()
+    environment = tool.Environment(build)
+
+    def offers(*arguments):
+        return ('pytorch' if tool.CPU_INDEX in arguments else 'own') in offered
+
+    monkeypatch.setattr(tool.platform, 'system', lambda: machine)
+    monkeypatch.setattr(tool, 'read_pins', lambda _: {'torch': '9.9'})
+    monkeypatch.setattr(environment, '_offers', offers)
+    words = {'INDEX': tool.CPU_INDEX, 'LIST': str(environment._torch_packages)}
+    assert environment._find_torch() == [words.get(word, word) for word in expected]
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
+def test_make_says_when_no_python_fits(tmp_path):
+    command = ['make', '--directory', str(ROOT), 'setup', f'PYTHON={tmp_path}/no such python']
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode != 0
+    assert f'found no Python 3.10 or 3.11 (tried: {tmp_path}/no such python)' in ran.stderr
+    assert 'make setup PYTHON=' in ran.stderr
+
+
+def _imported_modules(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{file}: relative import'
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    ('wing', 'allowed', 'above'),
+    [
+        ('data', {'h5py', 'numpy', 'rich', 'torch'}, ('core', 'host', 'cli', 'collect')),
+        ('core', {'numpy', 'torch'}, ('host', 'cli', 'collect')),
+        ('host', None, ('cli',)),
+    ],
+)
+def test_imports_run_downward(wing, allowed, above):
+    files = list((PACKAGE / wing).glob('**/*.py'))
+    assert len(files) > 1
+    for file in files:
+        for module in _imported_modules(file):
+            top, _, rest = module.partition('.')
+            if top == 'omnisafe_qpt':
+                assert rest.partition('.')[0] not in above, f'{file} imports {module}'
+            elif allowed is not None and top not in sys.stdlib_module_names:
+                assert top in allowed, f'{file} imports {module}'
