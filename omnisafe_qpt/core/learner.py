@@ -39,6 +39,29 @@ from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.data.windows import SequenceBatch
 
 
+# OmniSafe's log keys for the two kinds of values.
+_VALUE_KEYS = {'reward': 'Qr', 'cost': 'Qc'}
+
+
+def metric_names(config: LearnerConfig) -> list[str]:
+    """List the metrics that a learner with this configuration reports, in their order.
+
+    All are means over the valid steps of a batch, averaged over the updates of an epoch. Values
+    are in the critics' units (:class:`omnisafe_qpt.core.scaling.Scaling`).
+    """
+    names = []
+    if config.train_critics:
+        for name, key in _VALUE_KEYS.items():
+            names += [f'Loss/Loss_{name}_critic', f'{key}/data_{key}', f'{key}/target_{key}']
+        names += ['Grad/critic']
+    names += ['Loss/Loss_imitation']
+    for name, used in (('reward', config.use_reward_critic), ('cost', config.use_cost_critic)):
+        if used:
+            key = _VALUE_KEYS[name]
+            names += [f'{key}/current_{key}', f'Loss/Loss_{name}_penalty']
+    return [*names, 'Loss/Loss_actor', 'Grad/actor']
+
+
 class Learner:
     """QPT's networks, target networks and optimisers, and one update of them all.
 
@@ -148,15 +171,16 @@ class Learner:
             losses.append(loss)
             data_values.append(values.detach())
             self._record(f'Loss/Loss_{name}_critic', loss)
-            self._record(f'Value/{name}_data', masked_mean(values.detach(), mask).mean())
-            self._record(f'Value/{name}_target', masked_mean(targets, mask))
+            key = _VALUE_KEYS[name]
+            self._record(f'{key}/data_{key}', masked_mean(values.detach(), mask).mean())
+            self._record(f'{key}/target_{key}', masked_mean(targets, mask))
         norm = self._descend(
             sum(losses),
             self._critic_optimizer,
             self._critic_parameters,
             self.config.critic_optimizer,
         )
-        self._record('Grad/critic_norm', norm)
+        self._record('Grad/critic', norm)
         return data_values[0], data_values[1]
 
     def _combine(self, name: str, twin_values: torch.Tensor) -> torch.Tensor:
@@ -189,7 +213,8 @@ class Learner:
             data = data_values[0] if name == 'reward' else data_values[1]
             weight = penalty_weight(data, batch.mask[:, :-1], eta)  # Eq. (9), (10)
             loss = loss + sign * weight * mean_value
-            self._record(f'Value/{name}_policy', mean_value)
+            key = _VALUE_KEYS[name]
+            self._record(f'{key}/current_{key}', mean_value)
             self._record(f'Loss/Loss_{name}_penalty', sign * weight * mean_value)
         self._record('Loss/Loss_actor', loss)
         norm = self._descend(
@@ -198,7 +223,7 @@ class Learner:
             self._policy_parameters,
             self.config.policy_optimizer,
         )
-        self._record('Grad/policy_norm', norm)
+        self._record('Grad/actor', norm)
 
     def _penalty_values(
         self,

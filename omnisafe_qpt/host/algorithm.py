@@ -1,0 +1,501 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""QPT as an offline algorithm of OmniSafe."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omnisafe.algorithms import registry
+from omnisafe.algorithms.offline.base import BaseOffline
+from omnisafe.common.logger import Logger
+from omnisafe.common.offline.dataset import OfflineDataset
+from rich.console import Console
+from rich.panel import Panel
+
+from omnisafe_qpt.core.learner import Learner, metric_names
+from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.data.augmentation import augment, load_hook
+from omnisafe_qpt.data.files import file_sha256
+from omnisafe_qpt.data.resolve import resolve_dataset
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.actor import QPTActor
+from omnisafe_qpt.host.adapter import Evaluation, QPTAdapter
+from omnisafe_qpt.host.checkpoint import (
+    load_training_state,
+    random_state,
+    save_checkpoint,
+    save_training_state,
+    set_random_state,
+    versions,
+)
+from omnisafe_qpt.host.progress import ProgressReporter
+from omnisafe_qpt.host.settings import deployment_config, learner_config
+from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_returns
+
+
+@registry.register
+class QPT(BaseOffline):
+    """Q-learning Penalized Transformer for safe offline reinforcement learning.
+
+    A constrained decision transformer whose loss is pulled towards reward and away from cost by
+    twin critics, trained on a relabelled dataset and deployed by scoring candidate return targets
+    with the critics. OmniSafe's loop, logger and evaluator are used; the algorithm itself is in
+    :mod:`omnisafe_qpt.core`.
+
+    References:
+        - Title: Q-learning Penalized Transformer for Safe Offline Reinforcement Learning
+        - Author: Anonymous authors.
+        - Status: Under double-blind review.
+    """
+
+    def _init_env(self) -> None:
+        """Make the environment, and read the dataset that stands in for it in training."""
+        self._env: QPTAdapter = QPTAdapter(self._env_id, self._seed, self._cfgs)
+        self._set_determinism()
+        self._deployment = deployment_config(self._cfgs)
+        self._trajectories = self._load_dataset()
+
+    def _set_determinism(self) -> None:
+        """Undo OmniSafe's global determinism on a GPU unless it is asked for.
+
+        There it switches cuDNN off and makes attention's backward pass raise. On a CPU the same
+        operations are deterministic anyway.
+        """
+        if self._device.type == 'cuda' and not self._cfgs.train_cfgs.deterministic:
+            torch.use_deterministic_algorithms(False)
+            torch.backends.cudnn.enabled = True
+        # Filling every new tensor with NaN guards against reading uninitialised memory, which
+        # nothing here does, and costs time at each step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+    def _load_dataset(self) -> Trajectories:
+        """Read ``train_cfgs.dataset``; what it turned out to be is recorded in the run."""
+        dataset = self._cfgs.train_cfgs.dataset
+        if dataset in OfflineDataset._name_to_metadata:  # pylint: disable=protected-access
+            trajectories = self._load_omnisafe_dataset(dataset)
+            self._dataset_record = {'name': dataset, 'path': dataset, 'sha256': None}
+        else:
+            source = resolve_dataset(dataset, self._env_id)
+            if source.warning:
+                Console(stderr=True).print(
+                    Panel(source.warning, title='DATASET', border_style='bold red'),
+                )
+            trajectories = Trajectories.load(source.path, horizon=self._env.horizon)
+            self._dataset_record = {
+                'name': source.name,
+                'path': str(Path(source.path).resolve()),
+                'sha256': file_sha256(source.path),
+            }
+        self._check_dimensions(trajectories)
+        return trajectories.to(self._device)
+
+    def _load_omnisafe_dataset(self, name: str) -> Trajectories:
+        """Read one of OmniSafe's own datasets, with OmniSafe's own loader."""
+        dataset = OfflineDataset(name, device=torch.device('cpu'))
+        arrays = {
+            'observations': dataset.obs,
+            'next_observations': dataset.next_obs,
+            'actions': dataset.action,
+            'rewards': dataset.reward,
+            'costs': dataset.cost,
+            'terminals': dataset.done,
+        }
+        return Trajectories.from_arrays(
+            {key: value.numpy() for key, value in arrays.items()},
+            horizon=self._env.horizon,
+            name=name,
+        )
+
+    def _check_dimensions(self, trajectories: Trajectories) -> None:
+        for what, given, space in (
+            ('observation', trajectories.obs_dim, self._env.observation_space),
+            ('action', trajectories.act_dim, self._env.action_space),
+        ):
+            if given != space.shape[0]:
+                raise UserError(
+                    f'{trajectories.name} has {what}s of size {given}, {self._env_id} has '
+                    f'{space.shape[0]}: the dataset is of another environment',
+                )
+
+    def _init_model(self) -> None:
+        """Build the learner in the dataset's units."""
+        mean, std = self._trajectories.observation_statistics()
+        scaling = Scaling(
+            mean,
+            std,
+            max_abs_return=self._trajectories.returns.abs().max().item(),
+            cost_unit=self._deployment.cost_limit,
+        )
+        self._learner = Learner(
+            self._trajectories.obs_dim,
+            self._trajectories.act_dim,
+            scaling,
+            learner_config(self._cfgs, self._env.horizon),
+            self._device,
+        )
+
+    def _init(self) -> None:
+        """Relabel episodes and set up the sampler."""
+        algo = self._cfgs.algo_cfgs
+        rows, self._augmentation_report = augment(
+            self._trajectories,
+            algo.augmentation_fraction if algo.use_augmentation else 0.0,
+            seed=self._seed,
+            hook=load_hook(algo.augmentation_hook),
+        )
+        self._sampler = WindowSampler(
+            self._trajectories,
+            context_len=self._learner.config.policy.context_len,
+            batch_size=algo.batch_size,
+            seed=self._seed,
+            rows=rows,
+        )
+
+    def _init_log(self) -> None:
+        """Log the QPT specific information.
+
+        +--------------------------+----------------------------------------------------------+
+        | Things to log            | Description                                              |
+        +==========================+==========================================================+
+        | Metrics/EpRet            | Return of the deployed policy.                           |
+        +--------------------------+----------------------------------------------------------+
+        | Metrics/EpCost           | Cost of the deployed policy.                             |
+        +--------------------------+----------------------------------------------------------+
+        | Metrics/EpLen            | Length of its episodes.                                  |
+        +--------------------------+----------------------------------------------------------+
+        | Metrics/NormRet          | Normalised return, Eq. (15), not times 100.              |
+        +--------------------------+----------------------------------------------------------+
+        | Metrics/NormCost         | Normalised cost, Eq. (16); at most 1 is safe.            |
+        +--------------------------+----------------------------------------------------------+
+        | Metrics/InfeasibleShare  | Share of steps without a feasible candidate.             |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_actor          | Loss of the policy, Eq. (8).                             |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_imitation      | Its imitation term, Eq. (3).                             |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_reward_penalty | Its reward term, negative.                               |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_cost_penalty   | Its cost term.                                           |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_reward_critic  | Loss of the reward critics, Eq. (6).                     |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_cost_critic    | Loss of the cost critics, Eq. (7).                       |
+        +--------------------------+----------------------------------------------------------+
+        | Qr/data_Qr, Qc/data_Qc   | Mean value of the data's actions.                        |
+        +--------------------------+----------------------------------------------------------+
+        | Qr/target_Qr, ..._Qc     | Mean n-step target.                                      |
+        +--------------------------+----------------------------------------------------------+
+        | Qr/current_Qr, ..._Qc    | Mean value of the policy's actions.                      |
+        +--------------------------+----------------------------------------------------------+
+        | Grad/actor, Grad/critic  | Norm of the gradient before the clip.                    |
+        +--------------------------+----------------------------------------------------------+
+        | Time/UpdatesPerSecond    | Updates per second, evaluation left out.                 |
+        +--------------------------+----------------------------------------------------------+
+
+        Losses, values and norms are means over all updates of the epoch; values are in the
+        critics' units.
+        """
+        self._cfgs.recurisve_update({'dataset_record': self._dataset_record})
+        self._logger = Logger(
+            output_dir=self._cfgs.logger_cfgs.log_dir,
+            # The short name: a path would nest folders.
+            exp_name=f'{self._cfgs.exp_name}-{self._dataset_record["name"]}',
+            seed=self._cfgs.seed,
+            use_tensorboard=self._cfgs.logger_cfgs.use_tensorboard,
+            use_wandb=self._cfgs.logger_cfgs.use_wandb,
+            config=self._cfgs,
+        )
+        self._run = Path(self._logger.log_dir)
+        for key in (
+            'Train/Epoch',
+            'TotalSteps',
+            'Metrics/EpRet',
+            'Metrics/EpCost',
+            'Metrics/EpLen',
+            'Metrics/NormRet',
+            'Metrics/NormCost',
+            'Metrics/InfeasibleShare',
+            *metric_names(self._learner.config),
+            'Time/Total',
+            'Time/Epoch',
+            'Time/Update',
+            'Time/Evaluate',
+            'Time/UpdatesPerSecond',
+        ):
+            self._logger.register_key(key)
+
+    # ------------------------------------------------------------------ training
+
+    def learn(self) -> tuple[float, float, float]:
+        """Train, evaluate each epoch, and end with a summary on screen.
+
+        Returns:
+            ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``.
+            ep_cost: Its mean cost.
+            ep_len: Its mean length.
+
+        Raises:
+            UserError: If a loss is no longer finite; the last checkpoint is kept.
+        """
+        self._resume()
+        self._describe()
+        total_steps = self._cfgs.train_cfgs.total_steps
+        steps_per_epoch = self._cfgs.algo_cfgs.steps_per_epoch
+        epochs = math.ceil(total_steps / steps_per_epoch)
+        progress = ProgressReporter('Training', total_steps, done=self._learner.step, unit='updates')
+        start_time = time.time()
+        row = self._rows_before[-1] if self._rows_before else {}
+        for epoch in range(self.epoch + 1, epochs + 1):
+            self.epoch = epoch
+            epoch_time = time.time()
+            metrics = self._train_epoch(min(epoch * steps_per_epoch, total_steps), progress)
+            update_time = time.time() - epoch_time
+            self._refresh_actor()
+            self._logger.store(metrics)
+            eval_time = time.time()
+            self._evaluate(is_last=epoch == epochs)
+            self._logger.store(
+                {
+                    'Time/Evaluate': time.time() - eval_time,
+                    'Time/Update': update_time,
+                    'Time/UpdatesPerSecond': self._updates_in_epoch / update_time,
+                    'Time/Epoch': time.time() - epoch_time,
+                    'Time/Total': time.time() - start_time,
+                    'Train/Epoch': epoch,
+                    'TotalSteps': self._learner.step,
+                },
+            )
+            row = self._dump_row()
+            self._save(is_last=epoch == epochs)
+        self._logger.close()
+        self._summarise(row)
+        return row['Metrics/EpRet'], row['Metrics/EpCost'], row['Metrics/EpLen']
+
+    def _train_epoch(self, last_step: int, progress: ProgressReporter) -> dict[str, float]:
+        """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics."""
+        first_step = self._learner.step
+        with progress.shown():
+            while self._learner.step < last_step:
+                self._train(self._sampler.sample())
+                progress.update(self._learner.step)
+            metrics = self._learner.pop_metrics()  # waits for the device
+        self._updates_in_epoch = last_step - first_step
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f'{broken[0]} is no longer finite between updates {first_step} and {last_step}; '
+                'lower the learning rate or the etas. The checkpoints so far are in '
+                f'{self._run}',
+            )
+        return metrics
+
+    def _train(self, batch: SequenceBatch) -> None:  # type: ignore[override]
+        """Do one update, Algorithm 1."""
+        self._learner.update(batch)
+
+    def _evaluate(self, is_last: bool = False) -> None:
+        """Run the deployed policy and log what it reached."""
+        train_cfgs = self._cfgs.train_cfgs
+        episodes = train_cfgs.evaluate_epoisodes
+        if is_last:
+            episodes = max(episodes, train_cfgs.final_evaluate_episodes)
+        progress = ProgressReporter('Evaluating', episodes * self._env.horizon)
+        with progress.shown():
+            evaluation = self._env.evaluate(episodes, self._actor, self._logger, progress.update)
+        self._evaluation: Evaluation = evaluation
+        mean_return = sum(evaluation.returns) / episodes
+        mean_cost = sum(evaluation.costs) / episodes
+        self._logger.store(
+            {
+                'Metrics/NormRet': normalized_return(mean_return, *self._reference_returns),
+                'Metrics/NormCost': normalized_cost(mean_cost, self._deployment.cost_limit),
+                'Metrics/InfeasibleShare': evaluation.infeasible_share,
+            },
+        )
+
+    def _refresh_actor(self) -> None:
+        """Take the networks to deploy from the learner."""
+        networks = DeployableNetworks.from_learner(self._learner, self._spec)
+        self._actor: QPTActor = QPTActor(
+            self._env.observation_space,
+            self._env.action_space,
+            networks,
+            self._deployment,
+            self._target_return,
+        )
+
+    # ------------------------------------------------------------------ what a run records
+
+    @cached_property
+    def _target_return(self) -> float:
+        """The return asked for at deployment: given, or read off the dataset's frontier."""
+        given = self._cfgs.algo_cfgs.target_return
+        if given != 'auto':
+            return float(given)
+        return self._trajectories.frontier.target_return(self._deployment.cost_limit)
+
+    @cached_property
+    def _reference_returns(self) -> tuple[float, float]:
+        returns = self._trajectories.returns
+        return reference_returns(self._env_id, (returns.min().item(), returns.max().item()))
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
+        """What deployment needs to know besides the networks, in plain values."""
+        frontier = self._trajectories.frontier
+        return {
+            'env_id': self._env_id,
+            'horizon': self._env.horizon,
+            'frontier': {'costs': list(frontier.costs), 'returns': list(frontier.returns)},
+            'reference_returns': list(self._reference_returns),
+            'deployment': asdict(self._deployment),
+            'target_return': self._cfgs.algo_cfgs.target_return,
+            'seed': self._cfgs.seed,
+            'dataset': self._dataset_record,
+            'versions': versions(),
+            'config': self._cfgs.todict(),
+        }
+
+    @property
+    def cost_limit(self) -> float:
+        """The cost limit of training, for OmniSafe's plots."""
+        return self._deployment.cost_limit
+
+    def _dump_row(self) -> dict[str, float]:
+        """Write the epoch's row and return it as it stands in ``progress.csv``."""
+        self._logger.dump_tabular()
+        return _read_rows(self._run)[-1]
+
+    def _save(self, is_last: bool) -> None:
+        """Write the state to resume from, and at its turn or at the end a checkpoint."""
+        if is_last or self.epoch % self._cfgs.logger_cfgs.save_model_freq == 0:
+            self._actor.networks.spec['step'] = self._learner.step
+            save_checkpoint(self._run, self.epoch, self._actor.networks)
+        save_training_state(
+            self._run,
+            {
+                'epoch': self.epoch,
+                'learner': self._learner.state_dict(),
+                'learner_config': asdict(self._learner.config),
+                'sampler': self._sampler.generator.get_state(),
+                'random': random_state(),
+                'rows': _read_rows(self._run),
+                'dataset': self._dataset_record,
+            },
+        )
+
+    def _resume(self) -> None:
+        """Continue the run named by ``train_cfgs.resume``, in this run's own folder."""
+        self._rows_before: list[dict[str, float]] = []
+        if self._cfgs.train_cfgs.resume is None:
+            return
+        state = load_training_state(self._cfgs.train_cfgs.resume)
+        self._check_same_run(state)
+        self._learner.load_state_dict(state['learner'])
+        self._sampler.generator.set_state(state['sampler'])
+        set_random_state(state['random'])
+        self.epoch = state['epoch']
+        self._rows_before = state['rows']
+        for row in state['rows']:
+            self._logger.store(row)
+            self._logger.dump_tabular()
+
+    def _check_same_run(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with other settings or data than the run was started with.
+
+        The number of updates may differ: a run may be made longer.
+        """
+        resume = self._cfgs.train_cfgs.resume
+        if state['dataset']['sha256'] != self._dataset_record['sha256']:
+            raise UserError(
+                f'{resume} was trained on another dataset ({state["dataset"]["path"]}); '
+                'give the same one with train_cfgs:dataset',
+            )
+        before, now = state['learner_config'], asdict(self._learner.config)
+        for name in before:
+            if name != 'total_steps' and _plain(before[name]) != _plain(now[name]):
+                raise UserError(
+                    f'{resume} was trained with {name} = {before[name]}, now it is {now[name]}; '
+                    'resume with the same settings',
+                )
+
+    # ------------------------------------------------------------------ what the user reads
+
+    def _describe(self) -> None:
+        """Say what is about to happen."""
+        data, report = self._trajectories, self._augmentation_report
+        limit = self._deployment.cost_limit
+        safe = (data.cost_returns <= limit).float().mean().item()
+        self._logger.log(
+            f'Dataset {self._dataset_record["path"]}: {len(data.rows)} episodes, '
+            f'{data.num_transitions} transitions, {safe:.0%} within cost {limit:g}',
+        )
+        if report['episodes']:
+            self._logger.log(
+                f'Augmentation added {report["episodes"]} relabelled episodes of '
+                f'{report["source_episodes"]} frontier episodes, target returns '
+                f'{report["min_target_return"]:.4g} to {report["max_target_return"]:.4g}, costs '
+                f'{report["min_target_cost"]:.4g} to {report["max_target_cost"]:.4g}',
+            )
+        if self.epoch:
+            self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
+        self._logger.log(
+            f'Training on {self._device}: {self._cfgs.train_cfgs.total_steps} updates of '
+            f'{self._cfgs.algo_cfgs.batch_size} windows; deployed for return '
+            f'{self._target_return:.4g} at cost limit {limit:g}',
+        )
+
+    def _summarise(self, row: dict[str, float]) -> None:
+        """End with the result, where it is, and what to do next."""
+        limit = self._deployment.cost_limit
+        verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
+        run = self._run
+        lines = [
+            f'Run folder   {run}',
+            f'Dataset      {self._dataset_record["path"]}',
+            f'Return       {row["Metrics/EpRet"]:.2f}   (normalised '
+            f'{row["Metrics/NormRet"]:.2f}; target {self._target_return:.2f})',
+            f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
+            '',
+            'Next:',
+            f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10",
+            f"  omnisafe eval '{run.parent}' --no-render",
+            f"  tensorboard --logdir '{run}'",
+        ]
+        # Paths must be copied whole: no wrapping, no markup.
+        Console(soft_wrap=True).print('\n' + '\n'.join(lines), markup=False, highlight=False)
+
+
+def _read_rows(run: Path) -> list[dict[str, float]]:
+    """Read ``progress.csv``."""
+    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
+        return [
+            {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+        ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

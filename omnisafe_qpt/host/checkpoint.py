@@ -1,0 +1,196 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Runs on disk: deployable checkpoints, the training state to resume from, and finding them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.version import __version__
+
+
+CHECKPOINT_FOLDER = 'torch_save'
+TRAINING_STATE_FILE = 'training_state.pt'
+_CHECKPOINT_NAME = re.compile(r'epoch-(\d+)\.pt')
+
+
+def save_checkpoint(run: Path, epoch: int, networks: DeployableNetworks) -> Path:
+    """Write a deployable checkpoint where OmniSafe looks for one.
+
+    Args:
+        run (Path): The run's folder.
+        epoch (int): Epochs done.
+        networks (DeployableNetworks): The networks and all that deployment needs.
+
+    Returns:
+        The file, ``torch_save/epoch-N.pt``.
+    """
+    path = run / CHECKPOINT_FOLDER / f'epoch-{epoch}.pt'
+    _save({'pi': networks.state_dict()}, path)
+    return path
+
+
+def save_training_state(run: Path, state: dict[str, Any]) -> None:
+    """Write what an exact continuation of the run needs, in place of the last one."""
+    _save(state, run / TRAINING_STATE_FILE)
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_training_state(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the training state of a run.
+
+    Args:
+        run (str or os.PathLike): The run's folder.
+
+    Raises:
+        UserError: If there is none or it cannot be read.
+    """
+    folder = find_run(run)
+    path = folder / TRAINING_STATE_FILE
+    if not path.is_file():
+        raise UserError(f'{folder}: nothing to resume from, {TRAINING_STATE_FILE} is not there')
+    return _load(path)
+
+
+def load_networks(
+    run: str | os.PathLike[str],
+    device: torch.device | str = 'cpu',
+) -> tuple[DeployableNetworks, Path]:
+    """Load the networks of a run's last checkpoint, or of the checkpoint given.
+
+    Args:
+        run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
+        device (torch.device or str, optional): Where to put them. Defaults to ``'cpu'``.
+
+    Returns:
+        The networks and the checkpoint's file.
+
+    Raises:
+        UserError: If there is no such checkpoint or it is not one of QPT's.
+    """
+    path = find_checkpoint(run)
+    content = _load(path)
+    state = content.get('pi') if isinstance(content, dict) else None
+    if not isinstance(state, dict) or 'policy' not in (state.get('_extra_state') or {}):
+        raise UserError(f'{path}: not a checkpoint of QPT')
+    return DeployableNetworks.from_state_dict(state).to(device), path
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        reason = str(error).splitlines()[0]
+        raise UserError(f'{path}: cannot be read as a checkpoint ({reason})') from error
+
+
+def find_run(run: str | os.PathLike[str]) -> Path:
+    """Find the folder of one run.
+
+    Args:
+        run (str or os.PathLike): The folder ``seed-...`` itself, or the folder above if it holds
+            just one.
+
+    Raises:
+        UserError: If it is no run, or several.
+    """
+    folder = Path(run).expanduser()
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such run folder')
+    if (folder / 'config.json').is_file():
+        return folder
+    runs = sorted(path.parent for path in folder.glob('seed-*/config.json'))
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        names = ', '.join(path.name for path in runs)
+        raise UserError(f'{folder} holds several runs; name one of them: {names}')
+    raise UserError(f'{folder}: not a run folder, it has no config.json')
+
+
+def find_checkpoint(run: str | os.PathLike[str]) -> Path:
+    """Find a run's last checkpoint, or take the file given."""
+    path = Path(run).expanduser()
+    if path.is_file():
+        return path
+    folder = find_run(path)
+    files = [
+        (int(match[1]), file)
+        for file in (folder / CHECKPOINT_FOLDER).glob('*.pt')
+        if (match := _CHECKPOINT_NAME.fullmatch(file.name))
+    ]
+    if not files:
+        raise UserError(f'{folder}: no checkpoint in {CHECKPOINT_FOLDER} yet')
+    return max(files)[1]
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of the global random number generators, in plain values and tensors."""
+    version, internal, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    state = {
+        'python': [version, list(internal), gauss],
+        'numpy': [kind, keys.tolist(), *rest],
+        'torch': torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` returned."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state['numpy']
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {'python': platform.python_version(), 'omnisafe-qpt': __version__}
+    for package in (
+        'torch',
+        'numpy',
+        'omnisafe',
+        'gymnasium',
+        'safety-gymnasium',
+        'mujoco',
+        'bullet-safety-gym',
+    ):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

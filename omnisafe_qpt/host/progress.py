@@ -1,0 +1,94 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Progress on screen: a bar with an ETA on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+# Where there is no terminal to redraw, a line this often.
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressReporter:
+    """Shows how far a long piece of work is and when it will end.
+
+    Args:
+        label (str): What is being done.
+        total (int): Steps there are.
+        done (int, optional): Steps done before, in an earlier run. Defaults to 0.
+        unit (str, optional): What a step is. Defaults to ``'steps'``.
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0, unit: str = 'steps') -> None:
+        """Initialize an instance of :class:`ProgressReporter`."""
+        self._console = Console()
+        self._label, self._unit = label, unit
+        self._first, self._done, self._total = done, done, total
+        self._started = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[ProgressReporter]:
+        """Show progress while the block runs; elsewhere the screen belongs to other output."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        self._bar = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(self._unit),
+            TimeElapsedColumn(),
+            TextColumn('ETA'),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        with self._bar:
+            self._task = self._bar.add_task(self._label, total=self._total, completed=self._done)
+            yield self
+        self._bar = None
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Say how many steps are done, and of how many if that has changed."""
+        self._done = done
+        self._total = self._total if total is None else total
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=self._total)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            rate = (done - self._first) / (now - self._started)
+            left = (self._total - done) / max(rate, 1e-9)
+            self._console.print(
+                f'{self._label}: {done}/{self._total} {self._unit}, {rate:.1f}/s, '
+                f'ETA {int(left) // 60}:{int(left) % 60:02d}',
+                highlight=False,
+            )
