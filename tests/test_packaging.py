@@ -220,7 +220,9 @@ def test_set_up_takes_the_right_build_of_torch(
 @pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
 def test_make_says_when_no_python_fits(tmp_path):
     command = ['make', '--directory', str(ROOT), 'setup', f'PYTHON={tmp_path}/no such python']
-    ran = subprocess.run(command, capture_output=True, text=True)
+    # These tests may themselves run under make, whose flags are not meant for this one.
+    environment = {key: value for key, value in os.environ.items() if key != 'MAKEFLAGS'}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode != 0
     assert f'found no Python 3.10 or 3.11 (tried: {tmp_path}/no such python)' in ran.stderr
     assert 'make setup PYTHON=' in ran.stderr
