@@ -421,14 +421,12 @@ def _at(path: str, source: str) -> str:
 
 def _unknown_option(path: str, defaults: dict[str, Any], source: str) -> str:
     """Say that an option is unknown and what may have been meant."""
+    section, _, name = path.rpartition(':')
     known = [':'.join(names) for names in _paths(defaults)]
-    last = path.rpartition(':')[2]
-    same_name = [option for option in known if option.rpartition(':')[2] == last]
-    meant = same_name or nearest(path, known) or nearest(last, known, count=1)
-    if not meant:
-        last_names = {option.rpartition(':')[2]: option for option in known}
-        meant = [last_names[name] for name in nearest(last, last_names)]
-    ending = f'did you mean {" or ".join(meant)}?' if meant else 'see configs/QPT.yaml for the list'
+    siblings = {option for option in known if option.rpartition(':')[0] == section}
+    namesakes = [option for option in known if option.rpartition(':')[2] == name]
+    meant = nearest(path, siblings, count=1) or namesakes or nearest(path, known, count=1)
+    ending = f'did you mean {" or ".join(meant)}?' if meant else 'configs/QPT.yaml lists all'
     return f'unknown option {_at(path, source)}: {ending}'
 
 

@@ -85,13 +85,13 @@ def _plain_streams() -> Iterator[None]:
 @contextlib.contextmanager
 def _drawing_from(random_state: np.random.RandomState) -> Iterator[None]:
     """Lend a random state to code that draws from NumPy's global one."""
-    users_state = np.random.get_state()  # noqa: NPY002 - what the simulator draws from
-    np.random.set_state(random_state.get_state())  # noqa: NPY002
+    users_state = np.random.get_state()
+    np.random.set_state(random_state.get_state())
     try:
         yield
     finally:
-        random_state.set_state(np.random.get_state())  # noqa: NPY002
-        np.random.set_state(users_state)  # noqa: NPY002
+        random_state.set_state(np.random.get_state())
+        np.random.set_state(users_state)
 
 
 @env_register

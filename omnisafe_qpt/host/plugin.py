@@ -276,9 +276,8 @@ def _add_algorithm(offline: ModuleType) -> None:
     names = _reach(offline, '__all__')
     from omnisafe_qpt.host.algorithm import QPT
 
-    offline.QPT = QPT
-    # `from omnisafe.algorithms import *` takes every name of the tables from there.
-    sys.modules['omnisafe.algorithms'].QPT = QPT
+    # Where the built-in algorithms can be imported from.
+    offline.QPT = sys.modules['omnisafe.algorithms'].QPT = QPT
     if NAME not in names:
         names.append(NAME)
 
@@ -378,19 +377,25 @@ def _prepare_options(agent: Any) -> None:
 
     defaults = load_defaults(agent.env_id)
     options = _user_options(agent)
-    validate(options, defaults, 'custom_cfgs')
+    validate(options, defaults, _command.source if _command else 'custom_cfgs')
     preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
     if preset is not None:
         settings = load_preset(preset)
         validate(settings, defaults, f'the preset {preset}')
         options = merge(settings, options)
+    flags = _given_flags(agent.train_terminal_cfgs or {})
+    validate({'train_cfgs': flags}, defaults, 'train_terminal_cfgs')
+    _check_train_cfgs(merge(merge(defaults, options)['train_cfgs'], flags))
     agent.custom_cfgs = options
     if agent.train_terminal_cfgs is not None:
-        agent.train_terminal_cfgs = flags = _given_flags(agent.train_terminal_cfgs)
-        validate({'train_cfgs': flags}, defaults, 'the command line')
-    train_cfgs = merge(merge(defaults, options)['train_cfgs'], agent.train_terminal_cfgs or {})
+        # OmniSafe looks these two up without asking whether they are there.
+        agent.train_terminal_cfgs = {'parallel': 1, 'vector_env_nums': 1, **flags}
+
+
+def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
+    """Refuse what OmniSafe itself would trip over, before it does."""
     for name in ('parallel', 'vector_env_nums'):
-        if train_cfgs.get(name, 1) != 1:
+        if train_cfgs[name] != 1:
             raise UserError(f'{name} must be 1 for an offline algorithm, not {train_cfgs[name]}')
     if train_cfgs['total_steps'] < 1:
         raise UserError(f'total_steps must be at least 1, not {train_cfgs["total_steps"]}')
@@ -411,11 +416,11 @@ def _user_options(agent: Any) -> dict[str, Any]:
 
 def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """Keep the flags that were given; OmniSafe's command line passes all, given or not."""
-    if _command is not None and _command.name == 'train':
-        flags = {name: value for name, value in flags.items() if name in _command.given}
-    # OmniSafe looks these two up without asking whether they are there.
-    return {'parallel': 1, 'vector_env_nums': 1} | {
-        name: value for name, value in flags.items() if name not in ('algo', 'env_id')
+    return {
+        name: value
+        for name, value in flags.items()
+        if name not in ('algo', 'env_id')
+        and (_command is None or not _command.sets_options or name in _command.given)
     }
 
 
@@ -535,6 +540,7 @@ class _ReportingCommand:
         """Run the command; a user's mistake ends it with one line and status 1."""
         with _running(_Command(self.name, ctx)) as command:
             try:
+                command.check_file()
                 if command.name == 'eval' and _evaluate_runs(command.params):
                     return None
                 return super().invoke(ctx)
@@ -567,6 +573,30 @@ class _Command:
     def sets_options(self) -> bool:
         """Whether the command takes options from the user and trains one agent with them."""
         return self.name in ('train', 'train-config')
+
+    @property
+    def source(self) -> str:
+        """Where the user wrote the options, for messages."""
+        return self.params['config_path'] if self.name == 'train-config' else '--custom-cfgs'
+
+    def check_file(self) -> None:
+        """Refuse a configuration file that nobody can read, which OmniSafe shows as a traceback.
+
+        Raises:
+            UserError: If the file is missing or is not YAML.
+        """
+        path = self.params.get('config_path', '')
+        if path.endswith('.yaml'):  # OmniSafe reports other names itself
+            import yaml
+
+            from omnisafe_qpt.host.config import read_yaml
+
+            try:
+                read_yaml(path)
+            except UserError as error:
+                # OmniSafe's loader builds more types than ours; they are another algorithm's.
+                if not isinstance(error.__cause__, yaml.constructor.ConstructorError):
+                    raise
 
     def user_options(self) -> dict[str, Any]:
         """Read the user's options from where the user wrote them."""
