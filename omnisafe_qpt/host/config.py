@@ -195,13 +195,12 @@ def parse_option(key: str, value: str, defaults: dict[str, Any]) -> dict[str, An
     """
     names = key.replace('-', '_').split(':')
     default: Any = defaults
-    for depth, name in enumerate(names):
-        if depth > 0 and names[depth - 1] in _FREE_FORM:
-            default = None
-        elif not isinstance(default, dict) or name not in default:
+    for name in names:
+        if not isinstance(default, dict) or name not in default:
             raise UserError(_unknown_option(':'.join(names), defaults, '--custom-cfgs'))
-        else:
-            default = default[name]
+        default = default[name]
+        if name in _FREE_FORM:
+            break
     is_text = isinstance(default, str) and default != AUTO
     option: dict[str, Any] = {names[-1]: value if is_text else parse_value(value)}
     for name in reversed(names[:-1]):
@@ -423,9 +422,12 @@ def _unknown_option(path: str, defaults: dict[str, Any], source: str) -> str:
     """Say that an option is unknown and what may have been meant."""
     section, _, name = path.rpartition(':')
     known = [':'.join(names) for names in _paths(defaults)]
-    siblings = {option for option in known if option.rpartition(':')[0] == section}
-    namesakes = [option for option in known if option.rpartition(':')[2] == name]
-    meant = nearest(path, siblings, count=1) or namesakes or nearest(path, known, count=1)
+    parents = {option: option.rpartition(':')[0] for option in known}
+    names = {option: option.rpartition(':')[2] for option in known}
+    siblings = [names[option] for option in known if parents[option] == section]
+    meant = [f'{section}:{word}'.lstrip(':') for word in nearest(name, siblings, count=1)]
+    meant = meant or [option for option in known if names[option] == name]
+    meant = meant or nearest(path, known, count=1)
     ending = f'did you mean {" or ".join(meant)}?' if meant else 'configs/QPT.yaml lists all'
     return f'unknown option {_at(path, source)}: {ending}'
 

@@ -1,0 +1,357 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""QPT's configuration: the shipped files, the checks, the values of a command line, the machine."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+
+import pytest
+import torch
+import yaml
+
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host import config
+from omnisafe_qpt.host.config import (
+    config_file,
+    load_defaults,
+    load_preset,
+    merge,
+    parse_option,
+    parse_value,
+    preset_names,
+    read_yaml,
+    resolve_device,
+    resolve_threads,
+    validate,
+)
+
+
+DEFAULTS = {
+    'seed': 0,
+    'train_cfgs': {'device': 'auto', 'total_steps': 100, 'resume': None, 'dataset': 'auto'},
+    'algo_cfgs': {'gamma': 0.99, 'use_cost': True, 'rule': 'paper', 'total_cost': 1.0},
+    'model_cfgs': {'actor': {'hidden_sizes': [256, 256], 'scales': [0.5], 'names': []}},
+    'env_cfgs': {},
+}
+
+
+def leaves(content, path=''):
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f'{path}{key}:')
+        else:
+            yield f'{path}{key}', value
+
+
+def looks_like_a_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# -- the shipped files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['QPT.yaml', *(f'QPT-{preset}.yaml' for preset in preset_names())])
+def test_every_number_in_the_shipped_files_is_one_for_pyyaml_too(name):
+    """OmniSafe and others read these files with PyYAML, for which 1e-4 is text."""
+    content = yaml.safe_load(config_file(name).read_text(encoding='utf-8'))
+    assert content == read_yaml(config_file(name))
+    for path, value in leaves(content):
+        assert not (isinstance(value, str) and looks_like_a_number(value)), path
+
+
+def test_sections_by_environment_fit_the_defaults():
+    content = read_yaml(config_file('QPT.yaml'))
+    defaults = content.pop('defaults')
+    for env_id, section in content.items():
+        validate(section, defaults, env_id)
+
+
+def test_presets_fit_the_defaults_and_cpu_is_one():
+    assert 'cpu' in preset_names()
+    for name in preset_names():
+        content = read_yaml(config_file(f'QPT-{name}.yaml'))
+        assert content['algo'] == 'QPT'  # so that `omnisafe train-config` takes it
+        defaults = load_defaults(content['env_id'])
+        validate({key: content[key] for key in content if key not in ('algo', 'env_id')}, defaults)
+
+
+def test_the_files_are_found_in_a_wheel_and_in_a_source_tree(tmp_path, monkeypatch):
+    wheel, source = tmp_path / 'package' / 'configs', tmp_path / 'configs'
+    monkeypatch.setattr(config, '_CONFIG_FOLDERS', (wheel, source))
+    for folder in (source, wheel):
+        folder.mkdir(parents=True)
+        (folder / 'QPT.yaml').write_text(
+            f'defaults: {{name: {folder.parent.name}, n: 1}}\nEnv-v0: {{n: 2}}\n',
+        )
+        assert load_defaults('Env-v0') == {'name': folder.parent.name, 'n': 2}
+    assert load_defaults('Other-v0')['n'] == 1
+    with pytest.raises(UserError, match=r'QPT-cpu\.yaml is missing'):
+        config_file('QPT-cpu.yaml')
+
+
+def test_a_preset_says_nothing_about_the_run(tmp_path):
+    path = tmp_path / 'mine.yml'
+    path.write_text(
+        'algo: QPT\nenv_id: A-v0\nseed: 3\n'
+        'train_cfgs: {dataset: sample, preset: cpu, total_steps: 5}\n',
+    )
+    assert load_preset(str(path)) == {'seed': 3, 'train_cfgs': {'total_steps': 5}}
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a: [', 'is not valid YAML'),
+        ('- a', 'must hold sections such as train_cfgs, not a list'),
+        ('', 'must hold sections such as train_cfgs, not null'),
+        ('a: !!python/object:os.system {}', 'is not valid YAML'),
+    ],
+)
+def test_files_that_are_not_configurations_are_refused(text, message, tmp_path):
+    path = tmp_path / 'mine.yaml'
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        read_yaml(path)
+    assert str(path) in str(raised.value)
+    assert '\n' not in str(raised.value)
+
+
+def test_merging_changes_neither_side():
+    base, update = {'a': {'b': [1], 'c': 2}}, {'a': {'b': [3]}, 'd': {'e': 4}}
+    merged = merge(base, update)
+    assert merged == {'a': {'b': [3], 'c': 2}, 'd': {'e': 4}}
+    merged['a']['b'].append(5)
+    merged['d']['e'] = 6
+    assert base == {'a': {'b': [1], 'c': 2}}
+    assert update == {'a': {'b': [3]}, 'd': {'e': 4}}
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'cfgs',
+    [
+        {},
+        {'seed': 5, 'algo_cfgs': {'gamma': 1}},
+        {'train_cfgs': {'device': 'cpu', 'resume': None}},
+        {'train_cfgs': {'device': 3, 'resume': 'runs/x'}},
+        {'model_cfgs': {'actor': {'hidden_sizes': [], 'scales': [1, 0.5], 'names': ['a', 1]}}},
+        {'env_cfgs': {'anything': {'at': 'all'}}},
+        DEFAULTS,
+    ],
+)
+def test_what_fits_is_accepted(cfgs):
+    validate(cfgs, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ('cfgs', 'message'),
+    [
+        ({'sed': 1}, 'unknown option sed: did you mean seed?'),
+        (
+            {'algo_cfgs': {'gama': 1}},
+            'unknown option algo_cfgs:gama: did you mean algo_cfgs:gamma?',
+        ),
+        ({'gamma': 1}, 'unknown option gamma: did you mean algo_cfgs:gamma?'),
+        ({'train_cfgs': {'gamma': 1}}, 'did you mean algo_cfgs:gamma?'),
+        # OmniSafe stops at the null.
+        ({'train_cfgs': {'resume': None, 'total_step': 1}}, 'did you mean train_cfgs:total_steps?'),
+        ({'zzz': 1}, 'unknown option zzz: configs/QPT.yaml lists all'),
+        ({'model_cfgs': {'actor': {'lr': {'x': 1}}}}, 'unknown option model_cfgs:actor:lr'),
+        ({'seed': 0.5}, 'seed must be an integer, not 0.5'),
+        ({'seed': 2.0}, 'seed must be an integer, not 2.0 (write 2)'),
+        ({'seed': True}, 'seed must be an integer, not True'),
+        ({'seed': None}, 'seed must be an integer, not null'),
+        ({'algo_cfgs': {'gamma': '1e-4'}}, "not '1e-4' (a text; write 0.0001 without quotes)"),
+        ({'algo_cfgs': {'gamma': 'high'}}, "algo_cfgs:gamma must be a number, not 'high'"),
+        ({'algo_cfgs': {'gamma': {'x': 1}}}, 'algo_cfgs:gamma must be a number, not {'),
+        ({'algo_cfgs': {'use_cost': 1}}, 'algo_cfgs:use_cost must be true or false, not 1'),
+        ({'algo_cfgs': {'rule': 3}}, 'algo_cfgs:rule must be text, not 3'),
+        ({'algo_cfgs': 3}, 'algo_cfgs must be a section of options, not 3'),
+        ({'train_cfgs': {'device': [1]}}, 'train_cfgs:device must be auto, text or a number'),
+        ({'model_cfgs': {'actor': {'hidden_sizes': 64}}}, 'hidden_sizes must be a list, not 64'),
+        ({'model_cfgs': {'actor': {'hidden_sizes': [64, '64']}}}, "of integers, but holds '64'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_reason(cfgs, message):
+    with pytest.raises(UserError) as raised:
+        validate(cfgs, DEFAULTS)
+    assert message in str(raised.value)
+
+
+def test_the_message_names_where_the_mistake_is():
+    with pytest.raises(UserError, match=r'unknown option sed in mine\.yaml:'):
+        validate({'sed': 1}, DEFAULTS, 'mine.yaml')
+    with pytest.raises(UserError, match=r'seed in mine\.yaml must be an integer'):
+        validate({'seed': 'x'}, DEFAULTS, 'mine.yaml')
+
+
+# -- values of a command line ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('0.5', 0.5),
+        ('1e-4', 0.0001),
+        ('-1', -1),
+        ('+2', 2),
+        ('1E5', 100000.0),
+        ('.5e-3', 0.0005),
+        ('true', True),
+        ('True', True),
+        ('False', False),
+        ('None', None),
+        ('null', None),
+        ('[64,64]', [64, 64]),
+        ('[0.1, 1e-2]', [0.1, 0.01]),
+        ('[a, b]', ['a', 'b']),
+        ('cuda:0', 'cuda:0'),
+        ('data/x.hdf5', 'data/x.hdf5'),
+        ('a: b', 'a: b'),
+        ('#hash', '#hash'),
+        ('"quoted"', '"quoted"'),
+        ('2024-01-01', '2024-01-01'),
+        ('[1,', '[1,'),
+        ('{a: 1}', '{a: 1}'),
+        ('', ''),
+        ('v1.2.3', 'v1.2.3'),
+        ('e5', 'e5'),
+    ],
+)
+def test_values_are_read_as_they_look(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ('key', 'text', 'expected'),
+    [
+        ('algo_cfgs:gamma', '1e-2', {'algo_cfgs': {'gamma': 0.01}}),
+        ('algo-cfgs:use-cost', 'false', {'algo_cfgs': {'use_cost': False}}),
+        ('algo_cfgs:rule', '1.5', {'algo_cfgs': {'rule': '1.5'}}),  # text stays text
+        ('train_cfgs:device', '1', {'train_cfgs': {'device': 1}}),
+        ('seed', '7', {'seed': 7}),
+        ('env_cfgs:any:thing', '0.5', {'env_cfgs': {'any': {'thing': 0.5}}}),
+    ],
+)
+def test_options_become_nested_dictionaries(key, text, expected):
+    assert parse_option(key, text, DEFAULTS) == expected
+
+
+@pytest.mark.parametrize(
+    ('key', 'text', 'message'),
+    [
+        ('algo_cfgs:gama', '1', 'algo_cfgs:gama in --custom-cfgs: did you mean algo_cfgs:gamma?'),
+        ('seed:deeper', '1', 'unknown option seed:deeper'),
+        ('algo_cfgs', '1', 'algo_cfgs in --custom-cfgs must be a section'),
+        ('seed', '1.5', 'seed in --custom-cfgs must be an integer, not 1.5'),
+    ],
+)
+def test_wrong_options_are_refused(key, text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_option(key, text, DEFAULTS)
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('requested', 'devices', 'found'),
+    [
+        ('auto', 0, 'cpu'),
+        ('auto', 2, 'cuda:0'),
+        ('cpu', 2, 'cpu'),
+        ('cuda', 1, 'cuda:0'),
+        ('cuda:1', 2, 'cuda:1'),
+        ('cuda', 0, None),
+        ('cuda:2', 2, None),
+        ('mps', 0, None),
+        ('cuda:', 1, None),
+        (0, 1, None),
+    ],
+)
+def test_the_device_is_one_that_exists(requested, devices, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: devices)
+    if found is None:
+        with pytest.raises(UserError, match='device'):
+            resolve_device(requested)
+    else:
+        assert resolve_device(requested) == found
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Four processors, two to a core, of which this process may use all."""
+    folder = '/sys/devices/system/cpu'
+    files = {
+        f'{folder}/cpu{cpu}/topology/thread_siblings_list': f'{cpu % 2},{cpu % 2 + 2}'
+        for cpu in range(4)
+    }
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(config, '_read_line', lambda path: files.get(path, ''))
+    return files
+
+
+def test_threads_are_the_physical_cores_at_hand(machine, monkeypatch):
+    assert resolve_threads('auto') == 2
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {1, 3})
+    assert resolve_threads('auto') == 1
+    machine.clear()  # a system that says nothing about its cores
+    assert resolve_threads('auto') == 2
+
+
+def test_threads_keep_to_a_containers_quota_and_to_sixteen(machine, monkeypatch):
+    machine['/sys/fs/cgroup/cpu.max'] = 'max 100000'
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(10, 40)))
+    assert resolve_threads('auto') == 16
+    machine['/sys/fs/cgroup/cpu.max'] = '350000 100000'
+    assert resolve_threads('auto') == 3
+    machine['/sys/fs/cgroup/cpu.max'] = '50000 100000'
+    assert resolve_threads('auto') == 1
+
+
+@pytest.mark.usefixtures('machine')
+def test_threads_follow_what_they_are_told(monkeypatch):
+    assert resolve_threads(5) == 5
+    monkeypatch.setenv('OMP_NUM_THREADS', '7')
+    assert resolve_threads('auto') == 7
+    monkeypatch.setenv('OMP_NUM_THREADS', '4,2')  # nested parallelism: no single number
+    assert resolve_threads('auto') == 2
+    for wrong in (0, True, 1.5, 'many'):
+        with pytest.raises(UserError, match='torch_threads must be auto or a positive integer'):
+            resolve_threads(wrong)
+
+
+def test_configurations_are_read_without_torch(monkeypatch):
+    """`omnisafe-qpt --help` and the plugin rely on it."""
+    real_import = builtins.__import__
+
+    def watch(name, *args, **kwargs):
+        assert name.partition('.')[0] not in ('torch', 'omnisafe')
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', watch)
+    validate(load_defaults('SafetyBallRun-v0'), load_defaults('SafetyBallRun-v0'))
