@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -40,8 +41,8 @@ class DeployableNetworks(nn.Module):
 
     Args:
         spec (dict[str, Any]): ``obs_dim``, ``act_dim``, ``policy`` (:class:`PolicyConfig` as a
-            dict), ``critic_hidden_sizes``, ``gamma``, ``horizon``, and whatever else the
-            checkpoint should tell (frontier, environment, dataset, versions).
+            dict), ``critic_hidden_sizes``, and whatever else the checkpoint should tell (horizon,
+            frontier, environment, dataset, versions).
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -73,7 +74,6 @@ class DeployableNetworks(nn.Module):
                 'act_dim': learner.policy.head.out_features,
                 'policy': asdict(learner.config.policy),
                 'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
-                'gamma': learner.config.gamma,
             },
         ).to(learner.device)
         networks.policy.load_state_dict(learner.policy.state_dict())
@@ -98,33 +98,6 @@ class DeployableNetworks(nn.Module):
         self.spec = state
 
 
-def discounted_budget(
-    budget: torch.Tensor,
-    steps_left: torch.Tensor,
-    gamma: float,
-) -> torch.Tensor:
-    r"""Turn a remaining budget into the unit of the cost critics.
-
-    A budget is a plain sum over the rest of the episode, a critic's value a discounted one. Cost
-    spread evenly over the n steps left is worth, discounted,
-
-    .. math::
-
-        b \, \frac{1 - \gamma^n}{n (1 - \gamma)}
-
-    which is what spending exactly the budget looks like to the critic. Compared raw, the
-    discounted value would let the policy spend several times its budget on a long task.
-
-    Args:
-        budget (torch.Tensor): (...) undiscounted cost that may still be incurred.
-        steps_left (torch.Tensor): (...) steps to the horizon, at least 1.
-        gamma (float): The critics' discount.
-    """
-    if gamma == 1.0:
-        return budget
-    return budget * (1.0 - gamma**steps_left) / (steps_left * (1.0 - gamma))
-
-
 def select_candidate(
     reward_values: torch.Tensor,
     cost_values: torch.Tensor,
@@ -140,10 +113,17 @@ def select_candidate(
     (candidate 0). While the budget is large, the paper's rule is a plain maximum of the reward
     value and spends it early; this one only ever takes a better action that is no riskier.
 
+    Both compare a discounted value with a plain sum, as Eq. (14) writes it. That is lenient far
+    from the end of an episode. The alternative, discounting the budget as if it were spent evenly
+    over the steps left, was tried and was worse: the critics' values are averages over all the
+    targets in the data, so that hardly any candidate fitted, and always taking the cheapest
+    action led away from the data (BallCircle at limit 10, 3000 updates of 32, 20 episodes:
+    normalised return 0.30 and cost 0.93, against 0.55 and 0.19 as it is here).
+
     Args:
         reward_values (torch.Tensor): (B, M).
         cost_values (torch.Tensor): (B, M).
-        budgets (torch.Tensor): (B,) in the unit of the cost values.
+        budgets (torch.Tensor): (B,) cost that each episode may still incur.
         rule (str): ``paper`` or ``bounded``.
 
     Returns:
@@ -156,6 +136,24 @@ def select_candidate(
     any_feasible = feasible.any(dim=1)
     best_feasible = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
     return torch.where(any_feasible, best_feasible, cost_values.argmin(dim=1)), any_feasible
+
+
+# Numbers in a batch of tokens below which more threads only cost time, and much of it where other
+# processes, simulators for instance, want the same cores.
+_SINGLE_THREAD_WORK = 1 << 20
+
+
+@contextmanager
+def _threads_for(work: int) -> Iterator[None]:
+    """Use one thread for a small forward pass on a CPU."""
+    threads = torch.get_num_threads()
+    if threads > 1 and work < _SINGLE_THREAD_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 class RolloutPolicy:
@@ -183,9 +181,9 @@ class RolloutPolicy:
         self.num_episodes = num_episodes
         spec = networks.spec
         self._obs_dim, self._act_dim = spec['obs_dim'], spec['act_dim']
-        self._gamma, self._horizon = spec['gamma'], spec['horizon']
         self._device = networks.scaling.obs_mean.device
         context_len = spec['policy']['context_len']
+        self._work = num_episodes * config.candidates * context_len * spec['policy']['embed_dim']
         shape = (num_episodes, context_len)
         self._states = torch.zeros(*shape, self._obs_dim, device=self._device)
         self._actions = torch.zeros(*shape, self._act_dim, device=self._device)
@@ -249,9 +247,8 @@ class RolloutPolicy:
             UserError: If an observation has another size or is not finite.
         """
         self._push(self._checked(observations))
-        candidates = self._candidate_actions()  # (B, M, A)
-        chosen = torch.zeros(self.num_episodes, dtype=torch.int64, device=self._device)
-        if self._config.candidates > 1:
+        with _threads_for(self._work):
+            candidates = self._candidate_actions()  # (B, M, A)
             chosen = self._score(candidates)
         actions = candidates[torch.arange(self.num_episodes, device=self._device), chosen]
         self._actions[:, -1] = actions
@@ -331,18 +328,18 @@ class RolloutPolicy:
 
     def _score(self, candidates: torch.Tensor) -> torch.Tensor:
         """Choose among candidates (B, M, A) by the critics' values; returns (B,) indices."""
+        if self._config.candidates == 1:  # the plain policy, which needs no critics
+            return torch.zeros(self.num_episodes, dtype=torch.int64, device=self._device)
         networks, scaling = self._networks, self._networks.scaling
         states = scaling.observation(self._states[:, -1:]).expand(-1, candidates.shape[1], -1)
         reward_values = networks.reward_critic(states, candidates).amin(0)
         cost_values = scaling.cost_value(
             combine_cost(networks.cost_critic(states, candidates), self._config.cost_value),
         )
-        steps_left = (self._horizon - self._step).clamp_min(1)
-        budgets = discounted_budget(self._now[:, 1], steps_left, self._gamma)
         chosen, any_feasible = select_candidate(
             reward_values,
             cost_values,
-            budgets,
+            self._now[:, 1],
             self._config.rule,
         )
         self._infeasible_steps += (~any_feasible).sum()
