@@ -124,6 +124,7 @@ class Learner:
         Args:
             batch (SequenceBatch): B windows in raw units, on the learner's device.
         """
+        self._set_learning_rates()
         with self._autocast():
             states = self.scaling.observation(batch.states)
             history = (
@@ -266,8 +267,6 @@ class Learner:
         targets, sources = self._polyak_pairs
         with torch.no_grad():
             torch._foreach_lerp_(targets, sources, 1.0 - self.config.polyak)
-        for scheduler in self._schedulers:
-            scheduler.step()
 
     # ------------------------------------------------------------------ wiring
 
@@ -283,6 +282,16 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=True,
         )
+
+    def _set_learning_rates(self) -> None:
+        # A function of the step alone, so that there is no scheduler to save and restore.
+        ratio = self._lr_ratio(self.step)
+        for optimizer, config in (
+            (self._policy_optimizer, self.config.policy_optimizer),
+            (self._critic_optimizer, self.config.critic_optimizer),
+        ):
+            for group in optimizer.param_groups:
+                group['lr'] = config.lr * ratio
 
     def _lr_ratio(self, step: int) -> float:
         """Learning rate at an update as a share of its peak: linear warm-up, half cosine."""
@@ -345,9 +354,6 @@ class Learner:
         state: dict[str, Any] = {
             name.lstrip('_'): getattr(self, name).state_dict() for name in self._STATEFUL
         }
-        state['schedulers'] = [
-            {'last_epoch': scheduler.last_epoch} for scheduler in self._schedulers
-        ]
         state['step'] = self.step
         return state
 
@@ -355,8 +361,6 @@ class Learner:
         """Restore what :meth:`state_dict` returned."""
         for name in self._STATEFUL:
             getattr(self, name).load_state_dict(state[name.lstrip('_')])
-        for scheduler, saved in zip(self._schedulers, state['schedulers']):
-            scheduler.load_state_dict(saved)
         self.step = state['step']
 
 
