@@ -170,7 +170,8 @@ class DeploymentConfig:
         candidates (int): Return targets tried at each step, M; 1 is the plain policy.
         target_spread (float): Standard deviation of the candidates' return targets, as a share of
             the dataset's largest absolute return.
-        rule (str): ``paper`` or ``bounded``; see :func:`omnisafe_qpt.core.rollout.select_candidate`.
+        rule (str): ``paper`` or ``bounded``; see
+            :func:`omnisafe_qpt.core.rollout.select_candidate`.
         cost_value (str): How twin cost values become one, ``min`` or ``max``.
     """
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ class TwinCritic(nn.Module):
         sizes = [obs_dim + act_dim, *hidden_sizes, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:]):
+        for fan_in, fan_out in pairwise(sizes):
             bound = 1 / math.sqrt(fan_in)  # as torch initialises a linear layer
             self.weights.append(torch.empty(2, fan_in, fan_out).uniform_(-bound, bound))
             self.biases.append(torch.empty(2, 1, fan_out).uniform_(-bound, bound))
