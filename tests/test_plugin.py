@@ -360,6 +360,9 @@ def test_without_cuda_it_trains_on_the_cpu_and_says_what_to_expect(trained):
     assert 'train_cfgs:preset' in lines[0]
 
     assert 'No CUDA device' not in train('--device', 'cpu').output
+    smaller = train(*custom(train_cfgs__preset='cpu')).output
+    assert 'No CUDA device' in smaller
+    assert 'train_cfgs:preset' not in smaller
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,7 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
         _check_env_id(self.env_id, support_envs())
         _prepare_options(self)
         cfgs = original(self)
-        _settle_machine(cfgs.train_cfgs)
+        _settle_machine(cfgs.train_cfgs, 'batch_size' not in self.custom_cfgs.get('algo_cfgs', {}))
         return cfgs
 
     agent_class._init_config = _init_config
@@ -424,7 +424,7 @@ def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settle_machine(train_cfgs: Any) -> None:
+def _settle_machine(train_cfgs: Any, is_full_size: bool) -> None:
     """Replace ``auto`` by this machine's device and number of threads."""
     from omnisafe_qpt.host.config import AUTO, resolve_device, resolve_threads
 
@@ -432,17 +432,13 @@ def _settle_machine(train_cfgs: Any) -> None:
     train_cfgs.device = resolve_device(train_cfgs.device)
     train_cfgs.torch_threads = resolve_threads(train_cfgs.torch_threads)
     if found and train_cfgs.device == 'cpu':
-        expect = (
-            'the default sizes take seconds per update here; for a run of minutes use '
-            '--custom-cfgs train_cfgs:preset --custom-cfgs cpu'
-            if train_cfgs.get('preset') is None
-            else f'with the sizes of the preset {train_cfgs.preset}'
-        )
-        threads = train_cfgs.torch_threads
-        print(
-            f'No CUDA device: training on the CPU with {threads} thread(s), {expect}',
-            file=sys.stderr,
-        )
+        message = f'No CUDA device: training on the CPU with {train_cfgs.torch_threads} thread(s)'
+        if is_full_size:
+            message += (
+                ', where an update of the default size takes seconds and a run days; for a run of '
+                'minutes add --custom-cfgs train_cfgs:preset --custom-cfgs cpu'
+            )
+        print(message, file=sys.stderr)
 
 
 # -- OmniSafe: saved runs -------------------------------------------------------------------------
