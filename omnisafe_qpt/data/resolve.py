@@ -19,7 +19,6 @@ from __future__ import annotations
 import http.client
 import os
 import sys
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ class DatasetSource:
 
 def cache_folder() -> Path:
     """Return the folder of downloaded datasets: ``$DSRL_DATASET_DIR`` or DSRL's own."""
-    return Path(os.environ.get('DSRL_DATASET_DIR', '~/.dsrl/datasets')).expanduser()
+    return Path(os.environ.get('DSRL_DATASET_DIR') or '~/.dsrl/datasets').expanduser()
 
 
 def resolve_dataset(dataset: str, env_id: str) -> DatasetSource:
@@ -79,8 +78,10 @@ def resolve_dataset(dataset: str, env_id: str) -> DatasetSource:
     if dataset == AUTO:
         return _automatic(env_id)
     path = Path(dataset).expanduser()
-    if path.suffix in (*HDF5_SUFFIXES, '.npz') or path.exists():
+    if path.is_file():
         return DatasetSource(path, path.stem)
+    if path.suffix in (*HDF5_SUFFIXES, '.npz'):
+        raise UserError(f'{path}: no such dataset file')
     raise UserError(
         f'dataset {dataset!r} is neither a file nor a known name; give a .hdf5 or .npz file, '
         "'auto' or 'sample'",
@@ -125,7 +126,7 @@ def _stand_in(task: Task, error: UserError) -> DatasetSource:
 
 def download_url(task: Task) -> str:
     """Return where a task's file is fetched from; ``$HF_ENDPOINT`` names a mirror."""
-    mirror = os.environ.get('HF_ENDPOINT', _HUGGING_FACE).rstrip('/')
+    mirror = (os.environ.get('HF_ENDPOINT') or _HUGGING_FACE).rstrip('/')
     return task.url.replace(_HUGGING_FACE, mirror, 1)
 
 
@@ -141,10 +142,14 @@ def download(task: Task, path: Path) -> None:
     """
     url = download_url(task)
     try:
-        with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as answer:  # noqa: S310
-            with atomic_path(path) as temporary, temporary.open('wb') as file:
-                _copy(answer, file, task.dataset_file)
-    except (OSError, http.client.HTTPException, urllib.error.URLError) as error:
+        with (
+            urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as answer,
+            atomic_path(path) as temporary,
+            temporary.open('wb') as file,
+        ):
+            _copy(answer, file, task.dataset_file)
+    # A ValueError is an address that is none.
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise UserError(
             f'the DSRL dataset of {task.env_id} is not in {path.parent} and cannot be downloaded '
             f'({getattr(error, "reason", None) or error}); fetch it by hand: '

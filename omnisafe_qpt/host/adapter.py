@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from omnisafe.adapter import OfflineAdapter
@@ -57,7 +58,7 @@ def make_env(env_id: str, **kwargs: Any) -> CMDP:
 
 def _without_auto_reset(env):
     if type(env._env).__name__ == 'SafeAutoResetWrapper':
-        env._env = env._env.env
+        env._env = gymnasium.Wrapper(env._env.env)
     return env
 
 

@@ -37,7 +37,7 @@ from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
 from omnisafe_qpt.data.files import file_sha256
-from omnisafe_qpt.data.resolve import resolve_dataset
+from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
 from omnisafe_qpt.errors import UserError
@@ -73,10 +73,11 @@ class QPT(BaseOffline):
 
     def _init_env(self) -> None:
         """Make the environment, and read the dataset that stands in for it in training."""
-        self._env: QPTAdapter = QPTAdapter(self._env_id, self._seed, self._cfgs)
         self._set_determinism()
         self._deployment = deployment_config(self._cfgs)
-        self._trajectories = self._load_dataset()
+        source = self._find_dataset()  # before the simulator, which may take seconds to start
+        self._env: QPTAdapter = QPTAdapter(self._env_id, self._seed, self._cfgs)
+        self._trajectories = self._load_dataset(source)
 
     def _set_determinism(self) -> None:
         """Undo OmniSafe's global determinism on a GPU unless it is asked for.
@@ -91,24 +92,32 @@ class QPT(BaseOffline):
         # nothing here does, and costs time at each step.
         torch.utils.deterministic.fill_uninitialized_memory = False
 
-    def _load_dataset(self) -> Trajectories:
-        """Read ``train_cfgs.dataset``; what it turned out to be is recorded in the run."""
+    def _find_dataset(self) -> DatasetSource | None:
+        """Find the file of ``train_cfgs.dataset``, None for one of OmniSafe's own datasets.
+
+        What it turned out to be is recorded in the run.
+        """
         dataset = self._cfgs.train_cfgs.dataset
         if dataset in OfflineDataset._name_to_metadata:  # pylint: disable=protected-access
-            trajectories = self._load_omnisafe_dataset(dataset)
             self._dataset_record = {'name': dataset, 'path': dataset, 'sha256': None}
+            return None
+        source = resolve_dataset(dataset, self._env_id)
+        if source.warning:
+            Console(stderr=True).print(
+                Panel(source.warning, title='DATASET', border_style='bold red'),
+            )
+        self._dataset_record = {
+            'name': source.name,
+            'path': str(Path(source.path).resolve()),
+            'sha256': file_sha256(source.path),
+        }
+        return source
+
+    def _load_dataset(self, source: DatasetSource | None) -> Trajectories:
+        if source is None:
+            trajectories = self._load_omnisafe_dataset(self._cfgs.train_cfgs.dataset)
         else:
-            source = resolve_dataset(dataset, self._env_id)
-            if source.warning:
-                Console(stderr=True).print(
-                    Panel(source.warning, title='DATASET', border_style='bold red'),
-                )
             trajectories = Trajectories.load(source.path, horizon=self._env.horizon)
-            self._dataset_record = {
-                'name': source.name,
-                'path': str(Path(source.path).resolve()),
-                'sha256': file_sha256(source.path),
-            }
         self._check_dimensions(trajectories)
         return trajectories.to(self._device)
 

@@ -1,0 +1,104 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Small real datasets and small settings for tests that go through OmniSafe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.data.files import write_hdf5
+
+
+ENV_ID = 'SafetyBallRun-v0'  # the shortest task: 100 steps, 3000 of them a second
+HORIZON = 100
+
+
+def write_dataset(path: Path, episodes: int = 8, seed: int = 0) -> Path:
+    """Record episodes of the real simulator under random, more or less bold, controllers."""
+    from omnisafe_qpt.host.adapter import make_env
+
+    generator = np.random.default_rng(seed)
+    env = make_env(ENV_ID)
+    columns: dict[str, list[Any]] = {name: [] for name in ('obs', 'next', 'act', 'rew', 'cost')}
+    for episode in range(episodes):
+        obs, _ = env.reset(seed=seed + episode)
+        boldness = generator.uniform(-0.2, 1.0)
+        for _ in range(HORIZON):
+            action = np.clip(generator.normal([boldness, 0.0], 0.2), -1, 1).astype(np.float32)
+            following, reward, cost, *_ = env.step(torch.from_numpy(action))
+            for name, value in zip(columns, (obs, following, action, reward, cost)):
+                columns[name].append(np.asarray(value, dtype=np.float32))
+            obs = following
+    env.close()
+    timeouts = np.arange(episodes * HORIZON) % HORIZON == HORIZON - 1
+    arrays = {
+        'observations': np.stack(columns['obs']),
+        'next_observations': np.stack(columns['next']),
+        'actions': np.stack(columns['act']),
+        'rewards': np.stack(columns['rew']),
+        'costs': np.stack(columns['cost']),
+        'terminals': np.zeros_like(timeouts),
+        'timeouts': timeouts,
+    }
+    write_hdf5(path, arrays)
+    return path
+
+
+def small_options(dataset: Path, log_dir: Path, **train_cfgs: Any) -> dict[str, Any]:
+    """Return options for a run of seconds: two epochs of five updates."""
+    return {
+        'seed': 3,
+        'train_cfgs': {
+            'device': 'cpu',
+            'torch_threads': 1,
+            'dataset': str(dataset),
+            'total_steps': 10,
+            'evaluate_epoisodes': 1,
+            'final_evaluate_episodes': 2,
+            'evaluate_processes': 1,
+            **train_cfgs,
+        },
+        'algo_cfgs': {
+            'steps_per_epoch': 5,
+            'batch_size': 8,
+            'candidates': 3,
+            'polyak': 0.9,
+        },
+        'logger_cfgs': {'log_dir': str(log_dir), 'use_tensorboard': False},
+        'model_cfgs': {
+            'actor': {'context_len': 4, 'embed_dim': 16, 'num_layers': 2, 'num_heads': 2},
+            'critic': {'hidden_sizes': [16, 16, 16]},
+        },
+    }
+
+
+def command_line_options(options: dict[str, Any]) -> list[str]:
+    """Turn nested options into ``--custom-cfgs KEY --custom-cfgs VALUE`` pairs."""
+    arguments: list[str] = []
+
+    def add(prefix: str, section: dict[str, Any]) -> None:
+        for key, value in section.items():
+            if isinstance(value, dict):
+                add(f'{prefix}{key}:', value)
+            else:
+                text = str(value).replace(' ', '')
+                arguments.extend(['--custom-cfgs', f'{prefix}{key}', '--custom-cfgs', text])
+
+    add('', options)
+    return arguments

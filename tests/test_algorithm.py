@@ -1,0 +1,357 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The algorithm inside OmniSafe, in process, on a real simulator."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import omnisafe
+import pytest
+import torch
+from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
+
+import omnisafe_qpt
+from omnisafe_qpt.data.files import file_sha256, open_dataset
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.host.algorithm import QPT
+from omnisafe_qpt.host.checkpoint import load_networks
+from omnisafe_qpt.host.deployment import evaluate_run
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.run.hdf5')
+
+
+def run_agent(options: dict[str, Any]) -> tuple[Any, tuple[float, float, float]]:
+    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
+    return agent, agent.learn()
+
+
+@pytest.fixture(scope='module')
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    agent, result = run_agent(small_options(dataset, tmp_path_factory.mktemp('runs')))
+    return agent, result, Path(agent.agent.logger.log_dir)
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def checkpoint_of(run: Path, epoch: int) -> dict[str, torch.Tensor]:
+    state = torch.load(run / 'torch_save' / f'epoch-{epoch}.pt', weights_only=True)['pi']
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+
+
+# ------------------------------------------------------------------ a run
+
+
+def test_learn_returns_the_last_row_of_the_log(trained: tuple[Any, Any, Path]) -> None:
+    _, result, run = trained
+    last = rows_of(run)[-1]
+    assert all(math.isfinite(value) for value in result)
+    assert result == (last['Metrics/EpRet'], last['Metrics/EpCost'], last['Metrics/EpLen'])
+    assert last['Metrics/EpLen'] == HORIZON
+    assert last['TotalSteps'] == 10
+    assert all(math.isfinite(value) for row in rows_of(run) for value in row.values())
+
+
+def test_the_run_folder_has_the_short_name_and_the_record(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+) -> None:
+    _, _, run = trained
+    assert run.parent.name == f'QPT-{{{ENV_ID}}}-ball.run'
+    config = json.loads((run / 'config.json').read_text(encoding='utf-8'))
+    assert config['train_cfgs']['dataset'] == str(dataset)
+    assert config['dataset_record']['sha256'] == file_sha256(dataset)
+    assert sorted(path.name for path in (run / 'torch_save').iterdir()) == ['epoch-1.pt', 'epoch-2.pt']
+    assert not [path for path in run.rglob('.*')], 'no temporary file is left'
+
+
+def test_a_checkpoint_alone_is_enough_to_deploy(trained: tuple[Any, Any, Path]) -> None:
+    agent, _, run = trained
+    spec = load_networks(run)[0].spec
+    assert spec['env_id'] == ENV_ID
+    assert spec['horizon'] == HORIZON
+    assert spec['step'] == 10
+    assert spec['versions']['torch'] == torch.__version__
+    data = agent.agent._trajectories
+    assert spec['frontier'] == {
+        'costs': list(data.frontier.costs),
+        'returns': list(data.frontier.returns),
+    }
+
+
+def test_the_last_evaluation_can_be_repeated(trained: tuple[Any, Any, Path]) -> None:
+    _, result, run = trained
+    row = evaluate_run(run, episodes=2, seed=10_000 * (3 + 1), device='cpu', processes=1)
+    assert row['return_mean'] == pytest.approx(result[0], rel=1e-6)
+    assert row['cost_mean'] == pytest.approx(result[1], rel=1e-6)
+    assert row['lengths'] == [HORIZON, HORIZON]
+
+
+def test_parallel_evaluation_gives_the_same_episodes(trained: tuple[Any, Any, Path]) -> None:
+    _, _, run = trained
+    one, three = (
+        evaluate_run(run, episodes=4, seed=5, device='cpu', processes=count) for count in (1, 3)
+    )
+    np.testing.assert_allclose(one['returns'], three['returns'], rtol=1e-3)
+    assert one['costs'] == three['costs']
+
+
+def test_omnisafes_own_evaluation_runs_the_deployed_policy(
+    trained: tuple[Any, Any, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    agent, _, run = trained
+    agent.evaluate(num_episodes=2)
+    printed = capsys.readouterr().out
+    last = printed[printed.rindex('Evaluation results') :]
+    row = evaluate_run(run, episodes=2, seed=10_000 * (3 + 1), device='cpu', processes=1)
+    first = evaluate_run(
+        run / 'torch_save' / 'epoch-1.pt', episodes=2, seed=40_000, device='cpu', processes=1
+    )
+    means = [f'Average episode reward: {result["return_mean"]}' for result in (row, first)]
+    shown = float(last.split('Average episode reward: ')[1].split('\n')[0])
+    assert shown in [pytest.approx(result['return_mean'], rel=1e-6) for result in (row, first)], means
+    assert f'Average episode length: {float(HORIZON)}' in last
+
+
+def test_rendering_and_plotting(trained: tuple[Any, Any, Path]) -> None:
+    agent, _, run = trained
+    agent.render(num_episodes=1, width=32, height=32)
+    assert list((run / 'video' / 'epoch-2').glob('*.mp4'))
+    agent.plot()
+    assert agent.agent.cost_limit == 10.0
+
+
+# ------------------------------------------------------------------ repeating and resuming
+
+
+def test_the_same_seed_gives_the_same_run(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    _, result, run = trained
+    torch.manual_seed(99)  # what happened before must not matter
+    again, result_again = run_agent(small_options(dataset, tmp_path))
+    assert result_again == result
+    assert_same_weights(checkpoint_of(run, 2), checkpoint_of(Path(again.agent.logger.log_dir), 2))
+
+
+def test_another_seed_gives_another_run(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    agent, _ = run_agent({**small_options(dataset, tmp_path), 'seed': 4})
+    key = 'policy.head.weight'
+    mine = checkpoint_of(Path(agent.agent.logger.log_dir), 2)[key]
+    assert not torch.equal(mine, checkpoint_of(trained[2], 2)[key])
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_resumes_as_if_it_had_not_stopped(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, result, unbroken = trained
+    with monkeypatch.context() as patch:
+        train = QPT._train
+
+        def killed_in_the_second_epoch(self: QPT, batch: Any) -> None:
+            if self._learner.step == 7:
+                raise _Killed
+            train(self, batch)
+
+        patch.setattr(QPT, '_train', killed_in_the_second_epoch)
+        agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path / 'a'))
+        with pytest.raises(_Killed):
+            agent.learn()
+    broken = Path(agent.agent.logger.log_dir)
+    torch.rand(5)  # the resumed run must not depend on the random state it finds
+    resumed, resumed_result = run_agent(
+        small_options(dataset, tmp_path / 'b', resume=str(broken)),
+    )
+    run = Path(resumed.agent.logger.log_dir)
+    assert resumed_result == result
+    assert_same_weights(checkpoint_of(unbroken, 2), checkpoint_of(run, 2))
+    times = ('Time/',)
+    for before, after in zip(rows_of(unbroken), rows_of(run)):
+        kept = [key for key in before if not key.startswith(times)]
+        assert [before[key] for key in kept] == [after[key] for key in kept]
+
+
+def test_resuming_with_other_settings_or_data_is_refused(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    run = trained[2]
+    options = small_options(dataset, tmp_path, resume=str(run))
+    options['algo_cfgs']['gamma'] = 0.5
+    with pytest.raises(omnisafe_qpt.UserError, match='gamma = 0.99, now it is 0.5'):
+        run_agent(options)
+    other = write_dataset(tmp_path / 'other.hdf5', episodes=2, seed=9)
+    with pytest.raises(omnisafe_qpt.UserError, match='another dataset'):
+        run_agent(small_options(other, tmp_path, resume=str(run)))
+    with pytest.raises(omnisafe_qpt.UserError, match='no such run folder'):
+        run_agent(small_options(dataset, tmp_path, resume=str(tmp_path / 'nowhere')))
+
+
+# ------------------------------------------------------------------ datasets
+
+
+def test_an_omnisafe_npz_gives_the_same_run(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    """``done`` mixes terminal states and time limits there; the horizon tells them apart."""
+    with open_dataset(dataset) as arrays:
+        content = {
+            'obs': arrays['observations'][:],
+            'next_obs': arrays['next_observations'][:],
+            'action': arrays['actions'][:],
+            'reward': arrays['rewards'][:][:, None],
+            'cost': arrays['costs'][:][:, None],
+            'done': arrays['timeouts'][:].astype(np.float32)[:, None],
+        }
+    np.savez(tmp_path / 'ball.npz', **content)
+    _, result = run_agent(small_options(tmp_path / 'ball.npz', tmp_path))
+    assert result == trained[1]
+
+
+def test_omnisafes_own_dataset_names_go_through_its_loader(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from omnisafe_qpt.host import algorithm
+
+    data = Trajectories.load(dataset)
+    asked = []
+
+    class Loader:
+        """Stands in for the download only."""
+
+        _name_to_metadata = algorithm.OfflineDataset._name_to_metadata
+
+        def __init__(self, name: str, device: torch.device) -> None:
+            asked.append(name)
+            with open_dataset(dataset) as arrays:
+                for key, source in (
+                    ('obs', 'observations'),
+                    ('next_obs', 'next_observations'),
+                    ('action', 'actions'),
+                    ('reward', 'rewards'),
+                    ('cost', 'costs'),
+                    ('done', 'timeouts'),
+                ):
+                    setattr(self, key, torch.from_numpy(arrays[source][:]).to(device))
+
+    monkeypatch.setattr(algorithm, 'OfflineDataset', Loader)
+    name = 'SafetyPointCircle1-v0-mixed-beta0.5'
+    agent, result = run_agent(small_options(Path(name), tmp_path))
+    assert asked == [name]
+    assert torch.equal(agent.agent._trajectories.table, data.table)
+    assert result == trained[1]
+
+
+def test_a_dataset_of_another_environment_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(omnisafe_qpt.UserError, match='observations of size 7, SafetyBallCircle-v0'):
+        omnisafe.Agent('QPT', 'SafetyBallCircle-v0', custom_cfgs=small_options(dataset, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('section', 'key', 'value', 'message'),
+    [
+        ('actor', 'num_heads', 3, 'divisor of embed_dim'),
+        ('algo_cfgs', 'gamma', 1.5, 'gamma is 1.5'),
+        ('algo_cfgs', 'selection_rule', 'best', 'one of paper, bounded'),
+        ('algo_cfgs', 'candidates', 0, 'candidates is 0'),
+        ('algo_cfgs', 'batch_size', 0, 'batch_size is 0'),
+        ('algo_cfgs', 'steps_per_epoch', 0, 'steps_per_epoch'),
+        ('algo_cfgs', 'augmentation_hook', 'nowhere:f', 'cannot be imported'),
+        ('algo_cfgs', 'eta_rewards', 0.1, 'eta_reward'),
+        ('train_cfgs', 'evaluate_epoisodes', 0, 'evaluate_epoisodes'),
+    ],
+)
+def test_impossible_values_are_refused_at_the_start(
+    dataset: Path,
+    tmp_path: Path,
+    section: str,
+    key: str,
+    value: Any,
+    message: str,
+) -> None:
+    options = small_options(dataset, tmp_path)
+    target = options['model_cfgs']['actor'] if section == 'actor' else options[section]
+    target[key] = value
+    with pytest.raises(omnisafe_qpt.UserError, match=message):
+        omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
+    assert not list(tmp_path.iterdir()), 'a refused run leaves nothing behind'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+def test_cuda_asked_for_and_absent(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(omnisafe_qpt.UserError, match='cuda'):
+        omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path, device='cuda:0'))
+
+
+@pytest.mark.parametrize('switch', ['use_reward_critic', 'use_cost_critic', 'use_ensemble', 'use_augmentation'])
+def test_each_piece_can_be_switched_off(dataset: Path, tmp_path: Path, switch: str) -> None:
+    """Every row of the paper's Table 2 is a combination of these."""
+    options = small_options(dataset, tmp_path, total_steps=2, final_evaluate_episodes=1)
+    options['algo_cfgs'][switch] = False
+    agent, _ = run_agent(options)
+    row = rows_of(Path(agent.agent.logger.log_dir))[-1]
+    assert ('Loss/Loss_reward_penalty' in row) == (switch != 'use_reward_critic')
+    assert ('Loss/Loss_cost_penalty' in row) == (switch != 'use_cost_critic')
+    assert agent.agent._deployment.candidates == (1 if switch == 'use_ensemble' else 3)
+    added = len(agent.agent._sampler._rows) - len(agent.agent._trajectories.rows)
+    assert added == (0 if switch == 'use_augmentation' else round(0.3 * 8))
+
+
+def test_training_stops_when_a_loss_is_not_finite(
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path))
+    with torch.no_grad():
+        agent.agent._learner.policy.head.weight.fill_(torch.nan)
+    with pytest.raises(omnisafe_qpt.UserError, match='no longer finite'):
+        agent.learn()

@@ -1,0 +1,203 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""A trained policy in the user's own loop, and evaluation at the tasks' real horizons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from host_helpers import ENV_ID, HORIZON
+
+import omnisafe_qpt
+from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
+from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.host.checkpoint import find_checkpoint, load_networks, save_checkpoint
+
+
+def make_networks(obs_dim: int, act_dim: int, horizon: int, env_id: str) -> DeployableNetworks:
+    torch.manual_seed(0)
+    config = LearnerConfig(
+        policy=PolicyConfig(context_len=4, embed_dim=16, num_layers=1, num_heads=2),
+        critic_hidden_sizes=(16, 16),
+    )
+    scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim), 100.0, 10.0)
+    learner = Learner(obs_dim, act_dim, scaling, config)
+    with torch.no_grad():  # so that targets and candidates matter
+        for parameter in learner.policy.parameters():
+            parameter.mul_(3.0)
+    spec = {
+        'env_id': env_id,
+        'horizon': horizon,
+        'frontier': {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]},
+        'reference_returns': [0.0, 100.0],
+        'deployment': vars(DeploymentConfig(candidates=4)),
+        'target_return': 'auto',
+        'dataset': {'path': 'none', 'sha256': None},
+        'versions': {},
+    }
+    return DeployableNetworks.from_learner(learner, spec)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / 'seed-000-now'
+    save_checkpoint(folder, 3, make_networks(7, 2, HORIZON, ENV_ID))
+    (folder / 'config.json').write_text('{}')
+    return folder
+
+
+def episode(policy: Any, seed: int, steps: int = 12) -> np.ndarray:
+    generator = np.random.default_rng(1)
+    policy.reset(seed=seed)
+    actions = []
+    for _ in range(steps):
+        actions.append(policy.act(generator.standard_normal(7)))
+        policy.observe(generator.uniform(), generator.uniform())
+    return np.stack(actions)
+
+
+def test_a_loaded_policy_acts_the_same_for_the_same_seed(run: Path) -> None:
+    policy = omnisafe_qpt.load_policy(run, cost_limit=5.0, device='cpu')
+    actions = episode(policy, seed=1)
+    assert actions.shape == (12, 2)
+    assert actions.dtype == np.float32
+    assert np.abs(actions).max() <= 1.0
+    np.testing.assert_array_equal(actions, episode(policy, seed=1))
+    np.testing.assert_array_equal(
+        actions, episode(omnisafe_qpt.load_policy(run, cost_limit=5.0, device='cpu'), seed=1)
+    )
+
+
+def test_the_target_follows_the_cost_limit(run: Path) -> None:
+    """Read off the frontier in the checkpoint, without the dataset."""
+    for limit, target in ((0.0, 10.0), (4.9, 10.0), (5.0, 50.0), (29.0, 50.0), (1000.0, 90.0)):
+        policy = omnisafe_qpt.load_policy(run, cost_limit=limit, device='cpu')
+        assert (policy.cost_limit, policy.target_return) == (limit, target)
+    assert omnisafe_qpt.load_policy(run, device='cpu').cost_limit == 10.0
+    assert omnisafe_qpt.load_policy(run, target_return=7.0, device='cpu').target_return == 7.0
+
+
+def test_limits_targets_and_candidates_change_the_actions(run: Path) -> None:
+    def actions(**choice: Any) -> np.ndarray:
+        return episode(omnisafe_qpt.load_policy(run, device='cpu', **choice), seed=0)
+
+    base = actions(candidates=1)
+    assert not np.allclose(base, actions(candidates=1, cost_limit=40.0, target_return=50.0))
+    assert not np.allclose(base, actions(candidates=1, target_return=90.0))
+    assert not np.allclose(base, actions(candidates=30))
+
+
+def test_rewards_and_costs_are_fed_back(run: Path) -> None:
+    policy = omnisafe_qpt.load_policy(run, candidates=1, device='cpu')
+    obs = np.zeros(7)
+
+    def second_action(reward: float, cost: float) -> np.ndarray:
+        policy.reset()
+        policy.act(obs)
+        policy.observe(reward, cost)
+        return policy.act(obs)
+
+    base = second_action(0.0, 0.0)
+    assert not np.allclose(base, second_action(30.0, 0.0))
+    assert not np.allclose(base, second_action(0.0, 9.0))
+
+
+def test_odd_observations_are_refused_not_acted_on(run: Path) -> None:
+    policy = omnisafe_qpt.load_policy(run, device='cpu')
+    with pytest.raises(omnisafe_qpt.UserError, match='shape'):
+        policy.act(np.zeros(6))
+    with pytest.raises(omnisafe_qpt.UserError, match='NaN'):
+        policy.act(np.full(7, np.nan))
+
+
+def test_the_last_checkpoint_is_taken_by_number(run: Path) -> None:
+    for epoch in (10, 9):
+        save_checkpoint(run, epoch, make_networks(7, 2, HORIZON, ENV_ID))
+    assert find_checkpoint(run).name == 'epoch-10.pt'
+    assert find_checkpoint(run.parent).name == 'epoch-10.pt'  # the only run in there
+    assert find_checkpoint(run / 'torch_save' / 'epoch-3.pt').name == 'epoch-3.pt'
+
+
+def test_what_is_no_run_is_said_so(run: Path, tmp_path: Path) -> None:
+    cases = {
+        tmp_path / 'nowhere': 'no such run folder',
+        run / 'torch_save': 'not a run folder',
+    }
+    (run.parent / 'seed-001-now').mkdir()
+    (run.parent / 'seed-001-now' / 'config.json').write_text('{}')
+    cases[run.parent] = 'several runs'
+    cases[run.parent / 'seed-001-now'] = 'no checkpoint'
+    cut = tmp_path / 'epoch-1.pt'
+    cut.write_bytes(find_checkpoint(run).read_bytes()[:500])
+    cases[cut] = 'cannot be read'
+    other = tmp_path / 'epoch-2.pt'
+    torch.save({'pi': {'mean.weight': torch.zeros(2)}}, other)
+    cases[other] = 'not a checkpoint of QPT'
+    for path, message in cases.items():
+        with pytest.raises(omnisafe_qpt.UserError, match=message):
+            load_networks(path)
+
+
+@pytest.mark.parametrize(
+    ('env_id', 'horizon', 'obs_dim', 'act_dim'),
+    [('SafetyPointCircle1-v0', 500, 28, 2), ('SafetySwimmerVelocity-v1', 1000, 8, 2)],
+)
+def test_episodes_last_as_long_as_the_task(
+    env_id: str,
+    horizon: int,
+    obs_dim: int,
+    act_dim: int,
+) -> None:
+    """OmniSafe's own loops stop at 1000 steps whatever the task."""
+    from omnisafe_qpt.host.adapter import evaluate, horizon_of, make_env
+
+    env = make_env(env_id)
+    assert horizon_of(env) == horizon
+    env.close()
+    networks = make_networks(obs_dim, act_dim, horizon, env_id)
+    config = DeploymentConfig(candidates=1)
+    seen: list[tuple[int, int]] = []
+    result = evaluate(
+        networks, env_id, config, 50.0, [7], on_progress=lambda *counts: seen.append(counts)
+    )
+    assert result.lengths == [horizon]
+    assert seen[-1] == (horizon, horizon)
+
+
+def test_a_seed_fixes_an_episode_whatever_was_run_before() -> None:
+    from omnisafe_qpt.host.adapter import evaluate
+
+    networks = make_networks(7, 2, HORIZON, ENV_ID)
+    config = DeploymentConfig(candidates=3)
+    first = evaluate(networks, ENV_ID, config, 50.0, [7, 8])
+    np.random.seed(1)
+    torch.manual_seed(1)
+    second = evaluate(networks, ENV_ID, config, 50.0, [8, 7])
+    assert second.returns == first.returns[::-1]
+    assert first.returns[0] != first.returns[1]
+
+
+def test_errors_in_a_process_reach_the_user() -> None:
+    from omnisafe_qpt.host.adapter import evaluate
+
+    networks = make_networks(3, 2, HORIZON, ENV_ID)  # the environment has 7 observations
+    with pytest.raises((omnisafe_qpt.UserError, ValueError)):
+        evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), 1.0, [0, 1], processes=2)
