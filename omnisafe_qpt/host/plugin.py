@@ -709,11 +709,23 @@ def _evaluate_model(run: str, model: str, params: dict[str, Any]) -> None:
     except UserError:
         raise
     except Exception as error:
+        _delete_silently(error)
         raise UserError(
             f'rendering failed with MUJOCO_GL={os.environ.get("MUJOCO_GL", "unset")} '
             f'({type(error).__name__}: {error}): on a machine without a display set MUJOCO_GL=egl, '
             'or use --no-render',
         ) from error
+
+
+def _delete_silently(error: Exception) -> None:
+    """Drop what a failure left half-made: MuJoCo's viewer fails once more when it is deleted."""
+    import traceback
+
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
 
 
 _HOOKS: dict[str, Callable[[ModuleType], None]] = {
