@@ -21,6 +21,7 @@ The hook is a function ``(trajectories, num_episodes, generator) -> EpisodeRows`
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -97,7 +98,7 @@ def load_hook(name: str) -> AugmentationHook:
     module_name, _, function_name = name.partition(':')
     try:
         hook = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f'augmentation hook {name!r} cannot be imported ({error}); give it as '
             'package.module:function',
@@ -126,9 +127,9 @@ def augment(
         episodes, how many distinct ones they came from, and the ranges of their targets.
 
     Raises:
-        UserError: If the fraction is negative.
+        UserError: If the fraction is negative or not finite.
     """
-    if fraction < 0:
+    if not 0 <= fraction < math.inf:
         raise UserError(f'augmentation fraction is {fraction}; it must be 0 or more')
     num_episodes = round(fraction * len(trajectories.rows))
     if num_episodes == 0:

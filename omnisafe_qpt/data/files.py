@@ -26,6 +26,7 @@ import hashlib
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,9 +99,16 @@ def _open_hdf5(path: Path) -> Iterator[Mapping[str, Any]]:
             'get it again',
         ) from error
     with file:
-        _require_names(path, HDF5_NAMES, file.keys())
         try:
-            yield {name: file[name] for name in HDF5_NAMES}
+            items = {name: file[name] for name in file}
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f'{path}: not a readable HDF5 file (corrupt: {_first_line(error)}); get it again',
+            ) from error
+        arrays = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
+        _require_names(path, HDF5_NAMES, arrays)
+        try:
+            yield {name: arrays[name] for name in HDF5_NAMES}
         except OSError as error:
             raise UserError(
                 f'{path}: the data cannot be read to the end ({_first_line(error)}); get it again',
@@ -110,14 +118,19 @@ def _open_hdf5(path: Path) -> Iterator[Mapping[str, Any]]:
 @contextmanager
 def _open_npz(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
+        # np.load takes what is no zip archive for a pickle or a single array.
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile('no zip archive')
         with np.load(path, allow_pickle=False) as file:
-            _require_names(path, NPZ_NAMES.values(), file.files)
-            yield {name: file[key] for name, key in NPZ_NAMES.items()}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+            present = file.files
+            arrays = {name: file[key] for name, key in NPZ_NAMES.items() if key in present}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f'{path}: not a readable npz file (cut short or corrupt: {_first_line(error)}); '
             'get it again',
         ) from error
+    _require_names(path, NPZ_NAMES.values(), present)
+    yield arrays
 
 
 def _require_names(path: Path, needed: Any, present: Any) -> None:
@@ -210,13 +223,16 @@ def write_hdf5(
         attributes (Mapping, optional): Metadata for the root attributes. Defaults to None.
 
     Raises:
-        UserError: If the last transition ends no episode, or a next observation inside an episode
-            is not the following observation.
+        UserError: If the arrays differ in length, the last transition ends no episode, or a next
+            observation inside an episode is not the following observation.
     """
     import h5py
 
-    ends = np.flatnonzero(arrays['terminals'] | arrays['timeouts'])
     total = len(arrays['rewards'])
+    lengths = {name: len(arrays[name]) for name in HDF5_NAMES}
+    if set(lengths.values()) != {total}:
+        raise UserError(f'{path}: the arrays to be written differ in length: {lengths}')
+    ends = np.flatnonzero(arrays['terminals'] | arrays['timeouts'])
     if not len(ends) or ends[-1] != total - 1:
         raise UserError(f'{path}: the last transition must end an episode to be written')
     starts = np.concatenate([[0], ends[:-1] + 1])

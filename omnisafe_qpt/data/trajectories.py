@@ -33,6 +33,8 @@ from omnisafe_qpt.errors import UserError
 _GAP_TOLERANCE = 1e-3
 # More unmarked gaps than this share of the transitions is a broken file, not odd episode ends.
 _MAX_GAP_SHARE = 0.1
+# The arrays of one number for each transition.
+_COLUMNS = ('rewards', 'costs', 'terminals', 'timeouts')
 # Rows read at a time, so that a dataset is never in memory twice.
 _BLOCK_ROWS = 1 << 16
 
@@ -176,9 +178,9 @@ class Trajectories:
                 next observations do not match.
         """
         total, obs_dim, act_dim = _check_shapes(arrays, name)
-        terminals = _flat(arrays['terminals']) > 0
+        terminals = _flags(arrays, 'terminals', name)
         has_timeouts = 'timeouts' in arrays
-        timeouts = _flat(arrays['timeouts']) > 0 if has_timeouts else np.zeros(total, bool)
+        timeouts = _flags(arrays, 'timeouts', name) if has_timeouts else np.zeros(total, bool)
         marked = terminals | timeouts
         if not marked.any():
             raise UserError(
@@ -195,7 +197,9 @@ class Trajectories:
 
         first_rows = starts + np.arange(len(starts))
         table = np.zeros((total + len(ends), obs_dim + act_dim + 4), dtype=np.float32)
-        _fill_table(table, arrays, ends, obs_dim, act_dim)
+        # What float32 cannot hold becomes infinite, which the check finds.
+        with np.errstate(over='ignore'):
+            _fill_table(table, arrays, ends, obs_dim, act_dim)
         if not np.isfinite(table).all():
             raise UserError(_describe_non_finite(table, obs_dim, act_dim, name))
         for column in (-4, -3):
@@ -242,52 +246,53 @@ class Trajectories:
     @cached_property
     def frontier(self) -> Frontier:
         """The reward frontier over all episodes."""
-        return Frontier.of(self.returns.double().cpu().numpy(), self.cost_returns.double().cpu().numpy())
+        returns, costs = (sums.double().cpu().numpy() for sums in (self.returns, self.cost_returns))
+        return Frontier.of(returns, costs)
 
     def observation_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of the observations, (S,) each, float32.
 
-        Summed in float64 over blocks of rows, so no second copy of the data is made.
+        Block by block, so that there is no second copy of the data, and the blocks' figures are
+        put together in float64.
         """
-        states = self.table[:, : self.obs_dim]
-        total = torch.zeros(self.obs_dim, dtype=torch.float64, device=states.device)
-        square = torch.zeros_like(total)
-        mean_guess = states[0].double()  # keeps the squares small, and so exact
-        for block in states.split(_BLOCK_ROWS):
-            centred = block.double() - mean_guess
-            total += centred.sum(0)
-            square += centred.square().sum(0)
-        offset = total / len(states)
-        variance = (square / len(states) - offset.square()).clamp_min(0.0)
-        return (mean_guess + offset).float(), variance.sqrt().float()
+        blocks = self.table[:, : self.obs_dim].split(_BLOCK_ROWS)
+        moments = [torch.var_mean(block, dim=0, correction=0) for block in blocks]
+        variances, means = (torch.stack(part).double() for part in zip(*moments))
+        sizes = torch.tensor([len(block) for block in blocks], device=means.device)
+        weights = (sizes / sizes.sum())[:, None]
+        mean = (weights * means).sum(0)
+        # Variance within the blocks, and of their means about the mean of all.
+        variance = (weights * (variances + (means - mean).square())).sum(0)
+        return mean.float(), variance.sqrt().float()
 
 
 def _check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
-    total = arrays['observations'].shape[0]
-    if total == 0:
-        raise UserError(f'{name}: the dataset has no transitions')
+    if arrays['observations'].shape[:1] == (0,):
+        raise UserError(f'{name}: the dataset has no transitions; get it again')
     for key in ('observations', 'next_observations', 'actions'):
         if len(arrays[key].shape) != 2:
             raise UserError(
                 f'{name}: {key} has shape {tuple(arrays[key].shape)}; needed is one row of numbers '
                 'for each transition',
             )
-    for key, array in arrays.items():
-        expected = (total,) if len(array.shape) == 1 else (total, array.shape[1])
-        is_column = key in ('rewards', 'costs', 'terminals', 'timeouts')
-        if tuple(array.shape) != expected or (is_column and array.shape not in ((total,), (total, 1))):
+    total, obs_dim = arrays['observations'].shape
+    act_dim = arrays['actions'].shape[1]
+    allowed = dict.fromkeys(_COLUMNS, ((total,), (total, 1)))
+    allowed |= {'next_observations': ((total, obs_dim),), 'actions': ((total, act_dim),)}
+    for key, shapes in allowed.items():
+        if key in arrays and tuple(arrays[key].shape) not in shapes:
             raise UserError(
-                f'{name}: {key} has shape {tuple(array.shape)} but observations has {total} '
-                'transitions',
+                f'{name}: {key} has shape {tuple(arrays[key].shape)}; needed for observations of '
+                f'shape {(total, obs_dim)} is {shapes[0]}',
             )
-    obs_dim, act_dim = arrays['observations'].shape[1], arrays['actions'].shape[1]
-    if arrays['next_observations'].shape[1] != obs_dim:
-        raise UserError(f'{name}: next_observations and observations differ in width')
     return total, obs_dim, act_dim
 
 
-def _flat(array: Any) -> np.ndarray:
-    return np.asarray(array[:]).reshape(-1)
+def _flags(arrays: Mapping[str, Any], key: str, name: str) -> np.ndarray:
+    values = np.asarray(arrays[key][:]).reshape(-1)
+    if not np.isfinite(values).all():
+        raise UserError(f'{name}: {key} holds NaN or infinity; needed is 0 or 1')
+    return values > 0
 
 
 def _gaps(arrays: Mapping[str, Any], marked: np.ndarray, name: str) -> np.ndarray:
@@ -300,6 +305,12 @@ def _gaps(arrays: Mapping[str, Any], marked: np.ndarray, name: str) -> np.ndarra
         following = np.asarray(arrays['observations'][first + 1 : last + 1], dtype=np.float32)
         if np.array_equal(reached, following):
             continue
+        if not np.isfinite(reached).all():
+            row = first + int(np.flatnonzero(~np.isfinite(reached).all(axis=1))[0])
+            raise UserError(
+                f'{name}: next_observations hold NaN or infinity (first: transition {row}); remove '
+                'those episodes',
+            )
         scale = 1.0 + np.abs(following)
         gaps[first:last] = (np.abs(reached - following) > _GAP_TOLERANCE * scale).any(axis=1)
     unmarked = int((gaps & ~marked).sum())
