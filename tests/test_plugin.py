@@ -379,6 +379,7 @@ def test_without_cuda_it_trains_on_the_cpu_and_says_what_to_expect(trained):
         (custom(algo_cfgs__gamma='high'), 'algo_cfgs:gamma in --custom-cfgs must be a number'),
         (custom(total_steps='5'), 'did you mean train_cfgs:total_steps?'),
         (custom(train_cfgs__preset='gpu'), "unknown preset 'gpu': choose from cpu"),
+        (custom(train_cfgs__preset='5'), "unknown preset '5'"),
         (custom(train_cfgs__preset='missing.yaml'), 'cannot read missing.yaml'),
     ],
 )

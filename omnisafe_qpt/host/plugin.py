@@ -380,7 +380,7 @@ def _prepare_options(agent: Any) -> None:
     validate(options, defaults, _command.source if _command else 'custom_cfgs')
     preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
     if preset is not None:
-        settings = load_preset(preset)
+        settings = load_preset(str(preset))
         validate(settings, defaults, f'the preset {preset}')
         options = merge(settings, options)
     flags = _given_flags(agent.train_terminal_cfgs or {})
