@@ -252,18 +252,19 @@ class Trajectories:
     def observation_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of the observations, (S,) each, float32.
 
-        Block by block, so that there is no second copy of the data, and the blocks' figures are
-        put together in float64.
+        Block by block, so that there is no second copy of the data. The sums are of distances
+        from the first state, which keeps them small, and are put together in float64.
         """
-        blocks = self.table[:, : self.obs_dim].split(_BLOCK_ROWS)
-        moments = [torch.var_mean(block, dim=0, correction=0) for block in blocks]
-        variances, means = (torch.stack(part).double() for part in zip(*moments))
-        sizes = torch.tensor([len(block) for block in blocks], device=means.device)
-        weights = (sizes / sizes.sum())[:, None]
-        mean = (weights * means).sum(0)
-        # Variance within the blocks, and of their means about the mean of all.
-        variance = (weights * (variances + (means - mean).square())).sum(0)
-        return mean.float(), variance.sqrt().float()
+        states = self.table[:, : self.obs_dim]
+        total = torch.zeros(self.obs_dim, dtype=torch.float64, device=states.device)
+        squares = torch.zeros_like(total)
+        for block in states.split(_BLOCK_ROWS):
+            distance = block - states[0]
+            total += distance.sum(0)
+            squares += distance.square_().sum(0)
+        offset = total / len(states)
+        variance = (squares / len(states) - offset.square()).clamp_min(0.0)
+        return (states[0] + offset).float(), variance.sqrt().float()
 
 
 def _check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
