@@ -202,9 +202,12 @@ def test_a_killed_run_resumes_as_if_it_had_not_stopped(
             agent.learn()
     broken = Path(agent.agent.logger.log_dir)
     torch.rand(5)  # the resumed run must not depend on the random state it finds
-    resumed, resumed_result = run_agent(
-        small_options(dataset, tmp_path / 'b', resume=str(broken)),
-    )
+    # The run's folder is all that has to be told.
+    options = {
+        'train_cfgs': {'resume': str(broken), 'evaluate_processes': 1},
+        'logger_cfgs': {'log_dir': str(tmp_path / 'b')},
+    }
+    resumed, resumed_result = run_agent(options)
     run = Path(resumed.agent.logger.log_dir)
     assert resumed_result == result
     assert_same_weights(checkpoint_of(unbroken, 2), checkpoint_of(run, 2))

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from omnisafe.adapter import OfflineAdapter
@@ -38,6 +37,7 @@ from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.actor import QPTActor
+from omnisafe_qpt.host.plugin import without_auto_reset
 
 
 def make_env(env_id: str, **kwargs: Any) -> CMDP:
@@ -52,14 +52,8 @@ def make_env(env_id: str, **kwargs: Any) -> CMDP:
     Keyword Args:
         kwargs: Passed on, ``render_mode`` and so on.
     """
-    env = _without_auto_reset(make(env_id, num_envs=1, device=torch.device('cpu'), **kwargs))
+    env = without_auto_reset(make(env_id, num_envs=1, device=torch.device('cpu'), **kwargs))
     return ActionScale(env, device=torch.device('cpu'), low=-1.0, high=1.0)
-
-
-def _without_auto_reset(env):
-    if type(env._env).__name__ == 'SafeAutoResetWrapper':
-        env._env = gymnasium.Wrapper(env._env.env)
-    return env
 
 
 def horizon_of(env: CMDP) -> int:

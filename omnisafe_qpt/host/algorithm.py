@@ -97,7 +97,7 @@ class QPT(BaseOffline):
 
         What it turned out to be is recorded in the run.
         """
-        dataset = self._cfgs.train_cfgs.dataset
+        dataset = str(self._cfgs.train_cfgs.dataset)
         if dataset in OfflineDataset._name_to_metadata:  # pylint: disable=protected-access
             self._dataset_record = {'name': dataset, 'path': dataset, 'sha256': None}
             return None
@@ -491,7 +491,7 @@ class QPT(BaseOffline):
             '',
             'Next:',
             f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10",
-            f"  omnisafe eval '{run.parent}' --no-render",
+            f"  omnisafe eval '{run}' --no-render --num-episode 1",
             f"  tensorboard --logdir '{run}'",
         ]
         # Paths must be copied whole: no wrapping, no markup.

@@ -44,6 +44,23 @@ _CONFIG_FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
 _NOT_FROM_PRESETS = ('algo', 'env_id')
 _NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset')
 
+# What a continued run decides anew.
+_NOT_FROM_RUNS = {
+    'train_cfgs': ('device', 'torch_threads', 'preset', 'resume', 'evaluate_processes'),
+    'logger_cfgs': ('log_dir',),
+}
+
+_COUNTS = {
+    'train_cfgs': (
+        'total_steps',
+        'evaluate_epoisodes',
+        'final_evaluate_episodes',
+        'evaluate_processes',
+    ),
+    'algo_cfgs': ('steps_per_epoch',),
+    'logger_cfgs': ('save_model_freq',),
+}
+
 # Passed to the environment as they are; only the environment knows its options.
 _FREE_FORM = ('env_cfgs',)
 
@@ -156,6 +173,56 @@ def load_preset(preset: str) -> dict[str, Any]:
         for key in _NOT_FROM_PRESET_TRAIN_CFGS:
             content['train_cfgs'].pop(key, None)
     return content
+
+
+def run_settings(run: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Read the settings that a run was started with, to continue it.
+
+    Args:
+        run (str): The run's folder.
+        defaults (dict): The default configuration; what it does not hold, such as records of the
+            run, is left out.
+
+    Returns:
+        The run's configuration without what belongs to the machine and to the new run: device,
+        threads, folder of logs, preset, and the run that it resumed itself.
+
+    Raises:
+        UserError: If it is not the folder of a run.
+    """
+    from omnisafe_qpt.host.checkpoint import find_run
+
+    config = read_yaml(find_run(run) / 'config.json')  # JSON is YAML
+    settings = _known_part(config, defaults)
+    settings['train_cfgs']['dataset'] = config['dataset_record']['path']
+    for section, names in _NOT_FROM_RUNS.items():
+        for name in names:
+            settings[section].pop(name, None)
+    return settings
+
+
+def _known_part(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _known_part(value, defaults[key]) if isinstance(defaults[key], dict) else value
+        for key, value in config.items()
+        if key in defaults
+    }
+
+
+def check_counts(cfgs: dict[str, Any]) -> None:
+    """Check what counts steps, epochs and episodes of a run.
+
+    Args:
+        cfgs (dict): The complete configuration.
+
+    Raises:
+        UserError: If a count is not positive.
+    """
+    for section, names in _COUNTS.items():
+        for name in names:
+            value = cfgs[section][name]
+            if value != AUTO and not (isinstance(value, int) and value >= 1):
+                raise UserError(f'{section}:{name} must be at least 1, not {_show(value)}')
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:

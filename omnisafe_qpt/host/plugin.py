@@ -371,9 +371,17 @@ def _check_env_id(env_id: str, known: list[str]) -> None:
 def _prepare_options(agent: Any) -> None:
     """Check what the user asked for, and bring it into the order in which it counts.
 
-    QPT.yaml, then the preset, then the user's options, then the flags given on the command line.
+    QPT.yaml, then the preset, then the settings of the run that is resumed, then the user's
+    options, then the flags given on the command line.
     """
-    from omnisafe_qpt.host.config import load_defaults, load_preset, merge, validate
+    from omnisafe_qpt.host.config import (
+        check_counts,
+        load_defaults,
+        load_preset,
+        merge,
+        run_settings,
+        validate,
+    )
 
     defaults = load_defaults(agent.env_id)
     options = _user_options(agent)
@@ -383,9 +391,14 @@ def _prepare_options(agent: Any) -> None:
         settings = load_preset(str(preset))
         validate(settings, defaults, f'the preset {preset}')
         options = merge(settings, options)
+    resumed = options.get('train_cfgs', {}).get('resume')
+    if resumed is not None:
+        options = merge(run_settings(str(resumed), defaults), options)
     flags = _given_flags(agent.train_terminal_cfgs or {})
     validate({'train_cfgs': flags}, defaults, 'train_terminal_cfgs')
-    _check_train_cfgs(merge(merge(defaults, options)['train_cfgs'], flags))
+    complete = merge(merge(defaults, options), {'train_cfgs': flags})
+    _check_train_cfgs(complete['train_cfgs'])
+    check_counts(complete)
     agent.custom_cfgs = options
     if agent.train_terminal_cfgs is not None:
         # OmniSafe looks these two up without asking whether they are there.
@@ -397,8 +410,6 @@ def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
     for name in ('parallel', 'vector_env_nums'):
         if train_cfgs[name] != 1:
             raise UserError(f'{name} must be 1 for an offline algorithm, not {train_cfgs[name]}')
-    if train_cfgs['total_steps'] < 1:
-        raise UserError(f'total_steps must be at least 1, not {train_cfgs["total_steps"]}')
 
 
 def _user_options(agent: Any) -> dict[str, Any]:
@@ -488,6 +499,27 @@ def _load_saved_runs(evaluator: ModuleType) -> None:
         self._env, self._actor = build_evaluation(save_dir, model_name, cfgs, env_kwargs)
 
     evaluator_class.load_saved = load_saved
+
+
+def without_auto_reset(env: Any) -> Any:
+    """Keep an environment of OmniSafe's from resetting itself at the end of an episode.
+
+    OmniSafe asks Safety-Gymnasium for automatic resets and takes no other wish. Evaluation resets
+    with a seed of its own, and each reset of a navigation task takes seconds.
+
+    Args:
+        env (CMDP): An environment as ``omnisafe.envs.core.make`` returns it, unwrapped.
+
+    Returns:
+        The same environment.
+    """
+    inner = getattr(env, '_env', None)
+    if type(inner).__name__ == 'SafeAutoResetWrapper':
+        import gymnasium
+
+        # One plain wrapper in its place: OmniSafe looks for the horizon at this depth.
+        env._env = gymnasium.Wrapper(inner.env)
+    return env
 
 
 def _read_run(folder: str) -> dict[str, Any]:
