@@ -265,17 +265,18 @@ class RolloutPolicy:
         Args:
             rewards (float, np.ndarray or torch.Tensor): (B,) rewards.
             costs (float, np.ndarray or torch.Tensor): (B,) costs.
+
+        Raises:
+            UserError: If a number is not finite.
         """
-        received = torch.stack(
-            [
-                torch.as_tensor(value, dtype=torch.float32, device=self._device)
-                .reshape(-1)
-                .expand(self.num_episodes)
-                for value in (rewards, costs)
-            ],
+        received = [torch.as_tensor(value, dtype=torch.float32) for value in (rewards, costs)]
+        # It would stay in the history for good: attention multiplies even padding, by zero.
+        if not all(torch.isfinite(value).all() for value in received):
+            raise UserError('reward or cost is NaN or infinity; the policy cannot go on from it')
+        self._now -= torch.stack(
+            [value.to(self._device).reshape(-1).expand(self.num_episodes) for value in received],
             dim=-1,
         )
-        self._now -= received
 
     def pop_infeasible_share(self) -> float:
         """Return the share of steps, since the last call, at which no candidate was feasible."""
