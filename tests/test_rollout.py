@@ -1,0 +1,562 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Deployment against loops over candidates and episodes, and against the windows of training."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from core_helpers import (
+    ACT_DIM,
+    OBS_DIM,
+    differing,
+    episode_arrays,
+    random_batch,
+    roughen,
+    small_config,
+    small_learner,
+    small_policy_config,
+    tensors_of,
+)
+from omnisafe_qpt.core.config import DeploymentConfig
+from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy, select_candidate
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.errors import UserError
+
+
+CONTEXT = 5
+STEPS = 13
+SPEC = {'horizon': 30}
+PLAIN = DeploymentConfig(cost_limit=4.0, candidates=1)
+ENSEMBLE = DeploymentConfig(cost_limit=4.0, candidates=7, target_spread=0.8)
+
+
+def make_learner(seed=0, **changes):
+    learner = small_learner(small_config(**changes), seed)
+    for offset, name in enumerate(
+        ('policy', 'target_policy', 'reward_critic', 'cost_critic')
+        + ('target_reward_critic', 'target_cost_critic')
+    ):
+        roughen(getattr(learner, name), seed + offset, scale=0.3)
+    return learner
+
+
+def make_networks(seed=0, cost_level=0.0, **changes):
+    """Networks whose cost values lie about some level, in the environment's units."""
+    networks = DeployableNetworks.from_learner(make_learner(seed, **changes), SPEC)
+    networks.cost_critic.biases[-1] += cost_level / networks.scaling.cost_unit
+    return networks
+
+
+@pytest.fixture(name='networks')
+def fixture_networks():
+    return make_networks()
+
+
+class Stream:
+    """Observations, rewards and costs that do not depend on the actions."""
+
+    def __init__(self, episodes=1, steps=STEPS, seed=0):
+        arrays = [episode_arrays([steps], seed + 100 * e) for e in range(episodes)]
+        self.observations, self.rewards, self.costs = (
+            np.stack([a[name] for a in arrays]) for name in ('observations', 'rewards', 'costs')
+        )
+
+    def steps(self):
+        for t in range(self.observations.shape[1]):
+            yield self.observations[:, t], self.rewards[:, t], self.costs[:, t]
+
+
+def play(rollout, stream):
+    """Run a stream to its end; returns the actions, (T, B, A)."""
+    actions = []
+    for observations, rewards, costs in stream.steps():
+        actions.append(rollout.act(observations))
+        rollout.observe(rewards, costs)
+    return torch.stack(actions)
+
+
+def start(networks, config, seeds=(0,), target_return=3.0, **kwargs):
+    rollout = RolloutPolicy(networks, config, len(seeds))
+    rollout.reset(target_return, seeds=seeds, **kwargs)
+    return rollout
+
+
+class Record:
+    """What the policy network was given, call by call."""
+
+    NAMES = ('states', 'actions', 'return_to_go', 'cost_to_go', 'timesteps', 'mask')
+
+    def __init__(self, networks):
+        self.calls = []
+        networks.policy.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module, args):
+        self.calls.append({name: value.clone() for name, value in zip(self.NAMES, args)})
+
+
+# ---------------------------------------------------------------------- slow reference
+
+
+def slow_select(reward_values, cost_values, budget, rule):
+    """Eq. (13)-(14) for one episode, candidate by candidate."""
+    bound = min(budget, cost_values[0]) if rule == 'bounded' else budget
+    best = None
+    for j, (reward, cost) in enumerate(zip(reward_values, cost_values)):
+        if cost <= bound and (best is None or reward > reward_values[best]):
+            best = j
+    if best is not None:
+        return best
+    cheapest = 0
+    for j, cost in enumerate(cost_values):
+        if cost < cost_values[cheapest]:
+            cheapest = j
+    return cheapest
+
+
+@torch.no_grad()
+def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
+    """One episode, keeping lists and asking the policy for one candidate at a time."""
+    scaling, infeasible = networks.scaling, 0
+    target, budget = target_return, config.cost_limit
+    states, actions, returns_to_go, costs_to_go = [], [], [], []
+    for t, (observations, rewards, costs) in enumerate(stream.steps()):
+        states.append(torch.from_numpy(observations[episode]))
+        returns_to_go.append(target)
+        costs_to_go.append(budget)
+        actions.append(torch.zeros(ACT_DIM))
+        first = max(0, t + 1 - CONTEXT)
+        state = scaling.observation(torch.stack(states[first:]))
+        candidates, reward_values, cost_values = [], [], []
+        for shift in shifts:
+            shifted = torch.tensor([value + shift for value in returns_to_go[first:]])
+            action = networks.policy(
+                state[None],
+                torch.stack(actions[first:])[None],
+                scaling.return_token(shifted)[None],
+                scaling.cost_token(torch.tensor(costs_to_go[first:]))[None],
+                torch.arange(first, t + 1)[None],
+                torch.ones(1, t + 1 - first, dtype=torch.bool),
+            )[0, -1]
+            candidates.append(action)
+            reward_values.append(networks.reward_critic(state[-1:], action[None]).min().item())
+            cost_twins = networks.cost_critic(state[-1:], action[None])
+            cost = cost_twins.min() if config.cost_value == 'min' else cost_twins.max()
+            cost_values.append(scaling.cost_value(cost).item())
+        chosen = slow_select(reward_values, cost_values, budget, config.rule)
+        infeasible += all(cost > budget for cost in cost_values)
+        actions[-1] = candidates[chosen]
+        target -= float(rewards[episode])
+        budget -= float(costs[episode])
+    return torch.stack(actions), infeasible / len(actions)
+
+
+def fed_shifts(networks, config, seeds):
+    """Read the candidates' shifts, (B, M) in units of return, off what the policy is given."""
+    record = Record(networks)
+    start(networks, config, seeds, target_return=0.0).act(np.zeros((len(seeds), OBS_DIM)))
+    tokens = record.calls[0]['return_to_go'][:, -1] * networks.scaling.return_unit
+    return tokens.unflatten(0, (len(seeds), -1)).tolist()
+
+
+# ---------------------------------------------------------------------- one episode
+
+
+def test_one_candidate_is_the_plain_policy(networks):
+    stream = Stream()
+    actions = play(start(networks, PLAIN), stream)[:, 0]
+    expected, _ = slow_play(networks, stream, PLAIN, [0.0])
+    torch.testing.assert_close(actions, expected, atol=1e-5, rtol=0)
+    assert actions.std(0).min() > 0.05
+    assert actions.abs().max() <= 1
+
+
+@pytest.mark.parametrize('cost_value', ['min', 'max'])
+@pytest.mark.parametrize('rule', ['paper', 'bounded'])
+@pytest.mark.parametrize('cost_level', [-50.0, 5.0, 50.0])
+def test_candidates_equal_a_loop_over_them(cost_level, rule, cost_value):
+    """All feasible, some, and none."""
+    networks = make_networks(cost_level=cost_level)
+    config = replace(ENSEMBLE, rule=rule, cost_value=cost_value)
+    stream = Stream()
+    shifts = fed_shifts(networks, config, [3])[0]
+    rollout = start(networks, config, seeds=(3,))
+    actions = play(rollout, stream)[:, 0]
+    expected, infeasible = slow_play(networks, stream, config, shifts)
+    torch.testing.assert_close(actions, expected, atol=1e-5, rtol=0)
+    assert (actions - play(start(networks, PLAIN), stream)[:, 0]).abs().max() > 0.01
+    if rule == 'paper':
+        assert rollout.pop_infeasible_share() == pytest.approx(infeasible)
+        assert {-50.0: infeasible == 0, 5.0: 0 < infeasible < 1, 50.0: infeasible == 1}[cost_level]
+
+
+def test_infeasible_share_counts_since_the_last_look():
+    networks = make_networks(cost_level=50.0)
+    rollout = start(networks, ENSEMBLE)
+    assert rollout.pop_infeasible_share() == 0.0
+    rollout.act(np.zeros((1, OBS_DIM)))
+    assert rollout.pop_infeasible_share() == 1.0
+    assert rollout.pop_infeasible_share() == 0.0
+
+
+def test_shifts_have_the_spread_asked_for_and_candidate_0_has_none(networks):
+    config = replace(ENSEMBLE, candidates=2000, target_spread=0.25)
+    (shifts,) = fed_shifts(networks, config, [0])
+    assert shifts[0] == 0.0
+    assert len(set(shifts)) == 2000
+    spread = 0.25 * networks.scaling.return_unit.item()
+    assert np.std(shifts) == pytest.approx(spread, rel=0.05)
+    assert abs(np.mean(shifts)) < 0.1 * spread
+
+
+def test_without_spread_candidates_make_no_difference(networks):
+    stream = Stream()
+    plain = play(start(networks, PLAIN), stream)
+    same = play(start(networks, replace(ENSEMBLE, target_spread=0.0)), stream)
+    torch.testing.assert_close(same, plain, atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------------- windows
+
+
+def test_windows_are_those_of_training(networks):
+    """An episode played is fed as the sampler would cut it from the recorded data."""
+    stream = Stream(steps=STEPS)
+    record = Record(networks)
+    total_return, total_cost = float(stream.rewards.sum()), float(stream.costs.sum())
+    rollout = start(networks, PLAIN, target_return=total_return, cost_limit=total_cost)
+    actions = play(rollout, stream)[:, 0]
+    assert STEPS > 2 * CONTEXT
+    observations = stream.observations[0]
+    last = np.arange(STEPS) == STEPS - 1
+    trajectories = Trajectories.from_arrays(
+        {
+            'observations': observations,
+            'next_observations': np.concatenate([observations[1:], observations[:1]]),
+            'actions': actions.numpy(),
+            'rewards': stream.rewards[0],
+            'costs': stream.costs[0],
+            'terminals': np.zeros(STEPS),
+            'timeouts': last,
+        },
+    )
+    sampler = WindowSampler(trajectories, CONTEXT, 1, seed=0)
+    batch = sampler.windows(torch.arange(STEPS))
+    scaling = networks.scaling
+    expected = {
+        'states': scaling.observation(batch.states),
+        'actions': batch.actions,
+        'return_to_go': scaling.return_token(batch.return_to_go),
+        'cost_to_go': scaling.cost_token(batch.cost_to_go),
+        'timesteps': batch.timesteps,
+        'mask': batch.mask,
+    }
+    assert len(record.calls) == STEPS
+    for t, fed in enumerate(record.calls):
+        valid = batch.mask[t]
+        assert torch.equal(fed['mask'][0], valid)
+        for name, windows in expected.items():
+            # The last action is yet to be chosen.
+            known = slice(None, -1) if name == 'actions' else slice(None)
+            torch.testing.assert_close(
+                fed[name][0, valid][known],
+                windows[t, valid][known],
+                msg=lambda m, n=name: f'{n} {m}',
+            )
+
+
+def test_candidates_share_all_but_a_constant_shift_of_the_return_to_go(networks):
+    record = Record(networks)
+    play(start(networks, ENSEMBLE, seeds=(0, 1)), Stream(2))
+    for fed in record.calls:
+        for name, value in fed.items():
+            by_episode = value.unflatten(0, (2, ENSEMBLE.candidates))
+            difference = by_episode.float() - by_episode[:, :1].float()
+            if name == 'return_to_go':
+                valid = fed['mask'][:: ENSEMBLE.candidates]
+                for episode in range(2):
+                    steps = difference[episode][:, valid[episode]]
+                    torch.testing.assert_close(steps, steps[:, :1].expand_as(steps))
+                    assert steps[1:].abs().min() > 0
+            else:
+                assert difference.abs().max() == 0, name
+
+
+# ---------------------------------------------------------------------- many episodes
+
+
+@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+def test_episodes_at_once_equal_episodes_one_by_one(config):
+    networks = make_networks(cost_level=2.0)
+    stream = Stream(4)
+    limits, targets = [4.0, 1.0, 30.0, 4.0], [3.0, -1.0, 8.0, 3.0]
+    together = RolloutPolicy(networks, config, 4)
+    for episode in range(4):
+        together.reset(targets[episode], limits[episode], [10 + episode], [episode])
+    actions = play(together, stream)
+    for episode in range(4):
+        alone = RolloutPolicy(networks, config)
+        alone.reset(targets[episode], limits[episode], [10 + episode])
+        single = Stream(1, seed=100 * episode)
+        torch.testing.assert_close(
+            actions[:, episode : episode + 1], play(alone, single), atol=1e-5, rtol=0
+        )
+
+
+def test_one_reset_begins_all_episodes(networks):
+    together = start(networks, ENSEMBLE, seeds=(4, 5))
+    one_by_one = RolloutPolicy(networks, ENSEMBLE, 2)
+    one_by_one.reset(3.0, seeds=[5], episodes=[1])
+    one_by_one.reset(3.0, seeds=[4], episodes=[0])
+    assert torch.equal(play(together, Stream(2)), play(one_by_one, Stream(2)))
+
+
+@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+def test_reset_of_one_episode_disturbs_no_other(networks, config):
+    before, after = Stream(3), Stream(3, seed=7)
+    undisturbed = start(networks, config, seeds=(0, 1, 2))
+    play(undisturbed, before)
+    disturbed = start(networks, config, seeds=(0, 1, 2))
+    play(disturbed, before)
+    disturbed.reset(5.0, cost_limit=2.0, seeds=[8], episodes=[1])
+    expected, actions = play(undisturbed, after), play(disturbed, after)
+    torch.testing.assert_close(actions[:, [0, 2]], expected[:, [0, 2]], atol=1e-6, rtol=0)
+    fresh = RolloutPolicy(networks, config, 3)
+    fresh.reset(5.0, cost_limit=2.0, seeds=[8, 8, 8])
+    torch.testing.assert_close(actions[:, 1], play(fresh, after)[:, 1], atol=1e-6, rtol=0)
+    assert (actions[:, 1] - expected[:, 1]).abs().max() > 0.01
+
+
+def test_numbers_for_all_episodes_may_be_given_once(networks):
+    each, once = start(networks, PLAIN, (0, 1)), start(networks, PLAIN, (0, 1))
+    for t in range(3):
+        observations = Stream(2).observations[:, t]
+        assert torch.equal(each.act(observations), once.act(torch.from_numpy(observations)))
+        each.observe(np.array([0.5, 0.5]), torch.tensor([1.0, 1.0]))
+        once.observe(0.5, 1.0)
+
+
+# ---------------------------------------------------------------------- seeds and limits
+
+
+def test_same_seed_same_actions_and_another_seed_others(networks):
+    first, again, other = (play(start(networks, ENSEMBLE, (s,)), Stream()) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_seed_draws_the_same_candidates_whatever_was_drawn_before(networks):
+    one, two = fed_shifts(networks, ENSEMBLE, [1, 2])
+    torch.manual_seed(123)
+    np.random.seed(123)
+    assert fed_shifts(networks, ENSEMBLE, [2])[0] == two
+    assert one[1:] != two[1:]
+
+
+def test_acting_leaves_the_global_generators_alone(networks):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    play(start(networks, ENSEMBLE), Stream())
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+
+
+def test_cost_limit_defaults_to_the_configured_one(networks):
+    record = Record(networks)
+    unit = networks.scaling.cost_unit.item()
+    for limit, expected in ((None, 4.0), (0.0, 0.0), (9.0, 9.0)):
+        start(networks, PLAIN, cost_limit=limit).act(np.zeros((1, OBS_DIM)))
+        assert record.calls[-1]['cost_to_go'][0, -1].item() * unit == pytest.approx(expected)
+
+
+def test_targets_move_the_actions(networks):
+    observation = np.ones((1, OBS_DIM))
+    base = start(networks, PLAIN, target_return=3.0, cost_limit=4.0).act(observation)
+    for target, limit in ((9.0, 4.0), (3.0, 20.0)):
+        other = start(networks, PLAIN, target_return=target, cost_limit=limit).act(observation)
+        assert (other - base).abs().max() > 1e-3
+
+
+# ---------------------------------------------------------------------- choice of a candidate
+
+FIXED = [
+    # reward values, cost values, budget, choice of the paper's rule, of the bounded rule
+    ([1, 5, 3], [1, 9, 2], 4, 2, 0),  # the best is too dear
+    ([1, 5, 3], [3, 2, 1], 4, 1, 1),  # the best is cheap
+    ([5, 1, 3], [1, 0, 0], 4, 0, 0),  # candidate 0 is the best
+    ([5, 1, 3], [9, 1, 2], 4, 2, 2),  # candidate 0 is too dear itself
+    ([1, 5, 5], [2, 2, 1], 4, 1, 1),  # a tie of reward goes to the first
+    ([1, 5, 3], [4, 4, 4], 4, 1, 1),  # exactly the budget fits
+    ([1, 5, 3], [9, 7, 8], 4, 1, 1),  # none fits: the cheapest
+    ([1, 5, 3], [9, 7, 7], 4, 1, 1),  # none fits, a tie: the first
+    ([1, 5, 3], [1, 1, 2], -1, 0, 0),  # an overdrawn budget
+    ([1, 5, 3], [1, 3, 2], 4, 1, 0),  # dearer than candidate 0
+    ([-9, -5, -3], [1, 0.5, 9], 4, 1, 1),  # negative values are values
+]
+
+
+@pytest.mark.parametrize(('rewards', 'costs', 'budget', 'paper', 'bounded'), FIXED)
+def test_choice_in_hand_made_cases(rewards, costs, budget, paper, bounded):
+    for rule, expected in (('paper', paper), ('bounded', bounded)):
+        chosen, any_feasible = select_candidate(
+            torch.tensor([rewards], dtype=torch.float32),
+            torch.tensor([costs], dtype=torch.float32),
+            torch.tensor([float(budget)]),
+            rule,
+        )
+        assert chosen.tolist() == [expected]
+        assert any_feasible.tolist() == [
+            any(cost <= (min(budget, costs[0]) if rule == 'bounded' else budget) for cost in costs)
+        ]
+
+
+@pytest.mark.parametrize('rule', ['paper', 'bounded'])
+def test_choice_equals_a_loop(rule):
+    generator = np.random.default_rng(0)
+    # Whole numbers, so that ties and exact fits are common.
+    rewards, costs = generator.integers(-3, 4, (2, 300, 4)).astype(np.float32)
+    budgets = generator.integers(-4, 4, 300).astype(np.float32)
+    chosen, _ = select_candidate(*map(torch.from_numpy, (rewards, costs, budgets)), rule)
+    expected = [slow_select(r, c, b, rule) for r, c, b in zip(rewards, costs, budgets)]
+    assert chosen.tolist() == expected
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+def test_an_observation_that_is_no_number_is_refused_and_forgotten(networks, config, bad):
+    stream = Stream(2)
+    expected = play(start(networks, config, (0, 1)), stream)
+    rollout = start(networks, config, (0, 1))
+    actions = []
+    for t, (observations, rewards, costs) in enumerate(stream.steps()):
+        if t in (0, 6):
+            broken = observations.copy()
+            broken[1, 2] = bad
+            with pytest.raises(UserError, match='NaN or infinity'):
+                rollout.act(broken)
+        actions.append(rollout.act(observations))
+        rollout.observe(rewards, costs)
+    assert torch.equal(torch.stack(actions), expected)
+
+
+@pytest.mark.parametrize('shape', [(OBS_DIM,), (1, OBS_DIM + 1), (2, OBS_DIM), (1, 1, OBS_DIM)])
+def test_an_observation_of_another_size_is_refused_and_forgotten(networks, shape):
+    rollout, untouched = start(networks, PLAIN), start(networks, PLAIN)
+    with pytest.raises(UserError, match=r'\(1, 3\)'):
+        rollout.act(np.zeros(shape))
+    assert torch.equal(play(rollout, Stream()), play(untouched, Stream()))
+
+
+def test_seeds_must_be_as_many_as_episodes(networks):
+    with pytest.raises(UserError, match='1 seeds for 2 episodes'):
+        RolloutPolicy(networks, PLAIN, 2).reset(1.0)
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize('which', [0, 1])
+def test_a_reward_or_cost_that_is_no_number_is_refused_and_forgotten(networks, which, bad):
+    stream = Stream(2)
+    expected = play(start(networks, PLAIN, (0, 1)), stream)
+    rollout = start(networks, PLAIN, (0, 1))
+    actions = []
+    for observations, *received in stream.steps():
+        actions.append(rollout.act(observations))
+        broken = [value.copy() for value in received]
+        broken[which][1] = bad
+        with pytest.raises(UserError, match='NaN or infinity'):
+            rollout.observe(*broken)
+        rollout.observe(*received)
+    assert torch.equal(torch.stack(actions), expected)
+
+
+# ---------------------------------------------------------------------- networks
+
+
+def saved_and_loaded(networks):
+    file = io.BytesIO()
+    torch.save(networks.state_dict(), file)
+    file.seek(0)
+    return DeployableNetworks.from_state_dict(torch.load(file, weights_only=True))
+
+
+def test_networks_are_rebuilt_from_their_state_alone():
+    spec = {**SPEC, 'frontier': {'costs': [0.0, 2.0], 'returns': [1.0, 3.0]}, 'env_id': 'Task-v0'}
+    networks = DeployableNetworks.from_learner(make_learner(), spec)
+    rebuilt = saved_and_loaded(networks)
+    assert rebuilt.spec == networks.spec
+    assert rebuilt.spec['env_id'] == 'Task-v0'
+    assert not rebuilt.training
+    assert not any(parameter.requires_grad for parameter in rebuilt.parameters())
+    expected = play(start(networks, ENSEMBLE, (0, 1)), Stream(2))
+    assert torch.equal(play(start(rebuilt, ENSEMBLE, (0, 1)), Stream(2)), expected)
+
+
+def test_networks_are_the_online_policy_and_the_target_critics():
+    learner = make_learner()
+    networks = DeployableNetworks.from_learner(learner, SPEC)
+    for source, copy in (
+        (learner.policy, networks.policy),
+        (learner.target_reward_critic, networks.reward_critic),
+        (learner.target_cost_critic, networks.cost_critic),
+    ):
+        copied = dict(copy.named_parameters())
+        for name, parameter in source.named_parameters():
+            assert torch.equal(parameter, copied[name])
+    for buffer, copied in zip(learner.scaling.buffers(), networks.scaling.buffers()):
+        assert torch.equal(buffer, copied)
+
+
+def test_networks_do_not_follow_the_learner():
+    learner = make_learner()
+    networks = DeployableNetworks.from_learner(learner, SPEC)
+    expected = play(start(networks, ENSEMBLE), Stream())
+    before = tensors_of(learner)
+    learner.update(random_batch())
+    assert differing(before, tensors_of(learner))
+    assert torch.equal(play(start(networks, ENSEMBLE), Stream()), expected)
+
+
+def test_no_dropout_at_deployment():
+    learner = make_learner(policy=small_policy_config(dropout=0.5))
+    assert learner.policy.training
+    networks = DeployableNetworks.from_learner(learner, SPEC)
+    without = DeployableNetworks.from_learner(make_learner(), SPEC)
+    expected = play(start(without, PLAIN), Stream())
+    torch.testing.assert_close(play(start(networks, PLAIN), Stream()), expected)
+    networks.train()
+    torch.testing.assert_close(play(start(networks, PLAIN), Stream()), expected)
+    torch.testing.assert_close(play(start(saved_and_loaded(networks), PLAIN), Stream()), expected)
+    assert learner.policy.training
+
+
+def test_number_of_threads_is_as_before(networks):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        start(networks, ENSEMBLE).act(np.zeros((1, OBS_DIM)))
+        assert torch.get_num_threads() == 2
+        with pytest.raises(UserError):
+            start(networks, ENSEMBLE).act(np.full((1, OBS_DIM), np.nan))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
