@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import sys
 import urllib.request
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ def download(task: Task, path: Path) -> None:
         raise UserError(
             f'the DSRL dataset of {task.env_id} is not in {path.parent} and cannot be downloaded '
             f'({getattr(error, "reason", None) or error}); fetch it by hand: '
-            f'curl -L --create-dirs -o {path} {url} , or give a file with train_cfgs:dataset',
+            f'curl -L --create-dirs -o {shlex.quote(str(path))} {url} , or give a file with '
+            'train_cfgs:dataset',
         ) from error
 
 
