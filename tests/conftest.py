@@ -1,0 +1,53 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+def _arrays(lengths, ends=None, obs_dim=3, act_dim=2, seed=0):
+    generator = np.random.default_rng(seed)
+    ends = ['timeout'] * len(lengths) if ends is None else ends
+    states = [generator.normal(size=(length + 1, obs_dim)) for length in lengths]
+    total = sum(lengths)
+    arrays = {
+        'observations': np.concatenate([episode[:-1] for episode in states]),
+        'next_observations': np.concatenate([episode[1:] for episode in states]),
+        'actions': generator.uniform(-1, 1, (total, act_dim)),
+        'rewards': generator.normal(size=total),
+        'costs': generator.integers(0, 3, total),
+    }
+    arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
+    last = np.cumsum(lengths) - 1
+    for key, end in (('terminals', 'terminal'), ('timeouts', 'timeout')):
+        arrays[key] = np.zeros(total, dtype=bool)
+        arrays[key][last] = [given == end for given in ends]
+    return arrays
+
+
+@pytest.fixture(name='make_arrays')
+def fixture_make_arrays():
+    """Return a factory of random datasets in DSRL's layout.
+
+    ``make_arrays(lengths, ends=None, obs_dim=3, act_dim=2, seed=0)`` gives a dict of the seven
+    arrays under DSRL's names, float32 and bool. Episode i has ``lengths[i]`` transitions and ends
+    as ``ends[i]`` says: ``'terminal'``, ``'timeout'`` or ``None`` (no flag, so only the jump to
+    the next episode's first state shows it). All end with a timeout by default. All states
+    differ, so a state tells where it came from; costs are 0, 1 or 2. The arrays may be changed.
+    """
+    return _arrays

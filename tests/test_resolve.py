@@ -1,0 +1,263 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""From a dataset's name to its file, with a real server on this computer for the downloads."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shlex
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from omnisafe_qpt.data import resolve
+from omnisafe_qpt.data.resolve import DatasetSource, cache_folder, download_url, resolve_dataset
+from omnisafe_qpt.data.tasks import find_task
+from omnisafe_qpt.errors import UserError
+
+
+BALL_RUN = find_task('BallRun')
+CAR_BUTTON = find_task('CarButton1')
+CONTENT = b'dataset ' * 400_000
+
+
+class Server:
+    """What the stand-in for the dataset's host answers, and what it was asked for."""
+
+    def __init__(self):
+        self.status = 200
+        self.announced = len(CONTENT)
+        self.asked = []
+        self.url = None
+
+
+@pytest.fixture(name='server')
+def fixture_server(monkeypatch):
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            state.asked.append(self.path)
+            self.send_response(state.status)
+            if state.announced is not None:
+                self.send_header('Content-Length', str(state.announced))
+            self.end_headers()
+            if state.status == 200:
+                self.wfile.write(CONTENT)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(('127.0.0.1', 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01})
+        thread.start()
+        state.url = f'http://127.0.0.1:{server.server_port}'
+        monkeypatch.setenv('HF_ENDPOINT', state.url + '/')
+        yield state
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(name='no_network')
+def fixture_no_network(monkeypatch):
+    # A port that nothing listens on.
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('HF_ENDPOINT', f'http://127.0.0.1:{free.getsockname()[1]}')
+        yield
+
+
+@pytest.fixture(name='cache', autouse=True)
+def fixture_cache(tmp_path, monkeypatch):
+    """Give an empty cache, and no way past this computer."""
+    monkeypatch.setenv('no_proxy', '*')
+    monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
+    folder = tmp_path / 'the cache'
+    monkeypatch.setenv('DSRL_DATASET_DIR', str(folder))
+    return folder
+
+
+def error_of(dataset, env_id):
+    with pytest.raises(UserError) as caught:
+        resolve_dataset(dataset, env_id)
+    message = str(caught.value)
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize('name', ['mine.hdf5', 'mine.h5', 'mine.npz'])
+def test_a_path_is_itself(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    assert resolve_dataset(str(path), 'Any-v0') == DatasetSource(path, 'mine')
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'mine.hdf5').touch()
+    assert resolve_dataset('~/mine.hdf5', 'Any-v0').path == tmp_path / 'mine.hdf5'
+    monkeypatch.setenv('DSRL_DATASET_DIR', '~/sets')
+    assert cache_folder() == tmp_path / 'sets'
+    for unset in (lambda name: monkeypatch.setenv(name, ''), monkeypatch.delenv):
+        unset('DSRL_DATASET_DIR')
+        assert cache_folder() == tmp_path / '.dsrl' / 'datasets'
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / 'mine.hdf5'
+    message = error_of(str(path), 'SafetyBallRun-v0')
+    assert str(path) in message
+    assert 'no such dataset file' in message
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    message = error_of('smaple', 'SafetyCarButton1-v0')
+    for part in ("'smaple'", "'auto'", "'sample'", '.hdf5', '.npz'):
+        assert part in message
+
+
+def test_the_sample_is_a_file_of_the_package():
+    source = resolve_dataset('sample', 'SafetyCarButton1-v0')
+    assert source == DatasetSource(resolve.SAMPLE_FILE, 'sample')
+    assert source.path.is_relative_to(Path(resolve.__file__).parent)
+
+
+def test_the_sample_serves_no_other_environment():
+    message = error_of('sample', 'SafetyBallRun-v0')
+    assert 'SafetyCarButton1-v0' in message
+    assert 'SafetyBallRun-v0' in message
+    assert 'train_cfgs:dataset' in message
+
+
+def test_auto_takes_what_is_in_the_cache(cache, server):
+    cache.mkdir()
+    path = cache / BALL_RUN.dataset_file
+    path.touch()
+    source = resolve_dataset('auto', BALL_RUN.env_id)
+    assert source == DatasetSource(path, path.stem, warning=None)
+    assert server.asked == []
+
+
+def test_auto_downloads_once(cache, server):
+    source = resolve_dataset('auto', BALL_RUN.env_id)
+    assert source.warning is None
+    assert source.name == BALL_RUN.dataset_file.removesuffix('.hdf5')
+    assert source.path == cache / BALL_RUN.dataset_file
+    assert source.path.read_bytes() == CONTENT
+    assert os.listdir(cache) == [BALL_RUN.dataset_file]
+    assert resolve_dataset('auto', BALL_RUN.env_id) == source
+    assert server.asked == [BALL_RUN.url.removeprefix('https://huggingface.co')]
+
+
+def test_a_download_without_an_announced_length_is_taken_as_it_ends(server):
+    server.announced = None
+    assert resolve_dataset('auto', BALL_RUN.env_id).path.read_bytes() == CONTENT
+
+
+def test_a_download_says_how_far_it_is(server, capfd):
+    resolve_dataset('auto', BALL_RUN.env_id)
+    printed = capfd.readouterr()
+    assert printed.out == ''
+    assert '100%' in printed.err or '3.2/3.2 MB' in printed.err
+
+
+def check_ways_out(message, server_url, cache):
+    """The message is a recipe: its command fetches this file to where it is looked for."""
+    assert BALL_RUN.env_id in message
+    assert 'train_cfgs:dataset' in message
+    words = shlex.split(message[message.index('curl ') :])
+    assert words[words.index('-o') + 1] == str(cache / BALL_RUN.dataset_file)
+    path = BALL_RUN.url.removeprefix('https://huggingface.co')
+    assert f'{server_url}{path}' in words
+
+
+def test_a_file_that_the_host_has_not_is_one_error(cache, server):
+    server.status, server.announced = 404, 0
+    message = error_of('auto', BALL_RUN.env_id)
+    assert 'Not Found' in message
+    check_ways_out(message, server.url, cache)
+    assert len(server.asked) == 1
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize('missing', [1, 5_000_000])
+def test_a_download_cut_short_leaves_nothing(cache, server, missing):
+    server.announced = len(CONTENT) + missing
+    message = error_of('auto', BALL_RUN.env_id)
+    check_ways_out(message, server.url, cache)
+    assert str(len(CONTENT)) in message
+    assert os.listdir(cache) == []
+
+
+def test_a_download_that_starts_again_after_one_cut_short_succeeds(cache, server):
+    server.announced += 1
+    error_of('auto', BALL_RUN.env_id)
+    server.announced -= 1
+    assert resolve_dataset('auto', BALL_RUN.env_id).path.read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written_is_one_error(cache, server):
+    cache.write_text('no folder')
+    check_ways_out(error_of('auto', BALL_RUN.env_id), server.url, cache)
+
+
+@pytest.mark.usefixtures('no_network')
+def test_without_a_network_there_is_one_error(cache):
+    message = error_of('auto', BALL_RUN.env_id)
+    assert 'cannot be downloaded' in message
+    check_ways_out(message, os.environ['HF_ENDPOINT'], cache)
+
+
+@pytest.mark.usefixtures('no_network')
+def test_without_a_network_the_sample_stands_in_with_a_warning(cache):
+    source = resolve_dataset('auto', CAR_BUTTON.env_id)
+    assert (source.path, source.name) == (resolve.SAMPLE_FILE, 'sample')
+    assert 'SAMPLE' in source.warning
+    assert 'not for results' in source.warning
+    assert 'curl -L' in source.warning
+    assert not cache.exists()
+
+
+def test_the_sample_does_not_stand_in_for_what_can_be_had(cache, server):
+    source = resolve_dataset('auto', CAR_BUTTON.env_id)
+    assert source == DatasetSource(cache / CAR_BUTTON.dataset_file, source.path.stem)
+    assert source.path.read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize('mirror', ['nonsense', 'nonsense:80', 'ftp://'])
+def test_a_mirror_that_is_no_address_is_one_error(cache, monkeypatch, mirror):
+    monkeypatch.setenv('HF_ENDPOINT', mirror)
+    assert 'cannot be downloaded' in error_of('auto', BALL_RUN.env_id)
+
+
+def test_without_a_mirror_the_address_is_the_tables(monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', '')
+    assert download_url(BALL_RUN) == BALL_RUN.url
+    monkeypatch.delenv('HF_ENDPOINT')
+    assert download_url(BALL_RUN) == BALL_RUN.url
+    monkeypatch.setenv('HF_ENDPOINT', 'https://mirror.example/hf/')
+    assert download_url(BALL_RUN) == BALL_RUN.url.replace(
+        'https://huggingface.co', 'https://mirror.example/hf'
+    )
+
+
+def test_an_environment_without_a_dsrl_dataset_needs_a_file():
+    message = error_of('auto', 'SafetyRacecarButton1-v0')
+    assert 'SafetyRacecarButton1-v0' in message
+    assert 'train_cfgs:dataset' in message
