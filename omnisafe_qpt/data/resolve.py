@@ -82,7 +82,7 @@ def resolve_dataset(dataset: str, env_id: str) -> DatasetSource:
     if path.is_file():
         return DatasetSource(path, path.stem)
     if path.suffix in (*HDF5_SUFFIXES, '.npz'):
-        raise UserError(f'{path}: no such dataset file')
+        raise UserError(f'{path}: no such dataset file; check train_cfgs:dataset')
     raise UserError(
         f'dataset {dataset!r} is neither a file nor a known name; give a .hdf5 or .npz file, '
         "'auto' or 'sample'",
