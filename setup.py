@@ -27,7 +27,7 @@ HERE = pathlib.Path(__file__).absolute().parent
 INSTALL_REQUIRES = [
     # The one release whose internals `omnisafe_qpt.host.plugin` knows. It pins pandas 2.0.3.
     'omnisafe==0.5.0',
-    'torch>=2.2,<3',
+    'torch>=2.4,<3',
     # pandas 2.0.3 is built against numpy 1 and does not import with numpy 2.
     'numpy>=1.24,<2',
     'gymnasium~=0.28.1',
@@ -40,7 +40,7 @@ INSTALL_REQUIRES = [
     'h5py>=3.8,<4',
     'pyyaml>=6.0,<7',
     'rich>=13.0,<16',
-    'typer>=0.9,<1',
+    'typer>=0.16,<1',
 ]
 
 EXTRAS_REQUIRE = {
