@@ -20,14 +20,14 @@ spent. Each recorded driver has a favourite speed and keeps to it but for noise,
 drivers who stay within the limit are slow everywhere. The best that the limit allows is to be fast
 where there is no hazard and slow where there is one, which nobody in the data does.
 
-With seeds 0 to 4 (measured over 64 episodes each; return / cost):
+With seeds 0 to 6 (64 episodes each; mean return / mean cost):
 
-- the data: 9.2 to 10.5 / 5.5 to 6.0
-- cloning all drivers: 8.9 to 9.6 / 6.3 to 7.6
-- cloning safe drivers: 3.6 to 4.1 / 0.0
-- QPT without the cost term: 10.2 to 12.4 / 8.0 to 9.9
-- QPT, plain policy: 7.4 to 9.7 / 0.0 to 0.3
-- QPT, paper's rule, 8 candidates: 9.7 to 10.4 / 0.1 to 1.0
+- the data: 9.2 to 10.5 / 5.5 to 6.4
+- cloning all drivers: 8.9 to 10.1 / 6.2 to 7.8
+- cloning safe drivers: 3.3 to 4.2 / 0.0
+- QPT without the cost term: 9.2 to 12.4 / 7.1 to 9.4
+- QPT, plain policy: 6.4 to 9.8 / 0.0 to 0.2
+- QPT, paper's rule, 8 candidates: 9.8 to 10.6 / 0.2 to 1.1
 """
 
 from __future__ import annotations
