@@ -560,3 +560,10 @@ def test_number_of_threads_is_as_before(networks):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('targets', [(float('nan'), 1.0), (1.0, float('inf'))])
+def test_targets_that_are_no_numbers_are_refused(targets):
+    policy = RolloutPolicy(make_networks(), DeploymentConfig(candidates=2))
+    with pytest.raises(UserError, match='must be a finite number'):
+        policy.reset(*targets)

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -214,11 +215,17 @@ class RolloutPolicy:
             seeds (Sequence[int], optional): One for each episode begun; they fix the candidates.
                 Defaults to ``(0,)``.
             episodes (Sequence[int], optional): Which of the B to begin. Defaults to all.
+
+        Raises:
+            UserError: If a target is not finite, or there are not as many seeds as episodes.
         """
         episodes = range(self.num_episodes) if episodes is None else episodes
         if len(seeds) != len(episodes):
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
         cost_limit = self._config.cost_limit if cost_limit is None else cost_limit
+        for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
+            if not math.isfinite(value):
+                raise UserError(f'{name} is {value}; it must be a finite number')
         spread = self._config.target_spread * self._networks.scaling.return_unit
         for episode, seed in zip(episodes, seeds):
             self._mask[episode] = False
