@@ -29,7 +29,7 @@ INSTALL_REQUIRES = [
     'omnisafe==0.5.0',
     'torch>=2.4,<3',
     # pandas 2.0.3 is built against numpy 1 and does not import with numpy 2.
-    'numpy>=1.24,<2',
+    'numpy>=1.25,<2',
     'gymnasium~=0.28.1',
     'safety-gymnasium>=0.4,<=1.0.0; python_version < "3.11"',
     # 0.4 needs mujoco 2.3.0, which has no build for Python 3.11, and 1.0 behaves alike. dsrl asks
@@ -37,7 +37,7 @@ INSTALL_REQUIRES = [
     'safety-gymnasium==1.0.0; python_version >= "3.11"',
     'bullet-safety-gym==1.4.0',
     'dsrl==0.1.0',
-    'h5py>=3.8,<4',
+    'h5py>=3.15,<4',
     'pyyaml>=6.0,<7',
     'rich>=13.0,<16',
     'typer>=0.16,<1',

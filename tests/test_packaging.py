@@ -185,6 +185,7 @@ def test_set_up_hands_the_settings_of_pip_to_uv():
     assert variables['UV_INDEX'] == 'https://one https://two'
     assert variables['UV_DEFAULT_INDEX'] == 'https://main'
     assert 'UV_HTTP_TIMEOUT' not in variables
+    assert variables['UV_NO_CONFIG'] == '1', 'pyproject.toml would override the pinned lists'
 
 
 @pytest.mark.parametrize(

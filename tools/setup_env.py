@@ -100,6 +100,8 @@ def uv_variables(pip_settings: dict[str, str]) -> dict[str, str]:
     """Translate pip's settings into uv's environment variables."""
     variables = {
         'UV_PYTHON_DOWNLOADS': 'never',
+        # The overrides in pyproject.toml would replace the exact versions of the lists too.
+        'UV_NO_CONFIG': '1',
         # pip takes the best match over all indexes, and the user configured them for pip.
         'UV_INDEX_STRATEGY': 'unsafe-best-match',
     }
