@@ -71,7 +71,7 @@ def main() -> int:
     for row in result['rows']:
         print(
             f'{row["agent"]:<12} seed {row["seed"]}: return {row["return_mean"]:.1f} '
-            f'({row["return_in_dataset_range"]:.3f} of the dataset\'s range), cost '
+            f"({row['return_in_dataset_range']:.3f} of the dataset's range), cost "
             f'{row["cost_mean"]:.2f} ({row["normalized_cost"]:.3f} of the limit), '
             f'{row["train_seconds"]:.0f} s of training',
         )

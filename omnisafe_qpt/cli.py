@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='omnisafe-qpt',
-        description='QPT for OmniSafe: deployment and data. Training is OmniSafe\'s own command: '
+        description="QPT for OmniSafe: deployment and data. Training is OmniSafe's own command: "
         'omnisafe train --algo QPT --env-id SafetyCarButton1-v0',
     )
     parser.add_argument('--version', action='version', version=f'omnisafe-qpt {__version__}')
@@ -95,7 +95,7 @@ def _add_evaluate(commands: Any) -> None:
         commands,
         'evaluate',
         'run a trained policy in its environment, at any cost limit',
-        "omnisafe-qpt evaluate runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-... "
+        'omnisafe-qpt evaluate runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-... '
         '--cost-limit 20 --episodes 20 --json result.json',
     )
     parser.add_argument('run', help="a run's folder, or one of its torch_save/epoch-N.pt")
@@ -132,7 +132,9 @@ def _add_evaluate(commands: Any) -> None:
         metavar='S',
         help='seed of the first episode, each further one has the next (default: 0)',
     )
-    parser.add_argument('--device', metavar='D', help='cpu, cuda or cuda:N (default: CUDA if there)')
+    parser.add_argument(
+        '--device', metavar='D', help='cpu, cuda or cuda:N (default: CUDA if there)'
+    )
     parser.add_argument(
         '--processes',
         type=_positive,

@@ -26,9 +26,9 @@ import numpy as np
 import omnisafe
 import pytest
 import torch
-from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
 
 import omnisafe_qpt
+from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
 from omnisafe_qpt.data.files import file_sha256, open_dataset
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.host.algorithm import QPT
@@ -90,8 +90,11 @@ def test_the_run_folder_has_the_short_name_and_the_record(
     config = json.loads((run / 'config.json').read_text(encoding='utf-8'))
     assert config['train_cfgs']['dataset'] == str(dataset)
     assert config['dataset_record']['sha256'] == file_sha256(dataset)
-    assert sorted(path.name for path in (run / 'torch_save').iterdir()) == ['epoch-1.pt', 'epoch-2.pt']
-    assert not [path for path in run.rglob('.*')], 'no temporary file is left'
+    assert sorted(path.name for path in (run / 'torch_save').iterdir()) == [
+        'epoch-1.pt',
+        'epoch-2.pt',
+    ]
+    assert not list(run.rglob('.*')), 'no temporary file is left'
 
 
 def test_a_checkpoint_alone_is_enough_to_deploy(trained: tuple[Any, Any, Path]) -> None:
@@ -139,7 +142,9 @@ def test_omnisafes_own_evaluation_runs_the_deployed_policy(
     )
     means = [f'Average episode reward: {result["return_mean"]}' for result in (row, first)]
     shown = float(last.split('Average episode reward: ')[1].split('\n')[0])
-    assert shown in [pytest.approx(result['return_mean'], rel=1e-6) for result in (row, first)], means
+    assert shown in [pytest.approx(result['return_mean'], rel=1e-6) for result in (row, first)], (
+        means
+    )
     assert f'Average episode length: {float(HORIZON)}' in last
 
 
@@ -225,7 +230,7 @@ def test_resuming_with_other_settings_or_data_is_refused(
     run = trained[2]
     options = small_options(dataset, tmp_path, resume=str(run))
     options['algo_cfgs']['gamma'] = 0.5
-    with pytest.raises(omnisafe_qpt.UserError, match='gamma = 0.99, now it is 0.5'):
+    with pytest.raises(omnisafe_qpt.UserError, match=r'gamma = 0\.99, now it is 0\.5'):
         run_agent(options)
     other = write_dataset(tmp_path / 'other.hdf5', episodes=2, seed=9)
     with pytest.raises(omnisafe_qpt.UserError, match='another dataset'):
@@ -335,7 +340,9 @@ def test_cuda_asked_for_and_absent(dataset: Path, tmp_path: Path) -> None:
         omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path, device='cuda:0'))
 
 
-@pytest.mark.parametrize('switch', ['use_reward_critic', 'use_cost_critic', 'use_ensemble', 'use_augmentation'])
+@pytest.mark.parametrize(
+    'switch', ['use_reward_critic', 'use_cost_critic', 'use_ensemble', 'use_augmentation']
+)
 def test_each_piece_can_be_switched_off(dataset: Path, tmp_path: Path, switch: str) -> None:
     """Every row of the paper's Table 2 is a combination of these."""
     options = small_options(dataset, tmp_path, total_steps=2, final_evaluate_episodes=1)

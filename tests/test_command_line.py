@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from host_helpers import ENV_ID, HORIZON, command_line_options, small_options, write_dataset
 
 
@@ -40,6 +41,12 @@ def run_command(*arguments: Any, cwd: Path, **environment: str) -> subprocess.Co
         text=True,
         timeout=240,
         check=False,
+    )
+
+
+def customised(**options: str) -> list[str]:
+    return command_line_options(
+        {key.replace('__', ':'): value for key, value in options.items()},
     )
 
 
@@ -75,7 +82,12 @@ def test_train_ends_with_what_to_do_next(
     assert config['train_cfgs']['total_steps'] == 10, "OmniSafe's flag would say 10000000"
     assert config['model_cfgs']['critic']['hidden_sizes'] == [16, 16, 16]
     summary = done.stdout[done.stdout.rindex('Run folder') :]
-    for line in ('Return ', 'Cost ', f"omnisafe-qpt evaluate '{run.relative_to(place)}'", 'omnisafe eval '):
+    for line in (
+        'Return ',
+        'Cost ',
+        f"omnisafe-qpt evaluate '{run.relative_to(place)}'",
+        'omnisafe eval ',
+    ):
         assert line in summary
     assert 'Traceback' not in done.stdout + done.stderr
 
@@ -127,13 +139,18 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], *parts: str) -
 @pytest.mark.parametrize(
     ('changes', 'parts'),
     [
-        (['--custom-cfgs', 'train_cfgs:dataset', '--custom-cfgs', 'no.such.hdf5'], ['no.such.hdf5', 'no such']),
-        (['--custom-cfgs', 'algo_cfgs:gama', '--custom-cfgs', '0.9'], ['gama', 'gamma']),
+        ({'train_cfgs__dataset': 'no.such.hdf5'}, ['no.such.hdf5', 'no such']),
+        ({'train_cfgs__dataset': 'sample'}, ['sample', 'SafetyCarButton1-v0']),
+        ({'algo_cfgs__gama': '0.9'}, ['gama', 'gamma']),
     ],
-)  # fmt: skip
-def test_a_users_mistake_is_one_line(place: Path, changes: list[str], parts: list[str]) -> None:
-    done = run_command('omnisafe', 'train', '--algo', 'QPT', '--env-id', ENV_ID,
-                       '--log-dir', 'refused', *changes, cwd=place)  # fmt: skip
+)
+def test_a_users_mistake_is_one_line(
+    place: Path,
+    changes: dict[str, str],
+    parts: list[str],
+) -> None:
+    arguments = ['--algo', 'QPT', '--env-id', ENV_ID, '--log-dir', 'refused']
+    done = run_command('omnisafe', 'train', *arguments, *customised(**changes), cwd=place)
     assert_one_line_error(done, *parts)
     assert not (place / 'refused').exists(), 'a refused run leaves nothing behind'
 
@@ -144,7 +161,9 @@ def test_mistakes_of_the_own_command(place: Path) -> None:
     done = run_command('omnisafe-qpt', 'evaluate', 'nowhere', '--json', 'no/where.json', cwd=place)
     assert_one_line_error(done, 'no/where.json', 'there is no folder')
     assert run_command('omnisafe-qpt', 'evaluate', cwd=place).returncode == 2
-    assert run_command('omnisafe-qpt', 'evaluate', 'x', '--episodes', '0', cwd=place).returncode == 2
+    assert (
+        run_command('omnisafe-qpt', 'evaluate', 'x', '--episodes', '0', cwd=place).returncode == 2
+    )
     assert run_command('omnisafe-qpt', cwd=place).returncode == 2
 
 
@@ -160,9 +179,3 @@ def test_help_answers_at_once_with_an_example(place: Path, command: tuple[str, .
     if command and command != ('data',):
         assert 'example:\n  omnisafe-qpt ' in done.stdout
     assert min(times) < 0.5
-
-
-def test_the_sample_is_only_of_its_own_environment(place: Path) -> None:
-    done = run_command('omnisafe', 'train', '--algo', 'QPT', '--env-id', ENV_ID, '--log-dir', 'refused',
-                       '--custom-cfgs', 'train_cfgs:dataset', '--custom-cfgs', 'sample', cwd=place)  # fmt: skip
-    assert_one_line_error(done, 'sample', 'SafetyCarButton1-v0')

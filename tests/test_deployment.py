@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_helpers import ENV_ID, HORIZON
 
 import omnisafe_qpt
+from host_helpers import ENV_ID, HORIZON
 from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks

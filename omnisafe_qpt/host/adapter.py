@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -332,10 +333,8 @@ class _Environments:
         if self._local is not None:
             self._local.close()
         for connection, worker in zip(self._connections, self._workers):
-            try:
+            with contextlib.suppress(OSError):  # it may have ended already
                 connection.send(('close', None))
-            except OSError:
-                pass  # it has ended already
             worker.join(timeout=5)
             if worker.is_alive():
                 worker.terminate()

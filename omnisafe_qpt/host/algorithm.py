@@ -274,7 +274,9 @@ class QPT(BaseOffline):
         total_steps = self._cfgs.train_cfgs.total_steps
         steps_per_epoch = self._cfgs.algo_cfgs.steps_per_epoch
         epochs = math.ceil(total_steps / steps_per_epoch)
-        progress = ProgressReporter('Training', total_steps, done=self._learner.step, unit='updates')
+        progress = ProgressReporter(
+            'Training', total_steps, done=self._learner.step, unit='updates'
+        )
         start_time = time.time()
         row = self._rows_before[-1] if self._rows_before else {}
         for epoch in range(self.epoch + 1, epochs + 1):
@@ -485,8 +487,8 @@ class QPT(BaseOffline):
         lines = [
             f'Run folder   {run}',
             f'Dataset      {self._dataset_record["path"]}',
-            f'Return       {row["Metrics/EpRet"]:.2f}   (normalised '
-            f'{row["Metrics/NormRet"]:.2f}; target {self._target_return:.2f})',
+            f'Return       {row["Metrics/EpRet"]:.2f}   (target {self._target_return:.2f})',
+            f'Normalised   {row["Metrics/NormRet"]:.2f}',
             f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
             '',
             'Next:',
@@ -501,9 +503,7 @@ class QPT(BaseOffline):
 def _read_rows(run: Path) -> list[dict[str, float]]:
     """Read ``progress.csv``."""
     with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        return [
-            {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-        ]
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _plain(value: Any) -> Any:

@@ -179,9 +179,12 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    found = {'python': platform.python_version(), 'omnisafe-qpt': __version__}
+    found = {
+        'python': platform.python_version(),
+        'omnisafe-qpt': __version__,
+        'torch': torch.__version__,  # its metadata leaves the build out
+    }
     for package in (
-        'torch',
         'numpy',
         'omnisafe',
         'gymnasium',

@@ -46,7 +46,8 @@ _NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset')
 
 # What a continued run decides anew.
 _NOT_FROM_RUNS = {
-    'train_cfgs': ('device', 'torch_threads', 'preset', 'resume', 'evaluate_processes'),
+    # The number of threads stays: with another, sums differ in the last bits.
+    'train_cfgs': ('device', 'preset', 'resume', 'evaluate_processes'),
     'logger_cfgs': ('log_dir',),
 }
 
@@ -185,7 +186,7 @@ def run_settings(run: str, defaults: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The run's configuration without what belongs to the machine and to the new run: device,
-        threads, folder of logs, preset, and the run that it resumed itself.
+        folder of logs, preset, and the run that it resumed itself.
 
     Raises:
         UserError: If it is not the folder of a run.
