@@ -182,7 +182,7 @@ def versions() -> dict[str, str]:
     found = {
         'python': platform.python_version(),
         'omnisafe-qpt': __version__,
-        'torch': torch.__version__,  # its metadata leaves the build out
+        'torch': str(torch.__version__),  # its metadata leaves the build out
     }
     for package in (
         'numpy',
