@@ -177,7 +177,7 @@ class DeploymentConfig:
 
     cost_limit: float = 10.0
     candidates: int = 50
-    target_spread: float = 0.3
+    target_spread: float = 0.5
     rule: str = 'paper'
     cost_value: str = 'min'
 
