@@ -181,15 +181,14 @@ def _print_evaluation(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     table = Table(
         title=f'{first["env_id"]}, {first["episodes"]} episodes, {first["candidates"]} candidates',
-        caption='mean ± standard deviation over episodes; normalised cost at most 1 is safe',
+        caption='mean ± deviation over episodes; safe: normalised cost at most 1',
     )
-    columns = ('Limit', 'Target return', 'Return', 'Normalised', 'Cost', 'Normalised', 'Safe')
-    for name in columns:
-        table.add_column(name, justify='right')
+    for name in ('Limit', 'Target', 'Return', 'norm.', 'Cost', 'norm.', 'Safe'):
+        table.add_column(name, justify='right', no_wrap=True)
     for row in rows:
         table.add_row(
             f'{row["cost_limit"]:g}',
-            f'{row["target_return"]:.2f}',
+            f'{row["target_return"]:.1f}',
             f'{row["return_mean"]:.2f} ± {row["return_std"]:.2f}',
             f'{row["normalized_return"]:.3f}',
             f'{row["cost_mean"]:.2f} ± {row["cost_std"]:.2f}',
