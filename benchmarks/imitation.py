@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         'env_id': options.env_id,
         'dataset': options.dataset.name,
         'dataset_sha256': file_sha256(options.dataset),
-        'settings': custom,
+        'settings': merge(defaults, custom),
         'versions': versions(),
         'hardware': f'{platform.machine()}, {os.cpu_count()} processors, 1 torch thread',
         'date': time.strftime('%Y-%m-%d'),
