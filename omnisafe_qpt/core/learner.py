@@ -104,12 +104,6 @@ class Learner:
         ]
         self._policy_optimizer = self._optimizer(self._policy_parameters, config.policy_optimizer)
         self._critic_optimizer = self._optimizer(self._critic_parameters, config.critic_optimizer)
-        stepped = [self._policy_optimizer]
-        if config.train_critics:
-            stepped.append(self._critic_optimizer)
-        self._schedulers = [
-            torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_ratio) for optimizer in stepped
-        ]
         self._polyak_pairs = self._pair_targets()
         self._metric_sums: dict[str, torch.Tensor] = {}
         self._metric_count = 0
