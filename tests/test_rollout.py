@@ -217,6 +217,22 @@ def test_infeasible_share_counts_since_the_last_look():
     assert rollout.pop_infeasible_share() == 0.0
 
 
+def test_finished_episodes_do_not_count(networks):
+    """One of two episodes has no budget left, and so no feasible candidate, until it ends."""
+    networks = make_networks(cost_level=5.0)
+    rollout = start(networks, ENSEMBLE, seeds=(0, 1), cost_limit=1000.0)
+    rollout.reset(3.0, cost_limit=0.0, seeds=(1,), episodes=[1])
+    observations = np.zeros((2, OBS_DIM))
+    rollout.act(observations)
+    assert rollout.pop_infeasible_share() == 0.5
+    rollout.finish([1])
+    rollout.act(observations)
+    assert rollout.pop_infeasible_share() == 0.0
+    rollout.reset(3.0, cost_limit=0.0, seeds=(1,), episodes=[1])
+    rollout.act(observations)
+    assert rollout.pop_infeasible_share() == 0.5
+
+
 def test_shifts_have_the_spread_asked_for_and_candidate_0_has_none(networks):
     config = replace(ENSEMBLE, candidates=2000, target_spread=0.25)
     (shifts,) = fed_shifts(networks, config, [0])

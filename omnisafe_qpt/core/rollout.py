@@ -196,8 +196,10 @@ class RolloutPolicy:
         self._now = torch.zeros(num_episodes, 2, device=self._device)
         self._step = torch.zeros(num_episodes, dtype=torch.int64, device=self._device)
         self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
+        # Which episodes are going on: the others' steps are not counted.
+        self._running = torch.ones(num_episodes, dtype=torch.bool, device=self._device)
         self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
-        self._scored_steps = 0
+        self._scored_steps = torch.zeros_like(self._infeasible_steps)
 
     def reset(
         self,
@@ -230,6 +232,7 @@ class RolloutPolicy:
         for episode, seed in zip(episodes, seeds):
             self._mask[episode] = False
             self._step[episode] = 0
+            self._running[episode] = True
             self._now[episode] = torch.tensor([target_return, cost_limit], device=self._device)
             generator = np.random.default_rng(seed)
             shifts = torch.as_tensor(
@@ -239,6 +242,14 @@ class RolloutPolicy:
             )
             shifts[0] = 0.0
             self._shifts[episode] = shifts * spread
+
+    def finish(self, episodes: Sequence[int]) -> None:
+        """Say that episodes have ended; until their next reset they do not count.
+
+        Args:
+            episodes (Sequence[int]): Which of the B.
+        """
+        self._running[list(episodes)] = False
 
     @torch.no_grad()
     def act(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -287,9 +298,9 @@ class RolloutPolicy:
 
     def pop_infeasible_share(self) -> float:
         """Return the share of steps, since the last call, at which no candidate was feasible."""
-        share = self._infeasible_steps.item() / max(1, self._scored_steps)
+        share = self._infeasible_steps.item() / max(1, self._scored_steps.item())
         self._infeasible_steps.zero_()
-        self._scored_steps = 0
+        self._scored_steps.zero_()
         return share
 
     def _checked(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -350,6 +361,6 @@ class RolloutPolicy:
             self._now[:, 1],
             self._config.rule,
         )
-        self._infeasible_steps += (~any_feasible).sum()
-        self._scored_steps += len(chosen)
+        self._infeasible_steps += (self._running & ~any_feasible).sum()
+        self._scored_steps += self._running.sum()
         return chosen

@@ -206,6 +206,7 @@ def evaluate(  # pylint: disable=too-many-arguments,too-many-locals
             rollout.observe(rewards, costs)
             done_steps += len(active)
             if finished:
+                rollout.finish(finished)
                 begin(finished)
             if on_progress is not None:
                 unfinished = [episode for episode in (*running, *waiting) if episode is not None]
