@@ -61,7 +61,7 @@ class ProgressReporter:
             return
         self._bar = Progress(
             TextColumn('{task.description}'),
-            BarColumn(),
+            BarColumn(bar_width=20),  # so that the rest fits 80 columns
             MofNCompleteColumn(),
             TextColumn(self._unit),
             TimeElapsedColumn(),
