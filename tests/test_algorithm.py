@@ -276,8 +276,6 @@ def test_omnisafes_own_dataset_names_go_through_its_loader(
     class Loader:
         """Stands in for the download only."""
 
-        _name_to_metadata = algorithm.OfflineDataset._name_to_metadata
-
         def __init__(self, name: str, device: torch.device) -> None:
             asked.append(name)
             with open_dataset(dataset) as arrays:

@@ -38,7 +38,7 @@ from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.actor import QPTActor
-from omnisafe_qpt.host.plugin import without_auto_reset
+from omnisafe_qpt.host.plugin import unwrapped, without_auto_reset
 
 
 def make_env(env_id: str, **kwargs: Any) -> CMDP:
@@ -63,9 +63,7 @@ def horizon_of(env: CMDP) -> int:
     Raises:
         UserError: If the environment does not say.
     """
-    while isinstance(env, Wrapper):  # which all answer None
-        env = env._env  # pylint: disable=protected-access
-    horizon = env.max_episode_steps
+    horizon = unwrapped(env).max_episode_steps
     if not horizon:
         raise UserError('the environment has no max_episode_steps, which QPT needs as its horizon')
     return int(horizon)

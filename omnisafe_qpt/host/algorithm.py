@@ -51,6 +51,7 @@ from omnisafe_qpt.host.checkpoint import (
     set_random_state,
     versions,
 )
+from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.settings import deployment_config, learner_config
 from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_returns
@@ -98,14 +99,16 @@ class QPT(BaseOffline):
         What it turned out to be is recorded in the run.
         """
         dataset = str(self._cfgs.train_cfgs.dataset)
-        if dataset in OfflineDataset._name_to_metadata:  # pylint: disable=protected-access
+        if dataset in dataset_names():
             self._dataset_record = {'name': dataset, 'path': dataset, 'sha256': None}
             return None
         source = resolve_dataset(dataset, self._env_id)
         if source.warning:
-            Console(stderr=True).print(
-                Panel(source.warning, title='DATASET', border_style='bold red'),
-            )
+            reason, _, consequence = source.warning.partition('\n')
+            console = Console(stderr=True)
+            # The reason ends in a command to copy, which a panel would break into pieces.
+            console.print(reason, soft_wrap=True, markup=False, highlight=False)
+            console.print(Panel(consequence, title='DATASET', border_style='bold red'))
         self._dataset_record = {
             'name': source.name,
             'path': str(Path(source.path).resolve()),

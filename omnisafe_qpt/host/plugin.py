@@ -522,6 +522,26 @@ def without_auto_reset(env: Any) -> Any:
     return env
 
 
+def unwrapped(env: Any) -> Any:
+    """Take an OmniSafe environment out of its wrappers, which hide its horizon.
+
+    Args:
+        env (CMDP): The environment; a wrapper answers None to ``max_episode_steps``.
+    """
+    from omnisafe.envs.core import Wrapper
+
+    while isinstance(env, Wrapper):
+        env = env._env
+    return env
+
+
+def dataset_names() -> list[str]:
+    """List the datasets that OmniSafe's loader knows by name; it has no public list of them."""
+    from omnisafe.common.offline.dataset import OfflineDataset
+
+    return list(_reach(OfflineDataset, '_name_to_metadata'))
+
+
 def _read_run(folder: str) -> dict[str, Any]:
     """Read a run's configuration; empty where there is none, which OmniSafe reports itself."""
     try:

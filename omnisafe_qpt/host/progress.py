@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -89,6 +90,6 @@ class ProgressReporter:
             left = (self._total - done) / max(rate, 1e-9)
             self._console.print(
                 f'{self._label}: {done}/{self._total} {self._unit}, {rate:.1f}/s, '
-                f'ETA {int(left) // 60}:{int(left) % 60:02d}',
+                f'ETA {timedelta(seconds=round(left))}',
                 highlight=False,
             )

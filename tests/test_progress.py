@@ -1,0 +1,53 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Progress where there is no terminal: a line now and then."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from omnisafe_qpt.host import progress
+
+
+def test_lines_tell_what_is_done_and_when_it_will_end(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: clock[0])
+    reporter = progress.ProgressReporter('Training', 10_000, done=1000, unit='updates')
+    with reporter.shown():
+        for step in range(1001, 1041):
+            clock[0] += 1.0
+            reporter.update(step)
+    lines = capsys.readouterr().out.splitlines()
+    # One a ten seconds; one update a second of 10000, of which 1000 were done before.
+    assert len(lines) == 4
+    assert lines[0] == 'Training: 1010/10000 updates, 1.0/s, ETA 2:29:50'
+    assert re.fullmatch(r'Training: 1040/10000 updates, 1\.0/s, ETA 2:29:20', lines[-1])
+
+
+def test_the_total_may_change(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: clock[0])
+    reporter = progress.ProgressReporter('Evaluating', 200)
+    with reporter.shown():
+        clock[0] = 20.0
+        reporter.update(100, 120)
+    assert capsys.readouterr().out.strip() == 'Evaluating: 100/120 steps, 5.0/s, ETA 0:00:04'
