@@ -139,7 +139,7 @@ def _add_evaluate(commands: Any) -> None:
         '--processes',
         type=_positive,
         metavar='P',
-        help='environments run in parallel (default: one a processor)',
+        help='environments run in parallel (default: one a core)',
     )
     parser.add_argument('--json', type=Path, metavar='F', help='write the results to this file')
     parser.set_defaults(run_command=_evaluate)

@@ -232,11 +232,14 @@ def test_resuming_with_other_settings_or_data_is_refused(
     options['algo_cfgs']['gamma'] = 0.5
     with pytest.raises(omnisafe_qpt.UserError, match=r'gamma = 0\.99, now it is 0\.5'):
         run_agent(options)
+    with pytest.raises(omnisafe_qpt.UserError, match=r'has done 10 updates.* --total-steps'):
+        run_agent(small_options(dataset, tmp_path, resume=str(run)))
     other = write_dataset(tmp_path / 'other.hdf5', episodes=2, seed=9)
     with pytest.raises(omnisafe_qpt.UserError, match='another dataset'):
         run_agent(small_options(other, tmp_path, resume=str(run)))
     with pytest.raises(omnisafe_qpt.UserError, match='no such run folder'):
         run_agent(small_options(dataset, tmp_path, resume=str(tmp_path / 'nowhere')))
+    assert not list(tmp_path.rglob('config.json')), 'a refused run leaves nothing behind'
 
 
 # ------------------------------------------------------------------ datasets

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import sys
 import time
 import traceback
@@ -38,6 +37,7 @@ from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.actor import QPTActor
+from omnisafe_qpt.host.config import usable_cores
 from omnisafe_qpt.host.plugin import unwrapped, without_auto_reset
 
 
@@ -139,9 +139,8 @@ class Evaluation:
 
 
 def default_processes(episodes: int) -> int:
-    """Return how many processes to evaluate in: one a processor, at most one an episode."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return max(1, min(cores or 1, episodes))
+    """Return how many processes to evaluate in: one a core, at most one an episode."""
+    return min(usable_cores(), episodes)
 
 
 def evaluate(  # pylint: disable=too-many-arguments,too-many-locals

@@ -42,7 +42,7 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.actor import QPTActor
-from omnisafe_qpt.host.adapter import Evaluation, QPTAdapter
+from omnisafe_qpt.host.adapter import QPTAdapter
 from omnisafe_qpt.host.checkpoint import (
     load_training_state,
     random_state,
@@ -170,7 +170,7 @@ class QPT(BaseOffline):
         )
 
     def _init(self) -> None:
-        """Relabel episodes and set up the sampler."""
+        """Relabel episodes, set up the sampler, and read the state to continue from."""
         algo = self._cfgs.algo_cfgs
         rows, self._augmentation_report = augment(
             self._trajectories,
@@ -185,6 +185,7 @@ class QPT(BaseOffline):
             seed=self._seed,
             rows=rows,
         )
+        self._resumed = self._load_resumed()
 
     def _init_log(self) -> None:
         """Log the QPT specific information.
@@ -281,10 +282,9 @@ class QPT(BaseOffline):
             'Training', total_steps, done=self._learner.step, unit='updates'
         )
         start_time = time.time()
-        row = self._rows_before[-1] if self._rows_before else {}
         for epoch in range(self.epoch + 1, epochs + 1):
             self.epoch = epoch
-            epoch_time = time.time()
+            epoch_time, first_step = time.time(), self._learner.step
             metrics = self._train_epoch(min(epoch * steps_per_epoch, total_steps), progress)
             update_time = time.time() - epoch_time
             self._refresh_actor()
@@ -295,16 +295,18 @@ class QPT(BaseOffline):
                 {
                     'Time/Evaluate': time.time() - eval_time,
                     'Time/Update': update_time,
-                    'Time/UpdatesPerSecond': self._updates_in_epoch / update_time,
+                    'Time/UpdatesPerSecond': (self._learner.step - first_step) / update_time,
                     'Time/Epoch': time.time() - epoch_time,
                     'Time/Total': time.time() - start_time,
                     'Train/Epoch': epoch,
                     'TotalSteps': self._learner.step,
                 },
             )
-            row = self._dump_row()
+            self._logger.dump_tabular()
+            self._rows = _read_rows(self._run)
             self._save(is_last=epoch == epochs)
         self._logger.close()
+        row = self._rows[-1]
         self._summarise(row)
         return row['Metrics/EpRet'], row['Metrics/EpCost'], row['Metrics/EpLen']
 
@@ -316,7 +318,6 @@ class QPT(BaseOffline):
                 self._train(self._sampler.sample())
                 progress.update(self._learner.step)
             metrics = self._learner.pop_metrics()  # waits for the device
-        self._updates_in_epoch = last_step - first_step
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
             raise UserError(
@@ -339,7 +340,6 @@ class QPT(BaseOffline):
         progress = ProgressReporter('Evaluating', episodes * self._env.horizon)
         with progress.shown():
             evaluation = self._env.evaluate(episodes, self._actor, self._logger, progress.update)
-        self._evaluation: Evaluation = evaluation
         mean_return = sum(evaluation.returns) / episodes
         mean_cost = sum(evaluation.costs) / episodes
         self._logger.store(
@@ -352,7 +352,8 @@ class QPT(BaseOffline):
 
     def _refresh_actor(self) -> None:
         """Take the networks to deploy from the learner."""
-        networks = DeployableNetworks.from_learner(self._learner, self._spec)
+        spec = {**self._spec, 'step': self._learner.step}
+        networks = DeployableNetworks.from_learner(self._learner, spec)
         self._actor: QPTActor = QPTActor(
             self._env.observation_space,
             self._env.action_space,
@@ -398,15 +399,9 @@ class QPT(BaseOffline):
         """The cost limit of training, for OmniSafe's plots."""
         return self._deployment.cost_limit
 
-    def _dump_row(self) -> dict[str, float]:
-        """Write the epoch's row and return it as it stands in ``progress.csv``."""
-        self._logger.dump_tabular()
-        return _read_rows(self._run)[-1]
-
     def _save(self, is_last: bool) -> None:
         """Write the state to resume from, and at its turn or at the end a checkpoint."""
         if is_last or self.epoch % self._cfgs.logger_cfgs.save_model_freq == 0:
-            self._actor.networks.spec['step'] = self._learner.step
             save_checkpoint(self._run, self.epoch, self._actor.networks)
         save_training_state(
             self._run,
@@ -416,23 +411,30 @@ class QPT(BaseOffline):
                 'learner_config': asdict(self._learner.config),
                 'sampler': self._sampler.generator.get_state(),
                 'random': random_state(),
-                'rows': _read_rows(self._run),
+                'rows': self._rows,
                 'dataset': self._dataset_record,
             },
         )
 
-    def _resume(self) -> None:
-        """Continue the run named by ``train_cfgs.resume``, in this run's own folder."""
-        self._rows_before: list[dict[str, float]] = []
+    def _load_resumed(self) -> dict[str, Any] | None:
+        """Read the run named by ``train_cfgs.resume``, before this one has a folder."""
         if self._cfgs.train_cfgs.resume is None:
-            return
+            return None
         state = load_training_state(self._cfgs.train_cfgs.resume)
         self._check_same_run(state)
+        return state
+
+    def _resume(self) -> None:
+        """Continue from the state that was read, in this run's own folder."""
+        self._rows: list[dict[str, float]] = []
+        if self._resumed is None:
+            return
+        state, self._resumed = self._resumed, None
         self._learner.load_state_dict(state['learner'])
         self._sampler.generator.set_state(state['sampler'])
         set_random_state(state['random'])
         self.epoch = state['epoch']
-        self._rows_before = state['rows']
+        self._rows = state['rows']
         for row in state['rows']:
             self._logger.store(row)
             self._logger.dump_tabular()
@@ -455,6 +457,12 @@ class QPT(BaseOffline):
                     f'{resume} was trained with {name} = {before[name]}, now it is {now[name]}; '
                     'resume with the same settings',
                 )
+        done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
+        if done >= total:
+            raise UserError(
+                f'{resume} has done {done} updates, and {total} are asked for: nothing is left; '
+                'make it longer with --total-steps',
+            )
 
     # ------------------------------------------------------------------ what the user reads
 

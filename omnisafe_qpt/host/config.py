@@ -372,13 +372,13 @@ def resolve_threads(requested: str | int) -> int:
     """
     if requested == AUTO:
         told = os.environ.get('OMP_NUM_THREADS', '')
-        return int(told) if told.isdigit() and int(told) > 0 else _usable_cores()
+        return int(told) if told.isdigit() and int(told) > 0 else usable_cores()
     if isinstance(requested, bool) or not isinstance(requested, int) or requested < 1:
         raise UserError(f'torch_threads must be auto or a positive integer, not {requested!r}')
     return requested
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Count the physical cores that this process may run on, within a container's quota."""
     if hasattr(os, 'sched_getaffinity'):
         processors: Iterable[int] = os.sched_getaffinity(0)

@@ -174,7 +174,7 @@ def evaluate_run(  # pylint: disable=too-many-arguments
         seed (int, optional): Seed of the first episode; each further one has the next. Defaults
             to 0.
         device (str, optional): See :func:`load_policy`.
-        processes (int, optional): Environments run in parallel. Defaults to one a processor.
+        processes (int, optional): Environments run in parallel. Defaults to one a core.
         on_progress (Callable, optional): Called with the steps done and expected. Defaults to
             None.
 

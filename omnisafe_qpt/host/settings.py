@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from omnisafe_qpt.core.config import (
@@ -84,4 +85,4 @@ def deployment_config(cfgs: Any) -> DeploymentConfig:
     )
     if algo.use_ensemble:
         return config
-    return DeploymentConfig(**{**vars(config), 'candidates': 1})
+    return replace(config, candidates=1)
