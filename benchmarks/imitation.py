@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""QPT against cloning the safe episodes, on one dataset.
+r"""QPT against cloning the safe episodes, on one dataset.
 
 Cloning (BC-Safe in the paper) imitates the episodes within the cost limit, with the same
 Transformer, the same sizes and the same number of updates, without return or cost targets. QPT runs

@@ -81,6 +81,7 @@ def test_a_loaded_policy_acts_the_same_for_the_same_seed(run: Path) -> None:
     assert actions.dtype == np.float32
     assert np.abs(actions).max() <= 1.0
     np.testing.assert_array_equal(actions, episode(policy, seed=1))
+    assert not np.allclose(actions, episode(policy, seed=2)), 'a seed has its own candidates'
     np.testing.assert_array_equal(
         actions, episode(omnisafe_qpt.load_policy(run, cost_limit=5.0, device='cpu'), seed=1)
     )
@@ -201,3 +202,72 @@ def test_errors_in_a_process_reach_the_user() -> None:
     networks = make_networks(3, 2, HORIZON, ENV_ID)  # the environment has 7 observations
     with pytest.raises((omnisafe_qpt.UserError, ValueError)):
         evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), 1.0, [0, 1], processes=2)
+
+
+def test_an_episode_starts_from_its_own_first_observation() -> None:
+    """OmniSafe's renderer hands over the last observation of the episode before."""
+    from gymnasium.spaces import Box
+
+    from omnisafe_qpt.host.actor import QPTActor
+
+    spaces = (Box(-1, 1, (7,)), Box(-1, 1, (2,)))
+    networks = make_networks(7, 2, HORIZON, ENV_ID)
+    actor = QPTActor(*spaces, networks, DeploymentConfig(candidates=1), 50.0)
+    first, other = torch.full((7,), 0.5), torch.full((7,), -0.5)
+
+    def action(observation: torch.Tensor) -> torch.Tensor:
+        actor.begin_episode(first, seed=0)
+        return actor.predict(observation)
+
+    assert torch.equal(action(first), action(other))
+    assert not torch.equal(actor.predict(first), actor.predict(other)), 'only the first is special'
+
+
+class _ScriptedEnvironment:
+    """Four steps, each worth the seed in reward and twice the seed in cost."""
+
+    horizon = 4
+    observation_shape = (7,)
+
+    def __init__(self, env_id: str) -> None:
+        self._seed = 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        self._seed = seed
+        return np.full(7, seed, dtype=np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool]:
+        return np.full(7, self._seed, dtype=np.float32), self._seed, 2.0 * self._seed, False
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_evaluation_takes_rewards_and_costs_off_the_targets(
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+) -> None:
+    """Each episode its own, whichever of the slots it runs in."""
+    from omnisafe_qpt.host import adapter
+
+    monkeypatch.setattr(adapter, '_LocalEnvironment', _ScriptedEnvironment)
+    networks = make_networks(7, 2, 4, ENV_ID)
+    seen: dict[int, list[tuple[float, float]]] = {}
+
+    def keep(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        states, _, return_to_go, cost_to_go, *_ = inputs
+        for state, wanted, allowed in zip(states[:, -1], return_to_go[:, -1], cost_to_go[:, -1]):
+            seed = round(state[0].item())  # make_networks' statistics are mean 0, deviation 1
+            targets = (round(100.0 * wanted.item(), 3), round(10.0 * allowed.item(), 3))
+            seen.setdefault(seed, []).append(targets)
+
+    networks.policy.register_forward_pre_hook(keep)
+    config = DeploymentConfig(cost_limit=30.0, candidates=1)
+    result = adapter.evaluate(networks, ENV_ID, config, 50.0, [1, 2, 3], processes=processes)
+    for seed in (1, 2, 3):
+        expected = [(50.0 - seed * step, 30.0 - 2 * seed * step) for step in range(4)]
+        np.testing.assert_allclose(seen[seed][:4], expected, rtol=1e-5)
+    assert result.returns == [4.0, 8.0, 12.0]
+    assert result.costs == [8.0, 16.0, 24.0]
+    assert result.lengths == [4, 4, 4]

@@ -1,0 +1,111 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Every option of the configuration reaches the setting that it is about."""
+
+from __future__ import annotations
+
+from omnisafe.utils.config import Config
+
+from omnisafe_qpt.core.config import (
+    DeploymentConfig,
+    LearnerConfig,
+    OptimizerConfig,
+    PolicyConfig,
+)
+from omnisafe_qpt.host.config import load_defaults, merge
+from omnisafe_qpt.host.settings import deployment_config, learner_config
+
+
+# All values differ, so that no two can be swapped unseen.
+CHANGES = {
+    'train_cfgs': {'total_steps': 77},
+    'algo_cfgs': {
+        'gamma': 0.9,
+        'polyak': 0.8,
+        'cost_limit': 6.0,
+        'eta_reward': 0.11,
+        'eta_cost': 0.22,
+        'use_reward_critic': False,
+        'use_cost_critic': True,
+        'use_ensemble': True,
+        'candidates': 9,
+        'target_spread': 0.33,
+        'selection_rule': 'bounded',
+        'penalty_critic': 'first',
+        'cost_value': 'max',
+        'warmup_steps': 5,
+        'lr_final_ratio': 0.44,
+        'precision': 'bf16',
+    },
+    'model_cfgs': {
+        'actor': {
+            'context_len': 4,
+            'embed_dim': 24,
+            'num_layers': 2,
+            'num_heads': 3,
+            'dropout': 0.05,
+            'lr': 0.001,
+            'weight_decay': 0.002,
+            'max_grad_norm': 0.003,
+        },
+        'critic': {
+            'hidden_sizes': [7, 8],
+            'lr': 0.004,
+            'weight_decay': 0.005,
+            'max_grad_norm': 0.006,
+        },
+    },
+}
+
+
+def make_cfgs(**algo_cfgs: object) -> Config:
+    changed = merge(CHANGES, {'algo_cfgs': algo_cfgs})
+    return Config.dict2config(merge(load_defaults('SafetyBallRun-v0'), changed))
+
+
+def test_options_of_the_learner() -> None:
+    assert learner_config(make_cfgs(), horizon=123) == LearnerConfig(
+        policy=PolicyConfig(4, 24, 2, 3, 0.05, max_timestep=123),
+        critic_hidden_sizes=(7, 8),
+        policy_optimizer=OptimizerConfig(0.001, 0.002, 0.003),
+        critic_optimizer=OptimizerConfig(0.004, 0.005, 0.006),
+        warmup_steps=5,
+        lr_final_ratio=0.44,
+        total_steps=77,
+        gamma=0.9,
+        polyak=0.8,
+        eta_reward=0.11,
+        eta_cost=0.22,
+        use_reward_critic=False,
+        use_cost_critic=True,
+        train_critics=True,
+        penalty_critic='first',
+        cost_value='max',
+        precision='bf16',
+    )
+
+
+def test_critics_are_trained_where_something_needs_them() -> None:
+    switches = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
+    off = dict.fromkeys(switches, False)
+    assert not learner_config(make_cfgs(**off), 10).train_critics
+    for switch in switches:
+        assert learner_config(make_cfgs(**{**off, switch: True}), 10).train_critics
+
+
+def test_options_of_deployment() -> None:
+    assert deployment_config(make_cfgs()) == DeploymentConfig(6.0, 9, 0.33, 'bounded', 'max')
+    without = deployment_config(make_cfgs(use_ensemble=False))
+    assert without == DeploymentConfig(6.0, 1, 0.33, 'bounded', 'max')
