@@ -44,8 +44,9 @@ from omnisafe_qpt.host.plugin import unwrapped, without_auto_reset
 def make_env(env_id: str, **kwargs: Any) -> CMDP:
     """Make one of OmniSafe's environments for evaluation.
 
-    Actions are scaled from [-1, 1]. OmniSafe's own time limit, 1000 steps whatever the task, and
-    its automatic resets are left out: the simulators keep the tasks' horizons themselves.
+    Actions are in [-1, 1], whatever the simulator's range. OmniSafe's own time limit, 1000 steps
+    whatever the task, and its automatic resets are left out: the simulators keep the tasks'
+    horizons themselves.
 
     Args:
         env_id (str): OmniSafe's environment id.
@@ -54,6 +55,9 @@ def make_env(env_id: str, **kwargs: Any) -> CMDP:
         kwargs: Passed on, ``render_mode`` and so on.
     """
     env = without_auto_reset(make(env_id, num_envs=1, device=torch.device('cpu'), **kwargs))
+    space = env.action_space
+    if (space.low == -1.0).all() and (space.high == 1.0).all():
+        return env  # scaling to the same range would only cost the last bits of small actions
     return ActionScale(env, device=torch.device('cpu'), low=-1.0, high=1.0)
 
 

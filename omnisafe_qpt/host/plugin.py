@@ -535,6 +535,15 @@ def unwrapped(env: Any) -> Any:
     return env
 
 
+def simulator_of(env: Any) -> Any:
+    """Return the simulator inside an OmniSafe environment, out of all wrappers.
+
+    Args:
+        env (CMDP): The environment; each of OmniSafe's keeps its simulator under this name.
+    """
+    return unwrapped(env)._env.unwrapped
+
+
 def dataset_names() -> list[str]:
     """List the datasets that OmniSafe's loader knows by name; it has no public list of them."""
     from omnisafe.common.offline.dataset import OfflineDataset

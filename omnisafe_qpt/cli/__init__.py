@@ -1,0 +1,79 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The ``omnisafe-qpt`` command: what OmniSafe's own command line has no word for.
+
+Exit status: 0 on success, 1 on a user's mistake with one line on stderr, 2 on wrong usage.
+Each command is a module with an ``add`` that declares it. Everything heavy is imported when the
+command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from omnisafe_qpt.cli import data_collect, evaluate
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.version import __version__
+
+
+# In the order in which the help lists them.
+_COMMANDS = (evaluate,)
+_DATA_COMMANDS = (data_collect,)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments (Sequence[str], optional): What follows the program's name. Defaults to
+            ``sys.argv``'s.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run_command(options)
+    except UserError as error:
+        print(f'Error: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('Interrupted', file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='omnisafe-qpt',
+        description="QPT for OmniSafe: deployment and data. Training is OmniSafe's own command: "
+        'omnisafe train --algo QPT --env-id SafetyCarButton1-v0',
+    )
+    parser.add_argument('--version', action='version', version=f'omnisafe-qpt {__version__}')
+    commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
+    for command in _COMMANDS:
+        command.add(commands)
+    _add_data(commands)
+    return parser
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser('data', help='make datasets', description='Make datasets.')
+    data_commands = data.add_subparsers(title='commands', required=True, metavar='COMMAND')
+    for command in _DATA_COMMANDS:
+        command.add(data_commands)

@@ -1,0 +1,72 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What the commands share: how they are declared and how they write results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from omnisafe_qpt.errors import UserError
+
+
+def add_command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """Declare a command with an example of its use.
+
+    Args:
+        commands (Any): The group that it belongs to.
+        name (str): What is typed.
+        summary (str): What it does, in lower case and without a full stop.
+        example (str): A command line that works.
+
+    Returns:
+        The parser, to which the command adds its options.
+    """
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + '.',
+        epilog=f'example:\n  {example}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a positive number')
+    return value
+
+
+positive.__name__ = 'number'  # argparse names the type in its messages
+
+
+def check_writable(path: Path, option: str = '--json') -> None:
+    """Refuse a result file that cannot be written before the work rather than after it."""
+    if path.is_dir():
+        raise UserError(f'{option} {path}: is a folder; give the name of a file')
+    if not path.parent.is_dir():
+        raise UserError(f'{option} {path}: there is no folder {path.parent}')
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write results as JSON; the file appears only when it is complete."""
+    from omnisafe_qpt.data.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')

@@ -1,0 +1,61 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What a scripted controller is, and how the controllers of a task are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from omnisafe_qpt.collect.simulator import Simulator
+
+
+class Controller(Protocol):
+    """Chooses the actions of one episode.
+
+    Args:
+        kind (str): What it is called in the dataset's metadata.
+    """
+
+    kind: str
+
+    def act(self, observation: np.ndarray, step: int) -> np.ndarray:
+        """Return the action for an observation.
+
+        Args:
+            observation (np.ndarray): Observation as it is recorded, shape (S,).
+            step (int): Steps taken in the episode so far.
+
+        Returns:
+            The action, shape (A,); what lies outside [-1, 1] is clipped.
+        """
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the controllers of some tasks are drawn.
+
+    Args:
+        make_controller (Callable): From the episode's random generator, the simulator, which has
+            just been reset, and the number of steps in the episode to a controller. A controller
+            may read the simulator's state at each step; it must not change it.
+    """
+
+    make_controller: Callable[[np.random.Generator, Simulator, int], Controller]

@@ -1,0 +1,83 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""An OmniSafe environment as the controllers and the recorder see it: in numpy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class Simulator:
+    """One of OmniSafe's environments, with the task's own horizon and actions in [-1, 1].
+
+    Args:
+        env_id (str): OmniSafe's environment id.
+
+    Attributes:
+        env_id (str): OmniSafe's environment id.
+        horizon (int): Steps in an episode.
+        raw (Any): The simulator itself, out of all wrappers, for controllers that read positions.
+
+    Raises:
+        UserError: If the environment is not known or its simulator is not installed.
+    """
+
+    def __init__(self, env_id: str) -> None:
+        """Initialize an instance of :class:`Simulator`."""
+        # OmniSafe takes seconds to import, and the tables of controllers are asked for without it.
+        from omnisafe_qpt.host.adapter import horizon_of, make_env
+
+        self.env_id = env_id
+        self._env = make_env(env_id)
+        self.horizon = horizon_of(self._env)
+
+    @property
+    def raw(self) -> Any:
+        """The simulator itself; a reset may put another one in its place."""
+        from omnisafe_qpt.host.plugin import simulator_of
+
+        return simulator_of(self._env)
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Start an episode.
+
+        Args:
+            seed (int): Seed of the episode.
+
+        Returns:
+            The first observation, shape (S,), float32.
+        """
+        return self._env.reset(seed=seed)[0].numpy()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool, bool]:
+        """Run one step.
+
+        Args:
+            action (np.ndarray): Shape (A,), float32, in [-1, 1].
+
+        Returns:
+            Observation of shape (S,), reward, cost, whether the episode ended in a terminal
+            state, and whether it was cut by the time limit.
+        """
+        import torch
+
+        obs, reward, cost, terminated, truncated, _ = self._env.step(torch.from_numpy(action))
+        return obs.numpy(), reward.item(), cost.item(), bool(terminated), bool(truncated)
+
+    def close(self) -> None:
+        """Close the simulator."""
+        self._env.close()
