@@ -1,0 +1,131 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Which simulators are installed, and the command that installs what is missing.
+
+Nothing is imported to find out: the answer takes milliseconds, where importing a simulator takes
+seconds and may fail.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that a suite of simulators cannot do without.
+
+    Args:
+        module (str): What is imported.
+        distribution (str): What is installed.
+        version (str): The version that was tested, and that is installed when it is missing.
+        is_exact (bool, optional): Whether no other version will do. Defaults to False.
+    """
+
+    module: str
+    distribution: str
+    version: str
+    is_exact: bool = False
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the installed package, or None."""
+        if importlib.util.find_spec(self.module) is None:
+            return f'{self.distribution} is not installed'
+        if not self.is_exact:
+            return None
+        try:
+            installed = metadata.version(self.distribution)
+        except metadata.PackageNotFoundError:
+            # PyPI's `metadrive` is such a case: an unrelated package under the same module name.
+            return f'{self.distribution} is not installed, another package named {self.module} is'
+        if installed != self.version:
+            return f'{self.distribution} {installed} is installed, not {self.version}'
+        return None
+
+
+# The same on Python 3.10 and 3.11. The requirements that MetaDrive 0.2.6.0 states cannot be met
+# beside OmniSafe and DSRL (gym 0.19, protobuf 3.20, a panda3d without builds for Python 3.11), so
+# pip must not resolve them. Later releases of MetaDrive are other tasks than DSRL's.
+METADRIVE_PACKAGES = (
+    Package('metadrive', 'metadrive-simulator', '0.2.6.0', is_exact=True),
+    Package('panda3d', 'panda3d', '1.10.16'),
+    Package('gltf', 'panda3d-gltf', '0.13', is_exact=True),
+    Package('simplepbr', 'panda3d-simplepbr', '0.13.1'),
+    Package('cv2', 'opencv-python-headless', '4.11.0.86'),
+    Package('lxml', 'lxml', '6.1.3'),
+    Package('scipy', 'scipy', '1.15.3'),
+    Package('yapf', 'yapf', '0.43.0'),
+)
+
+_BULLET_PACKAGES = (
+    Package('bullet_safety_gym', 'bullet-safety-gym', '1.4.0'),
+    Package('pybullet', 'pybullet', '3.2.7'),
+)
+
+# The pairs of versions that belong together; see setup.py.
+_SAFETY_GYMNASIUM_PACKAGES = (
+    (
+        Package('safety_gymnasium', 'safety-gymnasium', '0.4.0'),
+        Package('mujoco', 'mujoco', '2.3.0'),
+        Package('pygame', 'pygame', '2.1.0'),
+        Package('xmltodict', 'xmltodict', '1.0.4'),
+    )
+    if sys.version_info < (3, 11)
+    else (
+        Package('safety_gymnasium', 'safety-gymnasium', '1.0.0'),
+        Package('mujoco', 'mujoco', '2.3.3'),
+        Package('gymnasium_robotics', 'gymnasium-robotics', '1.2.2'),
+        Package('pygame', 'pygame', '2.6.1'),
+        Package('xmltodict', 'xmltodict', '1.0.4'),
+    )
+)
+
+# By the names of the suites in the table of tasks.
+_SUITES = {
+    'safety_gymnasium': ('Safety-Gymnasium', _SAFETY_GYMNASIUM_PACKAGES),
+    'bullet_safety_gym': ('Bullet-Safety-Gym', _BULLET_PACKAGES),
+    'metadrive': ('MetaDrive', METADRIVE_PACKAGES),
+}
+
+
+def install_command(packages: tuple[Package, ...] = METADRIVE_PACKAGES) -> str:
+    """Return the command that installs these packages and touches no others."""
+    pins = ' '.join(f'{package.distribution}=={package.version}' for package in packages)
+    return f'pip install --no-deps {pins}'
+
+
+def why_unavailable(suite: str) -> str | None:
+    """Tell what keeps the simulators of a suite from running here.
+
+    Args:
+        suite (str): ``safety_gymnasium``, ``bullet_safety_gym`` or ``metadrive``.
+
+    Returns:
+        None if their packages are installed, else one line: what is missing, and the command that
+        installs it.
+    """
+    name, packages = _SUITES[suite]
+    found = [(package, package.problem()) for package in packages]
+    missing = tuple(package for package, problem in found if problem is not None)
+    if not missing:
+        return None
+    if importlib.util.find_spec(packages[0].module) is None:
+        reason = 'is not installed'
+    else:
+        reason = 'is incomplete: ' + ', '.join(problem for _, problem in found if problem)
+    return f'{name} {reason}; run: {install_command(missing)}'
