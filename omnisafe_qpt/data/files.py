@@ -75,7 +75,7 @@ def open_dataset(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
     if path.stat().st_size == 0:
         raise UserError(f'{path}: the file is empty; get it again')
     if path.suffix in HDF5_SUFFIXES:
-        opener = _open_hdf5(path)
+        opener = open_hdf5(path)
     elif path.suffix == '.npz':
         opener = _open_npz(path)
     else:
@@ -88,7 +88,8 @@ def open_dataset(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
 
 
 @contextmanager
-def _open_hdf5(path: Path) -> Iterator[Mapping[str, Any]]:
+def open_hdf5(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Open an HDF5 file in DSRL's layout whatever it is called; see :func:`open_dataset`."""
     import h5py  # takes a second, and only this reader needs it
 
     try:
