@@ -241,7 +241,11 @@ def _imported_modules(file):
 @pytest.mark.parametrize(
     ('wing', 'allowed', 'above'),
     [
-        ('data', {'h5py', 'numpy', 'rich', 'torch'}, ('core', 'host', 'cli', 'collect')),
+        (
+            'data',
+            {'filelock', 'h5py', 'numpy', 'requests', 'rich', 'torch'},
+            ('core', 'host', 'cli', 'collect'),
+        ),
         ('core', {'numpy', 'torch'}, ('host', 'cli', 'collect')),
         ('host', None, ('cli',)),
     ],

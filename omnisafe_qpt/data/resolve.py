@@ -16,16 +16,11 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import shlex
-import sys
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from omnisafe_qpt.data.files import HDF5_SUFFIXES, atomic_path
+from omnisafe_qpt.data.files import HDF5_SUFFIXES
 from omnisafe_qpt.data.tasks import Task, find_task
 from omnisafe_qpt.errors import UserError
 
@@ -33,10 +28,6 @@ from omnisafe_qpt.errors import UserError
 SAMPLE_ENV_ID = 'SafetyCarButton1-v0'
 SAMPLE_FILE = Path(__file__).parent / 'sample' / f'{SAMPLE_ENV_ID}-sample.hdf5'
 AUTO, SAMPLE = 'auto', 'sample'
-
-_HUGGING_FACE = 'https://huggingface.co'
-_CONNECT_SECONDS = 20
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -105,12 +96,16 @@ def _automatic(env_id: str) -> DatasetSource:
             f'there is no DSRL dataset of {env_id}; give your own .hdf5 or .npz file with '
             'train_cfgs:dataset',
         )
+    from omnisafe_qpt.data.download import check_unchanged, download
+
     path = cache_folder() / task.dataset_file
-    if not path.exists():
-        try:
-            download(task, path)
-        except UserError as error:
-            return _stand_in(task, error)
+    if path.exists():
+        check_unchanged(task, path)
+        return DatasetSource(path, path.stem)
+    try:
+        download(task, path.parent)
+    except UserError as error:
+        return _stand_in(task, UserError(f'{error} , or give a file with train_cfgs:dataset'))
     return DatasetSource(path, path.stem)
 
 
@@ -123,67 +118,3 @@ def _stand_in(task: Task, error: UserError) -> DatasetSource:
         warning=f'{error}\nUsing the small bundled SAMPLE instead: good for trying things out, '
         'not for results.',
     )
-
-
-def download_url(task: Task) -> str:
-    """Return where a task's file is fetched from; ``$HF_ENDPOINT`` names a mirror."""
-    mirror = (os.environ.get('HF_ENDPOINT') or _HUGGING_FACE).rstrip('/')
-    return task.url.replace(_HUGGING_FACE, mirror, 1)
-
-
-def download(task: Task, path: Path) -> None:
-    """Download a task's dataset; the file appears only when it is complete.
-
-    Args:
-        task (Task): Which dataset.
-        path (Path): Where to put it.
-
-    Raises:
-        UserError: If it cannot be had, with the command that fetches it by hand.
-    """
-    url = download_url(task)
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as answer,
-            atomic_path(path) as temporary,
-            temporary.open('wb') as file,
-        ):
-            _copy(answer, file, task.dataset_file)
-    # A ValueError is an address that is none.
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise UserError(
-            f'the DSRL dataset of {task.env_id} is not in {path.parent} and cannot be downloaded '
-            f'({getattr(error, "reason", None) or error}); fetch it by hand: '
-            f'curl -L --create-dirs -o {shlex.quote(str(path))} {url} , or give a file with '
-            'train_cfgs:dataset',
-        ) from error
-
-
-def _copy(answer: Any, file: Any, label: str) -> None:
-    """Copy an HTTP answer to a file with a progress bar.
-
-    Raises:
-        OSError: If the connection ends before the announced length.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    expected = int(answer.headers.get('Content-Length') or 0)
-    columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn())
-    console = Console(file=sys.stderr)
-    received = 0
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(label, total=expected or None)
-        while block := answer.read(_BLOCK_BYTES):
-            file.write(block)
-            received += len(block)
-            bar.update(task, advance=len(block))
-    if expected and received != expected:
-        raise OSError(f'the connection ended after {received} of {expected} bytes')
