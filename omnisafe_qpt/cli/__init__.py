@@ -26,14 +26,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from omnisafe_qpt.cli import data_collect, evaluate
+from omnisafe_qpt.cli import data_collect, data_download, evaluate, tasks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.version import __version__
 
 
 # In the order in which the help lists them.
-_COMMANDS = (evaluate,)
-_DATA_COMMANDS = (data_collect,)
+_COMMANDS = (tasks, evaluate)
+_DATA_COMMANDS = (data_download, data_collect)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
