@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -67,10 +68,10 @@ def test_a_missing_suite_gets_one_line_with_the_command(monkeypatch, suite):
 
 def test_the_command_leaves_installed_packages_alone(monkeypatch):
     everything_installed(monkeypatch, {'metadrive-simulator': '0.2.6.0', 'panda3d-gltf': '0.13'})
-    hide(monkeypatch, 'cv2', 'lxml')
+    hide(monkeypatch, 'panda3d')
     assert why_unavailable('metadrive') == (
-        'MetaDrive is incomplete: opencv-python-headless is not installed, lxml is not installed; '
-        'run: pip install --no-deps opencv-python-headless==4.11.0.86 lxml==6.1.3'
+        'MetaDrive is incomplete: panda3d is not installed; '
+        'run: pip install --no-deps panda3d==1.10.16'
     )
 
 
@@ -119,3 +120,10 @@ def test_the_commands_name_versions_that_setup_allows():
             checked += 1
     assert checked == 2
     assert METADRIVE_PACKAGES[0].is_exact
+
+
+def test_a_clone_gets_the_same_metadrive():
+    list_file = Path(__file__).resolve().parent.parent / 'requirements' / 'metadrive.txt'
+    lines = list_file.read_text(encoding='utf-8').splitlines()
+    pins = [line for line in lines if not line.startswith('#')]
+    assert install_command() == f'pip install --no-deps {" ".join(pins)}'

@@ -128,6 +128,7 @@ class Environment:
         tag = f'py{sys.version_info.major}{sys.version_info.minor}'
         self._packages = ROOT / 'requirements' / f'{tag}.txt'
         self._torch_packages = ROOT / 'requirements' / f'{tag}-torch.txt'
+        self._metadrive_packages = ROOT / 'requirements' / 'metadrive.txt'
         self._torch = self._choose_torch(torch)
         self._installer = self._pip
         self._variables = dict(os.environ)
@@ -144,7 +145,9 @@ class Environment:
         self._choose_installer()
         torch = self._find_torch()
         say('Installing the pinned packages')
-        self._install('--requirement', str(self._packages), *torch)
+        lists = ['--requirement', str(self._packages)]
+        lists += ['--requirement', str(self._metadrive_packages)]
+        self._install(*lists, *torch)
         say('Installing omnisafe-qpt itself, as a link to this folder')
         self._install('--editable', str(ROOT))
         if self._torch == 'cuda':
@@ -166,6 +169,7 @@ class Environment:
             Path(__file__),
             self._packages,
             self._torch_packages,
+            self._metadrive_packages,
         ]
         digest = hashlib.sha256(b''.join(path.read_bytes() for path in sources))
         return {

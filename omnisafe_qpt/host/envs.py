@@ -33,6 +33,7 @@ from omnisafe.envs.core import CMDP, env_register
 from omnisafe.typing import DEVICE_CPU
 
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.simulators import why_unavailable
 
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ BULLET_HORIZONS: dict[str, int] = {
     'SafetyDroneCircle-v0': 300,
     'SafetyAntCircle-v0': 500,
 }
-
-RENDER_MODES = ('rgb_array', 'rgb_array_list', 'human')
 
 # Cars and drones keep the last motor command of an episode through a reset: the same seed then
 # starts from another state. Balls and ants reset exactly.
@@ -94,8 +93,93 @@ def _drawing_from(random_state: np.random.RandomState) -> Iterator[None]:
         np.random.set_state(users_state)
 
 
+class SingleEnv(CMDP):
+    """What the simulators below have in common: one at a time, and pictures when asked for.
+
+    Args:
+        env_id (str): Environment id.
+        num_envs (int): Number of environments; only one is supported.
+        device (torch.device or str): Device of the returned tensors.
+        render_mode (str): One of the class's ``render_modes``.
+
+    Attributes:
+        need_auto_reset_wrapper (bool): Whether to use auto reset wrapper.
+        need_time_limit_wrapper (bool): Whether to use time limit wrapper. The horizon is kept by
+            the environment itself, because OmniSafe's offline wrapper assumes 1000 steps.
+        render_modes (tuple of str): The supported ways to render.
+
+    Raises:
+        UserError: If the options are not supported.
+    """
+
+    need_auto_reset_wrapper: bool = True
+    need_time_limit_wrapper: bool = False
+    render_modes: ClassVar[tuple[str, ...]] = ('rgb_array', 'rgb_array_list')
+
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        device: torch.device | str,
+        render_mode: str,
+    ) -> None:
+        """Initialize an instance of :class:`SingleEnv`."""
+        super().__init__(env_id)
+        if num_envs != 1:
+            raise UserError(
+                f'{env_id} runs one environment per process, not {num_envs}: leave '
+                'vector_env_nums at 1 (on-policy algorithms have train_cfgs.parallel instead)',
+            )
+        if render_mode not in self.render_modes:
+            choices = ', '.join(self.render_modes)
+            raise UserError(f'render_mode must be one of {choices}, not {render_mode!r}')
+        self._env_id = env_id
+        self._num_envs = 1
+        self._device = torch.device(device)
+        self._render_mode = render_mode
+        self._frames: list[np.ndarray] = []
+        self._random_state = np.random.RandomState()
+
+    def set_seed(self, seed: int) -> None:
+        """Set the seed of the episodes to come.
+
+        Args:
+            seed (int): Seed to set.
+        """
+        self._random_state = np.random.RandomState(seed)
+
+    def render(self) -> Any:
+        """Render the current state, without a display unless the mode is ``human``.
+
+        Returns:
+            An image of shape (height, width, 3), or in ``rgb_array_list`` mode the images since
+            the last call or reset, or in ``human`` mode None: the window follows by itself.
+        """
+        if self._render_mode == 'rgb_array':
+            return self._image()
+        if self._render_mode == 'rgb_array_list':
+            frames, self._frames = self._frames, []
+            return frames
+        return None
+
+    def _image(self) -> np.ndarray:
+        """Draw the current state."""
+        raise NotImplementedError
+
+    def _begin_frames(self) -> None:
+        self._frames = []
+        self._collect_frame()
+
+    def _collect_frame(self) -> None:
+        if self._render_mode == 'rgb_array_list':
+            self._frames.append(self._image())
+
+    def _tensor(self, value: Any) -> torch.Tensor:
+        return torch.as_tensor(value, dtype=torch.float32, device=self._device)
+
+
 @env_register
-class BulletSafetyEnv(CMDP):
+class BulletSafetyEnv(SingleEnv):
     """One of DSRL's Bullet tasks.
 
     An episode depends on its seed and its actions only, whatever was run before: the simulator's
@@ -118,17 +202,11 @@ class BulletSafetyEnv(CMDP):
         width (int, optional): The width of the rendered image. Defaults to 256.
         height (int, optional): The height of the rendered image. Defaults to 256.
 
-    Attributes:
-        need_auto_reset_wrapper (bool): Whether to use auto reset wrapper.
-        need_time_limit_wrapper (bool): Whether to use time limit wrapper. The horizon is kept by
-            the environment itself, because OmniSafe's offline wrapper assumes 1000 steps.
-
     Raises:
         UserError: If the options are not supported or bullet-safety-gym is not installed.
     """
 
-    need_auto_reset_wrapper: bool = True
-    need_time_limit_wrapper: bool = False
+    render_modes: ClassVar[tuple[str, ...]] = ('rgb_array', 'rgb_array_list', 'human')
 
     _support_envs: ClassVar[list[str]] = list(BULLET_HORIZONS)
 
@@ -145,22 +223,16 @@ class BulletSafetyEnv(CMDP):
         height: int = 256,
     ) -> None:
         """Initialize an instance of :class:`BulletSafetyEnv`."""
-        super().__init__(env_id)
-        _check_options(env_id, num_envs, render_mode)
-        self._env_id = env_id
-        self._num_envs = 1
-        self._device = torch.device(device)
-        self._render_mode = render_mode
+        super().__init__(env_id, num_envs, device, render_mode)
+        _check_display(render_mode)
         self._image_size = (width, height)
-        self._frames: list[np.ndarray] = []
         self._rebuilds = env_id.startswith(_KEEPS_MOTOR_COMMANDS)
         self._stepped = False
-        self._random_state = np.random.RandomState()
         self._env = self._build()
         self._observation_space = self._env.observation_space
         self._action_space = self._env.action_space
         self._metadata = {
-            'render_modes': list(RENDER_MODES),
+            'render_modes': list(self.render_modes),
             'render_fps': round(1.0 / self._env.unwrapped.dt),
         }
 
@@ -168,14 +240,6 @@ class BulletSafetyEnv(CMDP):
     def max_episode_steps(self) -> int:
         """The max steps per episode."""
         return BULLET_HORIZONS[self._env_id]
-
-    def set_seed(self, seed: int) -> None:
-        """Set the seed of the episodes to come.
-
-        Args:
-            seed (int): Seed to set.
-        """
-        self._random_state = np.random.RandomState(seed)
 
     def reset(
         self,
@@ -201,8 +265,7 @@ class BulletSafetyEnv(CMDP):
         self._stepped = False
         with _drawing_from(self._random_state):
             obs, info = self._env.reset(options=options)
-        self._frames = []
-        self._collect_frame()
+        self._begin_frames()
         return self._tensor(obs), info
 
     def step(
@@ -237,20 +300,6 @@ class BulletSafetyEnv(CMDP):
         )
         return self._tensor(obs), reward, cost, terminated, truncated, info
 
-    def render(self) -> Any:
-        """Render the current state, without a display unless the mode is ``human``.
-
-        Returns:
-            An image of shape (height, width, 3), or in ``rgb_array_list`` mode the images since
-            the last call or reset, or in ``human`` mode None: the window follows by itself.
-        """
-        if self._render_mode == 'rgb_array':
-            return self._image()
-        if self._render_mode == 'rgb_array_list':
-            frames, self._frames = self._frames, []
-            return frames
-        return None
-
     def close(self) -> None:
         """Disconnect the simulator."""
         self._env.close()
@@ -263,10 +312,8 @@ class BulletSafetyEnv(CMDP):
             try:
                 import bullet_safety_gym  # noqa: F401  # pylint: disable=unused-import
             except ImportError as error:
-                raise UserError(
-                    f'{self._env_id} needs the package bullet-safety-gym ({error}): '
-                    'pip install bullet-safety-gym',
-                ) from error
+                reason = why_unavailable('bullet_safety_gym') or f'{type(error).__name__}: {error}'
+                raise UserError(f'{self._env_id}: {reason}') from error
             env = gymnasium.make(
                 self._env_id,
                 max_episode_steps=self.max_episode_steps,
@@ -278,27 +325,15 @@ class BulletSafetyEnv(CMDP):
         camera.render_width, camera.render_height = self._image_size
         return env
 
-    def _collect_frame(self) -> None:
-        if self._render_mode == 'rgb_array_list':
-            self._frames.append(self._image())
-
     def _image(self) -> np.ndarray:
         return np.asarray(self._env.unwrapped.render(mode='rgb_array'), dtype=np.uint8)
 
-    def _tensor(self, value: Any) -> torch.Tensor:
-        return torch.as_tensor(value, dtype=torch.float32, device=self._device)
 
+def _check_display(render_mode: str) -> None:
+    """Refuse a window where there is no display: PyBullet would end the whole process.
 
-def _check_options(env_id: str, num_envs: int, render_mode: str) -> None:
-    """Refuse what cannot work, with the reason."""
-    if num_envs != 1:
-        raise UserError(
-            f'{env_id} runs one environment per process, not {num_envs}: '
-            'leave vector_env_nums at 1 (on-policy algorithms have train_cfgs.parallel instead)',
-        )
-    if render_mode not in RENDER_MODES:
-        choices = ', '.join(RENDER_MODES)
-        raise UserError(f'render_mode must be one of {choices}, not {render_mode!r}')
-    # PyBullet ends the whole process when it finds no X server.
+    Raises:
+        UserError: If there is none.
+    """
     if render_mode == 'human' and sys.platform == 'linux' and not os.environ.get('DISPLAY'):
         raise UserError('render_mode human needs a display (DISPLAY is not set): use rgb_array')

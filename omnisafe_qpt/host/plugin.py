@@ -262,9 +262,10 @@ def _find_velocity_tasks(path: Any) -> ModuleSpec | None:
 
 
 def _add_environments(envs: ModuleType) -> None:
-    """Register DSRL's Bullet tasks: importing the module does it, by OmniSafe's own decorator."""
+    """Register DSRL's other tasks: importing the modules does it, by OmniSafe's own decorator."""
     del envs
     import omnisafe_qpt.host.envs  # noqa: F401
+    import omnisafe_qpt.host.metadrive  # noqa: F401
 
 
 def _add_algorithm(offline: ModuleType) -> None:

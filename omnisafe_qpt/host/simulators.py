@@ -58,18 +58,14 @@ class Package:
         return None
 
 
-# The same on Python 3.10 and 3.11. The requirements that MetaDrive 0.2.6.0 states cannot be met
-# beside OmniSafe and DSRL (gym 0.19, protobuf 3.20, a panda3d without builds for Python 3.11), so
-# pip must not resolve them. Later releases of MetaDrive are other tasks than DSRL's.
+# The same on Python 3.10 and 3.11, and the same as in requirements/metadrive.txt. What MetaDrive
+# 0.2.6 asks for cannot be had beside OmniSafe and DSRL (gym 0.19, protobuf 3.20, a panda3d without
+# builds for Python 3.11), so pip must not resolve it; the rest of what it imports is installed with
+# OmniSafe or not used. Later releases of MetaDrive are other tasks than DSRL's.
 METADRIVE_PACKAGES = (
     Package('metadrive', 'metadrive-simulator', '0.2.6.0', is_exact=True),
     Package('panda3d', 'panda3d', '1.10.16'),
     Package('gltf', 'panda3d-gltf', '0.13', is_exact=True),
-    Package('simplepbr', 'panda3d-simplepbr', '0.13.1'),
-    Package('cv2', 'opencv-python-headless', '4.11.0.86'),
-    Package('lxml', 'lxml', '6.1.3'),
-    Package('scipy', 'scipy', '1.15.3'),
-    Package('yapf', 'yapf', '0.43.0'),
 )
 
 _BULLET_PACKAGES = (
