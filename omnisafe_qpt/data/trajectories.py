@@ -25,18 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.files import check_shapes, is_gap, open_dataset, row_blocks
 from omnisafe_qpt.errors import UserError
 
 
-# A next observation further than this from the following observation is the end of an episode.
-_GAP_TOLERANCE = 1e-3
 # More unmarked gaps than this share of the transitions is a broken file, not odd episode ends.
 _MAX_GAP_SHARE = 0.1
-# The arrays of one number for each transition.
-_COLUMNS = ('rewards', 'costs', 'terminals', 'timeouts')
 # Rows read at a time, so that a dataset is never in memory twice.
 _BLOCK_ROWS = 1 << 16
+# Rows checked at a time: few enough for a processor's cache.
+_CHECK_ROWS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class Trajectories:
             UserError: If shapes disagree, a number is not finite, no episode end is marked, or
                 next observations do not match.
         """
-        total, obs_dim, act_dim = _check_shapes(arrays, name)
+        total, obs_dim, act_dim = check_shapes(arrays, name)
         terminals = _flags(arrays, 'terminals', name)
         has_timeouts = 'timeouts' in arrays
         timeouts = _flags(arrays, 'timeouts', name) if has_timeouts else np.zeros(total, bool)
@@ -188,23 +186,21 @@ class Trajectories:
                 'mark the last transition of each episode',
             )
         marked[-1] = True
-        ends = np.flatnonzero(marked | _gaps(arrays, marked, name))
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        lengths = ends + 1 - starts
-        terminal = terminals[ends]
+        table, starts = _read_table(arrays, marked, name)
+        if not all(
+            np.isfinite(table[first : first + _CHECK_ROWS, :-2]).all()
+            for first in range(0, len(table), _CHECK_ROWS)
+        ):
+            raise UserError(_describe_non_finite(table[:, :-2], obs_dim, act_dim, name))
+        lengths = np.diff(starts, append=total)
+        terminal = terminals[starts + lengths - 1]
         if not has_timeouts and horizon is not None:
             terminal &= lengths < horizon
 
         first_rows = starts + np.arange(len(starts))
-        table = np.zeros((total + len(ends), obs_dim + act_dim + 4), dtype=np.float32)
-        # What float32 cannot hold becomes infinite, which the check finds.
-        with np.errstate(over='ignore'):
-            _fill_table(table, arrays, ends, obs_dim, act_dim)
-        if not np.isfinite(table).all():
-            raise UserError(_describe_non_finite(table, obs_dim, act_dim, name))
         for column in (-4, -3):
             table[:, column + 2] = _sums_to_go(table[:, column], first_rows, lengths)
-        zeros = torch.zeros(len(ends))
+        zeros = torch.zeros(len(starts))
         return cls(
             table=torch.from_numpy(table),
             rows=EpisodeRows(
@@ -267,28 +263,6 @@ class Trajectories:
         return (states[0] + offset).float(), variance.sqrt().float()
 
 
-def _check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
-    if arrays['observations'].shape[:1] == (0,):
-        raise UserError(f'{name}: the dataset has no transitions; get it again')
-    for key in ('observations', 'next_observations', 'actions'):
-        if len(arrays[key].shape) != 2:
-            raise UserError(
-                f'{name}: {key} has shape {tuple(arrays[key].shape)}; needed is one row of numbers '
-                'for each transition',
-            )
-    total, obs_dim = arrays['observations'].shape
-    act_dim = arrays['actions'].shape[1]
-    allowed = dict.fromkeys(_COLUMNS, ((total,), (total, 1)))
-    allowed |= {'next_observations': ((total, obs_dim),), 'actions': ((total, act_dim),)}
-    for key, shapes in allowed.items():
-        if key in arrays and tuple(arrays[key].shape) not in shapes:
-            raise UserError(
-                f'{name}: {key} has shape {tuple(arrays[key].shape)}; needed for observations of '
-                f'shape {(total, obs_dim)} is {shapes[0]}',
-            )
-    return total, obs_dim, act_dim
-
-
 def _flags(arrays: Mapping[str, Any], key: str, name: str) -> np.ndarray:
     values = np.asarray(arrays[key][:]).reshape(-1)
     if not np.isfinite(values).all():
@@ -296,55 +270,104 @@ def _flags(arrays: Mapping[str, Any], key: str, name: str) -> np.ndarray:
     return values > 0
 
 
-def _gaps(arrays: Mapping[str, Any], marked: np.ndarray, name: str) -> np.ndarray:
-    """Find transitions whose next observation is not the following observation, (N,) bool."""
-    total = len(marked)
-    gaps = np.zeros(total, dtype=bool)
-    for first in range(0, total - 1, _BLOCK_ROWS):
-        last = min(first + _BLOCK_ROWS, total - 1)
-        reached = np.asarray(arrays['next_observations'][first:last], dtype=np.float32)
-        following = np.asarray(arrays['observations'][first + 1 : last + 1], dtype=np.float32)
-        if np.array_equal(reached, following):
-            continue
-        if not np.isfinite(reached).all():
-            row = first + int(np.flatnonzero(~np.isfinite(reached).all(axis=1))[0])
-            raise UserError(
-                f'{name}: next_observations hold NaN or infinity (first: transition {row}); remove '
-                'those episodes',
-            )
-        scale = 1.0 + np.abs(following)
-        gaps[first:last] = (np.abs(reached - following) > _GAP_TOLERANCE * scale).any(axis=1)
-    unmarked = int((gaps & ~marked).sum())
-    if unmarked > _MAX_GAP_SHARE * total:
-        raise UserError(
-            f'{name}: in {unmarked} of {total} transitions the next observation is not the '
-            'following observation; transitions must be in order, whole episodes at a time',
-        )
-    return gaps
-
-
-def _fill_table(
-    table: np.ndarray,
+def _read_table(
     arrays: Mapping[str, Any],
-    ends: np.ndarray,
-    obs_dim: int,
-    act_dim: int,
-) -> None:
-    """Copy the arrays into the table, leaving a row for each episode's final state."""
-    total = len(table) - len(ends)
-    for first in range(0, total, _BLOCK_ROWS):
-        last = min(first + _BLOCK_ROWS, total)
-        # A transition's row moves down by one for each episode that ended before it.
-        rows = np.arange(first, last)
-        rows = rows + np.searchsorted(ends, rows, side='left')
-        table[rows, :obs_dim] = arrays['observations'][first:last]
-        table[rows, obs_dim : obs_dim + act_dim] = arrays['actions'][first:last]
-        table[rows, -4] = np.asarray(arrays['rewards'][first:last]).reshape(-1)
-        table[rows, -3] = np.asarray(arrays['costs'][first:last]).reshape(-1)
-        inside = ends[(ends >= first) & (ends < last)]
-        if len(inside):
-            final = np.asarray(arrays['next_observations'][first:last])[inside - first]
-            table[inside + 1 + np.searchsorted(ends, inside), :obs_dim] = final
+    marked: np.ndarray,
+    name: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read every row once, cutting episodes where flags or gaps end them.
+
+    Args:
+        arrays (Mapping): See :meth:`Trajectories.from_arrays`.
+        marked (np.ndarray): (N,) bool, transitions that a flag ends, and the last one.
+        name (str): Named in errors.
+
+    Returns:
+        The table but for its to-go sums, (N + E, S + A + 4), and the first transition of each
+        episode, (E,) int64.
+
+    Raises:
+        UserError: If a next observation is not finite, or too few follow one another.
+    """
+    total, obs_dim = arrays['observations'].shape
+    last_action = obs_dim + arrays['actions'].shape[1]
+    num_ends = int(marked.sum())
+    # Not np.zeros: only here does numpy ask for huge pages, which fill several times faster.
+    table = np.empty((total + num_ends, last_action + 4), dtype=np.float32)
+    is_first = np.concatenate([[True], marked[:-1]])  # of its episode
+    num_episodes = num_gaps = 0  # so far
+    carried = np.zeros((1, obs_dim), dtype=np.float32)
+    # What float32 cannot hold becomes infinite, which is found afterwards.
+    with np.errstate(over='ignore'):
+        for first, last in row_blocks(arrays['observations'], _BLOCK_ROWS):
+            block = {
+                key: np.asarray(arrays[key][first:last], dtype=np.float32)
+                for key in ('observations', 'next_observations', 'actions', 'rewards', 'costs')
+            }
+            breaks, reached, is_new = _breaks(block, carried, is_first[first:last], first, name)
+            carried = block['next_observations'][-1:].copy()  # a view would keep the block
+            if is_new.any():
+                num_gaps += int(is_new.sum())
+                if num_gaps > _MAX_GAP_SHARE * total:
+                    raise UserError(
+                        f'{name}: in {num_gaps} or more of {total} transitions the next '
+                        'observation is not the following observation; transitions must be in '
+                        'order, whole episodes at a time',
+                    )
+                is_first[first + breaks[is_new]] = True
+                table.resize((total + num_ends + num_gaps, table.shape[1]), refcheck=False)
+            # Each episode before a row's own has put one more row before it.
+            episodes = num_episodes - 1 + np.cumsum(is_first[first:last])
+            num_episodes = int(episodes[-1]) + 1
+            rows = np.arange(first, last) + episodes
+            table[rows, :obs_dim] = block['observations']
+            table[rows, obs_dim:last_action] = block['actions']
+            table[rows, -4] = block['rewards'].reshape(-1)
+            table[rows, -3] = block['costs'].reshape(-1)
+            final_rows = rows[breaks] - 1
+            if first == 0:  # nothing ends before the first row
+                final_rows, reached = final_rows[1:], reached[1:]
+            table[final_rows, :obs_dim], table[final_rows, obs_dim:] = reached, 0.0
+    table[-1, :obs_dim], table[-1, obs_dim:] = carried, 0.0
+    return table, np.flatnonzero(is_first)
+
+
+def _breaks(
+    block: Mapping[str, np.ndarray],
+    carried: np.ndarray,
+    is_first: np.ndarray,
+    offset: int,
+    name: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the rows of a block that begin an episode.
+
+    Args:
+        block (Mapping): Consecutive rows of the arrays, n of them.
+        carried (np.ndarray): (1, S), next observation of the transition before the block.
+        is_first (np.ndarray): (n,) bool, rows that begin an episode by a flag before them.
+        offset (int): Number of the block's first transition, for errors.
+        name (str): Named in errors.
+
+    Returns:
+        The rows, (b,) int64; the state in which the episode before each ended, (b, S); and
+        whether only a gap shows it, (b,) bool.
+
+    Raises:
+        UserError: If a next observation that is not the following observation is not finite.
+    """
+    observations, reached = block['observations'], block['next_observations']
+    differs = 1 + np.flatnonzero(reached[:-1] != observations[1:]) // observations.shape[1]
+    rows = np.unique(np.concatenate([[0], np.flatnonzero(is_first), differs]))
+    states = np.concatenate([carried, reached[rows[1:] - 1]])
+    is_finite = np.isfinite(states).all(axis=1)
+    if not is_finite.all():
+        raise UserError(
+            f'{name}: next_observations hold NaN or infinity (first: transition '
+            f'{offset + rows[~is_finite][0] - 1}); remove those episodes',
+        )
+    is_new = ~is_first[rows] & is_gap(states, observations[rows])
+    is_break = is_first[rows] | is_new
+    return rows[is_break], states[is_break], is_new[is_break]
 
 
 def _sums_to_go(values: np.ndarray, first_rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:

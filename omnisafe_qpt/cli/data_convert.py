@@ -1,0 +1,102 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""``omnisafe-qpt data convert``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
+from omnisafe_qpt.errors import UserError
+
+
+# As in data/convert.py, which takes too long to import for a --help.
+_BUILT_INS = ('VAEBC', 'BCQ', 'BCQLag', 'CRR', 'CCRR', 'COptiDICE')
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        'convert',
+        "convert DSRL's HDF5 to the npz of OmniSafe's own offline algorithms, or back",
+        'omnisafe-qpt data convert BallRun.hdf5 BallRun.npz --for COptiDICE',
+    )
+    parser.add_argument('source', type=Path, metavar='IN', help='.hdf5, .h5 or .npz to read')
+    parser.add_argument('out', type=Path, metavar='OUT', help='file to write, of the other kind')
+    parser.add_argument(
+        '--for',
+        dest='algorithm',
+        choices=_BUILT_INS,
+        metavar='ALGORITHM',
+        help=f'which built-in an npz is for, of {", ".join(_BUILT_INS)}; COptiDICE needs other '
+        'shapes than the rest (default: any but COptiDICE)',
+    )
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument(
+        '--horizon',
+        type=positive,
+        metavar='N',
+        help="the task's time limit in steps, at which the done of an npz is no terminal state; "
+        'needed for an npz without timeouts',
+    )
+    limit.add_argument(
+        '--env-id', metavar='ID', help="a task of DSRL, whose time limit is the task's"
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace OUT if it exists')
+    parser.add_argument('--json', type=Path, metavar='F', help='write a summary to this file')
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.json is not None:
+        check_writable(options.json)
+    from dataclasses import asdict
+
+    from omnisafe_qpt.data.convert import COLUMN_ALGORITHMS, convert
+
+    done = convert(
+        options.source,
+        options.out,
+        algorithm=options.algorithm,
+        horizon=_horizon(options),
+        overwrite=options.overwrite,
+    )
+    purpose = ''
+    if done.out.endswith('.npz'):
+        purpose = f' for {options.algorithm or ", ".join(COLUMN_ALGORITHMS)}'
+    print(
+        f'{done.out}: {done.transitions} transitions{purpose}, {done.terminals} into terminal '
+        f'states, {done.timeouts} cut by a time limit, {done.bytes / 1e6:.1f} MB',
+    )
+    if done.rounded:
+        print(f'Rounded to float32: {", ".join(done.rounded)}')
+    if done.over_horizon:
+        print(f'Longer than the time limit: {done.over_horizon} episodes; is it the right task?')
+    if options.json is not None:
+        write_json(asdict(done), options.json)
+
+
+def _horizon(options: argparse.Namespace) -> int | None:
+    if options.env_id is None:
+        return options.horizon
+    from omnisafe_qpt.data.tasks import find_task
+
+    task = find_task(options.env_id)
+    if task is None:
+        raise UserError(f'--env-id {options.env_id}: no task of DSRL; give --horizon instead')
+    return task.horizon

@@ -1,0 +1,439 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Converting datasets between DSRL's HDF5 and the npz of OmniSafe's built-in offline algorithms.
+
+An npz holds what OmniSafe reads, all in float32: ``obs``, ``action``, ``reward``, ``cost``,
+``next_obs`` and ``done``, where ``done`` is set in terminal states alone, because the built-ins
+multiply their bootstrap with it and an episode that a time limit cuts has a future. COptiDICE wants
+rewards, costs and ``done`` of shape (N,), and ``init_obs``, for every transition the first
+observation of its episode; the others want (N, 1). OmniSafe ignores what else there is: here
+``timeouts`` and ``hdf5_attributes``, with which the way back is exact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnisafe_qpt.data.files import (
+    COLUMNS,
+    HDF5_SUFFIXES,
+    NPZ_ATTRIBUTES,
+    NPZ_NAMES,
+    NPZ_TIMEOUTS,
+    atomic_path,
+    check_shapes,
+    is_gap,
+    open_dataset,
+    read_attributes,
+    row_blocks,
+    write_hdf5_blocks,
+)
+from omnisafe_qpt.errors import UserError
+
+
+# OmniSafe's offline algorithms that want rewards, costs and done in columns, and the one that
+# does not.
+COLUMN_ALGORITHMS = ('VAEBC', 'BCQ', 'BCQLag', 'CRR', 'CCRR')
+INIT_OBS_ALGORITHM = 'COptiDICE'
+BUILT_INS = (*COLUMN_ALGORITHMS, INIT_OBS_ALGORITHM)
+
+_NUMBERS = ('observations', 'next_observations', 'actions', 'rewards', 'costs')
+_STATES = ('observations', 'next_observations')
+# What is in memory at a time, of each array that is read.
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Args:
+        out (str): The file.
+        transitions (int): N.
+        terminals (int): Transitions into terminal states.
+        timeouts (int): Transitions at which a time limit ends the episode, or a gap.
+        over_horizon (int): Episodes that are longer than the horizon, where one was needed.
+        rounded (tuple[str, ...]): Arrays that float32 does not hold exactly.
+        bytes (int): Size of the file.
+    """
+
+    out: str
+    transitions: int
+    terminals: int
+    timeouts: int
+    over_horizon: int
+    rounded: tuple[str, ...]
+    bytes: int
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    algorithm: str | None = None,
+    horizon: int | None = None,
+    overwrite: bool = False,
+) -> Conversion:
+    """Convert DSRL's HDF5 to OmniSafe's npz, or back; which is which, the suffixes say.
+
+    Rows are read and written in blocks, so that the memory needed hardly grows with the file.
+
+    Args:
+        source (str or os.PathLike): The file to read.
+        out (str or os.PathLike): The file to write; it appears only when it is complete.
+        algorithm (str, optional): Of OmniSafe's built-ins, the one that an npz is for. Defaults
+            to None, which means any but COptiDICE.
+        horizon (int, optional): The task's time limit in steps. Needed to tell time limits from
+            terminal states in an npz without ``timeouts``. Defaults to None.
+        overwrite (bool, optional): Whether to replace ``out``. Defaults to False.
+
+    Raises:
+        UserError: If the names do not fit, ``source`` is no sound dataset, the horizon is needed
+            and absent, or ``out`` exists or cannot be written.
+    """
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    to_npz = _check_names(source, out, overwrite)
+    if algorithm not in (None, *BUILT_INS):
+        raise UserError(
+            f'--for {algorithm}: no offline algorithm of OmniSafe; use one of '
+            f'{", ".join(BUILT_INS)}',
+        )
+    if algorithm is not None and not to_npz:
+        raise UserError(f'--for {algorithm}: is about an npz, and {out} is none')
+    attributes = read_attributes(source)
+    with open_dataset(source) as arrays:
+        with_init_obs = algorithm == INIT_OBS_ALGORITHM
+        # What is read: each array once, and the states again to find where episodes end.
+        names = [*_NUMBERS, *(_STATES if with_init_obs or not to_npz else ())]
+        names += ['observations'] if with_init_obs else []
+        with _Progress(f'Converting {source.name}') as progress:
+            reader = _Reader(source, arrays, progress)
+            if not to_npz and not reader.has_timeouts and horizon is None:
+                raise UserError(
+                    f"{source}: has no array {NPZ_TIMEOUTS!r}, and OmniSafe's collector sets done "
+                    "at time limits too; give the task's time limit with --horizon or --env-id",
+                )
+            progress.start(sum(reader.num_bytes(name) for name in names))
+            if to_npz:
+                terminals, timeouts = reader.flags('terminals'), reader.flags('timeouts')
+                over_horizon = 0
+                with _writing(out):
+                    _write_npz(out, reader, terminals, timeouts, with_init_obs, attributes)
+            else:
+                differs, gaps = reader.seams()
+                terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
+                with _writing(out):
+                    blocks = _hdf5_blocks(reader, terminals, timeouts)
+                    write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
+    return Conversion(
+        out=str(out),
+        transitions=reader.total,
+        terminals=int(terminals.sum()),
+        timeouts=int((timeouts & ~terminals).sum()),
+        over_horizon=over_horizon,
+        rounded=reader.rounded,
+        bytes=out.stat().st_size,
+    )
+
+
+def _check_names(source: Path, out: Path, overwrite: bool) -> bool:
+    """Refuse names that do not fit; returns whether an npz is to be written."""
+    kinds = []
+    for path in (source, out):
+        if path.suffix not in (*HDF5_SUFFIXES, '.npz'):
+            raise UserError(
+                f'{path}: unknown dataset format {path.suffix!r}; use .hdf5 or .h5 for DSRL and '
+                '.npz for OmniSafe',
+            )
+        kinds.append(path.suffix == '.npz')
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f'{out}: is the file to be read; give another name to write')
+    if kinds[0] == kinds[1]:
+        raise UserError(
+            f'{out}: has the format of {source} already; conversion is between .hdf5 and .npz',
+        )
+    if out.is_dir():
+        raise UserError(f'{out}: is a folder; give the name of a file')
+    if out.exists() and not overwrite:
+        raise UserError(f'{out}: exists; give another name or --overwrite')
+    return kinds[1]
+
+
+class _Progress:
+    """A bar on the terminal, with rate and ETA; nothing where there is none.
+
+    Args:
+        label (str): What is being done.
+    """
+
+    def __init__(self, label: str) -> None:
+        """Initialize an instance of :class:`_Progress`."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        console = Console(file=sys.stderr)
+        self._bar = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(bar_width=20),  # so that the rest fits 80 columns
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TextColumn('ETA'),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(label, total=None)
+
+    def __enter__(self) -> _Progress:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it away."""
+        self._bar.stop()
+
+    def start(self, total: int) -> None:
+        """Say how many bytes will be read."""
+        self._bar.update(self._task, total=total)
+
+    def advance(self, count: int) -> None:
+        """Say that so many more have been read."""
+        self._bar.advance(self._task, count)
+
+
+class _Reader:
+    """Reads a dataset in blocks, all numbers as float32.
+
+    Args:
+        path (Path): The file, for messages.
+        arrays (Mapping): What :func:`open_dataset` gives.
+        progress (_Progress): Told of each byte that is read.
+
+    Raises:
+        UserError: If the arrays' shapes do not fit together.
+    """
+
+    def __init__(self, path: Path, arrays: Mapping[str, Any], progress: _Progress) -> None:
+        """Initialize an instance of :class:`_Reader`."""
+        self._path, self._arrays, self._progress = path, arrays, progress
+        self.total = check_shapes(arrays, str(path))[0]
+        self.rounded = tuple(
+            name for name in _NUMBERS if not np.can_cast(arrays[name].dtype, np.float32)
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return an array's shape, (N, S), (N, A) or (N,)."""
+        return self._arrays[name].shape if name not in COLUMNS else (self.total,)
+
+    def num_bytes(self, name: str) -> int:
+        """Return an array's size in memory."""
+        array = self._arrays[name]
+        return array.dtype.itemsize * int(np.prod(array.shape))
+
+    @property
+    def has_timeouts(self) -> bool:
+        """Whether time limits are told apart from terminal states."""
+        return 'timeouts' in self._arrays
+
+    def flags(self, name: str) -> np.ndarray:
+        """Return an array of flags, (N,) bool."""
+        with self._reading(name):
+            return np.asarray(self._arrays[name][:]).reshape(-1) > 0
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        """Yield an array as consecutive blocks of as many rows as for any other array."""
+        row_bytes = self.num_bytes('observations') // self.total
+        rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
+        array = self._arrays[name]
+        for first, last in row_blocks(self._arrays['observations'], rows):
+            with self._reading(name), np.errstate(over='raise'):
+                block = np.asarray(array[first:last]).astype(np.float32, copy=False)
+            yield block.reshape(-1) if name in COLUMNS else block
+            self._progress.advance(self.num_bytes(name) * (last - first) // self.total)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f'{self._path}: {name} cannot be read to the end ({error}); get it again',
+            ) from error
+        except FloatingPointError as error:
+            raise UserError(
+                f'{self._path}: {name} hold numbers beyond float32; remove those episodes',
+            ) from error
+
+    def seams(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compare next observations with the following observations.
+
+        Returns:
+            Where they differ in any bit, (N,) bool, and where they differ by more than rounding,
+            (N,) bool. Nothing follows the last transition, so that it is in both.
+        """
+        differs, gaps = np.zeros((2, self.total), dtype=bool)
+        first, carried = 0, None
+        for observations, reached in zip(self.blocks(_STATES[0]), self.blocks(_STATES[1])):
+            carried = observations[:1] if carried is None else carried
+            before = np.concatenate([carried, reached[:-1]])
+            carried = reached[-1:].copy()  # a view would keep the block
+            bits = (before.view(np.uint32), np.ascontiguousarray(observations).view(np.uint32))
+            rows = np.flatnonzero((bits[0] != bits[1]).any(axis=1))
+            differs[first + rows - 1] = True
+            gaps[first + rows - 1] = is_gap(before[rows], observations[rows])
+            first += len(observations)
+        differs[-1] = gaps[-1] = True
+        return differs, gaps
+
+
+def _episode_ends(
+    reader: _Reader,
+    gaps: np.ndarray,
+    horizon: int | None,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Tell terminal states from time limits in an npz.
+
+    Returns:
+        Terminals and timeouts, (N,) bool each, and how many episodes are over the horizon.
+    """
+    done = reader.flags('terminals')
+    if reader.has_timeouts:
+        return done, reader.flags('timeouts'), 0
+    ends = np.flatnonzero(done | gaps)
+    lengths = np.diff(ends, prepend=-1)
+    timeouts = np.zeros_like(done)
+    timeouts[ends] = ~done[ends] | (lengths >= horizon)
+    return done & ~timeouts, timeouts, int((lengths > horizon).sum())
+
+
+def _hdf5_blocks(
+    reader: _Reader,
+    terminals: np.ndarray,
+    timeouts: np.ndarray,
+) -> Iterator[dict[str, np.ndarray]]:
+    first = 0
+    for numbers in zip(*(reader.blocks(name) for name in _NUMBERS)):
+        rows = slice(first, first + len(numbers[0]))
+        first = rows.stop
+        yield dict(zip(_NUMBERS, numbers)) | {
+            'terminals': terminals[rows],
+            'timeouts': timeouts[rows],
+        }
+
+
+def _write_npz(  # pylint: disable=too-many-arguments
+    out: Path,
+    reader: _Reader,
+    terminals: np.ndarray,
+    timeouts: np.ndarray,
+    with_init_obs: bool,
+    attributes: Mapping[str, Any],
+) -> None:
+    column_shape = (reader.total,) if with_init_obs else (reader.total, 1)
+    is_first = None
+    if with_init_obs:
+        ends = terminals | timeouts | reader.seams()[1]
+        is_first = np.concatenate([[True], ends[:-1]])
+    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+        for name in _NUMBERS:
+            shape = column_shape if name in COLUMNS else reader.shape(name)
+            _write_member(archive, NPZ_NAMES[name], shape, reader.blocks(name))
+        done = terminals.astype(np.float32)
+        _write_member(archive, NPZ_NAMES['terminals'], column_shape, [done])
+        if is_first is not None:
+            # An observation repeated for a whole episode: deflated to some percent at once, and
+            # read as fast as from a disk. The rest hardly shrinks and would be slow to read.
+            shape = reader.shape('observations')
+            blocks = _first_observations(reader, is_first)
+            _write_member(archive, 'init_obs', shape, blocks, zipfile.ZIP_DEFLATED)
+        _write_member(archive, NPZ_TIMEOUTS, timeouts.shape, [timeouts])
+        if attributes:
+            text = np.array(json.dumps(attributes, default=_as_json))
+            _write_member(archive, NPZ_ATTRIBUTES, (), [text])
+
+
+def _write_member(
+    archive: zipfile.ZipFile,
+    key: str,
+    shape: tuple[int, ...],
+    blocks: Iterable[np.ndarray],
+    compression: int = zipfile.ZIP_STORED,
+) -> None:
+    """Write an array as a stream, as ``np.savez`` would write it whole."""
+    info = zipfile.ZipInfo(f'{key}.npy')  # of 1980, so that equal data give equal bytes
+    info.compress_type = compression
+    with archive.open(info, 'w', force_zip64=True) as member:
+        header = None
+        for block in blocks:
+            if header is None:
+                header = {
+                    'descr': np.lib.format.dtype_to_descr(block.dtype),
+                    'fortran_order': False,
+                    'shape': shape,
+                }
+                np.lib.format.write_array_header_1_0(member, header)
+            member.write(np.ascontiguousarray(block).tobytes())
+
+
+def _first_observations(reader: _Reader, is_first: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield for each transition the first observation of its episode, in blocks."""
+    first, carried = 0, None
+    for observations in reader.blocks('observations'):
+        begins = is_first[first : first + len(observations)]
+        # The latest beginning at or before each row, -1 where that lies in an earlier block.
+        latest = np.maximum.accumulate(np.where(begins, np.arange(len(begins)), -1))
+        block = observations[latest]
+        if carried is not None:
+            block[latest < 0] = carried
+        yield block
+        carried = block[-1].copy()
+        first += len(observations)
+
+
+def _as_json(value: Any) -> Any:
+    """Turn what JSON has no word for into what it has."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Report a failure to write; what fails to be read is reported where it is read."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UserError(
+            f'{out}: cannot be written ({reason}); make room or choose another folder',
+        ) from error
