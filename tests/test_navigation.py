@@ -12,171 +12,166 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""The controllers of the Button tasks."""
+"""The controllers of the Goal, Button and Push tasks."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from omnisafe_qpt.collect import navigation
+from omnisafe_qpt.collect import families
+from omnisafe_qpt.collect.engine import run_episode
 from omnisafe_qpt.collect.navigation import (
-    ButtonDriver,
+    FAMILIES,
+    Frame,
+    Navigator,
+    draw_steering,
+    see_obstacles,
+    see_scene,
+)
+from omnisafe_qpt.collect.pushing import Pusher, box_way
+from omnisafe_qpt.collect.robots import ROBOTS, car_command, point_command
+from omnisafe_qpt.collect.simulator import Simulator
+from omnisafe_qpt.collect.steering import (
+    OPTIONS,
+    Body,
+    Obstacles,
     Scene,
     Steering,
     choose_course,
-    decode_ring,
-    heading_scores,
-    make_button_driver,
-    see_scene,
-    wheel_commands,
+    option_scores,
+    play_ahead,
 )
 
 
-FORWARD = np.array([0.0, -1.0])
+FORWARD = np.array([1.0, 0.0])
+BODY = Body(speed=1.0, turn_rate=3.0, lag=0.2, forward=(1.0, 0.0))
+AHEAD = 0  # the option straight ahead at full speed
 
 
-def ring_of(places, bins=16):
-    """What Safety-Gymnasium's pseudo-lidar reads for objects at these places, worked out here."""
-    ring = np.zeros(bins)
-    for x, y in places:
-        closeness = max(0.0, 3.0 - math.hypot(x, y)) / 3.0
-        where = (math.atan2(y, x) % (2 * math.pi)) / (2 * math.pi / bins)
-        own, share = int(where), where - int(where)
-        for index, value in ((own, 1.0), (own + 1, share), (own - 1, 1.0 - share)):
-            ring[index % bins] = max(ring[index % bins], value * closeness)
-    return ring
+def scene_of(target=(2.0, 0.0), obstacles=(), velocity=(0.0, 0.0), reach=0.2):
+    return Scene(np.array(target, dtype=float), reach, np.array(velocity), tuple(obstacles))
 
 
-def scene_of(goal=(0.0, -2.0), hazards=(), gremlins=(), buttons=(), phase=0.0):
-    def places(points):
-        return np.array(points, dtype=np.float64).reshape(-1, 2)
-
-    return Scene(
-        goal=np.array(goal, dtype=np.float64),
-        hazards=places(hazards),
-        gremlins=places(gremlins),
-        buttons=places(buttons),
-        east=np.array([1.0, 0.0]),
-        north=np.array([0.0, 1.0]),
-        phase=phase,
-    )
+def hazard(*places, radius=0.2, **options):
+    return Obstacles('hazards', np.array(places, dtype=float).reshape(-1, 2), radius, **options)
 
 
-def course_in(scene, steering=None):
+def course_in(scene, steering=None, body=BODY):
     steering = steering or Steering()
-    return choose_course(heading_scores(scene, steering), steering.sharpness)
-
-
-def observation_of(**rings):
-    observation = np.zeros(88, dtype=np.float32)
-    observation[9:11] = (0.0, -0.5)  # the car's axes are the world's
-    for name, places in rings.items():
-        observation[navigation._RINGS[name]] = ring_of(places)
-    return observation
-
-
-# -- what the lidar shows -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('angle', np.linspace(0.01, 6.27, 23))
-@pytest.mark.parametrize('distance', [0.2, 1.0, 2.5])
-def test_ring_gives_an_object_back(angle, distance):
-    place = distance * np.array([math.cos(angle), math.sin(angle)])
-    np.testing.assert_allclose(decode_ring(ring_of([place])), [place], atol=1e-9)
-
-
-def test_ring_gives_several_objects_back():
-    places = np.array([[1.0, 0.2], [-0.5, 1.0], [0.3, -2.0]])
-    found = decode_ring(ring_of(places))
-    assert len(found) == len(places)
-    for place in places:
-        assert np.linalg.norm(found - place, axis=1).min() < 1e-9
-
-
-def test_empty_ring_has_no_object():
-    assert decode_ring(np.zeros(16)).shape == (0, 2)
-
-
-def test_goal_button_is_no_obstacle():
-    scene = see_scene(observation_of(goal=[(0, -1)], buttons=[(0, -1), (1.5, 0.3)]), 0)
-    np.testing.assert_allclose(scene.goal, [0, -1], atol=1e-6)
-    np.testing.assert_allclose(scene.buttons, [[1.5, 0.3]], atol=1e-6)
-
-
-def test_magnetometer_and_step_give_axes_and_phase():
-    observation = observation_of(goal=[(0, -1)])
-    observation[9:11] = (-0.5, 0.0)  # the field, the world's -y, lies along the car's -x
-    scene = see_scene(observation, 50)
-    np.testing.assert_allclose(scene.north, [1, 0], atol=1e-9)
-    np.testing.assert_allclose(scene.east, [0, -1], atol=1e-9)
-    assert scene.phase == pytest.approx(2.0)
+    return choose_course(option_scores(scene, steering, body), steering.sharpness)
 
 
 # -- steering -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('goal', [(0, -2), (0, 2), (1.4, 1.4), (-2, 0)])
-def test_free_way_leads_to_the_goal(goal):
-    course = course_in(scene_of(goal))
-    unit = np.array(goal) / np.linalg.norm(goal)
+@pytest.mark.parametrize('target', [(2, 0), (-2, 0), (1.4, 1.4), (-0.3, 1.0)])
+def test_free_way_leads_to_the_target(target):
+    course = course_in(scene_of(target))
+    unit = np.array(target) / np.linalg.norm(target)
     assert course @ unit / np.linalg.norm(course) > 0.98
     assert np.linalg.norm(course) > 0.7
 
 
-@pytest.mark.parametrize('kind', ['hazards', 'gremlins', 'buttons'])
-def test_obstacle_ahead_is_avoided_unless_blind_to_it(kind):
-    obstacle = {kind: [(0.0, -0.6)]}
-    blind = Steering(weights=tuple(0.0 if kind == k else 6.0 for k in navigation._OBSTACLES))
-    free = heading_scores(scene_of(), blind)
-    np.testing.assert_allclose(heading_scores(scene_of(**obstacle), blind), free)
-    ahead = int(np.argmax(navigation._DIRECTIONS @ FORWARD))
-    assert heading_scores(scene_of(**obstacle), Steering())[ahead] < free[ahead] - 1.0
-    assert np.argmax(heading_scores(scene_of(**obstacle), Steering())) != ahead
+def test_obstacle_ahead_is_avoided_unless_blind_to_it():
+    free = option_scores(scene_of(), Steering(), BODY)
+    blocked = scene_of(obstacles=[hazard((0.8, 0.0))])
+    assert option_scores(blocked, Steering(), BODY)[AHEAD] < free[AHEAD] - 1.0
+    assert option_scores(blocked, Steering(), BODY).argmax() != AHEAD
+    for knobs in (Steering(blind_to='hazards'), Steering(weight=0.0)):
+        np.testing.assert_array_equal(option_scores(blocked, knobs, BODY), free)
+    other = option_scores(blocked, Steering(blind_to='vases'), BODY)
+    assert other[AHEAD] < free[AHEAD] - 1.0
 
 
-def test_obstacle_behind_the_goal_does_not_matter():
-    scene = scene_of(goal=(0, -0.6), hazards=[(0, -1.3)])
-    ahead = int(np.argmax(navigation._DIRECTIONS @ FORWARD))
-    assert np.argmax(heading_scores(scene, Steering())) == ahead
+def test_what_does_not_give_way_is_avoided_even_by_the_reckless():
+    solid = scene_of(obstacles=[hazard((0.8, 0.0), least_weight=2.0)])
+    assert option_scores(solid, Steering(weight=0.0), BODY).argmax() != AHEAD
 
 
-def test_weight_is_a_risk_knob():
-    scene = scene_of(hazards=[(0.15, -0.8)])
-    ahead = int(np.argmax(navigation._DIRECTIONS @ FORWARD))
-    scores = [
-        heading_scores(scene, Steering(weights=(weight,) * 3))[ahead] for weight in (0, 1, 4, 16)
+def test_obstacle_behind_the_target_does_not_matter():
+    scene = scene_of((0.6, 0.0), [hazard((1.5, 0.0))])
+    assert option_scores(scene, Steering(), BODY).argmax() == AHEAD
+
+
+def test_weight_and_margin_are_risk_knobs():
+    scene = scene_of(obstacles=[hazard((0.8, 0.25))])
+    by_weight = [
+        option_scores(scene, Steering(weight=w), BODY)[AHEAD] for w in (0.0, 1.0, 4.0, 16.0)
     ]
-    assert scores == sorted(scores, reverse=True)
-    assert len(set(scores)) == 4
+    by_margin = [
+        option_scores(scene, Steering(margin=m), BODY)[AHEAD] for m in (0.06, 0.1, 0.2, 0.4)
+    ]
+    for scores in (by_weight, by_margin):
+        assert scores == sorted(scores, reverse=True)
+        assert len(set(scores)) == 4
 
 
-def test_gremlins_move_on_while_the_car_drives():
-    # At phase 0 gremlins move along the world's x, at phase pi against it.
-    ahead = int(np.argmax(navigation._DIRECTIONS @ FORWARD))
-    into, away = (
-        heading_scores(scene_of(gremlins=[(-0.55, -0.6)], phase=phase), Steering())[ahead]
-        for phase in (0.0, math.pi)
-    )
-    assert into < away - 0.1
+def test_dangers_beyond_the_look_ahead_are_not_seen():
+    scene = scene_of((4.0, 0.0), [hazard((1.8, 0.0))])
+    near, far = (option_scores(scene, Steering(look_ahead=s), BODY) for s in (1.0, 2.4))
+    assert near.argmax() == AHEAD
+    assert far.argmax() != AHEAD
 
 
-def test_car_backs_off_a_button_that_it_touches():
-    course = course_in(scene_of(goal=(0, 2), buttons=[(0, -0.27)]))
-    assert course @ FORWARD < -0.5
+def test_robot_that_only_keeps_clear_stands_still_or_backs_off():
+    knobs = Steering(eagerness=0.0)
+    assert np.linalg.norm(course_in(scene_of(), knobs)) < 0.1
+    assert course_in(scene_of(obstacles=[hazard((0.25, 0.0))]), knobs) @ FORWARD < -0.2
+
+
+def test_moving_obstacle_is_met_where_it_will_be():
+    into = hazard((0.8, -0.8), velocity=np.array([0.0, 0.9]))
+    away = hazard((0.8, -0.8), velocity=np.array([0.0, -0.9]))
+    scores = [option_scores(scene_of(obstacles=[o]), Steering(), BODY)[AHEAD] for o in (into, away)]
+    assert scores[0] < scores[1] - 0.5
+
+
+@pytest.mark.parametrize('turning', [0.0, -1.0, 2.5])
+def test_places_follow_the_velocity_as_it_turns(turning):
+    obstacles = hazard((1.0, 2.0), velocity=np.array([0.3, -0.4]), turning=turning)
+    place, velocity, step = np.array([1.0, 2.0]), 0.3 - 0.4j, 1e-4
+    for _ in range(20000):  # two seconds, in complex numbers
+        middle = velocity * np.exp(0.5j * turning * step)
+        place = place + step * np.array([middle.real, middle.imag])
+        velocity *= np.exp(1j * turning * step)
+    np.testing.assert_allclose(obstacles.places_at(np.array([2.0]))[0, 0], place, atol=1e-6)
+
+
+def test_play_ahead_is_a_robot_that_turns_then_drives():
+    body = Body(speed=1.2, turn_rate=2.0, lag=0.4, forward=(0.0, -1.0))
+    velocity = np.array([0.5, 0.2])
+    times = np.array([0.4, 1.0, 2.0])
+    played = play_ahead(velocity, 0.8, body, times)
+    assert played.shape == (2, len(OPTIONS), 3)
+    for index in (0, 7, 30, 52, 80):
+        # Angle to the drive's axis, whichever end is nearer: 90 degrees at most.
+        angle = math.atan2(OPTIONS[index][0], -OPTIONS[index][1])
+        turn = abs((angle + math.pi / 2) % math.pi - math.pi / 2) / 2.0
+        place, coasting, driving, step = np.zeros(2), velocity.copy(), np.zeros(2), 1e-3
+        for n in range(2000):
+            if n * step >= turn:
+                driving += step / 0.4 * (0.8 * 1.2 * OPTIONS[index] - driving)
+            coasting -= step / 0.4 * coasting
+            place += step * (coasting + driving)
+            if n + 1 in (400, 1000, 2000):
+                at = (400, 1000, 2000).index(n + 1)
+                np.testing.assert_allclose(played[:, index, at], place, atol=5e-3)
 
 
 def test_course_is_slow_where_standing_still_is_best():
-    scores = np.full(41, -5.0)
+    scores = np.full(81, -5.0)
     scores[-1] = 0.0
     assert np.linalg.norm(choose_course(scores, 20.0)) < 1e-9
 
 
 def test_course_blends_two_equal_headings():
-    scores = np.full(41, -9.0)
-    scores[[29, 31]] = 1.0  # a heading to each side of straight on
+    scores = np.full(81, -9.0)
+    scores[[39, 1]] = 1.0  # a heading to each side of straight on
     np.testing.assert_allclose(
         choose_course(scores, 20.0) / math.cos(math.radians(9)),
         FORWARD,
@@ -184,72 +179,286 @@ def test_course_blends_two_equal_headings():
     )
 
 
+# -- robots ---------------------------------------------------------------------------------------
+
+
 def test_wheels_turn_the_car_towards_the_course():
-    still = observation_of()
-    left, right = wheel_commands(FORWARD, still)
+    ahead, still = np.array([0.0, -1.0]), np.zeros(2)
+    left, right = car_command(ahead, still, 0.0)
     assert left == pytest.approx(right)
     assert left > 0.02
-    left, right = wheel_commands(-FORWARD, still)
+    left, right = car_command(-ahead, still, 0.0)
     assert left == pytest.approx(right)
     assert left < -0.02
     # Counter-clockwise of straight on: the left wheel must go faster (measured in the simulator).
-    left, right = wheel_commands(np.array([math.sin(0.4), -math.cos(0.4)]), still)
+    left, right = car_command(np.array([math.sin(0.4), -math.cos(0.4)]), still, 0.0)
     assert left > right + 0.02
+    assert (car_command(still, np.array([0.0, -0.5]), 0.0) < -0.02).all()  # it brakes
 
 
-def test_wheels_brake_a_car_that_shall_stand():
-    moving = observation_of()
-    moving[navigation._SPEED] = -0.5  # forward
-    assert (wheel_commands(np.zeros(2), moving) < -0.02).all()
+def test_point_pushes_forward_brakes_and_turns():
+    still = np.zeros(2)
+    assert point_command(FORWARD, still, 0.0)[0] > 0.05
+    assert point_command(-FORWARD, still, 0.0)[0] < -0.05
+    assert point_command(still, np.array([1.0, 0.0]), 0.0)[0] < -0.05
+    assert point_command(np.array([0.7, 0.7]), still, 0.0)[1] > 0.2
+    assert point_command(np.array([0.7, -0.7]), still, 0.0)[1] < -0.2
+    # Backward is as good as forward: it turns its back to what lies behind.
+    assert point_command(np.array([-0.7, 0.7]), still, 0.0)[1] < -0.2
+    # Sliding to its left, it turns right to push against that.
+    assert point_command(FORWARD, np.array([1.0, 0.8]), 0.0)[1] < -0.2
+
+
+@pytest.mark.parametrize('sense', [-1.0, 1.0])
+def test_turn_once_begun_goes_on_where_both_ends_are_as_near(sense):
+    sideways = np.array([0.0, 1.0])
+    assert sense * point_command(sideways, np.zeros(2), 2.5 * sense)[1] > 0.0
+    left, right = car_command(sideways[::-1], np.zeros(2), 1.2 * sense)
+    assert sense * (left - right) > 0.0
+
+
+# -- pushing --------------------------------------------------------------------------------------
+
+
+def test_robot_on_the_wrong_side_goes_round_the_box_without_touching_it():
+    robot, size = ROBOTS['Point'], 0.2
+    pusher, box, way = Pusher(), np.zeros(2), np.array([1.0, 0.0])
+    place = np.array([0.8, 0.05])  # in front of the box
+    for _ in range(400):
+        target, around = pusher.plan(box - place, way, size, robot)
+        if pusher.pushing:
+            break
+        assert [group.kind for group in around] == ['box']
+        place = place + 0.02 * target / np.linalg.norm(target)
+        assert np.linalg.norm(place - box) > 1.5 * size + robot.extent
+    assert pusher.pushing
+    assert place[0] < -0.4
+    assert abs(place[1]) < 0.25
+
+
+def test_robot_pushes_until_the_box_slips_away():
+    robot, pusher = ROBOTS['Car'], Pusher()
+    plan = [
+        pusher.plan(0.3 * np.array([math.cos(a), math.sin(a)]), FORWARD, 0.125, robot)
+        for a in (0.5, 0.1, 0.6, 0.9, 0.6)
+    ]
+    assert [around == [] for _, around in plan] == [False, True, True, False, False]
+    np.testing.assert_allclose(plan[1][0] / np.linalg.norm(plan[1][0]), FORWARD, atol=1e-9)
+
+
+def test_robot_gets_behind_the_middle_before_it_touches():
+    target, _ = Pusher().plan(np.array([1.0, 0.2]), FORWARD, 0.2, ROBOTS['Point'])
+    assert target[1] / target[0] > 0.3
+
+
+def test_box_is_pushed_round_pillars_and_what_costs_the_robot():
+    task = SimpleNamespace(
+        push_box=SimpleNamespace(size=0.2),
+        pillars=SimpleNamespace(size=0.2),
+        goal=SimpleNamespace(size=0.3),
+    )
+    box, goal = np.array([0.5, 0.0]), np.array([3.0, 0.0])
+
+    def way(obstacles, **knobs):
+        return box_way(box, goal, task, obstacles, Steering(**knobs))
+
+    assert way([]) @ FORWARD > 0.95
+    pillar = Obstacles('pillars', np.array([[1.1, 0.0]]), 0.3, least_weight=2.0)
+    for weight in (0.0, 6.0):
+        assert abs(way([pillar], weight=weight)[1]) > 0.3
+    assert abs(way([hazard((1.1, 0.0))])[1]) > 0.1
+    assert way([hazard((1.1, 0.0))], weight=0.0) @ FORWARD > 0.95
 
 
 # -- drivers --------------------------------------------------------------------------------------
 
 
-def test_switching_driver_changes_its_knobs_at_the_step():
-    observation = observation_of(goal=[(0, -2)], hazards=[(0, -0.6)])
-    careful, blind = Steering(), Steering(weights=(0.0, 0.0, 0.0))
+def task_of(goal=(2.0, 0.0), hazards=()):
+    """A Goal task as far as drivers read it; the robot at the origin, its axes the world's."""
+    sensors = {'velocimeter': np.zeros(3), 'gyro': np.zeros(3)}
+    places = [np.array([*place, 0.0]) for place in hazards]
+    return SimpleNamespace(
+        agent=SimpleNamespace(pos=np.zeros(3), mat=np.eye(3), get_sensor=sensors.__getitem__),
+        goal=SimpleNamespace(pos=np.array([*goal, 0.0]), size=0.3),
+        hazards=SimpleNamespace(pos=places, size=0.2, is_constrained=True),
+    )
 
-    def drive(step, **options):
-        driver = ButtonDriver('x', np.random.default_rng(0), noise=0.0, **options)
-        return driver.act(observation, step)
 
-    switching = {'steering': careful, 'later': blind, 'switch_step': 10}
-    np.testing.assert_array_equal(drive(9, **switching), drive(9, steering=careful))
-    np.testing.assert_array_equal(drive(10, **switching), drive(10, steering=blind))
-    assert not np.allclose(drive(9, **switching), drive(10, **switching))
+def driver_of(schedule, seed=0, noise=0.0, task=None, **options):
+    rng = np.random.default_rng(seed)
+    return Navigator('x', rng, task or task_of(), ROBOTS['Point'], schedule, noise, **options)
+
+
+def test_scheduled_knobs_take_over_at_their_step():
+    task = task_of(hazards=[(0.6, 0.1)])
+    careful, blind = Steering(), Steering(weight=0.0)
+    switching = driver_of([(0, careful), (10, blind)], task=task)
+    for step, knobs in ((9, careful), (10, blind), (500, blind)):
+        expected = driver_of([(0, knobs)], task=task).act(None, step)
+        np.testing.assert_array_equal(switching.act(None, step), expected)
+    assert not np.allclose(switching.act(None, 9), switching.act(None, 10))
 
 
 def test_jolt_holds_one_action_for_some_steps():
-    driver = ButtonDriver('x', np.random.default_rng(0), Steering(), 0.1, jolt_rate=1.0)
-    observation = observation_of(goal=[(0, -2)])
-    actions = np.array([driver.act(observation, step) for step in range(60)])
+    driver = driver_of([(0, Steering())], noise=0.1, jolt_rate=1.0)
+    actions = np.array([driver.act(None, step) for step in range(60)])
     repeats = (actions[1:] == actions[:-1]).all(axis=1)
     assert repeats.mean() > 0.7
     assert not repeats.all()
 
 
-def test_all_kinds_of_driver_are_drawn_and_repeat():
-    def draw(number):
-        return make_button_driver(np.random.default_rng(number), None, 1000)
+def draw(number, env_id='SafetyCarButton1-v0'):
+    simulator = SimpleNamespace(raw=SimpleNamespace(task=task_of()))
+    return FAMILIES[env_id].make_controller(np.random.default_rng(number), simulator, 1000)
 
-    drivers = [draw(number) for number in range(200)]
-    kinds = {driver.kind for driver in drivers}
-    assert kinds == {
-        'careful',
+
+def test_all_kinds_of_driver_are_drawn_and_repeat():
+    drivers = [draw(number) for number in range(300)]
+    first = {d.kind: d.schedule[0][1] for d in drivers}
+    assert set(first) == {
         'very careful',
+        'careful',
         'bold',
-        'jolted',
-        'blind',
         'reckless',
+        'blind',
         'switching',
+        'jolted',
+        'stop and go',
+        'fleeing',
     }
     for number in range(20):
-        assert draw(number).steering == drivers[number].steering
-    mean_weight = {
-        kind: np.mean([driver.steering.weights for driver in drivers if driver.kind == kind])
-        for kind in kinds
+        assert draw(number).schedule == drivers[number].schedule
+        assert draw(number).noise == drivers[number].noise
+    mean = {
+        kind: np.mean([d.schedule[0][1].weight for d in drivers if d.kind == kind])
+        for kind in first
     }
-    assert mean_weight['reckless'] < mean_weight['bold'] < mean_weight['careful']
-    assert mean_weight['careful'] < mean_weight['very careful']
-    assert all(0.0 in d.steering.weights for d in drivers if d.kind == 'blind')
+    assert mean['reckless'] < mean['bold'] < mean['careful'] < mean['very careful']
+    assert first['fleeing'].eagerness == 0.0
+    blind = {d.schedule[0][1].blind_to for d in drivers if d.kind == 'blind'}
+    assert blind == {'hazards', 'gremlins', 'buttons'}
+    assert all((d.jolt_rate > 0) == (d.kind == 'jolted') for d in drivers)
+    for driver in drivers:
+        starts = [start for start, _ in driver.schedule]
+        assert starts[0] == 0
+        assert starts == sorted(starts)
+        assert (len(starts) > 1) == (driver.kind in ('switching', 'stop and go'))
+
+
+def test_risk_means_less_weight_margin_and_look_ahead_and_more_speed():
+    knobs = [draw_steering(np.random.default_rng(0), risk) for risk in (0.0, 0.3, 0.6, 1.0)]
+    for name, sign in (('weight', -1), ('margin', -1), ('look_ahead', -1), ('pace', 1)):
+        values = [sign * getattr(each, name) for each in knobs]
+        assert values == sorted(values)
+        assert len(set(values)) == 4
+
+
+def test_same_seed_gives_the_same_actions():
+    task = task_of(hazards=[(0.6, 0.1)])
+    runs = [
+        [driver_of([(0, Steering())], seed, 0.1, task).act(None, n) for n in range(5)]
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+
+
+# -- in the simulator -----------------------------------------------------------------------------
+
+
+@pytest.fixture(name='button', scope='module')
+def fixture_button():
+    simulator = Simulator('SafetyCarButton2-v0')
+    simulator.reset(seed=3)
+    yield simulator
+    simulator.close()
+
+
+def in_the_robots_frame(task, places):
+    """The same places, worked out with complex numbers from the body's own orientation."""
+    w, _, _, z = task.data.body('agent').xquat
+    pose = task.data.body('agent').xpos
+    turned = [
+        complex(x - pose[0], y - pose[1]) * np.exp(-2j * math.atan2(z, w)) for x, y, _ in places
+    ]
+    return np.array([[place.real, place.imag] for place in turned])
+
+
+def test_scene_is_what_the_simulator_holds(button):
+    task = button.raw.task
+    for action in ([1.0, 0.3], [0.2, 1.0], [1.0, 1.0]):
+        button.step(np.array(action, dtype=np.float32))
+    scene = see_scene(task, ROBOTS['Car'], Steering(), Pusher())
+    seen = {group.kind: group for group in scene.obstacles}
+    assert {kind: len(group.places) for kind, group in seen.items()} == {
+        'hazards': 8,
+        'gremlins': 6,
+        'buttons': 3,
+    }
+    bodies = {
+        'hazards': [f'hazard{n}' for n in range(8)],
+        'gremlins': [f'gremlin{n}obj' for n in range(6)],
+        'buttons': [f'button{n}' for n in range(4) if n != task.buttons.goal_button],
+    }
+    for kind, names in bodies.items():
+        places = in_the_robots_frame(task, [task.data.body(name).xpos for name in names])
+        # The car may lean a little, which its rotation matrix shows and a turn about z does not.
+        np.testing.assert_allclose(seen[kind].places, places, atol=0.02)
+    goal = task.data.body(f'button{task.buttons.goal_button}').xpos
+    np.testing.assert_allclose(scene.target, in_the_robots_frame(task, [goal])[0], atol=0.02)
+    assert seen['hazards'].radius == 0.2
+
+
+def test_gremlins_move_on_as_foreseen(button):
+    task = button.raw.task
+    world = Frame(np.zeros(2), np.eye(2))
+
+    def gremlins():
+        seen = see_obstacles(task, ROBOTS['Car'], world)
+        return next(group for group in seen if group.kind == 'gremlins')
+
+    def wait(steps):
+        for _ in range(steps):
+            button.step(np.zeros(2, dtype=np.float32))
+
+    wait(15)  # at first they catch up with the circle
+    before, started = gremlins(), task.data.time
+    wait(25)
+    foreseen = before.places_at(np.array([task.data.time - started]))[:, 0]
+    moved = np.linalg.norm(gremlins().places - before.places, axis=1)
+    assert moved.min() > 0.2
+    np.testing.assert_allclose(gremlins().places, foreseen, atol=0.03)
+
+
+def progress(env_id, steps, monkeypatch):
+    """Return of the first steps of an episode with a bold driver, and the cost."""
+    robot = ROBOTS['Point' if 'Point' in env_id else 'Car']
+
+    def bold(rng, simulator, _steps):
+        knobs = replace(draw_steering(rng, 0.4), pace=1.0)
+        return Navigator('bold', rng, simulator.raw.task, robot, [(0, knobs)], 0.05)
+
+    family = replace(families.FAMILIES[env_id], make_controller=bold)
+    monkeypatch.setitem(families.FAMILIES, env_id, family)
+    episode = run_episode(env_id, 0, 0, max_steps=steps)
+    return episode.total_return, episode.total_cost
+
+
+@pytest.mark.parametrize(
+    ('env_id', 'steps', 'least'),
+    [
+        ('SafetyPointGoal2-v0', 120, 1.0),
+        ('SafetyCarButton1-v0', 150, 0.8),
+        ('SafetyCarPush1-v0', 150, 0.3),
+    ],
+)
+def test_driver_makes_way_in_the_simulator(env_id, steps, least, monkeypatch):
+    assert progress(env_id, steps, monkeypatch)[0] > least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('env_id', sorted(FAMILIES))
+def test_driver_makes_way_in_every_task(env_id, monkeypatch):
+    total_return, total_cost = progress(env_id, 400, monkeypatch)
+    assert total_return > (0.2 if 'Push' in env_id else 2.0)
+    assert total_cost < 150
