@@ -26,14 +26,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from omnisafe_qpt.cli import data_collect, data_download, evaluate, tasks
+from omnisafe_qpt.cli import (
+    data_collect,
+    data_convert,
+    data_download,
+    data_info,
+    data_plot,
+    doctor,
+    evaluate,
+    tasks,
+)
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.version import __version__
 
 
 # In the order in which the help lists them.
-_COMMANDS = (tasks, evaluate)
-_DATA_COMMANDS = (data_download, data_collect)
+_COMMANDS = (doctor, tasks, evaluate)
+_DATA_COMMANDS = (data_download, data_info, data_plot, data_convert, data_collect)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_data(commands: Any) -> None:
-    data = commands.add_parser('data', help='make datasets', description='Make datasets.')
+    data = commands.add_parser(
+        'data', help='get, look at and make datasets', description='Get, look at and make datasets.'
+    )
     data_commands = data.add_subparsers(title='commands', required=True, metavar='COMMAND')
     for command in _DATA_COMMANDS:
         command.add(data_commands)

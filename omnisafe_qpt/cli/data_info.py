@@ -1,0 +1,282 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""``omnisafe-qpt data info``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnisafe_qpt.cli.common import add_command, check_writable, write_json
+
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from omnisafe_qpt.data.summary import DatasetSummary
+
+
+# Metadata such as a list of every episode's controller is cut to one line.
+_ATTRIBUTE_WIDTH = 60
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        'info',
+        'tell what a dataset holds, what it offers within a cost limit, and what is wrong with it',
+        'omnisafe-qpt data info CarButton1 --cost-limit 25',
+    )
+    add_dataset(parser)
+    parser.add_argument(
+        '--task',
+        metavar='NAME',
+        help="DSRL task to check against, by its name or environment id (default: the file's own)",
+    )
+    parser.add_argument(
+        '--cost-limit',
+        type=limit,
+        action='append',
+        default=[],
+        metavar='X',
+        help='undiscounted cost of an episode, besides 5, 10, 20 and 40; may be given several '
+        'times',
+    )
+    parser.add_argument('--json', type=Path, metavar='F', help='write the summary to this file')
+    parser.set_defaults(run_command=_run)
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Declare the dataset that a command looks at."""
+    parser.add_argument(
+        'dataset',
+        metavar='FILE|TASK',
+        help='a DSRL .hdf5 or OmniSafe .npz file; a DSRL task, for its file in the cache; or '
+        "'sample', the bundled dataset",
+    )
+
+
+def limit(text: str) -> float:
+    """Read a cost limit: a finite number, 0 or more."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text} is no cost limit; it must be 0 or more')
+    return value
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.json is not None:
+        check_writable(options.json)
+    from omnisafe_qpt.data.summary import COST_LIMITS, find_dataset_file, summarize
+
+    limits = sorted({*COST_LIMITS, *options.cost_limit})
+    path = find_dataset_file(options.dataset)
+    with reading(path) as on_progress:
+        summary = summarize(path, options.task, limits, on_progress)
+    _print_summary(summary)
+    if options.json is not None:
+        write_json(summary.to_dict(), options.json)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how far a file has been read, if that is a terminal.
+
+    Yields:
+        What is to be called with the transitions read and their total.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn('{task.description}'), BarColumn(bar_width=20), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task(f'Reading {path.name}', total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _print_summary(summary: DatasetSummary) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print(_overview(summary))
+    for table in (_quantile_table(summary), _limit_table(summary), _range_table(summary)):
+        console.print()
+        console.print(table)
+    if summary.findings:
+        console.print()
+        console.print(_finding_table(summary))
+    console.print()
+    console.print(_verdict(summary), style='bold')
+
+
+def _overview(summary: DatasetSummary) -> Table:
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    rows = {
+        'File': str(summary.path),
+        'Size': decimal(summary.size),
+        'SHA-256': summary.sha256,
+        'Task': _task_text(summary),
+        'Episodes': f'{len(summary.episodes):,}',
+        'Transitions': f'{summary.transitions:,}',
+        'Ends': ', '.join(
+            f'{count:,} {_END_TEXTS[end]}' for end, count in summary.end_counts().items() if count
+        ),
+        'Frontier': _frontier_text(summary),
+        'Attributes': '\n'.join(
+            _shorten(f'{key}: {value}', _ATTRIBUTE_WIDTH)
+            for key, value in sorted(summary.attributes.items())
+        ),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style='bold', no_wrap=True)
+    table.add_column(overflow='fold')
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, text)
+    return table
+
+
+_END_TEXTS = {
+    'terminal': 'in a terminal state',
+    'time limit': 'at a time limit',
+    'gap': 'unmarked, at a gap',
+    'cut': 'unmarked, at the end of the file',
+}
+
+
+def _task_text(summary: DatasetSummary) -> str:
+    task = summary.task
+    if task is None:
+        return 'unknown'
+    return (
+        f'{task.name}, {task.env_id}: {task.horizon} steps, observations of {task.obs_dim}, '
+        f'actions of {task.act_dim}'
+    )
+
+
+def _frontier_text(summary: DatasetSummary) -> str:
+    frontier = summary.episodes.frontier
+    if frontier is None:
+        return ''
+    text = f'return {_number(frontier.returns[0])} at cost {_number(frontier.costs[0])}'
+    if len(frontier.costs) == 1:
+        return text
+    return (
+        f'{text} to return {_number(frontier.returns[-1])} at cost '
+        f'{_number(frontier.costs[-1])}, in {len(frontier.costs)} steps'
+    )
+
+
+def _shorten(text: str, width: int) -> str:
+    line = ' '.join(text.split())
+    return line if len(line) <= width else line[: width - 3] + '...'
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Begin a table whose first column is text and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE_HEAD)
+    table.add_column(columns[0], no_wrap=True)
+    for name in columns[1:]:
+        table.add_column(name, justify='right', no_wrap=True)
+    return table
+
+
+def _quantile_table(summary: DatasetSummary) -> Table:
+    quantiles = summary.quantiles()
+    table = _table('Episodes', '', *quantiles['return'])
+    for name, values in quantiles.items():
+        table.add_row(name, *(_number(value) for value in values.values()))
+    return table
+
+
+def _limit_table(summary: DatasetSummary) -> Table:
+    columns = ('cost limit', 'episodes within', 'share', 'best return')
+    table = _table('Within a cost limit', *columns, *(['normalised'] if summary.task else []))
+    for row in summary.limits:
+        # Where no episode is within the limit, the target is the cheapest episode's.
+        mark = '' if row.episodes else '*'
+        cells = [f'{row.cost_limit:g}', f'{row.episodes:,}', f'{row.share:.1%}']
+        cells.append(_number(row.target_return) + mark)
+        if row.normalized is not None:
+            cells.append(f'{row.normalized:.3f}{mark}')
+        table.add_row(*cells)
+    if any(row.episodes == 0 for row in summary.limits):
+        table.caption = '* none is within: the return of the cheapest episode'
+        table.caption_justify = 'left'
+    return table
+
+
+def _range_table(summary: DatasetSummary) -> Table:
+    table = _table('A transition', '', 'shape', 'type', 'least', 'greatest', 'values')
+    for name, span in summary.ranges.items():
+        shape, dtype = summary.arrays[name]
+        values = summary.values.get(name)
+        table.add_row(
+            name,
+            ' x '.join(map(str, shape)),
+            dtype,
+            _number(span.low.min()),
+            _number(span.high.max()),
+            '' if values is None else ', '.join(f'{value:g}' for value in values),
+        )
+    return table
+
+
+def _finding_table(summary: DatasetSummary) -> Table:
+    from rich.table import Table
+
+    from omnisafe_qpt.data.summary import NOTE, REFUSED, WARNING
+
+    styles = {REFUSED: 'bold red', WARNING: 'yellow', NOTE: 'dim'}
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow='fold')
+    for finding in summary.findings:
+        table.add_row(_styled(finding.level, styles[finding.level]), finding.text)
+    return table
+
+
+def _styled(text: str, style: str) -> Any:
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def _verdict(summary: DatasetSummary) -> str:
+    from omnisafe_qpt.data.summary import WARNING, count
+
+    if summary.refusal is not None:
+        return f'Training refuses this file: {summary.refusal}'
+    warnings = sum(finding.level == WARNING for finding in summary.findings)
+    if not warnings:
+        return 'Training accepts this file; no warnings.'
+    return f'Training accepts this file, with {count(warnings, "warning")}.'
+
+
+def _number(value: float) -> str:
+    return f'{value:.0f}' if abs(value) >= 1e4 else f'{value:.4g}'
