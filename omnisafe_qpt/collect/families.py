@@ -16,8 +16,12 @@
 
 from __future__ import annotations
 
-from omnisafe_qpt.collect import navigation
+from omnisafe_qpt.collect import bullet, circle, navigation
 from omnisafe_qpt.collect.controller import Family
 
 
-FAMILIES: dict[str, Family] = {**navigation.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **bullet.FAMILIES,
+    **circle.FAMILIES,
+    **navigation.FAMILIES,
+}

@@ -32,17 +32,22 @@ import numpy as np
 _CARE_KINDS = {'careful': 0.4, 'slow': 0.2, 'swerving': 0.2, 'wandering': 0.2}
 
 
-def draw_risk(rng: np.random.Generator, safe_share: float = 0.4) -> float:
+def draw_risk(rng: np.random.Generator, safe_share: float = 0.45) -> float:
     """Draw the risk knob of an episode.
 
     Args:
         rng (np.random.Generator): Random generator of the episode.
-        safe_share (float, optional): How often it is 0. Defaults to 0.4.
+        safe_share (float, optional): How often it is 0. Defaults to 0.45.
 
     Returns:
         0, or anything up to 1, the highest cost that is wanted in a dataset.
     """
     return 0.0 if rng.random() < safe_share else float(rng.uniform())
+
+
+def draw_mistuning(rng: np.random.Generator) -> float:
+    """Draw a factor for a well-tuned gain: mostly near 1, in every fourth episode far from it."""
+    return math.exp(rng.normal(0.0, 0.4 if rng.random() < 0.25 else 0.07))
 
 
 def draw_moments(rng: np.random.Generator, steps: int, count: int) -> tuple[str, np.ndarray]:
@@ -173,7 +178,7 @@ def draw_run_plan(
         The plan.
     """
     kind = str(rng.choice(list(_CARE_KINDS), p=list(_CARE_KINDS.values())))
-    speeds = np.full(steps, limits.speed * rng.uniform(0.8, 0.98))
+    speeds = np.full(steps, limits.speed * rng.uniform(0.75, 0.98))
     offsets = np.full(steps, limits.offset * rng.uniform(-0.6, 0.6))
     if kind == 'slow':
         speeds *= rng.uniform(0.05, 0.8)
@@ -186,10 +191,11 @@ def draw_run_plan(
         pattern, dares = draw_moments(rng, steps, round(risk * limits.max_cost))
         if rng.random() < 0.2:
             kind = 'outside'
-            offsets[dares] = limits.offset * rng.uniform(1.1, 1.6) * rng.choice([-1.0, 1.0])
+            side = limits.offset * rng.choice([-1.0, 1.0])
+            offsets = side * np.where(dares, rng.uniform(1.1, 1.6), rng.uniform(0.6, 0.95))
         else:
             kind = pattern
-            speeds[dares] = rng.uniform(1.1 * limits.speed, limits.top_speed)
+            speeds[dares] = rng.triangular(limits.speed, limits.top_speed, limits.top_speed)
     return RunPlan(kind, speeds, offsets)
 
 
@@ -330,8 +336,8 @@ def draw_circle_plan(
         The plan.
     """
     kind, pace = 'careful', rng.uniform(0.85, 1.0)
-    axes = limits.radius * rng.uniform(0.9, 1.05, 2)
-    margins = rng.uniform(0.8, 0.97, 4)
+    axes = limits.radius * rng.uniform(0.95, 1.03, 2)
+    margins = rng.uniform(0.7, 0.95, 4)
     if rng.random() < 0.3:
         kind = 'slow'
         pace *= rng.uniform(0.1, 0.9)
@@ -347,7 +353,7 @@ def draw_circle_plan(
             kind = 'one-sided'
             kept = rng.choice([[0, 2], [0, 3], [1, 2], [1, 3]])
             bold_cuts[kept] = cuts[kept]
-    stretch = rng.uniform(-0.1, 0.25)
+    stretch = rng.normal(0.0, 0.07)
     bold_axes = (limits.radius * (1.0 + stretch), limits.radius * (1.0 - stretch))
     bold = ClosedPath(bold_axes, tuple(bold_cuts), limits.direction)
     return CirclePlan(kind, calm, bold, dares, pace)
