@@ -30,7 +30,8 @@ from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.files import write_hdf5
 from omnisafe_qpt.data.resolve import SAMPLE_FILE
-from omnisafe_qpt.data.summary import EpisodeTable, summarize
+from omnisafe_qpt.data.scan import EpisodeTable
+from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.config import load_defaults
@@ -76,6 +77,7 @@ def line(figure, label):
 
 def test_each_episode_is_a_dot_told_apart_by_the_limit():
     episodes = random_table(80)
+    episodes.costs[:3] = 20
     figure = plot_return_cost(episodes, 'mine', cost_limit=20)
     pairs = set(zip(episodes.costs.tolist(), episodes.returns.tolist()))
     safe = {pair for pair in pairs if pair[0] <= 20}
@@ -202,9 +204,10 @@ def test_the_format_follows_the_suffix(tmp_path):
 
 
 def test_settings_of_matplotlib_stay_as_they_were(tmp_path):
-    before = dict(matplotlib.rcParams)
-    save_figure(plot_return_cost(random_table(20), 'mine', 10), tmp_path / 'figure.png')
-    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({'font.size': 3.0, 'savefig.dpi': 30.0}):
+        before = dict(matplotlib.rcParams)
+        save_figure(plot_return_cost(random_table(20), 'mine', 10), tmp_path / 'figure.png')
+        assert dict(matplotlib.rcParams) == before
 
 
 def test_no_window_is_asked_for(tmp_path):

@@ -28,13 +28,12 @@ import numpy as np
 import pytest
 
 from omnisafe_qpt.cli import main
+from omnisafe_qpt.data import scan
 from omnisafe_qpt.data import summary as module
+from omnisafe_qpt.data.checks import NOTE, REFUSED, WARNING
 from omnisafe_qpt.data.files import NPZ_NAMES
 from omnisafe_qpt.data.resolve import SAMPLE_FILE
 from omnisafe_qpt.data.summary import (
-    NOTE,
-    REFUSED,
-    WARNING,
     find_dataset_file,
     identify_task,
     summarize,
@@ -105,7 +104,7 @@ def slow_quantile(values, share):
 
 @pytest.mark.parametrize('rows', [1, 2, 7, 1 << 15])
 def test_the_numbers_agree_with_plain_loops(tmp_path, make_arrays, monkeypatch, rows):
-    monkeypatch.setattr(module, '_BLOCK_ROWS', rows)
+    monkeypatch.setattr(scan, '_BLOCK_ROWS', rows)
     arrays = make_arrays(LENGTHS, ENDS)
     path = write(tmp_path / 'data.hdf5', arrays, colour='red')
     seen = []
@@ -269,7 +268,7 @@ def test_an_npz_is_cut_as_training_cuts_it_for_the_task(
     monkeypatch,
     horizon_met,
 ):
-    monkeypatch.setattr(module, '_BLOCK_ROWS', 16)
+    monkeypatch.setattr(scan, '_BLOCK_ROWS', 16)
     task = find_task('BallRun')
     lengths = (task.horizon if horizon_met else 60, 40)
     arrays = make_arrays(lengths, ['terminal'] * 2, obs_dim=task.obs_dim, act_dim=task.act_dim)
@@ -309,7 +308,7 @@ def test_what_no_episodes_can_be_cut_from_is_an_error_as_in_training(
 
 @pytest.mark.parametrize('rows', [8, 1 << 15])
 def test_numbers_that_are_none_are_left_out(tmp_path, make_arrays, monkeypatch, rows):
-    monkeypatch.setattr(module, '_BLOCK_ROWS', rows)
+    monkeypatch.setattr(scan, '_BLOCK_ROWS', rows)
     arrays = make_arrays((20, 20, 20))
     for key in ('observations', 'next_observations'):
         arrays[key] += 10  # all above 0, which stands for nothing
@@ -459,7 +458,7 @@ def test_data_of_other_sizes_than_the_task_are_refused(tmp_path, make_arrays, ch
 
 @pytest.mark.parametrize('seed', range(5))
 def test_duplicates_are_those_of_brute_force(tmp_path, make_arrays, seed, monkeypatch):
-    monkeypatch.setattr(module, '_BLOCK_ROWS', 5)
+    monkeypatch.setattr(scan, '_BLOCK_ROWS', 5)
     generator = np.random.default_rng(seed)
     arrays = make_arrays((3,) * 40)
     # Few states, so that episodes differ in little: in order, or in one number.
@@ -488,7 +487,7 @@ def test_duplicates_are_those_of_brute_force(tmp_path, make_arrays, seed, monkey
 def test_large_arrays_are_read_once_and_in_blocks(monkeypatch, make_arrays, tmp_path):
     arrays = make_arrays((40,) * 10)
     path = write(tmp_path / 'data.hdf5', arrays)
-    monkeypatch.setattr(module, '_BLOCK_ROWS', 64)
+    monkeypatch.setattr(scan, '_BLOCK_ROWS', 64)
     sliced = {name: [] for name in arrays}
 
     class Array:

@@ -250,7 +250,7 @@ def _range_table(summary: DatasetSummary) -> Table:
 def _finding_table(summary: DatasetSummary) -> Table:
     from rich.table import Table
 
-    from omnisafe_qpt.data.summary import NOTE, REFUSED, WARNING
+    from omnisafe_qpt.data.checks import NOTE, REFUSED, WARNING
 
     styles = {REFUSED: 'bold red', WARNING: 'yellow', NOTE: 'dim'}
     table = Table.grid(padding=(0, 2))
@@ -268,7 +268,7 @@ def _styled(text: str, style: str) -> Any:
 
 
 def _verdict(summary: DatasetSummary) -> str:
-    from omnisafe_qpt.data.summary import WARNING, count
+    from omnisafe_qpt.data.checks import WARNING, count
 
     if summary.refusal is not None:
         return f'Training refuses this file: {summary.refusal}'

@@ -1,0 +1,364 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What is wrong or odd about a dataset: each check yields one line for each thing it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from omnisafe_qpt.data.scan import Columns, EpisodeTable, LimitRow, Scan, is_shuffled
+from omnisafe_qpt.data.tasks import Task
+
+
+# What a finding means: training refuses the file; results would suffer; good to know.
+REFUSED, WARNING, NOTE = 'REFUSED', 'warning', 'note'
+
+# DSRL's reference values are sums in another order; as a share of their range.
+_REFERENCE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a dataset that a user should know.
+
+    Args:
+        level (str): :data:`REFUSED`, :data:`WARNING` or :data:`NOTE`.
+        code (str): A short name that programs can rely on.
+        text (str): One line: what, how many, where, and how to mend it.
+    """
+
+    level: str
+    code: str
+    text: str
+
+
+def count(number: int, unit: str) -> str:
+    """Say how many there are: ``1 episode``, ``1,200 episodes``."""
+    return f'{number:,} {unit}{"" if number == 1 else "s"}'
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks look at."""
+
+    task: Task | None
+    columns: Columns
+    scan: Scan
+    episodes: EpisodeTable
+    limits: list[LimitRow]
+
+    @property
+    def has_one_flag(self) -> bool:
+        """Whether one flag stands for both kinds of end, as in OmniSafe's npz."""
+        return self.columns.timeouts is None
+
+    def first(self, rows: np.ndarray) -> str:
+        """Say how often (N,) bool is true and where for the first time."""
+        found = np.flatnonzero(rows)
+        return f'{len(found)}, first: {self.episodes.locate(int(found[0]))}'
+
+
+def _check_flags(facts: Facts) -> Iterator[Finding]:
+    for key, bad in facts.columns.bad_flags.items():
+        if bad:
+            yield Finding(
+                REFUSED,
+                'flags_not_finite',
+                f'{key} holds NaN or infinity in {count(bad, "transition")}; store 0 or 1',
+            )
+    if not facts.columns.marked.any():
+        yield Finding(
+            REFUSED,
+            'no_end_marked',
+            'no episode end is marked; set terminals or timeouts at the last transition of each '
+            'episode',
+        )
+
+
+def _check_order(facts: Facts) -> Iterator[Finding]:
+    unmarked = facts.scan.gaps & ~facts.columns.marked
+    if is_shuffled(facts.columns.marked, facts.scan.gaps):
+        yield Finding(
+            REFUSED,
+            'not_in_order',
+            'the next observation is not the following observation, and no end is marked, in '
+            f'{unmarked.sum()} of {len(unmarked)} transitions; store the transitions in order, '
+            'whole episodes at a time',
+        )
+    elif unmarked.any():
+        yield Finding(
+            WARNING,
+            'unmarked_ends',
+            'episodes without an end flag, cut where the next observation is not the following '
+            f'one ({facts.first(unmarked)}): training takes these ends for time limits; set '
+            'terminals or timeouts there',
+        )
+
+
+def _check_finite(facts: Facts) -> Iterator[Finding]:
+    for name, span in facts.scan.ranges.items():
+        if span.first_non_finite is None:
+            continue
+        row, column = span.first_non_finite
+        place = f'dimension {column}, ' if len(span.low) > 1 else ''
+        yield Finding(
+            REFUSED,
+            'not_finite',
+            f'{name}: NaN, infinity or numbers beyond float32 in '
+            f'{count(span.non_finite, "transition")} '
+            f'(first: {place}{facts.episodes.locate(row)}); remove those episodes',
+        )
+
+
+def _check_sizes(facts: Facts) -> Iterator[Finding]:
+    if facts.task is None:
+        return
+    for name, needed in (
+        ('observations', facts.task.obs_dim),
+        ('actions', facts.task.act_dim),
+    ):
+        given = len(facts.scan.ranges[name].low)
+        if given != needed:
+            yield Finding(
+                REFUSED,
+                'wrong_sizes',
+                f'{name} have {given} numbers, those of {facts.task.env_id} {needed}: the data are '
+                'of another environment, or of another version of it',
+            )
+
+
+def _check_actions(facts: Facts) -> Iterator[Finding]:
+    span = facts.scan.ranges['actions']
+    if facts.scan.wild_actions.any():
+        yield Finding(
+            WARNING,
+            'actions_out_of_range',
+            f'actions outside [-1, 1] ({facts.first(facts.scan.wild_actions)}; from '
+            f'{span.low.min():.4g} to {span.high.max():.4g}): the policy cannot imitate them; '
+            "divide by the action space's bounds",
+        )
+    if span.constant:
+        yield Finding(
+            WARNING,
+            'constant_actions',
+            f'{_dimensions(span.constant)} of the actions without any change: there is nothing '
+            'to learn about them; check the recording',
+        )
+
+
+def _check_lengths(facts: Facts) -> Iterator[Finding]:
+    lengths = facts.episodes.lengths
+    if facts.task is not None and (lengths > facts.task.horizon).any():
+        longer = np.flatnonzero(lengths > facts.task.horizon)
+        yield Finding(
+            WARNING,
+            'over_horizon',
+            f'{count(len(longer), "episode")} longer than the {facts.task.horizon} steps of '
+            f'{facts.task.env_id} (first: episode {longer[0]}, {lengths[longer[0]]} steps): is an '
+            'end left unmarked?',
+        )
+    single = np.flatnonzero(lengths == 1)
+    if len(single):
+        yield Finding(
+            WARNING,
+            'single_steps',
+            f'{count(len(single), "episode")} of one transition (first: episode {single[0]}, '
+            f'transition {facts.episodes.starts[single[0]]}): is an end marked twice or too early?',
+        )
+
+
+def _check_time_limits(facts: Facts) -> Iterator[Finding]:
+    ends = facts.episodes.ends == 'terminal'
+    last = facts.episodes.starts + facts.episodes.lengths - 1
+    if facts.has_one_flag:
+        if facts.task is None and ends.any():
+            yield Finding(
+                NOTE,
+                'npz_without_task',
+                f'{count(int(ends.sum()), "end")} counted as terminal: an npz does not tell time '
+                "limits from terminal states, only the task's horizon does; name it with --task",
+            )
+        return
+    also_timeout = facts.columns.timeouts[last]
+    if facts.task is not None:
+        also_timeout = also_timeout | (facts.episodes.lengths == facts.task.horizon)
+    both = np.flatnonzero(ends & also_timeout)
+    if len(both):
+        yield Finding(
+            WARNING,
+            'time_limits_as_terminals',
+            f'{count(len(both), "end")} at the time limit with terminals set (first: episode '
+            f'{both[0]}, transition {last[both[0]]}): the critics will take these states for '
+            'worthless; set timeouts alone',
+        )
+
+
+def _check_last_end(facts: Facts) -> Iterator[Finding]:
+    if facts.episodes.ends[-1] == 'cut':
+        yield Finding(
+            WARNING,
+            'last_not_ended',
+            f'the last episode ({len(facts.episodes) - 1}) has no end flag after '
+            f'{facts.episodes.lengths[-1]} steps: training takes it for a time limit; set '
+            'timeouts, or remove the episode if it is incomplete',
+        )
+
+
+def _check_final_states(facts: Facts) -> Iterator[Finding]:
+    replaced = facts.columns.marked & facts.scan.joined
+    if replaced.any():
+        yield Finding(
+            WARNING,
+            'final_state_replaced',
+            "episodes whose final next observation is the following episode's first observation "
+            f'({facts.first(replaced)}): store the state before the reset, or unset the flag if '
+            'the episode goes on',
+        )
+
+
+def _check_duplicates(facts: Facts) -> Iterator[Finding]:
+    keys = facts.scan.episode_keys(facts.episodes)
+    _, original, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    copies = np.flatnonzero(original[inverse] != np.arange(len(keys)))
+    if len(copies):
+        yield Finding(
+            WARNING,
+            'duplicates',
+            f'{count(len(copies), "repeated episode")} (first: episode {copies[0]} is episode '
+            f'{original[inverse[copies[0]]]} again); remove the copies',
+        )
+
+
+def _check_costs(facts: Facts) -> Iterator[Finding]:
+    costs = facts.columns.costs
+    if (costs < 0).any():
+        yield Finding(
+            WARNING,
+            'negative_costs',
+            f'costs below 0 ({facts.first(costs < 0)}; least: {np.nanmin(costs):.4g}): an episode '
+            'could earn back what it spent; store costs of 0 and more',
+        )
+    if not costs.any():
+        yield Finding(
+            WARNING,
+            'no_costs',
+            'every cost is 0: there is nothing to learn about safety; was the cost recorded?',
+        )
+    if not facts.columns.rewards.any():
+        yield Finding(
+            WARNING,
+            'no_rewards',
+            'every reward is 0: there is nothing to learn about return; was the reward recorded?',
+        )
+
+
+def _check_limits(facts: Facts) -> Iterator[Finding]:
+    missed = [f'{row.cost_limit:g}' for row in facts.limits if row.episodes == 0]
+    if missed and facts.episodes.is_finite.any():
+        cheapest = facts.episodes.costs[facts.episodes.is_finite].min()
+        yield Finding(
+            WARNING,
+            'no_safe_episode',
+            f'no episode costs at most {", ".join(missed)} (the cheapest costs {cheapest:.4g}): '
+            "at these limits the target return falls back to the cheapest episode's; collect safer "
+            'episodes or raise the limit',
+        )
+
+
+def _check_frontier(facts: Facts) -> Iterator[Finding]:
+    frontier = facts.episodes.frontier
+    if frontier is not None and len(frontier.costs) == 1 and len(facts.episodes) > 1:
+        yield Finding(
+            NOTE,
+            'flat_frontier',
+            'the cheapest episode also has the highest return: the target is the same at every '
+            'cost limit, and relabelling asks for no more return',
+        )
+
+
+def _check_reference(facts: Facts) -> Iterator[Finding]:
+    task = facts.task
+    if task is None:
+        return
+    for name, values, low, high in (
+        ('return', facts.episodes.returns, task.min_return, task.max_return),
+        ('cost', facts.episodes.costs, task.min_cost, task.max_cost),
+    ):
+        slack = _REFERENCE_TOLERANCE * (high - low)
+        outside = np.flatnonzero((values < low - slack) | (values > high + slack))
+        if len(outside):
+            yield Finding(
+                NOTE,
+                f'{name}_outside_reference',
+                f"the {name} of {count(len(outside), 'episode')} is outside DSRL's {low:.4g} to "
+                f'{high:.4g} for {task.name} (first: episode {outside[0]}, '
+                f"{values[outside[0]]:.4g}): not DSRL's data, or other units",
+            )
+
+
+def _check_observations(facts: Facts) -> Iterator[Finding]:
+    constant = facts.scan.ranges['observations'].constant
+    if constant:
+        yield Finding(
+            NOTE,
+            'constant_observations',
+            f'{_dimensions(constant)} of the observations without any change: harmless, but check '
+            'that they are meant to be there',
+        )
+
+
+def _check_task(facts: Facts) -> Iterator[Finding]:
+    if facts.task is None:
+        yield Finding(
+            NOTE,
+            'unknown_task',
+            'the file does not tell its task, so that horizon, sizes and reference values are not '
+            'checked; name it with --task if DSRL has it',
+        )
+
+
+def _dimensions(indices: list[int]) -> str:
+    """Name dimensions, runs of them shortened: ``3 dimensions (4-5, 9)``."""
+    splits = np.flatnonzero(np.diff(indices) > 1) + 1
+    runs = [
+        f'{run[0]}' if len(run) == 1 else f'{run[0]}-{run[-1]}'
+        for run in np.split(np.array(indices), splits)
+    ]
+    shown = ', '.join(runs[:8]) + (', ...' if len(runs) > 8 else '')
+    return f'{count(len(indices), "dimension")} ({shown})'
+
+
+# In the order in which training meets what it refuses.
+CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    _check_flags,
+    _check_order,
+    _check_finite,
+    _check_sizes,
+    _check_lengths,
+    _check_last_end,
+    _check_time_limits,
+    _check_final_states,
+    _check_actions,
+    _check_costs,
+    _check_limits,
+    _check_frontier,
+    _check_duplicates,
+    _check_reference,
+    _check_observations,
+    _check_task,
+)
