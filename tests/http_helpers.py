@@ -88,6 +88,7 @@ class FileServer:
         faults (list[Fault or None]): Each answer takes the first; without one it is right.
         missing (set[str]): Paths that are not there.
         seconds_a_block (float): How slow it is.
+        gate (threading.Event): While it is not set, no byte of the file goes out.
         asked (list): The path and headers of each request for the file itself.
         sent (int): Bytes of the file that went out.
     """
@@ -102,6 +103,8 @@ class FileServer:
         self.faults = []
         self.missing = set()
         self.seconds_a_block = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
         self.asked = []
         self.sent = 0
         self.url = None
@@ -170,8 +173,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(status, headers)
         last = len(content) if fault is None else min(len(content), first + fault.after)
         for start in range(first, last, self.block):
-            if state.seconds_a_block:
-                time.sleep(state.seconds_a_block)
+            state.gate.wait(30)
+            time.sleep(state.seconds_a_block)
             block = content[start : min(start + self.block, last)]
             self.wfile.write(block)
             state.sent += len(block)
@@ -202,5 +205,6 @@ def serving(content):
             yield state
         finally:
             state.closing.set()
+            state.gate.set()
             server.shutdown()
             thread.join()

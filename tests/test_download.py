@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +98,12 @@ def check_ways_out(message, folder):
     assert words[words.index('-o') + 1] == str(final_path(folder))
     assert words[-1] == download_url(TASK)
     assert {'-fL', '-C', '--create-dirs'} <= set(words)
+
+
+def replace_sleep(monkeypatch, sleep):
+    """Replace it in the module under test alone: the server sleeps too."""
+    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr(transfer, 'time', clock)
 
 
 # ------------------------------------------------------------------------------ when all is well
@@ -183,6 +190,8 @@ def test_a_broken_download_goes_on_where_it_was(server, folder, stalls, redirect
     assert HALF - (1 << 16) <= starts[0] <= HALF
     assert starts[0] < starts[1] < len(FIRST)
     assert all(headers['If-Range'] == '"first"' for _, headers in server.asked[1:])
+    # A server that compresses would count the bytes of something else.
+    assert all(headers['Accept-Encoding'] == 'identity' for _, headers in server.asked)
     assert server.sent <= len(FIRST) + (2 << 16)
     assert 'trying again' in capsys.readouterr().err
 
@@ -220,6 +229,15 @@ def test_a_changed_file_is_known_by_its_hash_where_there_is_no_entity_tag(server
     check_complete(folder, SECOND)
 
 
+def test_an_answer_that_tells_nothing_of_the_version_is_not_built_upon(server, folder):
+    server.faults = [Fault(after=HALF), *[Fault(status=503)] * 4]
+    error_of(folder)
+    assert len(SECOND) == len(FIRST)
+    server.content, server.etag, server.heeds_if_range = SECOND, None, False
+    download(TASK, folder)
+    check_complete(folder, SECOND)
+
+
 def test_the_announced_hash_is_enough_to_resume(server, folder):
     server.redirects, server.etag = True, None
     server.faults = [Fault(after=HALF)]
@@ -249,7 +267,15 @@ def test_without_a_strong_entity_tag_the_date_decides(server, folder, etag, last
     check_complete(folder, FIRST)
     assert server.asked[1][1].get('If-Range') == last_modified
     # Without either nothing shows that the rest would be of the same file: it starts again.
-    assert server.sent <= len(FIRST) + (1 << 16) if last_modified else server.sent > len(FIRST)
+    assert (server.ranges[1] is not None) == (last_modified is not None)
+
+
+def test_a_length_that_only_the_redirect_names_is_kept_to(server, folder):
+    server.redirects, server.announces_length = True, False
+    server.faults = [Fault(after=HALF)]
+    download(TASK, folder)
+    assert server.ranges[1] is not None
+    check_complete(folder, FIRST)
 
 
 def test_a_server_without_ranges_starts_again(server, folder, capsys):
@@ -326,7 +352,7 @@ def test_getting_no_further_does_not(server, folder):
 def test_waits_grow_and_the_servers_own_are_kept_within_reason(server, folder, monkeypatch):
     waits = []
     monkeypatch.setattr(transfer, 'PATIENCE', Patience(2.0, 0.3, (1.0, 3.0, 9.0)))
-    monkeypatch.setattr(transfer.time, 'sleep', waits.append)
+    replace_sleep(monkeypatch, waits.append)
     asked_for = [{}, {'Retry-After': '7'}, {'Retry-After': '86400'}]
     server.faults = [Fault(status=503, headers=headers) for headers in asked_for]
     download(TASK, folder)
@@ -344,6 +370,10 @@ def test_without_a_network_there_is_one_line(server, folder, monkeypatch):
 
 @pytest.mark.parametrize('mirror', ['nonsense', 'nonsense:80', 'ftp://', 'http://'])
 def test_a_mirror_that_is_no_address_is_one_line(server, folder, monkeypatch, mirror):
+    def tries_again(seconds):
+        raise AssertionError('an address does not mend itself')
+
+    replace_sleep(monkeypatch, tries_again)
     monkeypatch.setenv('HF_ENDPOINT', mirror)
     check_ways_out(error_of(folder), folder)
 
@@ -542,7 +572,7 @@ def has_come(folder, size):
     [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)],
 )
 def test_a_killed_process_leaves_what_it_had_and_the_next_goes_on(server, folder, number, status):
-    server.seconds_a_block = 0.01
+    server.faults = [Fault(after=HALF, stalls=True)]
     process = start('BallRun')
     wait_for(lambda: has_come(folder, HALF // 2), process)
     process.send_signal(number)
@@ -554,7 +584,6 @@ def test_a_killed_process_leaves_what_it_had_and_the_next_goes_on(server, folder
     assert not final_path(folder).exists()
     kept = part_path(folder).stat().st_size
     assert kept >= HALF // 2
-    server.seconds_a_block = 0.0
     process = start('SafetyBallRun-v0')
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
@@ -564,16 +593,17 @@ def test_a_killed_process_leaves_what_it_had_and_the_next_goes_on(server, folder
 
 
 def test_two_processes_bring_one_file(server, folder):
-    server.seconds_a_block = 0.01
+    server.gate.clear()
     first = start('BallRun')
-    wait_for(lambda: has_come(folder, 1), first)
+    wait_for(part_path(folder).is_file, first)
     second = start('BallRun')
-    for process in (first, second):
+    assert 'another process' in second.stderr.readline()
+    assert part_path(folder).stat().st_size == 0
+    server.gate.set()
+    for process, state in ((first, 'downloaded'), (second, 'unchanged')):
         output, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
-        state = 'downloaded' if process is first else 'unchanged'
         assert output == f'BallRun: {state}, 1.5 MB, {final_path(folder)}\n'
-        assert ('waiting' in errors) == (process is second)
     assert len(server.asked) == 1
     check_complete(folder, FIRST)
 

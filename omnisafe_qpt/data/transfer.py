@@ -130,12 +130,16 @@ class Identity:
         """What to send as ``If-Range``, or None if the server gave nothing for it."""
         return self.etag or self.last_modified
 
+    @property
+    def tells_versions_apart(self) -> bool:
+        """Whether more than the size is known, which proves nothing."""
+        return self.sha256 is not None or self.validator is not None
+
     def is_of_same_file(self, other: Identity) -> bool:
         """Whether something is known of both that tells versions apart, and nothing differs."""
-        pairs = [(getattr(self, name), getattr(other, name)) for name in asdict(self)]
-        if any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            return False
-        return any(None not in pair for pair in pairs[1:])  # equal sizes alone prove nothing
+        ours, theirs = asdict(self), asdict(other)
+        shared = {name for name in ours if ours[name] is not None and theirs[name] is not None}
+        return bool(shared - {'size'}) and all(ours[name] == theirs[name] for name in shared)
 
 
 def _first(response: requests.Response, header: str) -> str:
@@ -287,6 +291,8 @@ def _attempt(url: str, partial: PartialFile, progress: TransferProgress) -> Iden
     done = partial.size if known is not None else 0
     if known is not None and known.size == done > 0:
         return known  # it was stopped between the last byte and its final name
+    if known is not None and not known.tells_versions_apart:
+        done = 0
     with _failures_told(), _asked(url, done, known) as response:
         identity = _judge(response, partial, done, known)
         if response.status_code == 200:
@@ -304,8 +310,6 @@ def _attempt(url: str, partial: PartialFile, progress: TransferProgress) -> Iden
             file.flush()
             os.fsync(file.fileno())
     if identity.size is not None and done != identity.size:
-        if done > identity.size:
-            partial.drop()
         raise _TransientError(f'the connection ended after {done} of {identity.size} bytes')
     return identity
 
@@ -335,8 +339,7 @@ def _judge(
         raise _TransientError(f'the server answered {status} {response.reason}', wait)
     identity = Identity.of(response)
     is_rest = (
-        status == 206
-        and response.headers.get('Content-Range', '').startswith(f'bytes {done}-')
+        response.headers.get('Content-Range', '').startswith(f'bytes {done}-')
         and known is not None
         and known.is_of_same_file(identity)
     )
