@@ -62,7 +62,7 @@ BUILT_INS = (*COLUMN_ALGORITHMS, INIT_OBS_ALGORITHM)
 _NUMBERS = ('observations', 'next_observations', 'actions', 'rewards', 'costs')
 _STATES = ('observations', 'next_observations')
 # What is in memory at a time, of each array that is read.
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def convert(
         )
     if algorithm is not None and not to_npz:
         raise UserError(f'--for {algorithm}: is about an npz, and {out} is none')
-    attributes = read_attributes(source)
     with open_dataset(source) as arrays:
+        attributes = read_attributes(source)
         with_init_obs = algorithm == INIT_OBS_ALGORITHM
         # What is read: each array once, and the states again to find where episodes end.
         names = [*_NUMBERS, *(_STATES if with_init_obs or not to_npz else ())]

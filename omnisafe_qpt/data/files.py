@@ -23,9 +23,11 @@ in any other the two are told apart by the task's horizon when the episodes are 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -63,6 +65,8 @@ _GZIP_LEVEL = 4
 # States are stored once where they come in runs of at least this many transitions on average, and
 # in no more runs than this: a reader looks through all runs for each block that it reads.
 _MIN_RUN, _MAX_RUNS = 4, 1 << 15
+# Room kept for what HDF5 writes when it closes a file.
+_SPARE_BYTES = 1 << 23
 
 
 @contextmanager
@@ -430,6 +434,9 @@ def write_hdf5_blocks(
         ends (np.ndarray): (R,) int64, ascending: the transitions whose next observation is not
             the following observation, with the last transition of all.
         attributes (Mapping, optional): Metadata for the root attributes. Defaults to None.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
     import h5py
 
@@ -440,6 +447,7 @@ def write_hdf5_blocks(
         writers: dict[str, _RowWriter] = {}
         row = 0
         for block in blocks:
+            _check_room(temporary, block)
             last = row + len(block['rewards'])
             inside = ends[np.searchsorted(ends, row) : np.searchsorted(ends, last)] - row
             row = last
@@ -450,6 +458,13 @@ def write_hdf5_blocks(
                 writers[name].append(rows)
         if is_shared:
             _create_views(file, ends)
+
+
+def _check_room(path: Path, block: Mapping[str, np.ndarray]) -> None:
+    """Raise before the disk is full, because HDF5 crashes if it cannot write what it holds."""
+    needed = sum(array.nbytes for array in block.values()) + _SPARE_BYTES
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _with_states(block: Mapping[str, np.ndarray], ends: np.ndarray) -> dict[str, np.ndarray]:
