@@ -236,6 +236,20 @@ def test_robot_on_the_wrong_side_goes_round_the_box_without_touching_it():
     assert abs(place[1]) < 0.25
 
 
+def test_blocked_way_round_the_box_is_not_taken():
+    def side(*pillars):
+        """Where the robot below the box goes first; the short way is over its right, +x."""
+        blocks = [Obstacles('pillars', np.array(pillars).reshape(-1, 2), 0.3)]
+        way = np.array([-0.3, -1.0])
+        target, _ = Pusher().plan(np.array([0.0, 0.7]), way, 0.2, ROBOTS['Point'], blocks)
+        return np.sign(target[0])
+
+    assert side() == 1.0
+    assert side((0.9, 0.6)) == -1.0
+    assert side((0.9, 0.6), (-0.9, 0.7)) == 1.0  # both are blocked: the shorter one
+    assert side((-0.9, 0.7)) == 1.0
+
+
 def test_robot_pushes_until_the_box_slips_away():
     robot, pusher = ROBOTS['Car'], Pusher()
     plan = [

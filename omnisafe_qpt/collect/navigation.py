@@ -119,7 +119,8 @@ def see_scene(task: Any, robot: Robot, steering: Steering, pusher: Pusher) -> Sc
     if hasattr(task, 'push_box'):
         box = frame.locate(task.push_box.pos)
         way = box_way(box, goal, task, obstacles, steering)
-        target, around = pusher.plan(box, way, task.push_box.size, robot)
+        heeded = [group for group in obstacles if steering.weight_of(group) > 0.0]
+        target, around = pusher.plan(box, way, task.push_box.size, robot, heeded)
         obstacles += around
         reach = 0.05
     else:

@@ -38,6 +38,7 @@ from omnisafe_qpt.collect.steering import (
 _BOX_CORNER = 1.5  # the box of the Push tasks has columns at its corners
 _PUSH_ANGLE, _LOSE_ANGLE = math.radians(15), math.radians(45)  # of a robot behind the box
 _CIRCLE_PART = math.radians(45)
+_GAP = 0.15  # metres that the robot needs beside an obstacle on its way around the box
 _BOX_BODY = Body(speed=0.7, turn_rate=1e3, lag=0.1, forward=(1.0, 0.0))  # it goes where pushed
 
 
@@ -90,6 +91,7 @@ class Pusher:
         way: np.ndarray,
         size: float,
         robot: Robot,
+        obstacles: Sequence[Obstacles] = (),
     ) -> tuple[np.ndarray, list[Obstacles]]:
         """Return where to go now.
 
@@ -98,6 +100,7 @@ class Pusher:
             way (np.ndarray): Where the box is to move, shape (2,), any length.
             size (float): The box's half width.
             robot (Robot): The robot.
+            obstacles (Sequence[Obstacles], optional): What may block the way around the box.
 
         Returns:
             A place, shape (2,), and the box as an obstacle, where the way is around it.
@@ -113,7 +116,28 @@ class Pusher:
             course = wanted if distance < clear + 0.05 else bearing + error
             return 1.5 * np.array([math.cos(course), math.sin(course)]), []
         # Along a circle around the box, a part at a time; away from it first, not to drag it.
-        part = min(abs(error), _CIRCLE_PART if distance > clear else 0.3 * _CIRCLE_PART)
-        angle = bearing + math.pi - math.copysign(part, error)
+        turn = _way_around(box, bearing + math.pi, error, clear + 0.15, obstacles)
+        part = min(abs(turn), _CIRCLE_PART if distance > clear else 0.3 * _CIRCLE_PART)
+        angle = bearing + math.pi + math.copysign(part, turn)
         place = box + (clear + 0.15) * np.array([math.cos(angle), math.sin(angle)])
         return place, [Obstacles('box', box[None], clear, least_weight=SOLID_WEIGHT)]
+
+
+def _way_around(
+    box: np.ndarray,
+    start: float,
+    error: float,
+    radius: float,
+    obstacles: Sequence[Obstacles],
+) -> float:
+    """Choose the angle to go on a circle around the box: the shorter way that is not blocked."""
+    ways = []
+    for turn in (-error, math.copysign(2.0 * math.pi, error) - error):
+        angles = start + turn * np.linspace(0.0, 1.0, 24)
+        places = box + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        is_blocked = any(
+            (np.hypot(*(places[:, None] - group.places).T) < group.radius + _GAP).any()
+            for group in obstacles
+        )
+        ways.append((is_blocked, abs(turn), turn))
+    return min(ways)[2]

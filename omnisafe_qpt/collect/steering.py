@@ -57,30 +57,6 @@ class Body:
 
 
 @dataclass(frozen=True)
-class Steering:
-    """The knobs of :func:`option_scores`; weight, margin, look-ahead and pace are the risk knob.
-
-    Args:
-        weight (float): How much time close to obstacles counts against the way to the target.
-        margin (float): Metres around an obstacle in which the penalty grows to its weight.
-        look_ahead (float): Seconds that obstacles are looked for, at most 3.
-        pace (float): Share of the robot's full speed that is used.
-        eagerness (float): How much the way to the target counts. With 0 the robot only keeps
-            clear of obstacles.
-        blind_to (str, optional): A kind of obstacle that is not seen. Defaults to none.
-        sharpness (float): How clearly the best option wins over the second best.
-    """
-
-    weight: float = 6.0
-    margin: float = 0.15
-    look_ahead: float = 2.0
-    pace: float = 1.0
-    eagerness: float = 1.0
-    blind_to: str = ''
-    sharpness: float = 20.0
-
-
-@dataclass(frozen=True)
 class Obstacles:
     """Obstacles of one kind, which move alike.
 
@@ -119,6 +95,35 @@ class Obstacles:
         left = np.array([-self.velocity[1], self.velocity[0]])
         swing = (chord * np.cos(half))[:, None] * self.velocity
         return places + swing + (chord * np.sin(half))[:, None] * left
+
+
+@dataclass(frozen=True)
+class Steering:
+    """The knobs of :func:`option_scores`; weight, margin, look-ahead and pace are the risk knob.
+
+    Args:
+        weight (float): How much time close to obstacles counts against the way to the target.
+        margin (float): Metres around an obstacle in which the penalty grows to its weight.
+        look_ahead (float): Seconds that obstacles are looked for, at most 3.
+        pace (float): Share of the robot's full speed that is used.
+        eagerness (float): How much the way to the target counts. With 0 the robot only keeps
+            clear of obstacles.
+        blind_to (str, optional): A kind of obstacle that is not seen. Defaults to none.
+        sharpness (float): How clearly the best option wins over the second best.
+    """
+
+    weight: float = 6.0
+    margin: float = 0.15
+    look_ahead: float = 2.0
+    pace: float = 1.0
+    eagerness: float = 1.0
+    blind_to: str = ''
+    sharpness: float = 20.0
+
+    def weight_of(self, obstacles: Obstacles) -> float:
+        """Return how much obstacles of a kind count."""
+        weight = 0.0 if obstacles.kind == self.blind_to else self.weight
+        return max(weight, obstacles.least_weight)
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,7 @@ def option_scores(scene: Scene, steering: Steering, body: Body) -> np.ndarray:
     urgency = np.exp(-times / steering.look_ahead) * _STEP
     centres, radii, weights = [], [], []
     for group in scene.obstacles:
-        weight = 0.0 if group.kind == steering.blind_to else steering.weight
-        weight = max(weight, group.least_weight)
+        weight = steering.weight_of(group)
         if weight > 0.0 and len(group.places) > 0:
             centres.append(group.places_at(times))
             radii += [group.radius] * len(group.places)
