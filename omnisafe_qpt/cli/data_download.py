@@ -86,7 +86,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         print(f'{row["name"]}: {row["error"]}', file=sys.stderr)
     if failed:
         names = ', '.join(row['name'] for row in failed)
-        raise UserError(f'{len(failed)} of {len(tasks)} datasets were not downloaded: {names}')
+        raise UserError(f'{len(failed)} of {len(tasks)} datasets not downloaded: {names}')
 
 
 def _select(options: argparse.Namespace) -> list[Task]:
