@@ -294,20 +294,28 @@ def test_a_standing_car_stays_to_the_horizon(env):
 
 @pytest.mark.slow
 @needs_metadrive
-@pytest.mark.parametrize('algo', ['PPOLag', 'DDPGLag'])
-def test_omnisafes_own_algorithms_train(algo, tmp_path):
-    """DDPGLag evaluates in a second environment while an episode of the first goes on."""
-    options = {
-        'PPOLag': ['algo_cfgs:steps_per_epoch', '100', 'algo_cfgs:update_iters', '1'],
-        'DDPGLag': [
-            *('algo_cfgs:steps_per_epoch', '100', 'algo_cfgs:start_learning_steps', '50'),
-            *('algo_cfgs:update_cycle', '50', 'train_cfgs:eval_episodes', '1'),
-        ],
-    }[algo]
+@pytest.mark.parametrize(
+    ('algo', 'steps', 'options'),
+    [
+        # An epoch must hold a whole episode, which an untrained driver takes to the horizon.
+        ('PPOLag', 1000, ('algo_cfgs:update_iters', '1')),
+        # Evaluates in a second environment while an episode of the first goes on.
+        (
+            'DDPGLag',
+            100,
+            (
+                *('algo_cfgs:start_learning_steps', '50', 'algo_cfgs:update_cycle', '50'),
+                *('train_cfgs:eval_episodes', '1'),
+            ),
+        ),
+    ],
+)
+def test_omnisafes_own_algorithms_train(algo, steps, options, tmp_path):
     command = [str(Path(sys.executable).with_name('omnisafe')), 'train', '--algo', algo]
-    command += ['--env-id', 'SafeMetaDrive-easysparse-v0', '--total-steps', '200']
+    command += ['--env-id', 'SafeMetaDrive-easysparse-v0', '--total-steps', str(2 * steps)]
     command += ['--log-dir', str(tmp_path), '--torch-threads', '1']
-    for word in (*options, 'logger_cfgs:use_wandb', 'False'):
+    common = ('algo_cfgs:steps_per_epoch', str(steps), 'logger_cfgs:use_wandb', 'False')
+    for word in (*options, *common):
         command += ['--custom-cfgs', word]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]

@@ -184,7 +184,7 @@ def _remedy() -> str:
     return f"pip install 'omnisafe=={KNOWN_VERSIONS[-1]}'"
 
 
-def _require_available() -> None:
+def require_available() -> None:
     """Refuse to start QPT when a hook failed.
 
     Raises:
@@ -343,7 +343,7 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
             if str(self.algo).upper() == NAME:
                 raise UserError(f'unknown algorithm {self.algo!r}: names are case-sensitive, QPT')
             return original(self)
-        _require_available()
+        require_available()
         _check_env_id(self.env_id, support_envs())
         _prepare_options(self)
         cfgs = original(self)
@@ -481,7 +481,7 @@ def _load_saved_runs(evaluator: ModuleType) -> None:
         if cfgs.get('algo') != NAME:
             original(self, save_dir, model_name, render_mode, camera_name, camera_id, width, height)
             return
-        _require_available()
+        require_available()
         from omnisafe_qpt.host.deployment import build_evaluation
 
         env_kwargs = {

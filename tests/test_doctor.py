@@ -1,0 +1,240 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The doctor: what it says about what works, is missing, fails, crashes and hangs.
+
+A package called ``metadrive`` of the test's own, first on the path, plays the broken simulator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from omnisafe_qpt.cli import doctor, main
+from omnisafe_qpt.host import checks
+from omnisafe_qpt.host.checks import CHECKS, FAILED, MISSING, OK, Answer, run_check
+from omnisafe_qpt.host.simulators import METADRIVE_PACKAGES, why_unavailable
+
+
+@pytest.fixture
+def broken_metadrive(tmp_path, monkeypatch):
+    """Return a function that installs a MetaDrive whose import runs a line of Python."""
+
+    def install(line, version='0.2.6.0'):
+        for package in METADRIVE_PACKAGES:
+            name = package.distribution.replace('-', '_')
+            installed = version if package.module == 'metadrive' else package.version
+            folder = tmp_path / f'{name}-{installed}.dist-info'
+            folder.mkdir()
+            text = f'Metadata-Version: 2.1\nName: {package.distribution}\nVersion: {installed}\n'
+            (folder / 'METADATA').write_text(text, encoding='utf-8')
+            (tmp_path / f'{package.module}.py').write_text(line + '\n', encoding='utf-8')
+        paths = [str(tmp_path), os.environ.get('PYTHONPATH', '')]
+        monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, paths)))
+
+    return install
+
+
+def run_doctor(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, '-m', 'omnisafe_qpt.cli', 'doctor', *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'COLUMNS': '100', **variables},
+        timeout=280,
+    )
+
+
+def test_the_command_on_what_is_always_installed(tmp_path):
+    result = tmp_path / 'result.json'
+    ran = run_doctor('--only', 'omnisafe', 'cache', '--json', str(result))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    content = json.loads(result.read_text(encoding='utf-8'))
+    assert content['works'] is True
+    assert content['versions']['omnisafe'] == '0.5.0'
+    assert content['versions']['python'].startswith('3.1')
+    assert [row['state'] for row in content['checks']] == [OK, OK]
+    assert re.search(r'omnisafe\s*│ ok\s*│ OmniSafe 0.5.0 knows QPT', ran.stdout)
+    assert 'numpy 1.' in ran.stdout
+    assert 'Checking cache (2 of 2)' in ran.stderr
+
+
+@pytest.mark.slow
+def test_the_command_on_everything(tmp_path):
+    """What is installed here works, and its figures are the recorded ones."""
+    result = tmp_path / 'result.json'
+    ran = run_doctor('--json', str(result))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    states = {
+        row['check']: row['state']
+        for row in json.loads(result.read_text(encoding='utf-8'))['checks']
+    }
+    driving = OK if why_unavailable('metadrive') is None else MISSING
+    assert list(states) == list(CHECKS)
+    assert {name: state for name, state in states.items() if name != 'rendering'} == {
+        **dict.fromkeys(('omnisafe', 'device', 'cache', 'safety-gymnasium', 'bullet'), OK),
+        **dict.fromkeys(('metadrive-easy', 'metadrive-medium', 'metadrive-hard'), driving),
+    }
+
+
+def test_a_failure_is_status_1_with_one_line_on_stderr(tmp_path, broken_metadrive):
+    broken_metadrive('raise ImportError("libGL.so.1: cannot open shared object file")')
+    result = tmp_path / 'result.json'
+    ran = run_doctor('--only', 'cache', 'metadrive-hard', '--json', str(result))
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == 'Error: does not work here: metadrive-hard'
+    content = json.loads(result.read_text(encoding='utf-8'))
+    assert content['works'] is False
+    (row,) = (row for row in content['checks'] if row['check'] == 'metadrive-hard')
+    assert row['state'] == FAILED
+    assert row['detail'] == 'ImportError: libGL.so.1: cannot open shared object file'
+
+
+def test_what_is_not_installed_is_no_failure_and_names_the_command(broken_metadrive):
+    broken_metadrive('', version='0.4.3')
+    ran = run_doctor('--only', 'metadrive-easy', 'metadrive-hard', COLUMNS='200')
+    assert ran.returncode == 0
+    assert 'metadrive-simulator 0.4.3 is installed, not 0.2.6.0' in ran.stdout
+    command = 'pip install --no-deps metadrive-simulator==0.2.6.0'
+    assert ran.stdout.splitlines()[-1] == f'metadrive-easy, metadrive-hard: {command}'
+
+
+def test_a_crash_is_reported(broken_metadrive):
+    broken_metadrive('import os; print("no more memory", flush=True); os.abort()')
+    answer = run_check('metadrive-easy', timeout=60)
+    assert answer.state == FAILED
+    assert answer.detail == 'crashed with SIGABRT: no more memory'
+
+
+def test_a_simulator_that_hangs_is_stopped_with_its_processes(broken_metadrive, tmp_path):
+    pid_file = tmp_path / 'pid'
+    broken_metadrive(
+        'import subprocess, time, pathlib\n'
+        'child = subprocess.Popen(["sleep", "60"])\n'
+        f'pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\n'
+        'time.sleep(60)',
+    )
+    started = time.monotonic()
+    answer = run_check('metadrive-easy', timeout=10)
+    assert time.monotonic() - started < 30
+    assert answer.state == FAILED
+    assert answer.detail == 'no answer within 10 s'
+    assert '--timeout' in answer.fix
+    state = subprocess.run(
+        ['ps', '-o', 'stat=', '-p', pid_file.read_text(encoding='utf-8')],
+        capture_output=True,
+        text=True,
+    )
+    assert state.stdout.strip() in ('', 'Z'), 'its child is gone, or waits for its parent to look'
+
+
+class Driver:
+    """Stands in for MetaDrive's own: a return of 10 and a cost of 1 a step."""
+
+    def __init__(self, task, driver):
+        assert driver == 'idm'
+
+    def reset(self, seed):
+        self.steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        return None, 10.0, 1.0, self.steps == 50, {}
+
+
+@pytest.mark.parametrize(
+    ('expected', 'state'),
+    [((520.0, 51.0), OK), ((550.0, 50.0), FAILED), ((500.0, 55.0), FAILED)],
+)
+def test_the_figures_of_the_driver_are_compared(monkeypatch, expected, state):
+    from omnisafe_qpt.host import metadrive_process
+
+    monkeypatch.setattr(checks, 'why_unavailable', lambda suite: None)
+    monkeypatch.setattr(metadrive_process, 'prepare_imports', lambda: None)
+    monkeypatch.setattr(metadrive_process, 'Simulator', Driver)
+    monkeypatch.setitem(checks.IDM_EPISODES, 'hardmean', (0, *expected))
+    answer = checks._check_metadrive('hardmean')
+    assert answer.state == state
+    assert 'return 500.0, cost 50.0' in answer.detail
+    assert ('expected' in answer.detail) == (state == FAILED)
+
+
+def test_a_cache_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('', encoding='utf-8')
+    monkeypatch.setenv('DSRL_DATASET_DIR', str(tmp_path / 'file' / 'datasets'))
+    answer = checks._check_cache()
+    assert answer.state == FAILED
+    assert 'cannot be written' in answer.detail
+    assert 'DSRL_DATASET_DIR' in answer.fix
+    monkeypatch.setenv('DSRL_DATASET_DIR', str(tmp_path / 'new' / 'datasets'))
+    assert checks._check_cache().state == OK
+    assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize(
+    ('with_egl', 'fix'),
+    [(OK, 'export MUJOCO_GL=egl'), (FAILED, 'needed for pictures only')],
+)
+def test_rendering_that_fails_is_missing_with_the_way_that_works(monkeypatch, with_egl, fix):
+    monkeypatch.delenv('MUJOCO_GL', raising=False)
+
+    def ask(name, timeout, **variables):
+        assert name == 'rendering'
+        return Answer(with_egl if variables else FAILED, 'whatever', seconds=1.0)
+
+    monkeypatch.setattr(checks, '_ask', ask)
+    answer = run_check('rendering', timeout=1)
+    assert answer.state == MISSING
+    assert answer.detail.startswith('no pictures with MUJOCO_GL=unset')
+    assert fix in answer.fix
+
+
+def test_another_omnisafe_is_a_failure_with_the_command(monkeypatch):
+    monkeypatch.setattr(checks.metadata, 'version', lambda name: '0.9.0')
+    answer = checks._check_omnisafe()
+    assert (answer.state, answer.fix) == (FAILED, 'pip install omnisafe==0.5.0')
+    assert 'OmniSafe 0.9.0 is installed' in answer.detail
+
+
+def test_unknown_checks_are_refused_before_any_work(monkeypatch, capsys):
+    monkeypatch.setattr(checks, 'run_check', lambda *_: pytest.fail('made a check'))
+    assert main(['doctor', '--only', 'cache', 'metadrive']) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('Error: --only metadrive: is not a check; there are omnisafe, device')
+    assert error.count('\n') == 1
+
+
+def test_the_help_names_every_check(capsys):
+    with pytest.raises(SystemExit):
+        main(['doctor', '--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    assert ', '.join(CHECKS) in text
+
+
+def test_fixes_are_printed_whole_however_narrow_the_screen(monkeypatch, capsys):
+    monkeypatch.setenv('COLUMNS', '40')
+    fix = 'pip install --no-deps ' + ' '.join(f'package{i}==1.0' for i in range(9))
+    rows = [
+        {'check': 'bullet', 'state': MISSING, 'detail': 'x' * 50, 'fix': fix, 'seconds': 1.0},
+        {'check': 'cache', 'state': OK, 'detail': 'fine', 'fix': '', 'seconds': 1.0},
+    ]
+    doctor._print_answers({'python': '3.11'}, rows)
+    assert f'bullet: {fix}' in capsys.readouterr().out.splitlines()
