@@ -12,37 +12,44 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""The collector of offline data, its controllers, and the bundled sample."""
+"""The collector of offline data: episodes, interruptions, processes, and the bundled sample."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from omnisafe_qpt.collect import collect
-from omnisafe_qpt.collect import engine as collecting
-from omnisafe_qpt.collect.engine import (
+from omnisafe_qpt.collect.episodes import (
     Episode,
-    episodes_to_arrays,
+    Recipe,
+    Recorder,
     round_mantissa,
     run_episode,
 )
-from omnisafe_qpt.collect.selection import select_spread
+from omnisafe_qpt.collect.workers import run_episodes
 from omnisafe_qpt.data.files import open_dataset, read_attributes
 from omnisafe_qpt.data.resolve import SAMPLE_FILE
 from omnisafe_qpt.errors import UserError
 
 
-ENV_ID = 'SafetyCarButton1-v0'
+ENV_ID = 'SafetyBallRun-v0'  # the shortest task: 100 steps, 3000 of them a second
+SAMPLE_ENV_ID = 'SafetyCarButton1-v0'
 
 
-# -- rounding, selection, layout ------------------------------------------------------------------
+# -- rounding, layout -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('bits', [1, 6, 10, 22])
@@ -68,64 +75,52 @@ def test_rounding_to_all_bits_copies():
     assert rounded is not values
 
 
-def selected(returns, costs, count, safe_share=0.5, max_cost=250.0):
-    return select_spread(
-        np.array(returns, dtype=float),
-        np.array(costs, dtype=float),
-        count,
-        safe_share=safe_share,
-        cost_limit=10.0,
-        max_cost=max_cost,
+def made_up(number, length=4, terminated=False):
+    """An episode that no simulator ran; its return and cost follow from its number."""
+    rng = np.random.default_rng(number)
+    return Episode(
+        number=number,
+        kind=f'kind {number % 2}',
+        states=rng.normal(size=(length + 1, 3)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (length, 2)).astype(np.float32),
+        rewards=np.full(length, number, dtype=np.float32),
+        costs=np.full(length, number % 5, dtype=np.float32),
+        terminated=terminated,
     )
 
 
-def test_selection_keeps_the_safe_share_and_the_extremes():
-    rng = np.random.default_rng(0)
-    returns = rng.uniform(0, 30, 100)
-    costs = np.concatenate([rng.uniform(0, 10, 50), rng.uniform(11, 240, 50)])
-    chosen = selected(returns, costs, 20, safe_share=0.6)
-    assert chosen == sorted(set(chosen))
-    assert len(chosen) == 20
-    assert sum(index < 50 for index in chosen) == 12
-    assert int(returns[:50].argmax()) in chosen
-    # Twelve of fifty, chosen to lie apart, reach nearly as far as all of them.
-    safe = [index for index in chosen if index < 50]
-    assert np.ptp(returns[safe]) > 0.9 * np.ptp(returns[:50])
-
-
-def test_selection_prefers_what_differs():
-    chosen = selected([0, 0.1, 0.2, 30, 15], [0, 0, 0, 0, 0], 3, safe_share=1.0)
-    assert 3 in chosen
-    assert 4 in chosen
-
-
-def test_selection_drops_what_costs_too_much_and_fills_up():
-    assert selected([1, 2, 3, 4], [0, 300, 50, 60], 3) == [0, 2, 3]
-    assert selected([1, 2, 3, 4], [0, 1, 2, 60], 4) == [0, 1, 2, 3]
-    with pytest.raises(UserError, match='only 3 of 4 candidates'):
-        selected([1, 2, 3, 4], [0, 300, 50, 60], 4)
-
-
-def test_arrays_have_whole_episodes_and_both_kinds_of_end():
-    def episode(length, terminated):
-        states = np.arange(length + 1, dtype=np.float32)[:, None] + 100 * length
-        steps = np.ones(length, dtype=np.float32)
-        return Episode(0, 'x', states, steps[:, None], steps, steps, terminated)
-
-    arrays = episodes_to_arrays([episode(2, True), episode(3, False)])
-    np.testing.assert_array_equal(arrays['terminals'], [0, 1, 0, 0, 0])
-    np.testing.assert_array_equal(arrays['timeouts'], [0, 0, 0, 0, 1])
-    np.testing.assert_array_equal(arrays['observations'][:, 0], [200, 201, 300, 301, 302])
-    np.testing.assert_array_equal(arrays['next_observations'][:, 0], [201, 202, 301, 302, 303])
+@pytest.mark.parametrize('terminated', [False, True])
+def test_columns_are_one_whole_episode(terminated):
+    episode = made_up(7, length=3, terminated=terminated)
+    columns = episode.columns()
+    np.testing.assert_array_equal(columns['terminals'], [0, 0, terminated])
+    np.testing.assert_array_equal(columns['timeouts'], [0, 0, not terminated])
+    np.testing.assert_array_equal(columns['observations'], episode.states[[0, 1, 2]])
+    np.testing.assert_array_equal(columns['next_observations'], episode.states[[1, 2, 3]])
 
 
 # -- mistakes -------------------------------------------------------------------------------------
 
 
+@pytest.fixture(name='simulated')
+def fixture_simulated(monkeypatch):
+    """Replace the simulator by made-up episodes; the list tells which were run."""
+    numbers = []
+
+    def fake(recorder, number):
+        del recorder
+        numbers.append(number)
+        return made_up(number)
+
+    monkeypatch.setattr(Recorder, 'record', fake)
+    return numbers
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'env_id': 'SafetyCarButton9-v0'}, 'SafetyCarButton9-v0.*SafetyCarButton1-v0 only'),
+        ({'env_id': 'SafetyBallRum-v0'}, 'SafetyBallRum-v0.*did you mean.*SafetyBallRun-v0'),
+        ({'env_id': 'SafetyHopperVelocity-v1'}, 'no scripted controllers.*--agent'),
         ({'episodes': 0}, 'episodes 0'),
         ({'episodes': -3}, 'episodes -3'),
         ({'seed': -1}, 'seed -1'),
@@ -133,28 +128,37 @@ def test_arrays_have_whole_episodes_and_both_kinds_of_end():
         ({'candidates': 1}, 'candidates 1'),
         ({'precision': 0}, 'precision 0'),
         ({'precision': 24}, 'precision 24'),
-        ({'safe_share': 1.5}, 'safe-share 1.5'),
+        ({'safe_share': 1.5}, r'safe-share 1\.5'),
         ({'cost_limit': -1.0}, 'cost-limit -1'),
         ({'cost_limit': math.nan}, 'cost-limit nan'),
-        ({'max_steps': 2000}, 'max-steps 2000'),
+        ({'max_steps': 101}, 'max-steps 101: must be between 1 and 100'),
+        ({'max_steps': 0}, 'max-steps 0'),
+        ({'select': 'best'}, "select 'best'"),
+        ({'select': 'all', 'candidates': 3}, "select 'all'"),
+        ({'density': (1, 1, 1, 0)}, 'density: is for --select density only'),
+        ({'density': (0, 1, 1, 0), 'select': 'density'}, 'density 0 1 1 0'),
+        ({'noise': 0.1}, 'noise: is for trained agents only'),
+        ({'agents': ['scripted'], 'switch': 0.1}, 'switch: is for trained agents only'),
+        ({'agents': ['scripted:0']}, 'weight must be above 0'),
+        ({'agents': ['no/run']}, 'no/run: no such run folder'),
     ],
 )
-def test_bad_arguments_are_one_line(tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(collecting, 'run_episode', lambda *_: pytest.fail('it simulated'))
+def test_bad_arguments_are_one_line(tmp_path, simulated, change, message):
     arguments = {'env_id': ENV_ID, 'episodes': 2, 'seed': 0, 'out': tmp_path / 'a.hdf5'} | change
     with pytest.raises(UserError, match=message) as raised:
         collect(**arguments)
     assert '\n' not in str(raised.value)
     assert not list(tmp_path.iterdir())
+    assert simulated == []
 
 
-def test_existing_file_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, 'run_episode', lambda *_: pytest.fail('it simulated'))
+def test_existing_file_is_left_alone(tmp_path, simulated):
     out = tmp_path / 'mine.hdf5'
     out.write_bytes(b'precious')
     with pytest.raises(UserError, match=r'mine\.hdf5: exists'):
         collect(ENV_ID, 1, 0, out)
     assert out.read_bytes() == b'precious'
+    assert simulated == []
 
 
 @pytest.mark.parametrize(('name', 'message'), [('a.npz', 'must end in'), ('d.hdf5', 'a folder')])
@@ -174,84 +178,315 @@ def test_import_brings_neither_simulator_nor_torch():
     assert done.returncode == 0, done.stderr
 
 
+# -- what is kept ---------------------------------------------------------------------------------
+
+
+def collect_here(out, episodes=3, seed=0, **options):
+    return collect(ENV_ID, episodes, seed, out, workers=1, progress=False, **options)
+
+
+def kept_numbers(out):
+    return json.loads(read_attributes(out)['episode_numbers'])
+
+
+def test_overwriting_is_done_when_asked(tmp_path, simulated):
+    out = tmp_path / 'mine.hdf5'
+    out.write_bytes(b'old')
+    summary = collect_here(out, overwrite=True)
+    assert summary['episodes'] == 3
+    assert simulated == [0, 1, 2]
+    with open_dataset(out) as arrays:
+        assert len(arrays['rewards']) == 12
+        np.testing.assert_array_equal(arrays['observations'][4:8], made_up(1).states[:-1])
+        np.testing.assert_array_equal(arrays['next_observations'][4:8], made_up(1).states[1:])
+
+
+def test_selection_by_spread_and_by_density(tmp_path, simulated):
+    # Returns 0, 4, .. 76; costs 0, 4, 8, 12, 16 in turn; DSRL's highest is 80.
+    spread, density = tmp_path / 'spread.hdf5', tmp_path / 'density.hdf5'
+    collect_here(spread, 6, candidates=20, safe_share=0.5, cost_limit=10)
+    numbers = kept_numbers(spread)
+    assert len(numbers) == 6
+    assert sum(made_up(number).total_cost <= 10 for number in numbers) == 3
+    assert 17 in numbers, 'the safe one with the highest return'
+    collect_here(density, 20, candidates=20, select='density', density=(5, 1, 3, 0))
+    counts = np.bincount([number % 5 for number in kept_numbers(density)])
+    assert counts.tolist() == [3, 3, 3, 3, 4], (
+        'the highest return has a cell of its own, as in DSRL'
+    )
+    assert '--select density --density 5 1 3 0' in read_attributes(density)['command']
+
+
+def test_density_keeps_at_most_so_many_and_says_when_nothing_is_left(tmp_path, simulated):
+    out = tmp_path / 'a.hdf5'
+    summary = collect_here(out, 4, candidates=20, select='density', density=(5, 1, 3, 0))
+    assert summary['episodes'] == len(kept_numbers(out)) == 4
+    with pytest.raises(UserError, match='density 60 50 10 1: no cell holds more than 1'):
+        collect_here(tmp_path / 'b.hdf5', 5, select='density')
+
+
+def test_selection_drops_what_costs_more_than_in_dsrl(tmp_path, monkeypatch):
+    def expensive(recorder, number):
+        # Costs 0, 40, 80, 120, 160 in turn, and DSRL's highest is 80.
+        return made_up(number, length=40)
+
+    monkeypatch.setattr(Recorder, 'record', expensive)
+    out = tmp_path / 'a.hdf5'
+    collect_here(out, 20, select='density', density=(1, 1, 100, 0))
+    assert {number % 5 for number in kept_numbers(out)} == {0, 1, 2}
+    collect_here(tmp_path / 'b.hdf5', 20)
+    assert len(kept_numbers(tmp_path / 'b.hdf5')) == 20, 'without selection all are kept'
+
+
+# -- interruptions --------------------------------------------------------------------------------
+
+
+def partial_of(out):
+    return out.with_name(f'.{out.name}.partial')
+
+
+@pytest.fixture(name='interrupted')
+def fixture_interrupted(tmp_path, monkeypatch):
+    """A collection of five episodes that was interrupted in the third."""
+
+    def fake(recorder, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return made_up(number)
+
+    out = tmp_path / 'broken' / 'mine.hdf5'
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, 'record', fake)
+        with pytest.raises(KeyboardInterrupt):
+            collect_here(out, 5)
+    assert not out.exists()
+    assert len(list(partial_of(out).glob('*.npz'))) == 2
+    return out
+
+
+def test_a_broken_collection_goes_on_to_the_same_bytes(tmp_path, interrupted, simulated):
+    collect_here(interrupted, 5)
+    assert simulated == [2, 3, 4]
+    unbroken = tmp_path / 'unbroken' / 'mine.hdf5'
+    collect_here(unbroken, 5)
+    assert interrupted.read_bytes() == unbroken.read_bytes()
+    assert not partial_of(interrupted).exists()
+    assert sorted(path.name for path in interrupted.parent.iterdir()) == ['mine.hdf5']
+
+
+def test_other_settings_are_refused_until_overwriting_is_asked_for(interrupted, simulated):
+    with pytest.raises(
+        UserError, match=r'other settings \(seed, precision\).*--overwrite'
+    ) as error:
+        collect_here(interrupted, 5, seed=1, precision=8)
+    assert '\n' not in str(error.value)
+    assert len(list(partial_of(interrupted).glob('*.npz'))) == 2
+    collect_here(interrupted, 5, seed=1, overwrite=True)
+    assert simulated == [0, 1, 2, 3, 4]
+
+
+def test_how_many_and_which_are_kept_may_change(interrupted, simulated):
+    collect_here(interrupted, 1, candidates=4)
+    assert simulated == [2, 3]
+    assert len(kept_numbers(interrupted)) == 1
+
+
+def test_overwriting_with_the_same_settings_goes_on_too(interrupted, simulated):
+    interrupted.write_bytes(b'old')
+    collect_here(interrupted, 5, overwrite=True)
+    assert simulated == [2, 3, 4]
+
+
+def test_a_damaged_episode_is_named(interrupted, simulated):
+    (partial_of(interrupted) / 'episode-000001.npz').write_bytes(b'PK')
+    with pytest.raises(UserError, match=r'episode-000001\.npz: cannot be read') as error:
+        collect_here(interrupted, 5)
+    assert '\n' not in str(error.value)
+
+
+def test_two_processes_do_not_collect_one_file(interrupted, simulated):
+    with (
+        FileLock(partial_of(interrupted) / 'lock'),
+        pytest.raises(UserError, match='another process is collecting it'),
+    ):
+        collect_here(interrupted, 5)
+    assert simulated == []
+
+
+def test_a_failure_before_the_first_episode_leaves_nothing(tmp_path, monkeypatch):
+    def fake(recorder, number):
+        raise UserError('no simulator')
+
+    monkeypatch.setattr(Recorder, 'record', fake)
+    with pytest.raises(UserError, match='no simulator'):
+        collect_here(tmp_path / 'mine.hdf5')
+    assert not list(tmp_path.iterdir())
+
+
 # -- in the simulator -----------------------------------------------------------------------------
 
 
 @pytest.fixture(name='collected', scope='module')
 def fixture_collected(tmp_path_factory):
-    """Two short episodes collected by one process and again by two."""
+    """Five short episodes collected by one process and again by three."""
     folder = tmp_path_factory.mktemp('collected')
     summaries = []
-    for workers in (1, 2):
-        out = folder / str(workers) / 'short.hdf5'
-        summaries.append(
-            collect(
-                ENV_ID,
-                2,
-                5,
-                out,
-                precision=8,
-                max_steps=12,
-                workers=workers,
-                progress=False,
-            ),
-        )
-    return folder / '1' / 'short.hdf5', folder / '2' / 'short.hdf5', summaries
+    for count in (1, 3):
+        out = folder / str(count) / 'short.hdf5'
+        options = {'precision': 8, 'max_steps': 12, 'workers': count, 'progress': False}
+        summaries.append(collect(ENV_ID, 5, 5, out, **options))
+    return folder / '1' / 'short.hdf5', folder / '3' / 'short.hdf5', summaries
 
 
 def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(collected):
-    one, two, _ = collected
-    assert one.read_bytes() == two.read_bytes()
+    one, three, _ = collected
+    assert one.read_bytes() == three.read_bytes()
 
 
 def test_collected_file_is_what_it_says(collected):
     path, _, summaries = collected
     summary = summaries[0]
     with open_dataset(path) as arrays:
-        assert arrays['observations'].shape == (24, 88)
-        assert arrays['actions'].shape == (24, 2)
-        assert np.flatnonzero(arrays['timeouts'][:]).tolist() == [11, 23]
+        assert arrays['observations'].shape == (60, 7)
+        assert arrays['actions'].shape == (60, 2)
+        assert np.flatnonzero(arrays['timeouts'][:]).tolist() == [11, 23, 35, 47, 59]
         assert not arrays['terminals'][:].any()
         assert np.abs(arrays['actions'][:]).max() <= 1.0
         for name in ('observations', 'next_observations', 'actions'):
             values = arrays[name][:]
             np.testing.assert_array_equal(values, round_mantissa(values, 8))
-        returns = arrays['rewards'][:].reshape(2, 12).sum(axis=1, dtype=np.float64)
+        returns = arrays['rewards'][:].reshape(5, 12).sum(axis=1, dtype=np.float64)
         assert summary['return_max'] == pytest.approx(returns.max())
-    assert summary['episodes'] == 2
-    assert summary['transitions'] == 24
+    assert summary['episodes'] == 5
+    assert summary['transitions'] == 60
     assert summary['bytes'] == path.stat().st_size
     attributes = read_attributes(path)
     assert attributes['env_id'] == ENV_ID
     assert attributes['seed'] == 5
-    assert '--seed 5 --precision 8 --out short.hdf5' in attributes['command']
-    assert len(json.loads(attributes['behaviours'])) == 2
-    assert {'mujoco', 'safety-gymnasium', 'python'} <= set(json.loads(attributes['versions']))
+    assert attributes['command'].endswith(
+        '--episodes 5 --seed 5 --precision 8 --max-steps 12 --out short.hdf5',
+    )
+    assert attributes['origin'] == 'scripted controllers in the simulator, not DSRL'
+    assert json.loads(attributes['policies']) == [{'label': 'scripted', 'share': 1.0}]
+    assert len(json.loads(attributes['behaviours'])) == 5
+    versions = json.loads(attributes['versions'])
+    assert {'mujoco', 'safety-gymnasium', 'bullet-safety-gym', 'python', 'torch'} <= set(versions)
 
 
 def test_episode_depends_on_its_seed_and_number_only(collected):
     with open_dataset(collected[0]) as arrays:
         observations = arrays['observations'][:]
     second = run_episode(ENV_ID, 5, 1, precision=8, max_steps=12)
-    np.testing.assert_array_equal(second.states[:-1], observations[12:])
+    np.testing.assert_array_equal(second.states[:-1], observations[12:24])
     assert not np.array_equal(second.states[:-1], observations[:12])
 
 
-def test_overwriting_is_done_when_asked(tmp_path, monkeypatch):
-    states = np.zeros((3, 88), dtype=np.float32)
-    steps = np.zeros(2, dtype=np.float32)
-    fake = Episode(0, 'x', states, np.zeros((2, 2), dtype=np.float32), steps, steps, False)
-    monkeypatch.setattr(
-        collecting,
-        'run_episode',
-        lambda _env_id, _seed, number, *_: replace(fake, number=number),
+def test_one_simulator_for_many_episodes_changes_nothing():
+    """Bullet's cars carry motor commands over a reset, which the environment has to undo."""
+    for env_id in (ENV_ID, 'SafetyCarRun-v0'):
+        with Recorder(Recipe(env_id, 2, max_steps=40)) as recorder:
+            third = [recorder.record(number) for number in range(3)][2]
+        alone = run_episode(env_id, 2, 2, max_steps=40)
+        assert third.states.tobytes() == alone.states.tobytes()
+        assert third.rewards.tobytes() == alone.rewards.tobytes()
+
+
+def test_a_dead_process_is_one_line_and_the_rest_is_kept(tmp_path):
+    before = set(multiprocessing.active_children())
+    episodes = run_episodes(Recipe(ENV_ID, 0), list(range(200)), 2)
+    assert next(episodes).number in (0, 1)
+    victim = next(iter(set(multiprocessing.active_children()) - before))
+    os.kill(victim.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=r'ended unexpectedly.*the same command goes on') as error:
+        list(episodes)
+    assert '\n' not in str(error.value)
+    assert not set(multiprocessing.active_children()) - before, 'no process is left behind'
+
+
+def test_a_failure_in_a_process_comes_with_its_reason(monkeypatch):
+    with pytest.raises(RuntimeError, match=r'episode \d failed in its process:(.|\n)*NoSuchEnv'):
+        list(run_episodes(Recipe('NoSuchEnv-v0', 0), [0, 1], 2))
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+def command_line(out, *more):
+    script = Path(sys.executable).parent / 'omnisafe-qpt'
+    return [str(script), 'data', 'collect', '--env-id', ENV_ID, '--out', str(out), *more]
+
+
+@contextlib.contextmanager
+def started(out, *more):
+    """Start the command, and wait until some episodes are finished."""
+    process = subprocess.Popen(
+        command_line(out, *more),
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(partial_of(out).glob('episode-*.npz'))) < 3:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_collection_killed_outright_goes_on_to_the_same_bytes(tmp_path):
+    options = ('--episodes', '40', '--seed', '4', '--workers', '2')
+    out = tmp_path / 'killed' / 'mine.hdf5'
+    with started(out, *options) as process:
+        process.kill()
+        process.wait()
+    assert not out.exists()
+    finished = len(list(partial_of(out).glob('episode-*.npz')))
+    assert 3 <= finished < 40
+    done = subprocess.run(
+        [*command_line(out, *options), '--json', str(tmp_path / 'summary.json')],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '40 episodes, 4000 transitions' in done.stdout
+    summary = json.loads((tmp_path / 'summary.json').read_text(encoding='utf-8'))
+    assert summary['episodes'] == 40
+    unbroken = tmp_path / 'unbroken' / 'mine.hdf5'
+    collect(ENV_ID, 40, 4, unbroken, workers=2, progress=False)
+    assert out.read_bytes() == unbroken.read_bytes()
+    assert [path.name for path in out.parent.iterdir()] == ['mine.hdf5']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('count', ['1', '2'])
+def test_an_interruption_says_how_to_go_on(tmp_path, number, count):
     out = tmp_path / 'mine.hdf5'
-    out.write_bytes(b'old')
-    summary = collect(ENV_ID, 3, 0, out, workers=1, overwrite=True, progress=False)
-    assert summary['episodes'] == 3
-    with open_dataset(out) as arrays:
-        assert len(arrays['rewards']) == 6
+    with started(out, '--episodes', '500', '--workers', count) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert 'the same command goes on with them' in errors
+    assert 'Traceback' not in errors
+    assert list(partial_of(out).glob('episode-*.npz'))
+
+
+def test_environments_with_scripted_controllers_are_listed():
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / 'omnisafe-qpt'), 'data', 'collect', '--list'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert {ENV_ID, SAMPLE_ENV_ID} <= set(done.stdout.split())
 
 
 # -- the bundled sample ---------------------------------------------------------------------------
@@ -313,7 +548,7 @@ def test_sample_episodes_come_out_the_same_again(sample):
     kinds = json.loads(attributes['behaviours'])
     for place in (0, 1, len(numbers) - 1):
         episode = run_episode(
-            ENV_ID,
+            SAMPLE_ENV_ID,
             attributes['seed'],
             numbers[place],
             attributes['precision_bits'],

@@ -14,16 +14,20 @@
 # ==============================================================================
 """Offline datasets collected in the real simulators.
 
-A family of tasks has controllers with a risk knob; each episode draws its own controller, so that
-returns and costs are spread. An episode depends on the environment, the seed and its number only:
-neither the number of processes nor the other episodes change it.
+Each episode draws who acts in it: a scripted controller of its task with a risk of its own, or one
+of a mixture of trained agents, so that returns and costs are spread. An episode depends on the
+environment, the seed, the mixture and its number only: neither the number of processes nor the
+other episodes change it, and a broken collection goes on where it was.
 
-- ``controller``: what a controller and a family of tasks are.
-- ``simulator``: an OmniSafe environment as controllers see it.
 - ``engine``: :func:`collect`, from what is asked for to the file.
+- ``request``: what is asked for, checked.
+- ``episodes``: running and recording an episode.
+- ``workers``: the processes that do so.
+- ``store``: finished episodes on disk, until the file is written.
 - ``selection``: which of the collected episodes are kept.
-- ``navigation``: the controllers of the Button tasks.
-- ``families``: which controllers an environment id has.
+- ``agents``: policies trained by OmniSafe as behaviours.
+- ``controller``, ``simulator``: what scripted controllers are, and the simulator as they see it.
+- ``families``: which scripted controllers an environment id has; the other modules are theirs.
 """
 
 from __future__ import annotations

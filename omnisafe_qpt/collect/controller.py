@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 class Controller(Protocol):
     """Chooses the actions of one episode.
 
+    One that has to know what its actions brought has a method ``observe(reward, cost)`` besides,
+    called after each step.
+
     Args:
         kind (str): What it is called in the dataset's metadata.
     """

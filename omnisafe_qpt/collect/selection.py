@@ -17,6 +17,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -82,3 +84,79 @@ def _farthest_points(points: np.ndarray, count: int) -> list[int]:
         distance[chosen] = -1.0
         chosen.append(int(distance.argmax()))
     return chosen
+
+
+class Density(NamedTuple):
+    """Settings of DSRL's density filter; the defaults are those of its ``filter_trajectory``.
+
+    Args:
+        cost_bins (int, optional): Cells along the cost axis. Defaults to 60.
+        return_bins (int, optional): Cells along the return axis. Defaults to 50.
+        most (int, optional): Episodes kept of a cell at most. Defaults to 10.
+        least (int, optional): A cell with no more episodes than this is dropped. Defaults to 1.
+    """
+
+    cost_bins: int = 60
+    return_bins: int = 50
+    most: int = 10
+    least: int = 1
+
+    @classmethod
+    def checked(cls, values: Sequence[int] | None) -> Density:
+        """Take the user's four numbers, or the defaults.
+
+        Raises:
+            UserError: If one of them is impossible.
+        """
+        density = cls() if values is None else cls(*values)
+        if min(density.cost_bins, density.return_bins, density.most) < 1 or density.least < 0:
+            raise UserError(
+                f'density {" ".join(map(str, density))}: the bins and MOST must be at least 1, '
+                'LEAST at least 0',
+            )
+        return density
+
+
+def density_filter(
+    returns: np.ndarray,
+    costs: np.ndarray,
+    density: Density,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Choose episodes as DSRL's density filter does.
+
+    The ranges of cost and return are cut into cells. Of a crowded cell, ``density.most`` episodes
+    drawn at random stay; the few of a cell that holds at most ``density.least`` are outliers and
+    go.
+
+    Args:
+        returns (np.ndarray): Return of each candidate.
+        costs (np.ndarray): Cost of each candidate.
+        density (Density): The settings.
+        rng (np.random.Generator): For the draws.
+
+    Returns:
+        Indices of the chosen candidates in rising order.
+    """
+    cells = np.stack(
+        [_cells(costs, density.cost_bins), _cells(returns, density.return_bins)],
+        axis=1,
+    )
+    _, cell_of = np.unique(cells, axis=0, return_inverse=True)
+    chosen: list[int] = []
+    for cell in range(cell_of.max(initial=-1) + 1):
+        members = np.flatnonzero(cell_of == cell)
+        if len(members) > density.most:
+            members = rng.choice(members, density.most, replace=False)
+        elif len(members) <= density.least:
+            continue
+        chosen += members.tolist()
+    return sorted(chosen)
+
+
+def _cells(values: np.ndarray, bins: int) -> np.ndarray:
+    """Number the cells of values; the largest value has one of its own, as in DSRL."""
+    width = np.ptp(values) / bins if len(values) else 0.0
+    if width == 0.0:
+        return np.zeros(len(values))
+    return (values - values.min()) // width

@@ -30,6 +30,10 @@ class Simulator:
     Attributes:
         env_id (str): OmniSafe's environment id.
         horizon (int): Steps in an episode.
+        observation_space (Box): Its shape is (S,).
+        action_space (Box): Its shape is (A,).
+        forgets (bool): Whether a reset leaves nothing of the episode before. Safety-Gymnasium's
+            does not promise it: SafetyCarCircle1-v0 starts its second episode 1e-16 off.
         raw (Any): The simulator itself, out of all wrappers, for controllers that read positions.
 
     Raises:
@@ -39,11 +43,19 @@ class Simulator:
     def __init__(self, env_id: str) -> None:
         """Initialize an instance of :class:`Simulator`."""
         # OmniSafe takes seconds to import, and the tables of controllers are asked for without it.
+        # It comes first: while it is imported, QPT joins it, which imports what follows here.
+        import omnisafe  # noqa: F401
+
         from omnisafe_qpt.host.adapter import horizon_of, make_env
+        from omnisafe_qpt.host.envs import SingleEnv
+        from omnisafe_qpt.host.plugin import unwrapped
 
         self.env_id = env_id
         self._env = make_env(env_id)
         self.horizon = horizon_of(self._env)
+        self.observation_space = self._env.observation_space
+        self.action_space = self._env.action_space
+        self.forgets = isinstance(unwrapped(self._env), SingleEnv)
 
     @property
     def raw(self) -> Any:

@@ -77,7 +77,7 @@ def load_training_state(run: str | os.PathLike[str]) -> dict[str, Any]:
     path = folder / TRAINING_STATE_FILE
     if not path.is_file():
         raise UserError(f'{folder}: nothing to resume from, {TRAINING_STATE_FILE} is not there')
-    return _load(path)
+    return load_file(path)
 
 
 def load_networks(
@@ -97,14 +97,22 @@ def load_networks(
         UserError: If there is no such checkpoint or it is not one of QPT's.
     """
     path = find_checkpoint(run)
-    content = _load(path)
+    content = load_file(path)
     state = content.get('pi') if isinstance(content, dict) else None
     if not isinstance(state, dict) or 'policy' not in (state.get('_extra_state') or {}):
         raise UserError(f'{path}: not a checkpoint of QPT')
     return DeployableNetworks.from_state_dict(state).to(device), path
 
 
-def _load(path: Path) -> Any:
+def load_file(path: Path) -> Any:
+    """Read a file that torch saved, without running what may be pickled in it.
+
+    Args:
+        path (Path): The file.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
@@ -142,14 +150,24 @@ def find_checkpoint(run: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     folder = find_run(path)
-    files = [
-        (int(match[1]), file)
-        for file in (folder / CHECKPOINT_FOLDER).glob('*.pt')
-        if (match := _CHECKPOINT_NAME.fullmatch(file.name))
-    ]
+    files = list_checkpoints(folder)
     if not files:
         raise UserError(f'{folder}: no checkpoint in {CHECKPOINT_FOLDER} yet')
-    return max(files)[1]
+    return files[max(files)]
+
+
+def list_checkpoints(run: Path) -> dict[int, Path]:
+    """Find all checkpoints of a run, of any algorithm.
+
+    Args:
+        run (Path): The run's folder.
+
+    Returns:
+        The file for each number of epochs, rising.
+    """
+    files = (run / CHECKPOINT_FOLDER).glob('*.pt')
+    named = {file: _CHECKPOINT_NAME.fullmatch(file.name) for file in files}
+    return dict(sorted((int(match[1]), file) for file, match in named.items() if match))
 
 
 def random_state() -> dict[str, Any]:

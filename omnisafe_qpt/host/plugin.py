@@ -545,6 +545,86 @@ def simulator_of(env: Any) -> Any:
     return unwrapped(env)._env.unwrapped
 
 
+# What OmniSafe's algorithms call their policy in a checkpoint: online ones, offline ones, VAE-BC.
+_POLICY_NAMES = ('pi', 'actor', 'vae')
+# The policies of the offline algorithms, whose settings do not say; all others are Gaussian.
+_OFFLINE_ACTORS = {'BCQ': 'perturbation', 'BCQLag': 'perturbation', 'VAEBC': 'vae'}
+
+
+def policy_parameters(checkpoint: Any) -> dict[str, Any] | None:
+    """Take the policy's parameters out of a run's checkpoint.
+
+    Args:
+        checkpoint (Any): What ``torch_save/epoch-N.pt`` holds.
+
+    Returns:
+        The parameters, or None where the algorithm has no policy but plans with a model.
+    """
+    if not isinstance(checkpoint, dict) or 'dynamics' in checkpoint:
+        return None
+    return next((checkpoint[name] for name in _POLICY_NAMES if name in checkpoint), None)
+
+
+def load_actor(config: dict[str, Any], checkpoint: Any, obs_dim: int, act_dim: int) -> Any:
+    """Build the policy of a run of one of OmniSafe's own algorithms.
+
+    OmniSafe's evaluator does so in private, with an environment of its own, and not for offline
+    algorithms.
+
+    Args:
+        config (dict[str, Any]): The run's ``config.json``.
+        checkpoint (Any): What ``torch_save/epoch-N.pt`` holds.
+        obs_dim (int): Size of the policy's input.
+        act_dim (int): A.
+
+    Returns:
+        The ``omnisafe.models.base.Actor``.
+
+    Raises:
+        KeyError: If the settings lack something.
+        RuntimeError: If the parameters do not fit the settings.
+    """
+    import numpy as np
+    from gymnasium.spaces import Box
+    from omnisafe.models.actor import ActorBuilder
+
+    models = config['model_cfgs']
+    sizes = models.get('actor', models)  # VAE-BC keeps them one level higher
+    actor = ActorBuilder(
+        obs_space=Box(-np.inf, np.inf, (obs_dim,)),
+        act_space=Box(-1.0, 1.0, (act_dim,)),
+        hidden_sizes=sizes['hidden_sizes'],
+        activation=sizes['activation'],
+        weight_initialization_mode=models['weight_initialization_mode'],
+    ).build_actor(
+        models.get('actor_type') or _OFFLINE_ACTORS.get(config['algo'], 'gaussian_learning'),
+    )
+    actor.load_state_dict(policy_parameters(checkpoint))
+    return actor
+
+
+def frozen_normalizer(checkpoint: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return how a run's policy sees observations, as its normaliser stood at the checkpoint.
+
+    OmniSafe's own ``Normalizer`` goes on learning from whatever it normalises.
+
+    Args:
+        checkpoint (dict[str, Any]): What ``torch_save/epoch-N.pt`` holds.
+
+    Returns:
+        A function of a tensor of shape (S,).
+    """
+    state = checkpoint.get('obs_normalizer')
+    if state is None or state['_count'] <= 1:
+        return lambda observation: observation
+
+    def normalize(observation: Any) -> Any:
+        scaled = (observation - state['_mean']) / state['_std']
+        return scaled.clamp(-state['_clip'], state['_clip'])
+
+    return normalize
+
+
 def dataset_names() -> list[str]:
     """List the datasets that OmniSafe's loader knows by name; it has no public list of them."""
     from omnisafe.common.offline.dataset import OfflineDataset

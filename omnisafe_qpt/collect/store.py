@@ -1,0 +1,178 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Finished episodes on disk until the dataset is written, so that a broken run can go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnisafe_qpt.collect.episodes import Episode
+from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What selection needs to know of an episode.
+
+    Args:
+        length (int): Steps.
+        total_return (float): Sum of the rewards.
+        total_cost (float): Sum of the costs.
+        kind (str): The kind of its controller.
+    """
+
+    length: int
+    total_return: float
+    total_cost: float
+    kind: str
+
+    @classmethod
+    def of(cls, episode: Episode) -> Totals:
+        """Return the totals of an episode."""
+        return cls(
+            len(episode.rewards),
+            episode.total_return,
+            episode.total_cost,
+            episode.kind,
+        )
+
+
+class EpisodeStore:
+    """The folder ``.NAME.partial`` beside the dataset to be, for one process at a time.
+
+    Args:
+        out (Path): The dataset to be.
+        settings (dict[str, Any]): All that decides the episodes, in plain values. Episodes found
+            there belong to this collection only if they were made with the same settings.
+        overwrite (bool): Whether episodes of other settings may be thrown away.
+
+    Attributes:
+        finished (dict[int, Totals]): By number, the episodes that are there.
+
+    Raises:
+        UserError: If another process is at it, or what is there belongs to other settings.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+        """Initialize an instance of :class:`EpisodeStore`."""
+        self._out = out
+        self._folder = out.with_name(f'.{out.name}.partial')
+        self._settings = settings
+        self._overwrite = overwrite
+        self.finished: dict[int, Totals] = {}
+
+    def __enter__(self) -> EpisodeStore:
+        """Lock the folder and look through it."""
+        from filelock import FileLock, Timeout
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._folder / 'lock')
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f'{self._out}: another process is collecting it') from error
+        try:
+            self._look_through()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let others at the folder; without episodes it goes."""
+        if not self.finished:
+            shutil.rmtree(self._folder)
+        self._lock.release()
+
+    def _look_through(self) -> None:
+        path = self._folder / 'settings.json'
+        if path.exists():
+            differences = self._differences(path)
+            if differences and not self._overwrite:
+                raise UserError(
+                    f'{self._folder} holds episodes of an unfinished collection with other '
+                    f'settings ({", ".join(differences)}); repeat its command to finish it, give '
+                    'another --out, or throw them away with --overwrite',
+                )
+            if differences:
+                self.clear()
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(self._settings, indent=2) + '\n', encoding='utf-8')
+        for file in self._folder.glob('episode-*.npz'):
+            number = int(file.stem.partition('-')[2])
+            self.finished[number] = Totals.of(self.load(number))
+
+    def _differences(self, path: Path) -> list[str]:
+        """Name the settings that are not those of the episodes which are there."""
+        try:
+            there = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError:
+            there = {}
+        here = json.loads(json.dumps(self._settings))
+        return [name for name in here if name not in there or there[name] != here[name]]
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f'episode-{number:06d}.npz'
+
+    def add(self, episode: Episode) -> None:
+        """Keep an episode."""
+        with atomic_path(self._file(episode.number)) as temporary:
+            np.savez(
+                temporary,
+                kind=episode.kind,
+                states=episode.states,
+                actions=episode.actions,
+                rewards=episode.rewards,
+                costs=episode.costs,
+                terminated=episode.terminated,
+            )
+        self.finished[episode.number] = Totals.of(episode)
+
+    def load(self, number: int) -> Episode:
+        """Read an episode.
+
+        Args:
+            number (int): Its number.
+
+        Raises:
+            UserError: If its file is damaged.
+        """
+        path = self._file(number)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Episode(
+                    number=number,
+                    kind=str(arrays['kind']),
+                    states=arrays['states'],
+                    actions=arrays['actions'],
+                    rewards=arrays['rewards'],
+                    costs=arrays['costs'],
+                    terminated=bool(arrays['terminated']),
+                )
+        except Exception as error:  # zip, numpy and the file system each have their own
+            raise UserError(f'{path}: cannot be read ({error}); delete it and go on') from error
+
+    def clear(self) -> None:
+        """Throw the episodes away, for instance because they are in the dataset."""
+        for file in self._folder.glob('episode-*.npz'):
+            file.unlink()
+        self.finished = {}
