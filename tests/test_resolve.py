@@ -25,8 +25,11 @@ import pytest
 
 from http_helpers import Fault, dataset_bytes, serving
 from omnisafe_qpt.data import resolve, transfer
+from omnisafe_qpt.data.download import download
+from omnisafe_qpt.data.files import write_hdf5
 from omnisafe_qpt.data.resolve import DatasetSource, cache_folder, resolve_dataset
-from omnisafe_qpt.data.tasks import find_task
+from omnisafe_qpt.data.tasks import all_tasks, find_task
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.transfer import Patience
 from omnisafe_qpt.errors import UserError
 
@@ -121,6 +124,24 @@ def test_auto_takes_what_is_in_the_cache(cache, server):
     path.touch()
     source = resolve_dataset('auto', BALL_RUN.env_id)
     assert source == DatasetSource(path, path.stem, warning=None)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize('task', all_tasks(), ids=lambda task: task.name)
+def test_auto_loads_the_file_of_every_task_from_the_cache(cache, server, make_arrays, task):
+    lengths = [task.horizon, task.horizon]
+    arrays = make_arrays(lengths, obs_dim=task.obs_dim, act_dim=task.act_dim)
+    cache.mkdir()
+    write_hdf5(cache / task.dataset_file, arrays)
+    path = resolve_dataset('auto', task.env_id).path
+    assert not download(task, cache).is_new
+    loaded = Trajectories.load(path, horizon=task.horizon)
+    assert (loaded.obs_dim, loaded.act_dim) == (task.obs_dim, task.act_dim)
+    assert loaded.returns.tolist() == pytest.approx(
+        [arrays['rewards'][: task.horizon].sum(), arrays['rewards'][task.horizon :].sum()],
+        rel=1e-4,
+        abs=1e-3,
+    )
     assert server.asked == []
 
 
