@@ -328,8 +328,8 @@ def draw(number, env_id='SafetyCarButton1-v0'):
 
 def test_all_kinds_of_driver_are_drawn_and_repeat():
     drivers = [draw(number) for number in range(300)]
-    first = {d.kind: d.schedule[0][1] for d in drivers}
-    assert set(first) == {
+    knobs_of = {d.kind: d.schedule[0][1] for d in drivers}
+    assert set(knobs_of) == {
         'very careful',
         'careful',
         'bold',
@@ -345,12 +345,14 @@ def test_all_kinds_of_driver_are_drawn_and_repeat():
         assert draw(number).noise == drivers[number].noise
     mean = {
         kind: np.mean([d.schedule[0][1].weight for d in drivers if d.kind == kind])
-        for kind in first
+        for kind in knobs_of
     }
     assert mean['reckless'] < mean['bold'] < mean['careful'] < mean['very careful']
-    assert first['fleeing'].eagerness == 0.0
+    assert knobs_of['fleeing'].eagerness == 0.0
     blind = {d.schedule[0][1].blind_to for d in drivers if d.kind == 'blind'}
     assert blind == {'hazards', 'gremlins', 'buttons'}
+    pairs = [[knobs for _, knobs in d.schedule] for d in drivers if d.kind == 'switching']
+    assert {first.weight > second.weight for first, second in pairs} == {True, False}
     assert all((d.jolt_rate > 0) == (d.kind == 'jolted') for d in drivers)
     for driver in drivers:
         starts = [start for start, _ in driver.schedule]
