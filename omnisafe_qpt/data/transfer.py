@@ -127,8 +127,11 @@ class Identity:
 
     @property
     def validator(self) -> str | None:
-        """What to send as ``If-Range``, or None if the server gave nothing for it."""
-        return self.etag or self.last_modified
+        """What to send as ``If-Range``, None if there is nothing or if the hash is to decide.
+
+        Storage hosts may give the same bytes another tag from one day or one mirror to the next.
+        """
+        return None if self.sha256 is not None else self.etag or self.last_modified
 
     @property
     def tells_versions_apart(self) -> bool:
@@ -136,7 +139,9 @@ class Identity:
         return self.sha256 is not None or self.validator is not None
 
     def is_of_same_file(self, other: Identity) -> bool:
-        """Whether something is known of both that tells versions apart, and nothing differs."""
+        """Whether the hashes agree or, where one is unknown, all else that is known of both."""
+        if None not in (self.sha256, other.sha256):
+            return self.sha256 == other.sha256
         ours, theirs = asdict(self), asdict(other)
         shared = {name for name in ours if ours[name] is not None and theirs[name] is not None}
         return bool(shared - {'size'}) and all(ours[name] == theirs[name] for name in shared)
