@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 import pytest
 
+from omnisafe_qpt.data import files as module
 from omnisafe_qpt.data.files import (
     HDF5_NAMES,
     NPZ_NAMES,
@@ -32,7 +33,9 @@ from omnisafe_qpt.data.files import (
     file_sha256,
     open_dataset,
     read_attributes,
+    row_blocks,
     write_hdf5,
+    write_hdf5_blocks,
 )
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
@@ -88,6 +91,38 @@ def test_npz_is_read_under_dsrl_names_without_timeouts(tmp_path, arrays, save):
             np.testing.assert_array_equal(found[key], arrays[key])
         ends = arrays['terminals'] | arrays['timeouts']
         np.testing.assert_array_equal(found['terminals'], ends)
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_timeouts_in_an_npz_are_read(tmp_path, arrays, save):
+    path = tmp_path / 'data.npz'
+    save(
+        path, timeouts=arrays['timeouts'], **{key: arrays[name] for name, key in NPZ_NAMES.items()}
+    )
+    with open_dataset(path) as found:
+        for key, value in arrays.items():
+            np.testing.assert_array_equal(found[key], value)
+    # The horizon has no say then.
+    terminal = Trajectories.load(path, horizon=7).rows.terminal.tolist()
+    assert terminal == [end == 'terminal' for end in ENDS]
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_rows_of_an_npz_can_be_taken_in_any_order(tmp_path, arrays, save):
+    path = tmp_path / 'data.npz'
+    write_npz(path, {**arrays, 'actions': np.asfortranarray(arrays['actions'])}, save)
+    with open_dataset(path) as found:
+        for key in ('observations', 'actions', 'rewards'):
+            for rows in (
+                slice(3, 9),
+                slice(9, 10),
+                slice(2, 20),
+                slice(0),
+                slice(24, 99),
+                slice(5),
+            ):
+                np.testing.assert_array_equal(found[key][rows], arrays[key][rows])
+            assert len(found[key]) == sum(LENGTHS)
 
 
 def test_the_home_folder_is_expanded(tmp_path, arrays, monkeypatch):
@@ -261,6 +296,52 @@ def test_states_are_stored_once(tmp_path, make_arrays):
     write_plain_hdf5(tmp_path / 'twice.hdf5', arrays)
     sizes = [(tmp_path / name).stat().st_size for name in ('once.hdf5', 'twice.hdf5')]
     assert sizes[0] < 0.55 * sizes[1]
+
+
+def _in_blocks(arrays, rows):
+    for first in range(0, len(arrays['rewards']), rows):
+        yield {name: array[first : first + rows] for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize('rows', [1, 7, 300, 10_000])
+def test_blocks_of_any_size_are_written_as_the_whole(tmp_path, make_arrays, monkeypatch, rows):
+    monkeypatch.setattr(module, '_CHUNK_BYTES', 1000)
+    arrays = make_arrays([100, 7, 250])
+    path = tmp_path / 'data.hdf5'
+    write_hdf5_blocks(path, _in_blocks(arrays, rows), np.array([99, 106, 356]), {'seed': 1})
+    with h5py.File(path) as file:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(file[name], array)
+        assert file['states'].chunks == (83, 3)
+    assert read_attributes(path) == {'seed': 1}
+    # No chunk was compressed twice, which would leave holes.
+    write_hdf5(tmp_path / 'whole.hdf5', arrays, {'seed': 1})
+    assert path.stat().st_size == pytest.approx((tmp_path / 'whole.hdf5').stat().st_size, rel=0.05)
+
+
+def test_states_in_short_runs_are_stored_twice(tmp_path, make_arrays):
+    arrays = make_arrays([3] * 50)
+    write_hdf5(tmp_path / 'data.hdf5', arrays)
+    with h5py.File(tmp_path / 'data.hdf5') as file:
+        assert sorted(file) == sorted(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(file[name], array)
+
+
+@pytest.mark.parametrize(
+    ('chunk_rows', 'rows', 'expected'),
+    [
+        (None, 40, [(0, 40), (40, 80), (80, 100)]),
+        (15, 40, [(0, 30), (30, 60), (60, 90), (90, 100)]),
+        (60, 40, [(0, 60), (60, 100)]),
+        (90, 20, [(0, 20), (20, 40), (40, 60), (60, 80), (80, 100)]),  # too much memory
+    ],
+)
+def test_blocks_end_where_chunks_do(tmp_path, chunk_rows, rows, expected):
+    with h5py.File(tmp_path / 'data.hdf5', 'w') as file:
+        chunks = None if chunk_rows is None else (chunk_rows, 2)
+        array = file.create_dataset('array', (100, 4), 'f4', chunks=chunks)
+        assert list(row_blocks(array, rows)) == expected
 
 
 def _no_end(arrays):

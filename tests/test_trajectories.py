@@ -210,10 +210,34 @@ def test_columns_and_other_number_types_mean_the_same(make_arrays):
 def test_blocks_of_any_size_give_the_same(make_arrays, monkeypatch, rows):
     arrays = make_arrays((7, 1, 9, 6, 30), ('terminal', 'timeout', None, 'timeout', 'terminal'))
     whole = Trajectories.from_arrays(arrays)
-    monkeypatch.setattr(module, '_BLOCK_ROWS', rows)
+    monkeypatch.setattr(module, '_READ_ROWS', rows)
     found = Trajectories.from_arrays(arrays)
     check(found, slow_episodes(arrays))
     assert found.table.equal(whole.table)
+
+
+class CountedReads:
+    """An array that counts how often each of its rows is read."""
+
+    def __init__(self, array):
+        self.array, self.shape = array, array.shape
+        self.reads = np.zeros(len(array), dtype=int)
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        self.reads[rows] += 1
+        return self.array[rows]
+
+
+def test_every_row_is_read_once(make_arrays, monkeypatch):
+    monkeypatch.setattr(module, '_READ_ROWS', 10)
+    arrays = make_arrays((7, 1, 9, 6, 30), ('terminal', 'timeout', None, 'timeout', 'terminal'))
+    counted = {key: CountedReads(array) for key, array in arrays.items()}
+    check(Trajectories.from_arrays(counted), slow_episodes(arrays))
+    for key, array in counted.items():
+        assert (array.reads == 1).all(), key
 
 
 def test_sums_are_kept_in_double_precision(make_arrays):

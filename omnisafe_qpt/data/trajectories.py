@@ -31,10 +31,10 @@ from omnisafe_qpt.errors import UserError
 
 # More unmarked gaps than this share of the transitions is a broken file, not odd episode ends.
 _MAX_GAP_SHARE = 0.1
-# Rows read at a time, so that a dataset is never in memory twice.
+# Rows taken at a time, so that a dataset is never in memory twice: of the table for statistics,
+# and of a file, where a block that stays in the processor's cache is handled faster.
 _BLOCK_ROWS = 1 << 16
-# Rows checked at a time: few enough for a processor's cache.
-_CHECK_ROWS = 1 << 12
+_READ_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ class Trajectories:
         marked[-1] = True
         table, starts = _read_table(arrays, marked, name)
         if not all(
-            np.isfinite(table[first : first + _CHECK_ROWS, :-2]).all()
-            for first in range(0, len(table), _CHECK_ROWS)
+            np.isfinite(table[first : first + _READ_ROWS, :-2]).all()
+            for first in range(0, len(table), _READ_ROWS)
         ):
             raise UserError(_describe_non_finite(table[:, :-2], obs_dim, act_dim, name))
         lengths = np.diff(starts, append=total)
@@ -198,8 +198,7 @@ class Trajectories:
             terminal &= lengths < horizon
 
         first_rows = starts + np.arange(len(starts))
-        for column in (-4, -3):
-            table[:, column + 2] = _sums_to_go(table[:, column], first_rows, lengths)
+        table[:, -2:] = _sums_to_go(table[:, -4:-2], first_rows, lengths)
         zeros = torch.zeros(len(starts))
         return cls(
             table=torch.from_numpy(table),
@@ -299,7 +298,7 @@ def _read_table(
     carried = np.zeros((1, obs_dim), dtype=np.float32)
     # What float32 cannot hold becomes infinite, which is found afterwards.
     with np.errstate(over='ignore'):
-        for first, last in row_blocks(arrays['observations'], _BLOCK_ROWS):
+        for first, last in row_blocks(arrays['observations'], _READ_ROWS):
             block = {
                 key: np.asarray(arrays[key][first:last], dtype=np.float32)
                 for key in ('observations', 'next_observations', 'actions', 'rewards', 'costs')
@@ -371,10 +370,12 @@ def _breaks(
 
 
 def _sums_to_go(values: np.ndarray, first_rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sum each episode's values from every row to its end, in float64; values (N + E,)."""
-    before = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    episode_ends = before[first_rows + lengths]
-    return np.repeat(episode_ends, lengths + 1) - before[:-1]
+    """Sum each episode's values from every row to its end, in float64; values (N + E, 2)."""
+    before = np.zeros((len(values) + 1, 2))
+    np.cumsum(values, axis=0, dtype=np.float64, out=before[1:])
+    sums = np.repeat(before[first_rows + lengths], lengths + 1, axis=0)
+    sums -= before[:-1]
+    return sums
 
 
 def _describe_non_finite(table: np.ndarray, obs_dim: int, act_dim: int, name: str) -> str:
