@@ -100,7 +100,7 @@ def test_car_turns_by_the_shorter_way_and_never_stops():
 )
 def test_risk_buys_return_with_cost(monkeypatch, env_id, steps, numbers):
     def play_all(risk):
-        monkeypatch.setattr(bullet, 'draw_risk', lambda _: risk)
+        monkeypatch.setattr(bullet, 'draw_risk', lambda *_, **__: risk)
         episodes = [play(env_id, seed, steps) for seed in range(numbers)]
         return np.array([episode[1:3] for episode in episodes])
 

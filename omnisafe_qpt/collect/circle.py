@@ -114,8 +114,9 @@ def make_circler(rng: np.random.Generator, simulator: Simulator, steps: int) -> 
     Returns:
         The controller.
     """
+    # Robots and tasks are named as in SafetyPointCircle1-v0.
     name, level = simulator.env_id.removeprefix('Safety').removesuffix('-v0').split('Circle')
-    plan = draw_circle_plan(rng, steps, _LIMITS[int(level)], draw_risk(rng))
+    plan = draw_circle_plan(rng, steps, _LIMITS[int(level)], draw_risk(rng, safe_share=0.5))
     return Circler(
         plan,
         Mover(robots.ROBOTS[name]),
