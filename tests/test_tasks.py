@@ -198,8 +198,8 @@ def test_what_is_no_task_is_not_found(name):
 
 
 def test_what_is_no_task_is_refused_with_what_was_meant():
-    with pytest.raises(UserError, match=r"'carbuton1'; did you mean CarButton1,"):
-        require_task('carbuton1')
+    with pytest.raises(UserError, match=r"'CARBUTON1'; did you mean CarButton1,"):
+        require_task('CARBUTON1')
     with pytest.raises(UserError, match='omnisafe-qpt tasks'):
         require_task('?')
 
