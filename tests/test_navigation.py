@@ -350,7 +350,7 @@ def test_all_kinds_of_driver_are_drawn_and_repeat():
     assert mean['reckless'] < mean['bold'] < mean['careful'] < mean['very careful']
     assert knobs_of['fleeing'].eagerness == 0.0
     blind = {d.schedule[0][1].blind_to for d in drivers if d.kind == 'blind'}
-    assert blind == {'hazards', 'gremlins', 'buttons'}
+    assert blind == {'hazards', 'gremlins'}
     pairs = [[knobs for _, knobs in d.schedule] for d in drivers if d.kind == 'switching']
     assert {first.weight > second.weight for first, second in pairs} == {True, False}
     assert all((d.jolt_rate > 0) == (d.kind == 'jolted') for d in drivers)

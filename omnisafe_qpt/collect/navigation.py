@@ -187,25 +187,26 @@ def draw_steering(rng: np.random.Generator, risk: float) -> Steering:
     Returns:
         The knobs.
     """
+    # Even at the most some weight is left: who runs into things is not faster for it.
     return Steering(
-        weight=9.0 * (1.0 - risk) ** 1.5 * rng.uniform(0.8, 1.2),
-        margin=0.25 - 0.2 * risk,
-        look_ahead=2.4 - 1.2 * risk,
-        pace=min(1.0, 0.6 + 0.4 * risk + rng.uniform(-0.1, 0.1)),
+        weight=(0.6 + 8.4 * (1.0 - risk) ** 1.5) * rng.uniform(0.7, 1.3),
+        margin=0.25 - 0.13 * risk,
+        look_ahead=2.4 - 0.6 * risk,
+        pace=min(1.0, 0.5 + 0.5 * risk + rng.uniform(-0.05, 0.05)),
     )
 
 
 # How often each kind of driver is drawn, and between which risks.
 _KINDS = {
-    'very careful': (0.22, 0.0, 0.15),
-    'careful': (0.22, 0.15, 0.4),
-    'bold': (0.18, 0.4, 0.8),
-    'reckless': (0.12, 0.8, 1.0),
-    'blind': (0.06, 0.1, 0.4),
-    'switching': (0.08, 0.0, 0.3),
-    'jolted': (0.04, 0.0, 0.4),
-    'stop and go': (0.04, 0.0, 0.4),
-    'fleeing': (0.04, 0.0, 0.4),
+    'very careful': (0.15, 0.0, 0.15),
+    'careful': (0.25, 0.15, 0.4),
+    'bold': (0.18, 0.4, 0.75),
+    'reckless': (0.2, 0.75, 1.0),
+    'blind': (0.06, 0.2, 0.6),
+    'switching': (0.06, 0.0, 0.3),
+    'jolted': (0.04, 0.0, 0.5),
+    'stop and go': (0.03, 0.0, 0.5),
+    'fleeing': (0.03, 0.0, 0.4),
 }
 
 
@@ -260,20 +261,20 @@ def make_navigator(
 
 def _families() -> dict[str, Family]:
     """Name the controllers of the twelve tasks."""
-    costly = {
-        ('Goal', 1): ('hazards',),
-        ('Goal', 2): ('hazards', 'vases'),
-        ('Button', 1): ('hazards', 'gremlins', 'buttons'),
-        ('Button', 2): ('hazards', 'gremlins', 'buttons'),
-        ('Push', 1): ('hazards',),
-        ('Push', 2): ('hazards', 'pillars'),
+    blindness = {
+        'Goal1': ('hazards',),
+        'Goal2': ('hazards', 'vases'),
+        'Button1': ('hazards', 'gremlins'),
+        'Button2': ('hazards', 'gremlins'),
+        'Push1': ('hazards',),
+        'Push2': ('hazards',),
     }
     return {
-        f'Safety{name}{task}{level}-v0': Family(
+        f'Safety{name}{task}-v0': Family(
             partial(make_navigator, robot=robot, blind_to=kinds),
         )
         for name, robot in ROBOTS.items()
-        for (task, level), kinds in costly.items()
+        for task, kinds in blindness.items()
     }
 
 
