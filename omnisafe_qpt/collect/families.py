@@ -16,12 +16,14 @@
 
 from __future__ import annotations
 
-from omnisafe_qpt.collect import bullet, circle, navigation
+from omnisafe_qpt.collect import ant, bullet, circle, drone, navigation
 from omnisafe_qpt.collect.controller import Family
 
 
 FAMILIES: dict[str, Family] = {
+    **ant.FAMILIES,
     **bullet.FAMILIES,
     **circle.FAMILIES,
+    **drone.FAMILIES,
     **navigation.FAMILIES,
 }
