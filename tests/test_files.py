@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import zipfile
 from contextlib import suppress
 
 import h5py
@@ -245,6 +246,18 @@ def test_npz_cut_or_damaged_anywhere_is_refused(tmp_path, arrays, save):
     for place in range(100, len(content) // 2, 50):
         path.write_bytes(content[:place] + b'\xff' * 60 + content[place + 60 :])
         assert 'get it again' in load_error(path), place
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_npz_whose_checksum_is_another_is_refused(tmp_path, arrays, save):
+    path = tmp_path / 'data.npz'
+    write_npz(path, arrays, save)
+    with zipfile.ZipFile(path) as archive:
+        checksums = [info.CRC.to_bytes(4, 'little') for info in archive.infolist()]
+    content = path.read_bytes()
+    for checksum in checksums:
+        path.write_bytes(content.replace(checksum, bytes(4)))
+        assert 'get it again' in load_error(path)
 
 
 def test_npz_of_pickled_objects_or_of_one_array_is_refused(tmp_path, arrays):

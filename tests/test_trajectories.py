@@ -208,7 +208,7 @@ def test_columns_and_other_number_types_mean_the_same(make_arrays):
 
 @pytest.mark.parametrize('rows', [1, 2, 7, 16])
 def test_blocks_of_any_size_give_the_same(make_arrays, monkeypatch, rows):
-    arrays = make_arrays((7, 1, 9, 6, 30), ('terminal', 'timeout', None, 'timeout', 'terminal'))
+    arrays = make_arrays((7, 1, 9, 6, 30), ('terminal', None, None, 'timeout', 'terminal'))
     whole = Trajectories.from_arrays(arrays)
     monkeypatch.setattr(module, '_READ_ROWS', rows)
     found = Trajectories.from_arrays(arrays)
@@ -233,7 +233,7 @@ class CountedReads:
 
 def test_every_row_is_read_once(make_arrays, monkeypatch):
     monkeypatch.setattr(module, '_READ_ROWS', 10)
-    arrays = make_arrays((7, 1, 9, 6, 30), ('terminal', 'timeout', None, 'timeout', 'terminal'))
+    arrays = make_arrays((7, 1, 9, 6, 30), ('terminal', None, None, 'timeout', 'terminal'))
     counted = {key: CountedReads(array) for key, array in arrays.items()}
     check(Trajectories.from_arrays(counted), slow_episodes(arrays))
     for key, array in counted.items():

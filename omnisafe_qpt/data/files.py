@@ -444,7 +444,8 @@ def write_hdf5_blocks(
     is_shared = len(ends) <= min(total // _MIN_RUN, _MAX_RUNS)
     with atomic_path(path) as temporary, h5py.File(temporary, 'w', libver='v110') as file:
         file.attrs.update(dict(attributes or {}))
-        writers: dict[str, _RowWriter] = {}
+        datasets: dict[str, Any] = {}
+        written: dict[str, int] = {}
         row = 0
         for block in blocks:
             _check_room(temporary, block)
@@ -452,10 +453,11 @@ def write_hdf5_blocks(
             inside = ends[np.searchsorted(ends, row) : np.searchsorted(ends, last)] - row
             row = last
             for name, rows in (_with_states(block, inside) if is_shared else block).items():
-                if name not in writers:
+                if name not in datasets:
                     count = total + len(ends) if name == 'states' else total
-                    writers[name] = _RowWriter(file, name, count, rows)
-                writers[name].append(rows)
+                    datasets[name], written[name] = _create(file, name, count, rows), 0
+                first, written[name] = written[name], written[name] + len(rows)
+                datasets[name][first : written[name]] = rows
         if is_shared:
             _create_views(file, ends)
 
@@ -475,42 +477,24 @@ def _with_states(block: Mapping[str, np.ndarray], ends: np.ndarray) -> dict[str,
     return {'states': states} | {name: block[name] for name in others}
 
 
-class _RowWriter:
-    """Appends rows to a new dataset, whole chunks at a time, so that each is compressed once.
+def _create(file: Any, name: str, total: int, like: np.ndarray) -> Any:
+    """Create a dataset for ``total`` rows such as those of ``like``.
 
-    Args:
-        file (h5py.File): Where the dataset is created.
-        name (str): Its name.
-        total (int): How many rows there will be.
-        like (np.ndarray): Some of them.
+    While it is open, HDF5 keeps the chunk that is being written in its cache, so that one which is
+    written in parts is compressed once.
     """
-
-    def __init__(self, file: Any, name: str, total: int, like: np.ndarray) -> None:
-        """Initialize an instance of :class:`_RowWriter`."""
-        row_bytes = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=int))
-        self._chunk_rows = min(total, max(1, _CHUNK_BYTES // max(1, row_bytes)))
-        self._dataset = file.create_dataset(
-            name,
-            shape=(total, *like.shape[1:]),
-            dtype=like.dtype,
-            chunks=(self._chunk_rows, *like.shape[1:]),
-            compression='gzip',
-            compression_opts=_GZIP_LEVEL,
-            shuffle=True,
-            track_times=False,
-        )
-        self._written = 0
-        self._waiting = like[:0]
-
-    def append(self, rows: np.ndarray) -> None:
-        """Add rows after those before."""
-        rows = np.concatenate([self._waiting, rows]) if len(self._waiting) else rows
-        ready = len(rows)
-        if self._written + ready < len(self._dataset):
-            ready -= ready % self._chunk_rows
-        self._dataset[self._written : self._written + ready] = rows[:ready]
-        self._written += ready
-        self._waiting = rows[ready:].copy()  # a view would keep the whole block
+    row_bytes = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=int))
+    rows = min(total, max(1, _CHUNK_BYTES // max(1, row_bytes)))
+    return file.create_dataset(
+        name,
+        shape=(total, *like.shape[1:]),
+        dtype=like.dtype,
+        chunks=(rows, *like.shape[1:]),
+        compression='gzip',
+        compression_opts=_GZIP_LEVEL,
+        shuffle=True,
+        track_times=False,
+    )
 
 
 def _create_views(file: Any, ends: np.ndarray) -> None:
