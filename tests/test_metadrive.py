@@ -252,6 +252,19 @@ def test_an_interrupted_request_leaves_no_stale_answer(env, monkeypatch):
 
 
 @needs_metadrive
+def test_the_process_is_renewed_now_and_then(env, monkeypatch):
+    """Whatever it has piled up goes with it; the episodes do not notice."""
+    rows = rollout(env, 4, AHEAD, 5)
+    pid = process_of(env).pid
+    monkeypatch.setattr(metadrive, '_EPISODES_PER_PROCESS', 2)
+    again = [rollout(env, 4, AHEAD, 5) for _ in range(2)]
+    assert process_of(env).pid != pid
+    assert not is_running(pid)
+    assert torch.equal(again[0], rows)
+    assert torch.equal(again[1], rows)
+
+
+@needs_metadrive
 def test_renders_from_above_and_says_nothing(env, capfd):
     env.reset(seed=0)
     image = env.render()

@@ -43,6 +43,9 @@ METADRIVE_TASKS: dict[str, str] = {
 
 _HORIZON = 1000
 
+# The simulator keeps about 0.2 MB of each episode for good.
+_EPISODES_PER_PROCESS = 1000
+
 
 @env_register
 class SafeMetaDriveEnv(SingleEnv):
@@ -92,6 +95,7 @@ class SafeMetaDriveEnv(SingleEnv):
             raise UserError(f'{env_id}: {reason}')
         self._image_size = (width, height)
         self._simulator: SimulatorProcess | None = None
+        self._episodes = 0
         self._steps = 0
         self._observation_space = Box(0.0, 1.0, (259,), np.float32)
         self._action_space = Box(-1.0, 1.0, (2,), np.float32)
@@ -120,8 +124,12 @@ class SafeMetaDriveEnv(SingleEnv):
         """
         if seed is not None:
             self.set_seed(seed)
+        if self._episodes >= _EPISODES_PER_PROCESS:
+            self.close()
         if self._simulator is None:
             self._simulator = SimulatorProcess(METADRIVE_TASKS[self._env_id])
+            self._episodes = 0
+        self._episodes += 1
         self._steps = 0
         obs = self._simulator.request('reset', int(self._random_state.randint(2**31)))
         self._begin_frames()
