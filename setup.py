@@ -37,8 +37,11 @@ INSTALL_REQUIRES = [
     'safety-gymnasium==1.0.0; python_version >= "3.11"',
     'bullet-safety-gym==1.4.0',
     'dsrl==0.1.0',
+    'filelock>=3.12,<5',
     'h5py>=3.15,<4',
+    'matplotlib>=3.8,<4',
     'pyyaml>=6.0,<7',
+    'requests>=2.31,<3',
     'rich>=13.0,<16',
     'typer>=0.16,<1',
 ]

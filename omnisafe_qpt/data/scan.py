@@ -28,7 +28,7 @@ import numpy as np
 
 from omnisafe_qpt.data.files import is_gap, row_blocks
 from omnisafe_qpt.data.tasks import Task
-from omnisafe_qpt.data.trajectories import _MAX_GAP_SHARE, Frontier
+from omnisafe_qpt.data.trajectories import MAX_GAP_SHARE, Frontier
 
 
 # How an episode ends: by a flag, by a jump to another state without one, at the file's end.
@@ -317,4 +317,4 @@ def cut_episodes(columns: Columns, scan: Scan, task: Task | None) -> EpisodeTabl
 
 def is_shuffled(marked: np.ndarray, gaps: np.ndarray) -> bool:
     """Tell whether there are more gaps without an end flag than training takes."""
-    return int((gaps & ~marked).sum()) > _MAX_GAP_SHARE * len(marked)
+    return int((gaps & ~marked).sum()) > MAX_GAP_SHARE * len(marked)

@@ -30,7 +30,7 @@ from omnisafe_qpt.errors import UserError
 
 
 # More unmarked gaps than this share of the transitions is a broken file, not odd episode ends.
-_MAX_GAP_SHARE = 0.1
+MAX_GAP_SHARE = 0.1
 # Rows taken at a time, so that a dataset is never in memory twice: of the table for statistics,
 # and of a file, where a block that stays in the processor's cache is handled faster.
 _BLOCK_ROWS = 1 << 16
@@ -186,11 +186,8 @@ class Trajectories:
                 'mark the last transition of each episode',
             )
         marked[-1] = True
-        table, starts = _read_table(arrays, marked, name)
-        if not all(
-            np.isfinite(table[first : first + _READ_ROWS, :-2]).all()
-            for first in range(0, len(table), _READ_ROWS)
-        ):
+        table, starts, is_finite = _read_table(arrays, marked, name)
+        if not is_finite:
             raise UserError(_describe_non_finite(table[:, :-2], obs_dim, act_dim, name))
         lengths = np.diff(starts, append=total)
         terminal = terminals[starts + lengths - 1]
@@ -273,7 +270,7 @@ def _read_table(
     arrays: Mapping[str, Any],
     marked: np.ndarray,
     name: str,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """Read every row once, cutting episodes where flags or gaps end them.
 
     Args:
@@ -282,8 +279,8 @@ def _read_table(
         name (str): Named in errors.
 
     Returns:
-        The table but for its to-go sums, (N + E, S + A + 4), and the first transition of each
-        episode, (E,) int64.
+        The table but for its to-go sums, (N + E, S + A + 4); the first transition of each
+        episode, (E,) int64; and whether all that was read is finite.
 
     Raises:
         UserError: If a next observation is not finite, or too few follow one another.
@@ -295,6 +292,7 @@ def _read_table(
     table = np.empty((total + num_ends, last_action + 4), dtype=np.float32)
     is_first = np.concatenate([[True], marked[:-1]])  # of its episode
     num_episodes = num_gaps = 0  # so far
+    is_finite = True
     carried = np.zeros((1, obs_dim), dtype=np.float32)
     # What float32 cannot hold becomes infinite, which is found afterwards.
     with np.errstate(over='ignore'):
@@ -303,11 +301,17 @@ def _read_table(
                 key: np.asarray(arrays[key][first:last], dtype=np.float32)
                 for key in ('observations', 'next_observations', 'actions', 'rewards', 'costs')
             }
+            # Here, while the block is in the processor's cache.
+            is_finite = is_finite and all(
+                np.isfinite(values).all()
+                for key, values in block.items()
+                if key != 'next_observations'
+            )
             breaks, reached, is_new = _breaks(block, carried, is_first[first:last], first, name)
             carried = block['next_observations'][-1:].copy()  # a view would keep the block
             if is_new.any():
                 num_gaps += int(is_new.sum())
-                if num_gaps > _MAX_GAP_SHARE * total:
+                if num_gaps > MAX_GAP_SHARE * total:
                     raise UserError(
                         f'{name}: in {num_gaps} or more of {total} transitions the next '
                         'observation is not the following observation; transitions must be in '
@@ -328,7 +332,7 @@ def _read_table(
                 final_rows, reached = final_rows[1:], reached[1:]
             table[final_rows, :obs_dim], table[final_rows, obs_dim:] = reached, 0.0
     table[-1, :obs_dim], table[-1, obs_dim:] = carried, 0.0
-    return table, np.flatnonzero(is_first)
+    return table, np.flatnonzero(is_first), is_finite and bool(np.isfinite(carried).all())
 
 
 def _breaks(
