@@ -519,6 +519,7 @@ def test_sample_is_half_safe_with_a_spread(sample):
     safe = costs <= 10.0
     assert safe.mean() >= 0.5
     assert returns[safe].max() > 25.0
+    assert returns[~safe].max() > returns[safe].max() + 2.0
     assert np.ptp(np.quantile(returns[safe], [0.1, 0.9])) > 15.0
     assert costs.min() == 0.0
     assert costs.max() > 150.0

@@ -236,7 +236,7 @@ def test_the_command_draws_what_training_would_relabel(tmp_path, capsys):
         assert main(['data', 'plot', 'sample', *map(str, arguments)]) == 0
         drawn.append(json.loads((tmp_path / 'a.json').read_text(encoding='utf-8')))
     defaults = load_defaults('SafetyCarButton1-v0')['algo_cfgs']
-    number = round(defaults['augmentation_fraction'] * 58)
+    number = round(defaults['augmentation_fraction'] * 71)
     assert f'relabelled: {number}' in capsys.readouterr().out
     assert drawn[0]['cost_limit'] == defaults['cost_limit']
     assert len(drawn[0]['relabelled_costs']) == number

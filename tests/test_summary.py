@@ -154,7 +154,7 @@ def test_a_sound_dataset_has_nothing_suspicious(tmp_path, make_arrays):
 def test_the_bundled_sample_is_sound():
     found = summarize(SAMPLE_FILE)
     assert found.task.name == 'CarButton1'
-    assert len(found.episodes) == 58
+    assert len(found.episodes) == 71
     assert {finding.level for finding in found.findings} <= {NOTE}
     task, row = found.task, found.limits[1]
     assert row.normalized == pytest.approx(
@@ -565,7 +565,7 @@ def test_info_prints_what_json_holds(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     content = json.loads(out.read_text(encoding='utf-8'))
     assert [row['cost_limit'] for row in content['cost_limits']] == [5, 7, 10, 20, 40]
-    for part in (content['sha256'], 'CarButton1', '58,000', '55.2%', 'Training accepts this file'):
+    for part in (content['sha256'], 'CarButton1', '71,000', '56.3%', 'Training accepts this file'):
         assert part in printed
     assert f'{content["cost_limits"][2]["normalized"]:.3f}' in printed
     assert max(map(len, printed.splitlines())) <= 80
