@@ -255,7 +255,10 @@ def test_disturbances_are_of_all_sorts():
     drawn = [draw_disturbance(rng, 3, 0.4) for _ in range(200)]
     moved = np.array([disturbance.disturb(np.zeros(3)) for disturbance in drawn])
     assert moved.shape == (200, 3)
-    assert 0.1 < np.median(np.abs(moved)) < 0.3
+    assert np.abs(moved).max() > 0.4
+    scales = np.array([disturbance._scale for disturbance in drawn])
+    assert 0.3 < scales.max() <= 0.4
+    assert 0.06 < np.median(scales) < 0.14  # a quarter of the largest: weak more often than strong
     persistent = np.array([disturbance._persistence > 0 for disturbance in drawn])
     assert 0.35 < persistent.mean() < 0.65
     assert 0.03 < np.mean([disturbance._jolt_rate > 0 for disturbance in drawn]) < 0.2

@@ -446,12 +446,13 @@ def draw_disturbance(rng: np.random.Generator, size: int, top_scale: float) -> D
         top_scale (float): The largest standard deviation of the noise.
 
     Returns:
-        White or correlated noise in equal parts; every tenth episode has jolts, too.
+        White or correlated noise in equal parts, weak more often than strong; every tenth episode
+        has jolts, too.
     """
     return Disturbance(
         rng,
         size,
-        scale=rng.uniform(0.0, top_scale),
+        scale=top_scale * rng.uniform() ** 2,
         persistence=rng.choice([0.0, rng.uniform(0.7, 0.95)]),
         jolt_rate=rng.choice([0.0, 0.02], p=[0.9, 0.1]),
     )
