@@ -34,6 +34,7 @@ from omnisafe_qpt.collect.plans import (
     draw_circle_plan,
     draw_disturbance,
     draw_mistuning,
+    draw_mistunings,
     draw_risk,
     draw_run_plan,
 )
@@ -147,7 +148,8 @@ _CIRCLE_GAINS = FlightGains(speed=2.0, height=0.8, climb=1.5, tilt=3.0, turning=
 
 def draw_gains(rng: np.random.Generator, gains: FlightGains) -> FlightGains:
     """Draw gains near well-tuned ones, now and then poor ones."""
-    return FlightGains(*(gain * draw_mistuning(rng) for gain in astuple(gains)))
+    tuned = np.array(astuple(gains))
+    return FlightGains(*(tuned * draw_mistunings(rng, len(tuned))).tolist())
 
 
 def make_drone_runner(rng: np.random.Generator, _simulator: Simulator, steps: int) -> Runner:
@@ -160,10 +162,12 @@ def make_drone_runner(rng: np.random.Generator, _simulator: Simulator, steps: in
 
 def make_drone_circler(rng: np.random.Generator, _simulator: Simulator, steps: int) -> Circler:
     """Draw a controller for an episode of DroneCircle."""
-    # It drifts out of curves: careful paths keep a distance to the walls.
-    limits = replace(CIRCLE, walls=(5.3, math.inf))
-    plan = draw_circle_plan(rng, steps, limits, draw_risk(rng, safe_share=0.5))
-    drone = Drone(5.6, rng.uniform(0.5, 1.5), draw_gains(rng, _CIRCLE_GAINS))
+    # It drifts out of curves: careful paths keep a distance to the walls, and careful drones do
+    # not fly as fast as they could.
+    limits = replace(CIRCLE, walls=(4.9, math.inf))
+    risk = draw_risk(rng)
+    plan = draw_circle_plan(rng, steps, limits, risk)
+    drone = Drone(5.6 if risk else 4.6, rng.uniform(0.5, 1.5), draw_gains(rng, _CIRCLE_GAINS))
     # A second ahead makes up for the time that it takes to turn its velocity.
     look_ahead = plan.pace * drone.top_speed * draw_mistuning(rng)
     return Circler(plan, drone, draw_disturbance(rng, 4, 0.2), look_ahead)

@@ -47,7 +47,13 @@ def draw_risk(rng: np.random.Generator, safe_share: float = 0.45) -> float:
 
 def draw_mistuning(rng: np.random.Generator) -> float:
     """Draw a factor for a well-tuned gain: mostly near 1, in every fourth episode far from it."""
-    return math.exp(rng.normal(0.0, 0.4 if rng.random() < 0.25 else 0.07))
+    return float(draw_mistunings(rng, 1)[0])
+
+
+def draw_mistunings(rng: np.random.Generator, number: int) -> np.ndarray:
+    """Draw such factors for gains that are all well tuned or all sloppy, shape (number,)."""
+    spread = 0.4 if rng.random() < 0.25 else 0.07
+    return np.exp(rng.normal(0.0, spread, number))
 
 
 def draw_moments(rng: np.random.Generator, steps: int, count: int) -> tuple[str, np.ndarray]:
