@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from omnisafe_qpt.collect import families
+from omnisafe_qpt.collect.controller import Family
 from omnisafe_qpt.collect.engine import run_episode
 from omnisafe_qpt.collect.navigation import (
     FAMILIES,
@@ -91,6 +92,17 @@ def test_obstacle_ahead_is_avoided_unless_blind_to_it():
 def test_what_does_not_give_way_is_avoided_even_by_the_reckless():
     solid = scene_of(obstacles=[hazard((0.8, 0.0), least_weight=2.0)])
     assert option_scores(solid, Steering(weight=0.0), BODY).argmax() != AHEAD
+
+
+def test_negative_weight_draws_into_what_can_be_entered_only():
+    knobs = Steering(weight=-0.3, margin=0.25)
+    free = option_scores(scene_of(), knobs, BODY)
+    aside = hazard((0.8, 0.45))
+    gained = option_scores(scene_of(obstacles=[aside]), knobs, BODY) - free
+    assert gained[:40].argmax() in range(2, 6)  # headings to the left, where it is
+    assert gained.max() > 0.1
+    solid = replace(aside, least_weight=2.0)
+    assert (option_scores(scene_of(obstacles=[solid]), knobs, BODY) <= free).all()
 
 
 def test_obstacle_behind_the_target_does_not_matter():
@@ -225,7 +237,7 @@ def test_robot_on_the_wrong_side_goes_round_the_box_without_touching_it():
     pusher, box, way = Pusher(), np.zeros(2), np.array([1.0, 0.0])
     place = np.array([0.8, 0.05])  # in front of the box
     for _ in range(400):
-        target, around = pusher.plan(box - place, way, size, robot)
+        target, around = pusher.plan(box - place, way, size, robot, 1.0)
         if pusher.pushing:
             break
         assert [group.kind for group in around] == ['box']
@@ -241,7 +253,7 @@ def test_blocked_way_round_the_box_is_not_taken():
         """Where the robot below the box goes first; the short way is over its right, +x."""
         blocks = [Obstacles('pillars', np.array(pillars).reshape(-1, 2), 0.3)]
         way = np.array([-0.3, -1.0])
-        target, _ = Pusher().plan(np.array([0.0, 0.7]), way, 0.2, ROBOTS['Point'], blocks)
+        target, _ = Pusher().plan(np.array([0.0, 0.7]), way, 0.2, ROBOTS['Point'], 1.0, blocks)
         return np.sign(target[0])
 
     assert side() == 1.0
@@ -253,7 +265,7 @@ def test_blocked_way_round_the_box_is_not_taken():
 def test_robot_pushes_until_the_box_slips_away():
     robot, pusher = ROBOTS['Car'], Pusher()
     plan = [
-        pusher.plan(0.3 * np.array([math.cos(a), math.sin(a)]), FORWARD, 0.125, robot)
+        pusher.plan(0.3 * np.array([math.cos(a), math.sin(a)]), FORWARD, 0.125, robot, 1.0)
         for a in (0.5, 0.1, 0.6, 0.9, 0.6)
     ]
     assert [around == [] for _, around in plan] == [False, True, True, False, False]
@@ -261,8 +273,41 @@ def test_robot_pushes_until_the_box_slips_away():
 
 
 def test_robot_gets_behind_the_middle_before_it_touches():
-    target, _ = Pusher().plan(np.array([1.0, 0.2]), FORWARD, 0.2, ROBOTS['Point'])
+    target, around = Pusher().plan(np.array([0.5, 0.1]), FORWARD, 0.125, ROBOTS['Car'], 1.0)
+    assert around == []
     assert target[1] / target[0] > 0.3
+
+
+def test_robot_does_not_turn_back_for_little_on_its_way_round_the_box():
+    pusher, robot = Pusher(), ROBOTS['Point']
+
+    def side(y):
+        """Which side of the box it goes to when the box has to come towards it, y to the left."""
+        return np.sign(pusher.plan(np.array([0.6, y]), -FORWARD, 0.2, robot, 1.0)[0][1])
+
+    first = side(0.1)
+    assert side(-0.1) == first
+    assert side(0.5 * first) == side(0.55 * first)
+    pusher = Pusher()
+    assert side(-0.1) == -first
+
+
+def test_robot_that_pushing_does_not_move_backs_off_for_a_while():
+    pusher, robot, box = Pusher(), ROBOTS['Car'], np.array([0.3, 0.0])
+
+    def targets(steps, speed):
+        return [pusher.plan(box, FORWARD, 0.125, robot, speed)[0][0] for _ in range(steps)]
+
+    assert min(targets(200, 0.3)) > 0.0
+    slow = np.array(targets(100, 0.02))
+    assert (slow[:50] > 0.0).all()
+    assert 10 < (slow < 0.0).sum() < 40
+    assert slow[-1] > 0.0
+
+
+def test_robot_goes_round_the_box_as_near_however_careful_it_is():
+    _, around = Pusher().plan(np.array([0.7, 0.0]), -FORWARD, 0.2, ROBOTS['Point'], 1.0)
+    assert {Steering(weight=w).weight_of(around[0]) for w in (-0.3, 0.0, 9.0)} == {2.0}
 
 
 def test_box_is_pushed_round_pillars_and_what_costs_the_robot():
@@ -274,14 +319,18 @@ def test_box_is_pushed_round_pillars_and_what_costs_the_robot():
     box, goal = np.array([0.5, 0.0]), np.array([3.0, 0.0])
 
     def way(obstacles, **knobs):
-        return box_way(box, goal, task, obstacles, Steering(**knobs))
+        course = box_way(box, goal, task, obstacles, Steering(**knobs), ROBOTS['Point'])
+        return course / np.linalg.norm(course)
 
-    assert way([]) @ FORWARD > 0.95
+    assert way([])[0] > 0.95
     pillar = Obstacles('pillars', np.array([[1.1, 0.0]]), 0.3, least_weight=2.0)
     for weight in (0.0, 6.0):
         assert abs(way([pillar], weight=weight)[1]) > 0.3
     assert abs(way([hazard((1.1, 0.0))])[1]) > 0.1
     assert way([hazard((1.1, 0.0))], weight=0.0) @ FORWARD > 0.95
+    # Straight behind the box there is no place for the robot.
+    behind = replace(pillar, places=np.array([[-0.05, 0.0]]))
+    assert abs(way([behind])[1]) > 0.3
 
 
 # -- drivers --------------------------------------------------------------------------------------
@@ -367,6 +416,21 @@ def test_risk_means_less_weight_margin_and_look_ahead_and_more_speed():
         values = [sign * getattr(each, name) for each in knobs]
         assert values == sorted(values)
         assert len(set(values)) == 4
+
+
+@pytest.mark.parametrize('env_id', ['SafetyCarGoal1-v0', 'SafetyPointPush1-v0'])
+def test_the_most_reckless_of_goal_and_push_are_drawn_into_hazards(env_id):
+    drivers = [draw(number, env_id) for number in range(200)]
+    weights = {kind: [] for kind in ('very careful', 'careful', 'bold', 'reckless')}
+    for driver in drivers:
+        if driver.kind in weights:
+            weights[driver.kind].append(driver.schedule[0][1].weight)
+    assert max(weights['reckless']) < 0.0
+    assert min(weights['very careful']) > 1.0
+    means = [np.mean(each) for each in weights.values()]
+    assert means == sorted(means, reverse=True)
+    # Button's drivers are others: there, to touch what moves costs time besides.
+    assert min(draw(n).schedule[0][1].weight for n in range(200)) > 0.9
 
 
 def test_same_seed_gives_the_same_actions():
@@ -478,3 +542,27 @@ def test_driver_makes_way_in_every_task(env_id, monkeypatch):
     total_return, total_cost = progress(env_id, 400, monkeypatch)
     assert total_return > (0.2 if 'Push' in env_id else 2.0)
     assert total_cost < 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('env_id', ['SafetyCarGoal1-v0', 'SafetyPointPush1-v0'])
+def test_reckless_drivers_cost_more_and_get_as_much(env_id, monkeypatch):
+    robot = ROBOTS['Point' if 'Point' in env_id else 'Car']
+    nerve = FAMILIES[env_id].make_controller.keywords['nerve']
+
+    def drive(risk):
+        """Sums of the returns and costs of some episodes with drivers of a risk."""
+
+        def driver(rng, simulator, _steps):
+            knobs = draw_steering(rng, risk, nerve)
+            return Navigator('x', rng, simulator.raw.task, robot, [(0, knobs)], 0.05)
+
+        family = Family(driver)
+        monkeypatch.setitem(families.FAMILIES, env_id, family)
+        episodes = [run_episode(env_id, 0, number) for number in range(5)]
+        return sum(e.total_return for e in episodes), sum(e.total_cost for e in episodes)
+
+    careful_return, careful_cost = drive(0.1)
+    reckless_return, reckless_cost = drive(0.9)
+    assert reckless_cost > careful_cost + 40
+    assert reckless_return > careful_return

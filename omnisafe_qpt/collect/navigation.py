@@ -113,21 +113,22 @@ def see_scene(task: Any, robot: Robot, steering: Steering, pusher: Pusher) -> Sc
     Returns:
         The scene.
     """
+    velocity = task.agent.get_sensor('velocimeter')[:2]
     frame = Frame(task.agent.pos[:2], task.agent.mat[:2, :2])
     obstacles = see_obstacles(task, robot, frame)
     goal = frame.locate(task.goal.pos)
     if hasattr(task, 'push_box'):
         box = frame.locate(task.push_box.pos)
-        way = box_way(box, goal, task, obstacles, steering)
+        way = box_way(box, goal, task, obstacles, steering, robot)
         heeded = [group for group in obstacles if steering.weight_of(group) > 0.0]
-        target, around = pusher.plan(box, way, task.push_box.size, robot, heeded)
+        speed = math.hypot(*velocity)
+        target, around = pusher.plan(box, way, task.push_box.size, robot, speed, heeded)
         obstacles += around
         reach = 0.05
     else:
         target = goal
         # Buttons have to be touched.
         reach = 0.5 * robot.extent + 0.05 if hasattr(task, 'buttons') else task.goal.size - 0.05
-    velocity = task.agent.get_sensor('velocimeter')[:2]
     return Scene(target, reach, velocity, tuple(obstacles))
 
 
@@ -177,20 +178,50 @@ class Navigator:
         return self.robot.command(course, scene.velocity, yaw_rate) + noise
 
 
-def draw_steering(rng: np.random.Generator, risk: float) -> Steering:
+@dataclass(frozen=True)
+class Nerve:
+    """How the weight of obstacles falls as the risk rises, in some tasks.
+
+    Args:
+        last (float): Where it falls to.
+        power (float): How fast it falls: the higher, the lower it is at the risks between.
+        least (float, optional): What it never falls below. Defaults to no such weight.
+    """
+
+    last: float
+    power: float
+    least: float = -math.inf
+
+    def weight_at(self, risk: float) -> float:
+        """Return the weight at a risk from 0 to 1."""
+        return max(self.least, self.last + (9.0 - self.last) * (1.0 - risk) ** self.power)
+
+
+# With less weight than 1.4 robots run into gremlins, which costs more and is no faster.
+_AMONG_GREMLINS = Nerve(0.6, 1.5, 1.4)
+
+
+def draw_steering(
+    rng: np.random.Generator,
+    risk: float,
+    nerve: Nerve = _AMONG_GREMLINS,
+) -> Steering:
     """Draw the knobs that take so much risk.
 
     Args:
         rng (np.random.Generator): Random generator.
         risk (float): From 0, slow and well clear of everything, to 1, straight and at full speed.
+        nerve (Nerve, optional): What the weight is at which risk. Defaults to that of the Button
+            tasks.
 
     Returns:
         The knobs.
     """
-    # With less weight than 1.4 robots run into things, which costs more and is no faster.
+    weight = nerve.weight_at(risk) * rng.uniform(0.7, 1.3)
     return Steering(
-        weight=max(1.4, 0.6 + 8.4 * (1.0 - risk) ** 1.5) * rng.uniform(0.7, 1.3),
-        margin=0.25 - 0.13 * risk,
+        weight=weight,
+        # Hazards that draw a robot on do so from farther away, or it would linger in the middle.
+        margin=0.25 - 0.13 * risk if weight > 0.0 else 0.25,
         look_ahead=2.4 - 0.6 * risk,
         pace=min(1.0, 0.5 + 0.5 * risk + rng.uniform(-0.05, 0.05)),
     )
@@ -217,6 +248,7 @@ def make_navigator(
     *,
     robot: Robot,
     blind_to: tuple[str, ...],
+    nerve: Nerve,
 ) -> Navigator:
     """Draw a driver for an episode.
 
@@ -228,18 +260,19 @@ def make_navigator(
     Keyword Args:
         robot (Robot): The robot of the task.
         blind_to (tuple[str, ...]): The kinds of obstacle that a blind driver may not see.
+        nerve (Nerve): What weight obstacles have at which risk.
 
     Returns:
         The driver.
     """
     kind = str(rng.choice(list(_KINDS), p=[share for share, _, _ in _KINDS.values()]))
-    steering = draw_steering(rng, rng.uniform(*_KINDS[kind][1:]))
+    steering = draw_steering(rng, rng.uniform(*_KINDS[kind][1:]), nerve)
     still = replace(steering, eagerness=0.0)
     schedule = [(0, steering)]
     if kind == 'blind':
         schedule = [(0, replace(steering, blind_to=str(rng.choice(blind_to))))]
     elif kind == 'switching':
-        both = [steering, draw_steering(rng, rng.uniform(0.7, 1.0))]
+        both = [steering, draw_steering(rng, rng.uniform(0.7, 1.0), nerve)]
         if rng.random() < 0.5:
             both.reverse()
         schedule = [(0, both[0]), (int(rng.integers(steps // 4, 3 * steps // 4 + 1)), both[1])]
@@ -259,22 +292,26 @@ def make_navigator(
     )
 
 
+# What a blind driver may not see, and what the weight of obstacles is. Hazards can be driven
+# through and hardly lie in the way of who does not care: the boldest have to look for them.
+_TASKS = {
+    'Goal1': (('hazards',), Nerve(-0.25, 4.0)),
+    'Goal2': (('hazards', 'vases'), Nerve(0.1, 4.0)),
+    'Button1': (('hazards', 'gremlins'), _AMONG_GREMLINS),
+    'Button2': (('hazards', 'gremlins'), _AMONG_GREMLINS),
+    'Push1': (('hazards',), Nerve(-0.3, 6.0)),
+    'Push2': (('hazards',), Nerve(-0.2, 6.0)),
+}
+
+
 def _families() -> dict[str, Family]:
     """Name the controllers of the twelve tasks."""
-    blindness = {
-        'Goal1': ('hazards',),
-        'Goal2': ('hazards', 'vases'),
-        'Button1': ('hazards', 'gremlins'),
-        'Button2': ('hazards', 'gremlins'),
-        'Push1': ('hazards',),
-        'Push2': ('hazards',),
-    }
     return {
         f'Safety{name}{task}-v0': Family(
-            partial(make_navigator, robot=robot, blind_to=kinds),
+            partial(make_navigator, robot=robot, blind_to=blind_to, nerve=nerve),
         )
         for name, robot in ROBOTS.items()
-        for task, kinds in blindness.items()
+        for task, (blind_to, nerve) in _TASKS.items()
     }
 
 

@@ -39,11 +39,14 @@ class Robot:
         extent (float): Metres from its centre to what it touches things with.
         command (Callable): From a course, its velocity, both of shape (2,) in its own frame, and
             its yaw rate to an action of shape (2,), not clipped.
+        push_gains (tuple[float, float]): By how much of the angle between a box and where it is
+            to go the robot turns past that course, before it touches the box and after.
     """
 
     body: Body
     extent: float
     command: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    push_gains: tuple[float, float]
 
 
 def point_command(course: np.ndarray, velocity: np.ndarray, yaw_rate: float) -> np.ndarray:
@@ -92,6 +95,6 @@ def car_command(course: np.ndarray, velocity: np.ndarray, yaw_rate: float) -> np
 _POINT_BODY = Body(speed=1.5, turn_rate=3.0, lag=0.5, forward=(1.0, 0.0))
 _CAR_BODY = Body(speed=0.8, turn_rate=1.3, lag=0.15, forward=(0.0, -1.0))
 ROBOTS = {
-    'Point': Robot(_POINT_BODY, extent=0.13, command=point_command),
-    'Car': Robot(_CAR_BODY, extent=0.2, command=car_command),
+    'Point': Robot(_POINT_BODY, extent=0.13, command=point_command, push_gains=(1.0, 1.0)),
+    'Car': Robot(_CAR_BODY, extent=0.2, command=car_command, push_gains=(2.0, 0.0)),
 }

@@ -32,10 +32,10 @@ _STEP = 0.2  # seconds between the moments looked at
 _TIMES = np.arange(1, 16) * _STEP
 _LATER = 15.0  # in steps
 _HEADINGS = np.arange(40) * (2.0 * math.pi / 40)
-_UNITS = np.stack([np.cos(_HEADINGS), np.sin(_HEADINGS)], axis=1)
+UNITS = np.stack([np.cos(_HEADINGS), np.sin(_HEADINGS)], axis=1)
 # What the robot can choose: each heading at full and at half speed, and, last, standing still.
-OPTIONS = np.concatenate([_UNITS, 0.5 * _UNITS, np.zeros((1, 2))])  # (81, 2)
-_UNIT_OPTIONS = np.concatenate([_UNITS, _UNITS, np.zeros((1, 2))])
+OPTIONS = np.concatenate([UNITS, 0.5 * UNITS, np.zeros((1, 2))])  # (81, 2)
+_UNIT_OPTIONS = np.concatenate([UNITS, UNITS, np.zeros((1, 2))])
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Steering:
 
     Args:
         weight (float): How much time close to obstacles counts against the way to the target.
+            Below 0 the robot makes detours into those that it can enter.
         margin (float): Metres around an obstacle in which the penalty grows to its weight.
         look_ahead (float): Seconds that obstacles are looked for, at most 3.
         pace (float): Share of the robot's full speed that is used.
@@ -122,8 +123,10 @@ class Steering:
 
     def weight_of(self, obstacles: Obstacles) -> float:
         """Return how much obstacles of a kind count."""
+        if obstacles.kind == 'box':  # costs nothing, however careful the robot is
+            return obstacles.least_weight
         weight = 0.0 if obstacles.kind == self.blind_to else self.weight
-        return max(weight, obstacles.least_weight)
+        return max(weight, obstacles.least_weight) if obstacles.least_weight > 0.0 else weight
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def option_scores(scene: Scene, steering: Steering, body: Body) -> np.ndarray:
     centres, radii, weights = [], [], []
     for group in scene.obstacles:
         weight = steering.weight_of(group)
-        if weight > 0.0 and len(group.places) > 0:
+        if weight != 0.0 and len(group.places) > 0:
             centres.append(group.places_at(times))
             radii += [group.radius] * len(group.places)
             weights += [weight] * len(group.places)
