@@ -186,11 +186,14 @@ class Nerve:
         last (float): Where it falls to.
         power (float): How fast it falls: the higher, the lower it is at the risks between.
         least (float, optional): What it never falls below. Defaults to no such weight.
+        pull (float, optional): Metres around hazards from which those with a weight below 0 are
+            drawn into them. Defaults to 0.25.
     """
 
     last: float
     power: float
     least: float = -math.inf
+    pull: float = 0.25
 
     def weight_at(self, risk: float) -> float:
         """Return the weight at a risk from 0 to 1."""
@@ -221,7 +224,7 @@ def draw_steering(
     return Steering(
         weight=weight,
         # Hazards that draw a robot on do so from farther away, or it would linger in the middle.
-        margin=0.25 - 0.13 * risk if weight > 0.0 else 0.25,
+        margin=0.25 - 0.13 * risk if weight > 0.0 else nerve.pull,
         look_ahead=2.4 - 0.6 * risk,
         pace=min(1.0, 0.5 + 0.5 * risk + rng.uniform(-0.05, 0.05)),
     )
@@ -299,8 +302,8 @@ _TASKS = {
     'Goal2': (('hazards', 'vases'), Nerve(0.1, 4.0)),
     'Button1': (('hazards', 'gremlins'), _AMONG_GREMLINS),
     'Button2': (('hazards', 'gremlins'), _AMONG_GREMLINS),
-    'Push1': (('hazards',), Nerve(-0.3, 6.0)),
-    'Push2': (('hazards',), Nerve(-0.2, 6.0)),
+    'Push1': (('hazards',), Nerve(-0.5, 6.0, pull=0.4)),
+    'Push2': (('hazards',), Nerve(-0.5, 6.0, pull=0.4)),
 }
 
 
