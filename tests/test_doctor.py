@@ -143,7 +143,8 @@ def test_a_simulator_that_hangs_is_stopped_with_its_processes(broken_metadrive, 
         capture_output=True,
         text=True,
     )
-    assert state.stdout.strip() in ('', 'Z'), 'its child is gone, or waits for its parent to look'
+    # The letters after the first, such as N for a low priority, say nothing about that.
+    assert state.stdout.strip()[:1] in ('', 'Z'), 'its child is gone, or its parent is to look'
 
 
 class Driver:
