@@ -219,3 +219,11 @@ def test_risk_buys_return_with_cost(monkeypatch, module, env_id, steps):
     assert np.median(safe[:, 1]) <= 25.0
     assert risky[:, 1].mean() > safe[:, 1].mean() + 20.0
     assert risky[:, 0].max() > safe[:, 0].max()
+
+
+def test_careful_drones_circle_slower_than_bold_ones():
+    drawn = [drone.make_drone_circler(np.random.default_rng(n), None, 300) for n in range(60)]
+    bold = np.array([circler.plan.dares.any() for circler in drawn])
+    speeds = np.array([circler.robot.top_speed for circler in drawn])
+    assert 0.3 < bold.mean() < 0.8
+    assert speeds[~bold].max() < speeds[bold].min()
