@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from omnisafe_qpt.collect.plans import Disturbance
 from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.errors import UserError
 
@@ -303,10 +304,14 @@ class _Behaviour:
         agent = mixture.agents[draws.choice(len(weights), p=weights / weights.sum())]
         self.label = agent.label
         self._samples = bool(draws.random() < mixture.sample)
-        self._deviation = draws.uniform(0.0, mixture.noise)
-        self._kept = 1.0 - _FORGETTING if draws.random() < 0.5 else 0.0
-        self._draws = np.random.default_rng(draws.integers(2**63))
-        self._noise: np.ndarray | None = None
+        deviation = draws.uniform(0.0, mixture.noise)
+        persistence = 1.0 - _FORGETTING if draws.random() < 0.5 else 0.0
+        self._disturbance = Disturbance(
+            np.random.default_rng(draws.integers(2**63)),
+            simulator.action_space.shape[0],
+            deviation,
+            persistence,
+        )
         self._seed = int(draws.integers(2**31))
         self._agent, self._simulator = agent, simulator
         self._policy: _Policy | None = None
@@ -321,14 +326,7 @@ class _Behaviour:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the policy's action with noise on it, shape (A,)."""
-        action = self.policy.act(observation, self._samples)
-        white = self._draws.normal(size=action.shape)
-        if self._noise is None:
-            self._noise = white
-        else:
-            # The variance stays 1, so that slow noise is as strong as white noise.
-            self._noise = self._kept * self._noise + np.sqrt(1.0 - self._kept**2) * white
-        return action + self._deviation * self._noise
+        return self._disturbance.disturb(self.policy.act(observation, self._samples))
 
 
 class _Policy(Protocol):
