@@ -246,3 +246,20 @@ def test_impossible_sizes_are_refused(trajectories, context_len, batch_size):
     name = 'context_len' if context_len < 1 else 'batch_size'
     with pytest.raises(UserError, match=f'{name} is .*; it must be at least 1'):
         WindowSampler(trajectories, context_len, batch_size, seed=0)
+
+
+@pytest.mark.parametrize('size', [1, 2, 4])
+def test_shards_laid_end_to_end_are_the_whole_batch(trajectories, size):
+    whole = WindowSampler(trajectories, 3, 12, seed=5)
+    shards = [WindowSampler(trajectories, 3, 12, seed=5, shard=(i, size)) for i in range(size)]
+    for _ in range(3):
+        batch = whole.sample()
+        parts = [vars(shard.sample()) for shard in shards]
+        for name, value in vars(batch).items():
+            assert all(len(part[name]) == 12 // size for part in parts)
+            assert value.equal(torch.cat([part[name] for part in parts])), name
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(trajectories):
+    with pytest.raises(UserError, match='batch_size is 12; it must be a multiple of the 5 proc'):
+        WindowSampler(trajectories, 3, 12, seed=0, shard=(0, 5))

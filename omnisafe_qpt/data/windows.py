@@ -72,9 +72,14 @@ class WindowSampler:
         seed (int): Seed of the sampler's own generator.
         rows (EpisodeRows, optional): Episodes to draw from, relabelled ones included. Defaults
             to the trajectories' own.
+        shard (tuple[int, int], optional): Rank and number of the processes that share each batch.
+            With the same seed all draw the same B windows, and each gathers its own B / size of
+            them: laid end to end in order of rank, the shards are the whole batch. Defaults to
+            ``(0, 1)``, which is all of it.
 
     Raises:
-        UserError: If the context or the batch is not positive.
+        UserError: If the context or the batch is not positive, or the batch cannot be shared
+            equally.
     """
 
     def __init__(  # pylint: disable=too-many-arguments
@@ -84,14 +89,23 @@ class WindowSampler:
         batch_size: int,
         seed: int,
         rows: EpisodeRows | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Initialize an instance of :class:`WindowSampler`."""
         for name, value in (('context_len', context_len), ('batch_size', batch_size)):
             if value < 1:
                 raise UserError(f'{name} is {value}; it must be at least 1')
+        rank, size = shard
+        if batch_size % size:
+            raise UserError(
+                f'batch_size is {batch_size}; it must be a multiple of the {size} processes that '
+                'share it',
+            )
         self._trajectories = trajectories
         self._rows = trajectories.rows if rows is None else rows
         self._batch_size = batch_size
+        share = batch_size // size
+        self._shard = slice(rank * share, (rank + 1) * share)
         device = trajectories.table.device
         self._offsets = torch.arange(1 - context_len, 1, device=device)
         # Exclusive end of each episode's run in the numbering of all windows.
@@ -101,14 +115,14 @@ class WindowSampler:
         self.generator.manual_seed(seed)
 
     def sample(self) -> SequenceBatch:
-        """Draw B windows."""
+        """Draw B windows, and gather those of this shard."""
         window = torch.randint(
             self.num_windows,
             (self._batch_size,),
             generator=self.generator,
             device=self._offsets.device,
         )
-        return self.windows(window)
+        return self.windows(window[self._shard])
 
     def windows(self, window: torch.Tensor) -> SequenceBatch:
         """Gather windows by number.
