@@ -1,0 +1,103 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Several processes that train one model, each on its share of every batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import distributed, nn
+
+
+class Replicas:
+    """What this process does together with the others that train the same model.
+
+    All processes hold the same weights, draw the same batch, and compute on their own slice of
+    it; averages bring the slices together. With one process every method returns what it was
+    given, and no process group is needed.
+
+    With several, each method is collective: all processes call it, in the same order.
+
+    Args:
+        rank (int, optional): The number of this process. Defaults to 0.
+        size (int, optional): How many processes there are. Defaults to 1.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        """Initialize an instance of :class:`Replicas`."""
+        self.rank = rank
+        self.size = size
+
+    @classmethod
+    def from_process_group(cls) -> Replicas:
+        """Take the processes of torch's default group; this one alone if there is no group."""
+        if not distributed.is_initialized():
+            return cls()
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that does what only one may do, such as writing files."""
+        return self.rank == 0
+
+    def average(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Average a tensor over the processes, without gradient.
+
+        Args:
+            tensor (torch.Tensor): Of the same shape in all processes; it is left as it is.
+
+        Returns:
+            The mean, equal in all processes.
+        """
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)  # gloo has sums only
+        return total / self.size
+
+    def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Overwrite a tensor by the first process's.
+
+        Args:
+            tensor (torch.Tensor): Contiguous, of the same shape in all processes.
+
+        Returns:
+            The same tensor.
+        """
+        if self.size > 1:
+            distributed.broadcast(tensor.detach(), src=0)
+        return tensor
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Make a network average its gradients over the processes in each backward pass.
+
+        Calls have to go through what is returned. The network itself keeps its parameters and
+        their names; it takes over the first process's weights.
+
+        Args:
+            module (nn.Module): A network with parameters to train, all of which take part in
+                every forward pass.
+        """
+        if self.size == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(
+            module,
+            broadcast_buffers=False,  # constants, equal from the start
+            gradient_as_bucket_view=True,
+        )
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        if self.size > 1:
+            distributed.barrier()
