@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from omnisafe_qpt.core.kernels import mish
 
 
 class TwinCritic(nn.Module):
@@ -76,7 +77,7 @@ class TwinCritic(nn.Module):
         ]
         x = x.expand(len(layers[0][0]), *x.shape)  # (2, N, S + A)
         for weight, bias in layers[:-1]:
-            x = F.mish(torch.baddbmm(bias, x, weight))
+            x = mish(torch.baddbmm(bias, x, weight))
         weight, bias = layers[-1]
         return torch.baddbmm(bias, x, weight).reshape(-1, *batch_shape)
 

@@ -22,10 +22,10 @@ window of K steps is T = 4K - 1 tokens.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from omnisafe_qpt.core.config import PolicyConfig
+from omnisafe_qpt.core.kernels import Dropout, attention
 
 
 _TOKENS_PER_STEP = 4
@@ -49,15 +49,7 @@ class _Attention(nn.Module):
         """Map x (B, T, D) to (B, Q, D), Q the number of query tokens; allowed (B, 1, Q, T)."""
         query = self._split(self.query(x[:, queries]))  # (B, H, Q, D / H)
         key, value = map(self._split, self.key_value(x).chunk(2, dim=-1))  # (B, H, T, D / H)
-        dropout = self._dropout if self.training else 0.0
-        if x.device.type == 'cpu' and query.dtype == torch.bfloat16:
-            # The CPU's bf16 attention is several times slower backwards than float32.
-            with torch.autocast('cpu', enabled=False):
-                mixed = F.scaled_dot_product_attention(
-                    query.float(), key.float(), value.float(), allowed, dropout
-                )
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value, allowed, dropout)
+        mixed = attention(query, key, value, allowed, self._dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,18 +69,13 @@ class _Block(nn.Module):
             nn.GELU(),
             nn.Linear(4 * config.embed_dim, config.embed_dim),
         )
-        self.dropout = _dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor, queries: slice, allowed: torch.Tensor) -> torch.Tensor:
         """Map x (B, T, D) to (B, Q, D)."""
         mixed = self.attention(self.attention_norm(x), queries, allowed[:, :, queries])
         x = x[:, queries] + self.dropout(mixed)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-
-def _dropout(probability: float) -> nn.Module:
-    # A dropout of zero would still draw and multiply a mask.
-    return nn.Dropout(probability) if probability > 0 else nn.Identity()
 
 
 class TransformerPolicy(nn.Module):
@@ -115,7 +102,7 @@ class TransformerPolicy(nn.Module):
         self.embed_action = nn.Linear(act_dim, width)
         self.embed_timestep = nn.Embedding(config.max_timestep + 1, width)
         self.embed_norm = nn.LayerNorm(width)
-        self.embed_dropout = _dropout(config.dropout)
+        self.embed_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
         self.head_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, act_dim)
