@@ -34,7 +34,6 @@ because that decides what reading costs.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -44,18 +43,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import peers
 from omnisafe_qpt.data.files import HDF5_NAMES, atomic_path, file_sha256, open_dataset
 from omnisafe_qpt.errors import UserError
 
 
-RELABELLED_SHARE = 0.2
+RELABELLED_SHARE = peers.AUGMENT_PERCENT
 HORIZON = 1000
 TARGETS = {'seconds_beyond_reading': 20.0, 'memory_ratio': 1.3, 'load_vs_osrl': 20.0}
 _MEASURE = '--measure'
@@ -103,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make the file if there is none, and measure."""
     if options.compare is not None:
-        _osrl_file()  # before minutes of work
+        peers.osrl_folder()  # before minutes of work
     with tempfile.TemporaryDirectory() as folder:
         path = options.dataset or Path(folder) / 'loading.hdf5'
         if not path.exists():
@@ -271,16 +270,18 @@ def _measure_preparation(path: Path, rounds: int) -> dict[str, float]:
 
 
 def _measure_osrl(path: Path, rounds: int) -> dict[str, float]:
-    osrl = _import_osrl()
+    osrl = peers.import_dataset()
     arrays = _read_all(path)
     _touch_memory(arrays)
 
     def prepare() -> tuple[list[Any], list[Any]]:
         trajectories, _ = osrl.process_sequence_dataset(arrays)
         best = max(trajectory['returns'][0] for trajectory in trajectories)
-        # Its own defaults but for the degree, 1 in most of its configurations.
         _, relabelled, *_ = osrl.augmentation(
-            trajectories, deg=1, augment_percent=RELABELLED_SHARE, max_reward=1.1 * best
+            trajectories,
+            deg=peers.DEGREE,
+            augment_percent=RELABELLED_SHARE,
+            max_reward=1.1 * best,
         )
         return trajectories, relabelled
 
@@ -297,54 +298,6 @@ _MEASUREMENTS: dict[str, Callable[[Path, int], dict[str, float]]] = {
     'prepare': _measure_preparation,
     'osrl': _measure_osrl,
 }
-
-
-def _osrl_file() -> Path:
-    """Find OSRL's data module without importing its package, which pulls in the rest of it."""
-    spec = importlib.util.find_spec('osrl')
-    if spec is None or spec.origin is None:
-        raise UserError('OSRL is not installed; pip install --no-deps osrl-lib')
-    return Path(spec.origin).parent / 'common' / 'dataset.py'
-
-
-def _import_osrl() -> types.ModuleType:
-    """Import OSRL's data module with stand-ins for what it needs but is not installed."""
-    if importlib.util.find_spec('scipy') is None:  # only for a sampling that is not measured
-        optimize = types.ModuleType('scipy.optimize')
-        optimize.minimize = None  # type: ignore[attr-defined]
-        sys.modules |= {'scipy': types.ModuleType('scipy'), 'scipy.optimize': optimize}
-    spec = importlib.util.spec_from_file_location('osrl_dataset', _osrl_file())
-    module = importlib.util.module_from_spec(spec)
-    if importlib.util.find_spec('oapackage') is None:
-        stand_in = types.ModuleType('oapackage')
-        stand_in.ParetoDoubleLong, stand_in.doubleVector = Pareto, tuple  # type: ignore[attr-defined]
-        sys.modules['oapackage'] = stand_in
-    spec.loader.exec_module(module)
-    return module
-
-
-class Pareto:
-    """As much of ``oapackage.ParetoDoubleLong`` as OSRL uses: two numbers, both to be high."""
-
-    def __init__(self) -> None:
-        """Initialize an instance of :class:`Pareto`."""
-        self._points: list[tuple[tuple[float, float], int]] = []
-
-    def addvalue(self, point: tuple[float, float], index: int) -> None:
-        """Add a point under a number."""
-        self._points.append((point, index))
-
-    def show(self, verbose: int = 0) -> None:
-        """Print nothing."""
-
-    def allindices(self) -> list[int]:
-        """Return the numbers of the points that no other is better than in both respects."""
-        front, best = [], -np.inf
-        for (_, second), index in sorted(self._points, reverse=True):
-            if second > best:
-                front.append(index)
-                best = second
-        return front
 
 
 def generate(path: Path, transitions: int, obs_dim: int, act_dim: int) -> None:

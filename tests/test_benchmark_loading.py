@@ -21,9 +21,8 @@ import sys
 
 import h5py
 import numpy as np
-import pytest
 
-from benchmarks import loading
+from benchmarks import loading, peers
 from omnisafe_qpt.data.trajectories import Trajectories
 
 
@@ -92,22 +91,7 @@ def test_results_hold_what_was_measured(tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_not_installed_is_said_first(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loading.importlib.util, 'find_spec', lambda _: None)
+    monkeypatch.setattr(peers.importlib.util, 'find_spec', lambda _: None)
     assert run(monkeypatch, '--compare', 'osrl', '--dataset', tmp_path / 'a.hdf5') == 1
     assert 'pip install --no-deps osrl-lib' in capsys.readouterr().err
     assert not (tmp_path / 'a.hdf5').exists()
-
-
-@pytest.mark.parametrize('seed', range(5))
-def test_the_front_holds_what_nothing_beats_in_both(seed):
-    points = np.random.default_rng(seed).integers(0, 6, (20, 2)).tolist()
-    points = [tuple(point) for point in dict.fromkeys(map(tuple, points))]
-    front = loading.Pareto()
-    for index, point in enumerate(points):
-        front.addvalue(point, index)
-    expected = [
-        index
-        for index, (first, second) in enumerate(points)
-        if not any(a >= first and b >= second and (a, b) != (first, second) for a, b in points)
-    ]
-    assert sorted(front.allindices()) == expected
