@@ -21,6 +21,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
@@ -263,3 +264,55 @@ def test_shards_laid_end_to_end_are_the_whole_batch(trajectories, size):
 def test_a_batch_that_cannot_be_shared_equally_is_refused(trajectories):
     with pytest.raises(UserError, match='batch_size is 12; it must be a multiple of the 5 proc'):
         WindowSampler(trajectories, 3, 12, seed=0, shard=(0, 5))
+
+
+def test_row_and_window_numbers_do_not_overflow():
+    # One row stands for all of an episode of 3 * 2**32 steps and one of 40: it costs no memory.
+    length = 3 * 2**32
+    row = torch.arange(9.0)[None]
+    rows = EpisodeRows(
+        starts=torch.tensor([0, length + 1]),
+        lengths=torch.tensor([length, 40]),
+        terminal=torch.tensor([False, True]),
+        return_shift=torch.tensor([0.0, 1.0]),
+        cost_shift=torch.tensor([0.0, 2.0]),
+    )
+    data = Trajectories(row.expand(length + 42, 9), rows, obs_dim=3, act_dim=2)
+    sampler = WindowSampler(data, context_len=2, batch_size=20_000, seed=0)
+    assert sampler.num_windows == length + 42
+    batch = sampler.windows(torch.tensor([2**31, 2**32 + 5, length, length + 1, length + 41]))
+    ends = [2**31, 2**32 + 5, length, 0, 40]
+    assert batch.timesteps.tolist() == [[max(end - 1, 0), end] for end in ends]
+    assert batch.return_to_go[:, -1].tolist() == [7.0, 7.0, 7.0, 8.0, 8.0]
+    assert batch.cost_to_go[:, -1].tolist() == [8.0, 8.0, 8.0, 10.0, 10.0]
+    assert batch.terminal.tolist() == [False, False, False, False, True]
+    assert batch.action_mask[:, -1].tolist() == [True, True, False, True, False]
+    # Each third of the numbers is as likely as the others, so none is cut to 32 bits.
+    thirds = torch.bincount(sampler.sample().timesteps[:, -1] // 2**32, minlength=3)
+    assert thirds.tolist() == pytest.approx([20_000 / 3] * 3, rel=0.05)
+
+
+class DeviceOnly(TorchDispatchMode):
+    """Refuses what must wait for a device: its values on the host, and shapes that hang on them."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert torch.Tag.data_dependent_output not in func.tags, func
+        assert torch.Tag.dynamic_output_shape not in func.tags, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_sampling_never_waits_for_the_device(trajectories):
+    sampler = WindowSampler(trajectories, 3, 16, seed=0)
+    with DeviceOnly():
+        batch = sampler.sample()
+        with pytest.raises(AssertionError, match='_local_scalar_dense'):
+            bool(batch.terminal[0])
+
+
+def test_relabelling_leaves_the_table_as_it_was(trajectories):
+    rows = trajectories.rows
+    shifted = EpisodeRows(**{**vars(rows), 'return_shift': torch.ones(4)})
+    before = trajectories.table.clone()
+    sampler = WindowSampler(trajectories, 4, batch_size=1, seed=0, rows=shifted)
+    sampler.windows(torch.arange(sampler.num_windows))
+    assert trajectories.table.equal(before)
