@@ -16,6 +16,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import distributed, nn
 
@@ -79,6 +83,13 @@ class Replicas:
             distributed.broadcast(tensor.detach(), src=0)
         return tensor
 
+    def share(self, value: Any) -> Any:
+        """Return the first process's value, anything that can be pickled."""
+        values = [value]
+        if self.size > 1:
+            distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """Make a network average its gradients over the processes in each backward pass.
 
@@ -97,7 +108,15 @@ class Replicas:
             gradient_as_bucket_view=True,
         )
 
-    def wait(self) -> None:
-        """Wait until all processes have come here."""
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Let the first process leave the block before the others enter it."""
+        if not self.is_first:
+            self._wait()
+        yield
+        if self.is_first:
+            self._wait()
+
+    def _wait(self) -> None:
         if self.size > 1:
             distributed.barrier()

@@ -16,23 +16,28 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import math
+import platform
 import time
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omnisafe.algorithms import registry
 from omnisafe.algorithms.offline.base import BaseOffline
 from omnisafe.common.logger import Logger
 from omnisafe.common.offline.dataset import OfflineDataset
+from omnisafe.utils.config import Config
 from rich.console import Console
 from rich.panel import Panel
 
 from omnisafe_qpt.core.learner import Learner, metric_names
+from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
@@ -52,6 +57,7 @@ from omnisafe_qpt.host.checkpoint import (
     versions,
 )
 from omnisafe_qpt.host.plugin import dataset_names
+from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.settings import deployment_config, learner_config
 from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_returns
@@ -66,14 +72,26 @@ class QPT(BaseOffline):
     with the critics. OmniSafe's loop, logger and evaluator are used; the algorithm itself is in
     :mod:`omnisafe_qpt.core`.
 
+    Several processes, started by ``torchrun``, share each batch. The first of them alone reads
+    the time, evaluates, logs and saves; the others wait for it at the end of each epoch.
+
     References:
         - Title: Q-learning Penalized Transformer for Safe Offline Reinforcement Learning
         - Author: Anonymous authors.
         - Status: Under double-blind review.
     """
 
+    def __init__(self, env_id: str, cfgs: Config) -> None:
+        """Initialize an instance of :class:`QPT`."""
+        self._replicas = Replicas.from_process_group()
+        with speaking_in_turn():
+            super().__init__(env_id, cfgs)
+
     def _init_env(self) -> None:
         """Make the environment, and read the dataset that stands in for it in training."""
+        if self._device.type == 'cpu':
+            # OmniSafe has divided what is this process's share already.
+            torch.set_num_threads(self._cfgs.train_cfgs.torch_threads)
         self._set_determinism()
         self._deployment = deployment_config(self._cfgs)
         source = self._find_dataset()  # before the simulator, which may take seconds to start
@@ -102,8 +120,8 @@ class QPT(BaseOffline):
         if dataset in dataset_names():
             self._dataset_record = {'name': dataset, 'path': dataset, 'sha256': None}
             return None
-        source = resolve_dataset(dataset, self._env_id)
-        if source.warning:
+        source = self._resolve_dataset(dataset)
+        if source.warning and self._replicas.is_first:
             reason, _, consequence = source.warning.partition('\n')
             console = Console(stderr=True)
             # The reason ends in a command to copy, which a panel would break into pieces.
@@ -114,6 +132,20 @@ class QPT(BaseOffline):
             'path': str(Path(source.path).resolve()),
             'sha256': file_sha256(source.path),
         }
+        if self._dataset_record['sha256'] != self._replicas.share(self._dataset_record['sha256']):
+            raise UserError(f'{source.path} is not the same file on all machines')
+        return source
+
+    def _resolve_dataset(self, dataset: str) -> DatasetSource:
+        """Find the file in the first process, which may download it, and hence in all."""
+        if self._replicas.is_first:
+            return self._replicas.share(resolve_dataset(dataset, self._env_id))
+        source = self._replicas.share(None)
+        if not Path(source.path).is_file():
+            raise UserError(
+                f'{source.path}: no such dataset file on {platform.node()}; the processes on all '
+                'machines need it at the same path',
+            )
         return source
 
     def _load_dataset(self, source: DatasetSource | None) -> Trajectories:
@@ -126,7 +158,8 @@ class QPT(BaseOffline):
 
     def _load_omnisafe_dataset(self, name: str) -> Trajectories:
         """Read one of OmniSafe's own datasets, with OmniSafe's own loader."""
-        dataset = OfflineDataset(name, device=torch.device('cpu'))
+        with self._replicas.first_alone():  # it may download
+            dataset = OfflineDataset(name, device=torch.device('cpu'))
         arrays = {
             'observations': dataset.obs,
             'next_observations': dataset.next_obs,
@@ -175,15 +208,16 @@ class QPT(BaseOffline):
         rows, self._augmentation_report = augment(
             self._trajectories,
             algo.augmentation_fraction if algo.use_augmentation else 0.0,
-            seed=self._seed,
+            seed=self._cfgs.seed,
             hook=load_hook(algo.augmentation_hook),
         )
         self._sampler = WindowSampler(
             self._trajectories,
             context_len=self._learner.config.policy.context_len,
             batch_size=algo.batch_size,
-            seed=self._seed,
+            seed=self._cfgs.seed,  # OmniSafe's differs between processes
             rows=rows,
+            shard=(self._replicas.rank, self._replicas.size),
         )
         self._resumed = self._load_resumed()
 
@@ -262,6 +296,7 @@ class QPT(BaseOffline):
 
     # ------------------------------------------------------------------ training
 
+    @speaking_in_turn()
     def learn(self) -> tuple[float, float, float]:
         """Train, evaluate each epoch, and end with a summary on screen.
 
@@ -279,20 +314,28 @@ class QPT(BaseOffline):
         steps_per_epoch = self._cfgs.algo_cfgs.steps_per_epoch
         epochs = math.ceil(total_steps / steps_per_epoch)
         progress = ProgressReporter(
-            'Training', total_steps, done=self._learner.step, unit='updates'
+            'Training',
+            total_steps,
+            done=self._learner.step,
+            unit='updates',
+            quiet=not self._replicas.is_first,
         )
         start_time = time.time()
         for epoch in range(self.epoch + 1, epochs + 1):
             self.epoch = epoch
+            self._separate_dropout()
             epoch_time, first_step = time.time(), self._learner.step
             metrics = self._train_epoch(min(epoch * steps_per_epoch, total_steps), progress)
             update_time = time.time() - epoch_time
+            if not self._replicas.is_first:
+                self._log_row({})
+                continue
             self._refresh_actor()
-            self._logger.store(metrics)
             eval_time = time.time()
             self._evaluate(is_last=epoch == epochs)
-            self._logger.store(
+            self._log_row(
                 {
+                    **metrics,
                     'Time/Evaluate': time.time() - eval_time,
                     'Time/Update': update_time,
                     'Time/UpdatesPerSecond': (self._learner.step - first_step) / update_time,
@@ -302,13 +345,32 @@ class QPT(BaseOffline):
                     'TotalSteps': self._learner.step,
                 },
             )
-            self._logger.dump_tabular()
             self._rows = _read_rows(self._run)
             self._save(is_last=epoch == epochs)
         self._logger.close()
-        row = self._rows[-1]
-        self._summarise(row)
+        row = self._replicas.share(self._rows[-1] if self._rows else None)
+        if self._replicas.is_first:
+            self._summarise(row)
+        atexit.register(leave_processes)
         return row['Metrics/EpRet'], row['Metrics/EpCost'], row['Metrics/EpLen']
+
+    def _separate_dropout(self) -> None:
+        """Give each process a dropout of its own.
+
+        All but the first start anew at each epoch, so that a run can be resumed, by any number of
+        processes, without their states.
+        """
+        if not self._replicas.is_first:
+            entropy = (self._cfgs.seed, self._replicas.rank, self.epoch)
+            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def _log_row(self, values: dict[str, float]) -> None:
+        """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
+
+        The others hold nothing, and wait here for the first to evaluate.
+        """
+        self._logger.store(values)
+        self._logger.dump_tabular()
 
     def _train_epoch(self, last_step: int, progress: ProgressReporter) -> dict[str, float]:
         """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics."""
@@ -436,8 +498,7 @@ class QPT(BaseOffline):
         self.epoch = state['epoch']
         self._rows = state['rows']
         for row in state['rows']:
-            self._logger.store(row)
-            self._logger.dump_tabular()
+            self._log_row(row)
 
     def _check_same_run(self, state: dict[str, Any]) -> None:
         """Refuse to go on with other settings or data than the run was started with.

@@ -292,8 +292,10 @@ def _serve_defaults(config: ModuleType) -> None:
         if algo != NAME:
             return original(algo, env_id, algo_type)
         from omnisafe_qpt.host.config import config_file, load_defaults
+        from omnisafe_qpt.host.processes import Launch
 
-        print(f'Loading QPT.yaml from {config_file("QPT.yaml")}')
+        if Launch.from_environment().rank == 0:
+            print(f'Loading QPT.yaml from {config_file("QPT.yaml")}')
         return config.Config.dict2config(load_defaults(env_id))
 
     config.get_default_kwargs_yaml = get_default_kwargs_yaml
@@ -344,19 +346,39 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
                 raise UserError(f'unknown algorithm {self.algo!r}: names are case-sensitive, QPT')
             return original(self)
         require_available()
-        _check_env_id(self.env_id, support_envs())
-        _prepare_options(self)
-        cfgs = original(self)
-        _settle_machine(cfgs.train_cfgs, 'batch_size' not in self.custom_cfgs.get('algo_cfgs', {}))
+        from omnisafe_qpt.host.processes import join_processes, speaking_in_turn
+
+        with speaking_in_turn():
+            _check_env_id(self.env_id, support_envs())
+            _prepare_options(self)
+            cfgs = original(self)
+            _settle_machine(cfgs, 'batch_size' not in self.custom_cfgs.get('algo_cfgs', {}))
+            # Before OmniSafe does it, right after this, and gives up on slow evaluations.
+            join_processes(cfgs.train_cfgs.device)
         return cfgs
 
     agent_class._init_config = _init_config
     for name in ('evaluate', 'render', 'plot'):
-        setattr(agent_class, name, _reporting(_reach(agent_class, name), _is_qpt_agent))
+        method = _in_first_process(_reach(agent_class, name))
+        setattr(agent_class, name, _reporting(method, _is_qpt_agent))
 
 
 def _is_qpt_agent(agent: Any) -> bool:
     return agent.algo == NAME
+
+
+def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave to the first of several processes what needs the run folder, which it alone has."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from omnisafe_qpt.host.processes import Launch
+
+        if _is_qpt_agent(self) and Launch.from_environment().rank > 0:
+            return None
+        return method(self, *args, **kwargs)
+
+    return wrapper
 
 
 def _check_env_id(env_id: str, known: list[str]) -> None:
@@ -436,14 +458,17 @@ def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settle_machine(train_cfgs: Any, is_full_size: bool) -> None:
-    """Replace ``auto`` by this machine's device and number of threads."""
-    from omnisafe_qpt.host.config import AUTO, resolve_device, resolve_threads
+def _settle_machine(cfgs: Any, is_full_size: bool) -> None:
+    """Replace ``auto`` by this process's device and number of threads."""
+    from omnisafe_qpt.host.config import AUTO
+    from omnisafe_qpt.host.processes import Launch
 
+    train_cfgs, launch = cfgs.train_cfgs, Launch.from_environment()
     found = train_cfgs.device == AUTO
-    train_cfgs.device = resolve_device(train_cfgs.device)
-    train_cfgs.torch_threads = resolve_threads(train_cfgs.torch_threads)
-    if found and train_cfgs.device == 'cpu':
+    train_cfgs.device = launch.device(train_cfgs.device)
+    train_cfgs.torch_threads = launch.threads(train_cfgs.torch_threads)
+    launch.check_batch(cfgs.algo_cfgs.batch_size)
+    if found and train_cfgs.device == 'cpu' and launch.rank == 0:
         message = f'No CUDA device: training on the CPU with {train_cfgs.torch_threads} thread(s)'
         if is_full_size:
             message += (

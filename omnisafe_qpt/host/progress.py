@@ -44,11 +44,19 @@ class ProgressReporter:
         total (int): Steps there are.
         done (int, optional): Steps done before, in an earlier run. Defaults to 0.
         unit (str, optional): What a step is. Defaults to ``'steps'``.
+        quiet (bool, optional): Whether to show nothing. Defaults to False.
     """
 
-    def __init__(self, label: str, total: int, done: int = 0, unit: str = 'steps') -> None:
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        label: str,
+        total: int,
+        done: int = 0,
+        unit: str = 'steps',
+        quiet: bool = False,
+    ) -> None:
         """Initialize an instance of :class:`ProgressReporter`."""
-        self._console = Console()
+        self._console = Console(quiet=quiet)
         self._label, self._unit = label, unit
         self._first, self._done, self._total = done, done, total
         self._started = self._last_line = time.monotonic()
