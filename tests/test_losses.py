@@ -74,6 +74,40 @@ def test_mean_over_nothing_is_zero():
     assert losses.masked_mean(normal(2, B, K), mask).tolist() == [0.0, 0.0]
 
 
+def test_means_over_parts_average_to_the_mean_over_all_of_them():
+    """With the average of their counts, as processes that share a batch have it."""
+    values, actions, mask = normal(2, B, K, A), normal(B, K, A, seed=1), left_padded_mask()
+    parts = [slice(0, 3), slice(3, B)]
+    count = sum(mask[part].sum() for part in parts) / 2
+    assert mask[parts[0]].sum() != mask[parts[1]].sum()
+
+    def averaged(loss):
+        return sum(loss(part) for part in parts) / 2
+
+    torch.testing.assert_close(
+        averaged(lambda part: losses.masked_mean(values[:, part, :, 0], mask[part], count)),
+        losses.masked_mean(values[..., 0], mask),
+    )
+    torch.testing.assert_close(
+        averaged(
+            lambda part: losses.imitation_loss(values[0, part], actions[part], mask[part], count)
+        ),
+        losses.imitation_loss(values[0], actions, mask),
+    )
+    torch.testing.assert_close(
+        averaged(
+            lambda part: losses.critic_loss(
+                values[:, part, :, 0], actions[part, :, 0], mask[part], count
+            )
+        ),
+        losses.critic_loss(values[..., 0], actions[..., 0], mask),
+    )
+    torch.testing.assert_close(
+        averaged(lambda part: losses.mean_magnitude(values[:, part, :, 0], mask[part], count)),
+        losses.mean_magnitude(values[..., 0], mask),
+    )
+
+
 # ---------------------------------------------------------------------- Eq. (3)
 
 
@@ -143,6 +177,19 @@ def test_two_steps_of_context_make_a_one_step_target():
     assert targets.tolist() == [[8.0]]
 
 
+def test_rewards_and_costs_at_once_are_each_by_itself():
+    signals, bootstrap, values = normal(2, B, K), normal(2, B, seed=1), normal(2, 2, B, K, seed=2)
+    mask = left_padded_mask()[:, 1:]
+    targets = losses.n_step_targets(signals, bootstrap, 0.9)
+    critic_losses = losses.critic_loss(values[..., 1:], targets, mask)
+    for kind in range(2):
+        alone = losses.n_step_targets(signals[kind], bootstrap[kind], 0.9)
+        torch.testing.assert_close(targets[kind], alone)
+        torch.testing.assert_close(
+            critic_losses[kind], losses.critic_loss(values[kind, :, :, 1:], alone, mask)
+        )
+
+
 def test_critic_loss_is_the_mean_over_steps_and_the_sum_over_networks():
     values, targets, mask = normal(2, B, K), normal(B, K, seed=1), left_padded_mask()
     expected = 0.0
@@ -176,6 +223,10 @@ def test_critic_loss_of_padding_alone_is_zero():
 # ---------------------------------------------------------------------- Eq. (9), (10)
 
 
+def penalty_weight(values, mask, eta):
+    return losses.penalty_weight(losses.mean_magnitude(values, mask), eta)
+
+
 @pytest.mark.parametrize('networks', [1, 2])
 def test_penalty_weight_is_equation_9(networks):
     values, mask = 5 * normal(networks, B, K), left_padded_mask()
@@ -187,32 +238,30 @@ def test_penalty_weight_is_equation_9(networks):
         if mask[b, k]
     ]
     expected = 0.3 / (sum(sizes) / len(sizes))
-    assert losses.penalty_weight(values, mask, 0.3).item() == pytest.approx(expected, rel=1e-5)
+    assert penalty_weight(values, mask, 0.3).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_padding_changes_no_penalty_weight():
     values, mask = 5 * normal(2, B, K), left_padded_mask()
-    weight = losses.penalty_weight(values, mask, 0.3)
+    weight = penalty_weight(values, mask, 0.3)
     assert weight > 0
-    padded = losses.penalty_weight(*pad(values, mask, 0, 1e6), 0.3)
+    padded = penalty_weight(*pad(values, mask, 0, 1e6), 0.3)
     assert padded.item() == pytest.approx(weight.item())
 
 
 @pytest.mark.parametrize('scale', [0.0, 1e-8, 1e-3])
 def test_values_near_zero_do_not_let_the_penalty_explode(scale):
-    weight = losses.penalty_weight(scale * normal(2, B, K), left_padded_mask(), 0.3)
+    weight = penalty_weight(scale * normal(2, B, K), left_padded_mask(), 0.3)
     assert math.isfinite(weight.item())
     assert weight.item() == pytest.approx(0.3 / 0.1)
 
 
 def test_floor_leaves_ordinary_values_alone():
     mask = torch.ones(B, K, dtype=torch.bool)
-    assert losses.penalty_weight(torch.full((1, B, K), -0.2), mask, 0.3).item() == pytest.approx(
-        1.5
-    )
+    assert penalty_weight(torch.full((1, B, K), -0.2), mask, 0.3).item() == pytest.approx(1.5)
 
 
 def test_no_gradient_passes_through_the_weight():
     values = normal(2, B, K).requires_grad_()
-    weight = losses.penalty_weight(values, left_padded_mask(), 0.3)
+    weight = penalty_weight(values, left_padded_mask(), 0.3)
     assert not weight.requires_grad

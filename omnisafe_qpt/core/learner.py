@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -31,9 +31,11 @@ from omnisafe_qpt.core.losses import (
     critic_loss,
     imitation_loss,
     masked_mean,
+    mean_magnitude,
     n_step_targets,
     penalty_weight,
 )
+from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.data.windows import SequenceBatch
@@ -66,7 +68,9 @@ class Learner:
     """QPT's networks, target networks and optimisers, and one update of them all.
 
     Needs neither an environment nor OmniSafe. Metrics stay on the device until they are asked
-    for, so an update never waits for the device.
+    for, so an update never waits for the device. All that changes from update to update is in
+    tensors that keep their place, so that a captured update
+    (:class:`omnisafe_qpt.core.graph.CapturedUpdate`) can be replayed.
 
     Args:
         obs_dim (int): S.
@@ -74,25 +78,36 @@ class Learner:
         scaling (Scaling): Units of the dataset.
         config (LearnerConfig): Everything else.
         device (torch.device or str, optional): Where all of it lives. Defaults to ``'cpu'``.
+        replicas (Replicas, optional): The processes that train this model together. Each updates
+            with its own slice of a batch, and all get what one would get with the whole batch.
+            Defaults to None, this process alone.
     """
 
-    def __init__(
+    def __init__(  # pylint: disable=too-many-arguments
         self,
         obs_dim: int,
         act_dim: int,
         scaling: Scaling,
         config: LearnerConfig,
         device: torch.device | str = 'cpu',
+        replicas: Replicas | None = None,
     ) -> None:
         """Initialize an instance of :class:`Learner`."""
         self.config = config
         self.device = torch.device(device)
+        self.replicas = replicas or Replicas()
         self.step = 0
         self.scaling = scaling.to(self.device)
         sizes = (obs_dim, act_dim, config.critic_hidden_sizes)
         self.policy = TransformerPolicy(obs_dim, act_dim, config.policy).to(self.device)
         self.reward_critic = TwinCritic(*sizes).to(self.device)
         self.cost_critic = TwinCritic(*sizes).to(self.device)
+        # Called in place of the networks wherever these get a gradient. They come before the
+        # targets are copied, as all processes take over the first one's weights here.
+        self._trained_policy = self.replicas.wrap(self.policy)
+        self._trained_critics = [
+            self.replicas.wrap(critic) for critic in (self.reward_critic, self.cost_critic)
+        ]
         self.target_policy = _frozen_copy(self.policy)
         self.target_reward_critic = _frozen_copy(self.reward_critic)
         self.target_cost_critic = _frozen_copy(self.cost_critic)
@@ -105,122 +120,172 @@ class Learner:
         self._policy_optimizer = self._optimizer(self._policy_parameters, config.policy_optimizer)
         self._critic_optimizer = self._optimizer(self._critic_parameters, config.critic_optimizer)
         self._polyak_pairs = self._pair_targets()
-        self._metric_sums: dict[str, torch.Tensor] = {}
+        self._first_member = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._metric_names = metric_names(config)
+        self._metric_sums = torch.zeros(len(self._metric_names), device=self.device)
         self._metric_count = 0
         if config.precision == 'tf32':
             torch.backends.cuda.matmul.allow_tf32 = True
 
+    def compile(self, backend: str = 'inductor') -> None:
+        """Compile the networks with :func:`torch.compile`, at their first use in each role.
+
+        Meant for CUDA, before the first update. Batches have to keep their shapes from then on.
+
+        Args:
+            backend (str, optional): As :func:`torch.compile` takes it. Defaults to
+                ``'inductor'``.
+        """
+        for network in self._networks():
+            network.compile(backend=backend, fullgraph=True, dynamic=False)
+
     # ------------------------------------------------------------------ Algorithm 1
 
     def update(self, batch: SequenceBatch) -> None:
-        """Do one iteration of Algorithm 1: critics, policy, target networks.
+        """Do one update, Algorithm 1.
 
         Args:
             batch (SequenceBatch): B windows in raw units, on the learner's device.
         """
-        self._set_learning_rates()
+        self.advance(lambda: self.iterate(batch))
+
+    def advance(self, iterate: Callable[[], None]) -> None:
+        """Do one update, whose work on the device is :meth:`iterate` or a replay of it.
+
+        Here is all that differs between updates on the side of Python.
+
+        Args:
+            iterate (Callable[[], None]): Does that work.
+        """
+        self._fill_learning_rates()
+        iterate()
+        self.step += 1
+        self._metric_count += 1
+
+    def iterate(self, batch: SequenceBatch) -> None:
+        """Do an update's work on the device: critics, policy, target networks, metrics.
+
+        Args:
+            batch (SequenceBatch): B windows in raw units, on the learner's device.
+        """
+        metrics: dict[str, torch.Tensor] = {}
         with self._autocast():
-            states = self.scaling.observation(batch.states)
             history = (
-                states,
+                self.scaling.observation(batch.states),
                 batch.actions,
                 self.scaling.return_token(batch.return_to_go),
                 self.scaling.cost_token(batch.cost_to_go),
                 batch.timesteps,
                 batch.mask,
             )
-            data_values = None
+            steps, actions = self._count(batch.mask[:, :-1], batch.action_mask)
+            magnitudes = None
             if self.config.train_critics:
-                data_values = self._update_critics(batch, history)
-            self._update_policy(batch, history, data_values)
+                magnitudes = self._update_critics(batch, history, steps, metrics)
+            self._update_policy(batch, history, actions, magnitudes, metrics)
         self._update_targets()
-        self.step += 1
-        self._metric_count += 1
+        with torch.no_grad():
+            self._metric_sums += torch.stack([metrics[name] for name in self._metric_names])
+
+    def _count(self, *masks: torch.Tensor) -> torch.Tensor:
+        """Count each mask's valid entries, on average over the processes; positive."""
+        counts = torch.stack([mask.sum() for mask in masks]).float()
+        return self.replicas.average(counts).clamp_min(1 / self.replicas.size)
 
     def _update_critics(
         self,
         batch: SequenceBatch,
         history: tuple[torch.Tensor, ...],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        count: torch.Tensor,
+        metrics: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
         """Fit the reward and cost critics to their n-step targets, Eq. (6) and (7).
 
         Returns:
-            The values (2, B, K - 1) of the data's actions under the reward and the cost critics,
-            without gradient; their scale normalises the policy's penalties.
+            (2,) the mean |Q| of the data's actions under the reward and the cost critics, which
+            normalises the policy's penalties.
         """
-        states = history[0]
+        states, mask = history[0], batch.mask[:, :-1]  # steps before the window's last state
         with torch.no_grad():
             last_action = self.target_policy(*history, last_only=True)[:, 0]
-        mask = batch.mask[:, :-1]  # steps before the window's last state
-        losses, data_values = [], []
-        for name, critic, target_critic, signal in (
-            ('reward', self.reward_critic, self.target_reward_critic,
-             self.scaling.critic_reward(batch.rewards)),
-            ('cost', self.cost_critic, self.target_cost_critic,
-             self.scaling.critic_cost(batch.costs)),
-        ):  # fmt: skip
-            with torch.no_grad():
-                bootstrap = self._combine(name, target_critic(states[:, -1], last_action).float())
-                bootstrap = torch.where(batch.terminal, 0.0, bootstrap)
-                targets = n_step_targets(signal, bootstrap, self.config.gamma)
-            values = critic(states[:, :-1], batch.actions[:, :-1]).float()
-            loss = critic_loss(values, targets, mask)
-            losses.append(loss)
-            data_values.append(values.detach())
-            self._record(f'Loss/Loss_{name}_critic', loss)
-            key = _VALUE_KEYS[name]
-            self._record(f'{key}/data_{key}', masked_mean(values.detach(), mask).mean())
-            self._record(f'{key}/target_{key}', masked_mean(targets, mask))
+            bootstrap = torch.stack(
+                [
+                    self.target_reward_critic(states[:, -1], last_action).float().amin(0),
+                    # A cost is never negative, and neither is its sum: an estimate below zero is
+                    # error only.
+                    combine_cost(
+                        self.target_cost_critic(states[:, -1], last_action).float(),
+                        self.config.cost_value,
+                    ).clamp_min(0.0),
+                ]
+            )
+            targets = n_step_targets(  # (2, B, K - 1)
+                torch.stack(
+                    [
+                        self.scaling.critic_reward(batch.rewards),
+                        self.scaling.critic_cost(batch.costs),
+                    ]
+                ),
+                torch.where(batch.terminal, 0.0, bootstrap),
+                self.config.gamma,
+            )
+        values = torch.stack(  # (2, 2, B, K - 1), kinds and twins
+            [
+                critic(states[:, :-1], batch.actions[:, :-1]).float()
+                for critic in self._trained_critics
+            ]
+        )
+        losses = critic_loss(values, targets, mask, count)
         norm = self._descend(
-            sum(losses),
+            losses.sum(),
             self._critic_optimizer,
             self._critic_parameters,
             self.config.critic_optimizer,
         )
-        self._record('Grad/critic', norm)
-        return data_values[0], data_values[1]
+        with torch.no_grad():
+            mean_values = masked_mean(values, mask, count).mean(-1)
+            mean_targets = masked_mean(targets, mask, count)
+        for index, (name, key) in enumerate(_VALUE_KEYS.items()):
+            metrics[f'Loss/Loss_{name}_critic'] = losses[index]
+            metrics[f'{key}/data_{key}'] = mean_values[index]
+            metrics[f'{key}/target_{key}'] = mean_targets[index]
+        metrics['Grad/critic'] = norm
+        return self.replicas.average(mean_magnitude(values, mask, count))
 
-    def _combine(self, name: str, twin_values: torch.Tensor) -> torch.Tensor:
-        """Reduce twin values (2, ...) to one, as the bootstrap of Eq. (6) and (7) does."""
-        if name == 'reward':
-            return twin_values.amin(0)
-        # A cost is never negative, and neither is its sum: an estimate below zero is error only.
-        return combine_cost(twin_values, self.config.cost_value).clamp_min(0.0)
-
-    def _update_policy(
+    def _update_policy(  # pylint: disable=too-many-arguments
         self,
         batch: SequenceBatch,
         history: tuple[torch.Tensor, ...],
-        data_values: tuple[torch.Tensor, torch.Tensor] | None,
+        count: torch.Tensor,
+        magnitudes: torch.Tensor | None,
+        metrics: dict[str, torch.Tensor],
     ) -> None:
         """Imitate the data, pulled towards reward and away from cost, Eq. (8)."""
-        predicted = self.policy(*history).float()
-        loss = imitation_loss(predicted, batch.actions, batch.action_mask)
-        self._record('Loss/Loss_imitation', loss)
-        for name, critic, eta, sign, used in (
+        predicted = self._trained_policy(*history).float()
+        loss = imitation_loss(predicted, batch.actions, batch.action_mask, count)
+        metrics['Loss/Loss_imitation'] = loss
+        for index, (name, critic, eta, sign, used) in enumerate((
             ('reward', self.reward_critic, self.config.eta_reward, -1.0,
              self.config.use_reward_critic),
             ('cost', self.cost_critic, self.config.eta_cost, 1.0,
              self.config.use_cost_critic),
-        ):  # fmt: skip
-            if not used or data_values is None:
+        )):  # fmt: skip
+            if not used:
                 continue
             values = self._penalty_values(name, critic, history[0], predicted)
-            mean_value = masked_mean(values, batch.action_mask).mean()
-            data = data_values[0] if name == 'reward' else data_values[1]
-            weight = penalty_weight(data, batch.mask[:, :-1], eta)  # Eq. (9), (10)
-            loss = loss + sign * weight * mean_value
+            mean_value = masked_mean(values, batch.action_mask, count).mean()
+            penalty = sign * penalty_weight(magnitudes[index], eta) * mean_value  # Eq. (9), (10)
+            loss = loss + penalty
             key = _VALUE_KEYS[name]
-            self._record(f'{key}/current_{key}', mean_value)
-            self._record(f'Loss/Loss_{name}_penalty', sign * weight * mean_value)
-        self._record('Loss/Loss_actor', loss)
-        norm = self._descend(
+            metrics[f'{key}/current_{key}'] = mean_value
+            metrics[f'Loss/Loss_{name}_penalty'] = penalty
+        metrics['Loss/Loss_actor'] = loss
+        metrics['Grad/actor'] = self._descend(
             loss,
             self._policy_optimizer,
             self._policy_parameters,
             self.config.policy_optimizer,
         )
-        self._record('Grad/actor', norm)
 
     def _penalty_values(
         self,
@@ -234,10 +299,9 @@ class Learner:
         if choice == 'pessimistic':
             twin = critic(states, actions, frozen=True).float()
             return (twin.amin(0) if name == 'reward' else twin.amax(0))[None]
+        member = self._first_member
         if choice == 'random':
-            member = torch.randint(2, (1,), device=self.device)
-        else:
-            member = torch.zeros(1, dtype=torch.int64, device=self.device)
+            member = self.replicas.broadcast(torch.randint(2, (1,), device=self.device))
         return critic(states, actions, member=member, frozen=True).float()
 
     def _descend(
@@ -271,13 +335,14 @@ class Learner:
     ) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
             parameters,
-            lr=config.lr,
+            lr=torch.tensor(config.lr, device=self.device),
             betas=(0.9, 0.999),
             weight_decay=config.weight_decay,
             fused=True,
+            capturable=self.device.type == 'cuda',
         )
 
-    def _set_learning_rates(self) -> None:
+    def _fill_learning_rates(self) -> None:
         # A function of the step alone, so that there is no scheduler to save and restore.
         ratio = self._lr_ratio(self.step)
         for optimizer, config in (
@@ -285,7 +350,7 @@ class Learner:
             (self._critic_optimizer, self.config.critic_optimizer),
         ):
             for group in optimizer.param_groups:
-                group['lr'] = config.lr * ratio
+                group['lr'].fill_(config.lr * ratio)
 
     def _lr_ratio(self, step: int) -> float:
         """Learning rate at an update as a share of its peak: linear warm-up, half cosine."""
@@ -297,15 +362,22 @@ class Learner:
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
         return config.lr_final_ratio + (1.0 - config.lr_final_ratio) * cosine
 
-    def _pair_targets(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        pairs = (
-            (self.target_policy, self.policy),
-            (self.target_reward_critic, self.reward_critic),
-            (self.target_cost_critic, self.cost_critic),
+    def _networks(self) -> tuple[nn.Module, ...]:
+        """List the online networks, then their targets in the same order."""
+        return (
+            self.policy,
+            self.reward_critic,
+            self.cost_critic,
+            self.target_policy,
+            self.target_reward_critic,
+            self.target_cost_critic,
         )
-        targets = [parameter for target, _ in pairs for parameter in target.parameters()]
-        sources = [parameter for _, source in pairs for parameter in source.parameters()]
-        return targets, sources
+
+    def _pair_targets(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        networks = self._networks()
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        half = len(parameters) // 2
+        return parameters[half:], parameters[:half]
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.config.precision != 'bf16':
@@ -314,22 +386,17 @@ class Learner:
 
     # ------------------------------------------------------------------ metrics and state
 
-    def _record(self, name: str, value: torch.Tensor) -> None:
-        value = value.detach().float()
-        if name in self._metric_sums:
-            self._metric_sums[name] += value
-        else:
-            self._metric_sums[name] = value.clone()
-
     def pop_metrics(self) -> dict[str, float]:
-        """Return each metric's mean over the updates since the last call; waits for the device."""
+        """Return each metric's mean over the updates since the last call; waits for the device.
+
+        With several replicas, all have to call this, and all get the same.
+        """
         if not self._metric_count:
             return {}
-        means = torch.stack(list(self._metric_sums.values())) / self._metric_count
-        metrics = dict(zip(self._metric_sums, means.tolist()))
-        self._metric_sums = {}
+        means = self.replicas.average(self._metric_sums / self._metric_count)
+        self._metric_sums.zero_()
         self._metric_count = 0
-        return metrics
+        return dict(zip(self._metric_names, means.tolist()))
 
     _STATEFUL = (
         'scaling',
@@ -352,10 +419,31 @@ class Learner:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned, here or on another device."""
         for name in self._STATEFUL:
-            getattr(self, name).load_state_dict(state[name.lstrip('_')])
+            owner, values = getattr(self, name), state[name.lstrip('_')]
+            if isinstance(owner, torch.optim.Optimizer):
+                _load_optimizer(owner, values)
+            else:
+                owner.load_state_dict(values)
         self.step = state['step']
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load moments and step counts; rates and other options stay those of the configuration.
+
+    A tensor that is there already keeps its place, since a captured update knows no other.
+    """
+    options = [dict(group) for group in optimizer.param_groups]
+    held = optimizer.state
+    optimizer.load_state_dict(deepcopy(state))  # it would share the tensors that it is given
+    for group, kept in zip(optimizer.param_groups, options):
+        group.update(kept)
+    for parameter, tensors in held.items():
+        loaded = optimizer.state[parameter]
+        for name, tensor in tensors.items():
+            # Before the first update an optimiser has no state.
+            loaded[name] = tensor.copy_(loaded[name]) if name in loaded else tensor.zero_()
 
 
 def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:

@@ -14,7 +14,9 @@
 # ==============================================================================
 """The equations of the paper as functions of tensors.
 
-Every mean is over valid entries only: the sum of the masked values over their number.
+Every mean is over valid entries only: the sum of the masked values over their number. The number
+may be given, for the sake of processes that share a batch: where each divides by the average of
+their numbers, the average of their means is the mean over the whole batch.
 """
 
 from __future__ import annotations
@@ -27,25 +29,32 @@ import torch
 _NORMALISER_FLOOR = 0.1
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def masked_mean(
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    count: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Average ``values`` where ``mask`` holds; 0 if it holds nowhere.
 
     Args:
         values (torch.Tensor): (..., B, K).
         mask (torch.Tensor): (B, K) bool.
+        count (torch.Tensor, optional): () positive, what to divide the sum by. Defaults to None,
+            the number of entries where ``mask`` holds.
 
     Returns:
         (...) means over the last two dimensions.
     """
     # where, not a product: padding may hold anything, and infinity times zero is not zero.
     total = torch.where(mask, values, 0.0).sum(dim=(-2, -1))
-    return total / mask.sum().clamp_min(1)
+    return total / (mask.sum().clamp_min(1) if count is None else count)
 
 
 def imitation_loss(
     predicted: torch.Tensor,
     actions: torch.Tensor,
     action_mask: torch.Tensor,
+    count: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean squared error of the predicted actions, Eq. (3).
 
@@ -53,11 +62,12 @@ def imitation_loss(
         predicted (torch.Tensor): (B, K, A).
         actions (torch.Tensor): (B, K, A).
         action_mask (torch.Tensor): (B, K) bool, states that have an action.
+        count (torch.Tensor, optional): As for :func:`masked_mean`.
 
     Returns:
         () mean over valid steps and action dimensions.
     """
-    return masked_mean((predicted - actions).square().mean(-1), action_mask)
+    return masked_mean((predicted - actions).square().mean(-1), action_mask, count)
 
 
 def n_step_targets(
@@ -72,44 +82,60 @@ def n_step_targets(
         \hat{Q}_m = r_m + \gamma \hat{Q}_{m+1}, \quad \hat{Q}_e = \text{bootstrap}
 
     Args:
-        rewards (torch.Tensor): (B, K) rewards or costs; the last position is not looked at.
-        bootstrap (torch.Tensor): (B,) value of the window's last state, 0 where it is terminal.
+        rewards (torch.Tensor): (..., B, K) rewards or costs; the last position is not looked at.
+        bootstrap (torch.Tensor): (..., B) value of the window's last state, 0 where it is terminal.
         gamma (float): Discount.
 
     Returns:
-        (B, K - 1) targets for positions 0 .. K - 2.
+        (..., B, K - 1) targets for positions 0 .. K - 2.
     """
     target = bootstrap
     targets = []
-    for step in range(rewards.shape[1] - 2, -1, -1):
-        target = rewards[:, step] + gamma * target
+    for step in range(rewards.shape[-1] - 2, -1, -1):
+        target = rewards[..., step] + gamma * target
         targets.append(target)
-    return torch.stack(targets[::-1], dim=1)
+    return torch.stack(targets[::-1], dim=-1)
 
 
 def critic_loss(
     values: torch.Tensor,
     targets: torch.Tensor,
     mask: torch.Tensor,
+    count: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Squared error of both networks, Eq. (6) and (7): mean over steps, sum over networks.
 
     Args:
-        values (torch.Tensor): (2, B, K - 1) values of the data's state-action pairs.
-        targets (torch.Tensor): (B, K - 1), without gradient.
+        values (torch.Tensor): (..., 2, B, K - 1) values of the data's state-action pairs.
+        targets (torch.Tensor): (..., B, K - 1), without gradient.
         mask (torch.Tensor): (B, K - 1) bool, steps before the window's last that are no padding.
+        count (torch.Tensor, optional): As for :func:`masked_mean`.
 
     Returns:
-        () the loss.
+        (...) the losses.
     """
-    return masked_mean((values - targets).square(), mask).sum()
+    return masked_mean((values - targets.unsqueeze(-3)).square(), mask, count).sum(-1)
 
 
-def penalty_weight(
+def mean_magnitude(
     data_values: torch.Tensor,
     mask: torch.Tensor,
-    eta: float,
+    count: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """Mean |Q(s, a)| over the data and both networks, the denominator of Eq. (9) and (10).
+
+    Args:
+        data_values (torch.Tensor): (..., n, B, K') values of the data's state-action pairs.
+        mask (torch.Tensor): (B, K') bool.
+        count (torch.Tensor, optional): As for :func:`masked_mean`.
+
+    Returns:
+        (...) means, without gradient.
+    """
+    return masked_mean(data_values.detach().abs(), mask, count).mean(-1)
+
+
+def penalty_weight(magnitude: torch.Tensor, eta: float) -> torch.Tensor:
     r"""Weight of a penalty term, Eq. (9) and (10).
 
     .. math::
@@ -117,12 +143,10 @@ def penalty_weight(
         \alpha = \frac{\eta}{\mathbb{E} [ |Q(s, a)| ]}
 
     Args:
-        data_values (torch.Tensor): (n, B, K') values of the data's state-action pairs.
-        mask (torch.Tensor): (B, K') bool.
+        magnitude (torch.Tensor): () mean |Q| over the data; it is bounded below.
         eta (float): eta_1 or eta_2.
 
     Returns:
-        () the weight, without gradient; the denominator is bounded below.
+        () the weight.
     """
-    magnitude = masked_mean(data_values.detach().abs(), mask).mean()
     return eta / magnitude.clamp_min(_NORMALISER_FLOOR)
