@@ -1,0 +1,109 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The operations that are counted from sizes are those that an update and a step carry out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import operations
+from core_helpers import (
+    ACT_DIM,
+    OBS_DIM,
+    random_batch,
+    small_config,
+    small_learner,
+    small_policy_config,
+)
+from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
+
+
+CONFIGS = {
+    'plain': small_config(),
+    'deep, with dropout': small_config(small_policy_config(dropout=0.1, num_layers=3)),
+    'one layer': small_config(small_policy_config(num_layers=1)),
+    'both critics': small_config(penalty_critic='pessimistic'),
+    'wide': small_config(small_policy_config(embed_dim=64), critic_hidden_sizes=(64, 48, 32)),
+}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_dense_count_is_what_an_update_does(name):
+    learner, batch = small_learner(CONFIGS[name]), random_batch(num_windows=12)
+    with FlopCounterMode(display=False) as counter:
+        learner.update(batch)
+    counted = operations.update_operations(OBS_DIM, ACT_DIM, CONFIGS[name], 12, dense=True)
+    assert counter.get_total_flops() == sum(counted.values())
+
+
+def test_only_the_necessary_is_less():
+    sizes = (OBS_DIM, ACT_DIM, CONFIGS['plain'], 12)
+    necessary = operations.update_operations(*sizes)
+    dense = operations.update_operations(*sizes, dense=True)
+    assert all(0 < necessary[part] <= dense[part] for part in dense)
+    assert necessary['critics'] == dense['critics']
+    assert necessary['penalty'] < dense['penalty']
+
+
+def test_half_of_the_attention_is_masked():
+    config = PolicyConfig(context_len=50, num_layers=4)
+    sizes = (OBS_DIM, ACT_DIM, config)
+    necessary = operations.policy_products(*sizes, last_only=False).attention
+    dense = operations.policy_products(*sizes, last_only=False, dense=True).attention
+    assert necessary / dense == pytest.approx(0.5, abs=0.01)
+
+
+@torch.no_grad()
+def test_the_last_state_alone_costs_what_its_forward_pass_does():
+    learner, batch = small_learner(), random_batch(num_windows=12)
+    config = CONFIGS['plain'].policy
+    with FlopCounterMode(display=False) as counter:
+        learner.target_policy(
+            batch.states, batch.actions, batch.return_to_go, batch.cost_to_go,
+            batch.timesteps, batch.mask, last_only=True,
+        )  # fmt: skip
+    products = operations.policy_products(OBS_DIM, ACT_DIM, config, last_only=True, dense=True)
+    assert counter.get_total_flops() == 12 * products.forward
+
+
+def test_a_step_of_the_plain_policy_needs_no_critics():
+    config = LearnerConfig()
+    plain = operations.acting_operations(88, 2, config, candidates=1, episodes=3)
+    policy = operations.policy_products(88, 2, config.policy, last_only=True)
+    assert plain == 3 * policy.forward
+    assert operations.acting_operations(88, 2, config, candidates=2, episodes=3) > 2 * plain
+
+
+def test_bytes_are_those_of_every_number_and_of_the_batch():
+    learner = small_learner()
+    trained = (learner.policy, learner.reward_critic, learner.cost_critic)
+    numbers = sum(p.numel() for network in trained for p in network.parameters())
+    none = operations.update_bytes(learner, 0, 9)
+    assert none == 32 * numbers
+    assert operations.update_bytes(learner, 2, 9) == none + 2 * 5 * 9 * 4
+
+
+def test_what_is_kept_for_backward_grows_with_the_batch_and_not_with_the_weights():
+    config = replace(small_config(), critic_hidden_sizes=(16, 16))
+    learner = small_learner(config)
+    few, many = (
+        operations.saved_bytes(learner, lambda size=size: learner.update(random_batch(size)))
+        for size in (20, 40)
+    )
+    assert 1.8 < many / few < 2.1
