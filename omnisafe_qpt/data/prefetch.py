@@ -1,0 +1,222 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Windows of a dataset that stays in the host's memory, gathered ahead of their use."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from dataclasses import dataclass
+
+import torch
+
+from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
+
+
+# Share of a device's free memory that the dataset may take; networks and activations need the rest.
+_DEVICE_SHARE = 0.7
+
+
+def fits_on(
+    device: torch.device | str,
+    num_bytes: int,
+    free_bytes: int | None = None,
+) -> bool:
+    """Return whether a dataset is to be kept on the learner's device.
+
+    It is if it takes at most 70 % of the memory that is free there. A device other than a CUDA one
+    works in the host's memory, where the dataset is already.
+
+    Args:
+        device (torch.device or str): The learner's device.
+        num_bytes (int): Size of the dataset, ``trajectories.table.nbytes``.
+        free_bytes (int, optional): The device's free memory. Defaults to what CUDA reports.
+    """
+    device = torch.device(device)
+    if free_bytes is None:
+        if device.type != 'cuda':
+            return True
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+    return num_bytes <= _DEVICE_SHARE * free_bytes
+
+
+class PrefetchSampler:
+    """A :class:`WindowSampler` on the host whose batches are made ahead and put on a device.
+
+    A thread draws and gathers the next few batches on the host and starts copying them to the
+    device, so that :meth:`sample` only hands one over. The batches and their order are those of
+    the sampler within, however many are made ahead, and :attr:`generator` stands where that
+    sampler's would stand: what was made ahead and not yet handed over does not show in it. To
+    resume, set its state as one would there.
+
+    The thread starts with the first batch. It ends with :meth:`close`, when nothing refers to the
+    sampler any longer, and when the interpreter exits.
+
+    ::
+
+        trajectories = Trajectories.load(path)  # stays on the host
+        sampler = PrefetchSampler(WindowSampler(trajectories, 10, 2048, seed=0), 'cuda')
+        batch = sampler.sample()  # on the GPU
+
+    On a CUDA device a batch is for the stream that is current where :meth:`sample` is called. It
+    cannot be drawn within a CUDA graph, and while one is captured the thread may allocate memory:
+    capture with ``capture_error_mode='thread_local'``.
+
+    Args:
+        sampler (WindowSampler): Draws the windows; its table is on the host. It must not be used
+            otherwise.
+        device (torch.device or str): Where the batches are to be.
+        depth (int, optional): How many batches are made ahead at most. Defaults to 4.
+    """
+
+    def __init__(
+        self,
+        sampler: WindowSampler,
+        device: torch.device | str,
+        depth: int = 4,
+    ) -> None:
+        """Initialize an instance of :class:`PrefetchSampler`."""
+        self._sampler = sampler
+        self._device = torch.device(device)
+        self._depth = depth
+        self._worker: _Worker | None = None
+        self._stop: weakref.finalize | None = None
+        self.generator = sampler.generator
+        self.num_windows = sampler.num_windows
+
+    def sample(self) -> SequenceBatch:
+        """Return the next batch, on the device.
+
+        Raises:
+            Exception: Whatever went wrong in the thread. The next call starts anew.
+        """
+        state = self.generator.get_state()
+        if self._worker is None or not self._worker.continues(state):
+            self.close()
+            self._worker = _Worker(self._sampler, self._device, self._depth, state)
+            # Also at exit, where the interpreter does not wait for a daemon's last batch.
+            self._stop = weakref.finalize(self, self._worker.stop)
+        try:
+            made = self._worker.take()
+        except BaseException:
+            self.close()
+            raise
+        self.generator.set_state(made.state)
+        if made.ready is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(made.ready)
+            for part in made.parts:
+                part.record_stream(stream)
+        return self._sampler.unpack(made.parts)
+
+    def close(self) -> None:
+        """End the thread, and drop what it made ahead."""
+        if self._stop is not None:
+            self._stop()
+        self._worker = self._stop = None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A batch made ahead: its parts, the generator after it, and when the device has it."""
+
+    parts: list[torch.Tensor]
+    state: torch.Tensor
+    ready: torch.cuda.Event | None
+
+
+class _Worker:
+    """The thread that makes batches ahead; it knows nothing of the sampler that it works for.
+
+    Args:
+        sampler (WindowSampler): Draws and gathers on the host.
+        device (torch.device): Where the batches are to be.
+        depth (int): How many batches it makes ahead.
+        state (torch.Tensor): State of the generator before its first batch.
+    """
+
+    def __init__(
+        self,
+        sampler: WindowSampler,
+        device: torch.device,
+        depth: int,
+        state: torch.Tensor,
+    ) -> None:
+        """Initialize an instance of :class:`_Worker`."""
+        self._sampler = sampler
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
+        self._generator = torch.Generator()
+        self._generator.set_state(state)
+        self._state = state  # after the last batch taken
+        self._made: queue.SimpleQueue[_Made | Exception] = queue.SimpleQueue()
+        self._vacant = threading.Semaphore(depth)
+        self._is_stopped = False
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._work, name='prefetch', daemon=True)
+        self._thread.start()
+
+    def continues(self, state: torch.Tensor) -> bool:
+        """Return whether the next batch is the one that follows a generator's state."""
+        # A forked child has this object and not the thread.
+        return self._process == os.getpid() and self._state.equal(state)
+
+    def take(self) -> _Made:
+        """Return the next batch, or raise what ended the thread."""
+        made = self._made.get()
+        if isinstance(made, Exception):
+            raise made
+        self._vacant.release()
+        self._state = made.state
+        return made
+
+    def stop(self) -> None:
+        """End the thread; the batch it is at is finished."""
+        # A forked child's locks may be held for ever by the thread it does not have, and a
+        # collection of garbage may drop the sampler within the thread itself.
+        self._is_stopped = True
+        if self._process == os.getpid():
+            self._vacant.release()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._vacant.acquire()
+                if self._is_stopped:
+                    return
+                self._made.put(self._make())
+        except Exception as error:  # noqa: BLE001 - whatever it is, sample() must raise it
+            self._made.put(error)
+
+    def _make(self) -> _Made:
+        """Draw and gather a batch, and start its copy to the device."""
+        window = self._sampler.draw(self._generator)
+        state = self._generator.get_state()
+        if self._stream is None:
+            return _Made(self._sampler.gather(window), state, ready=None)
+        # Gathered into page-locked memory, from where alone a copy runs beside everything else.
+        # The table itself need not be locked: the device never reads it, only the processor does,
+        # and to lock it would double it for a while and take its memory from everyone else. The
+        # buffers are torch's, which lends one again only when the copies from it are done.
+        with torch.cuda.stream(self._stream):
+            parts = [
+                part.to(self._device, non_blocking=True)
+                for part in self._sampler.gather(window, pin_memory=True)
+            ]
+            return _Made(parts, state, self._stream.record_event())
