@@ -42,6 +42,7 @@ from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
 from omnisafe_qpt.data.files import file_sha256
+from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
 from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
@@ -154,7 +155,11 @@ class QPT(BaseOffline):
         else:
             trajectories = Trajectories.load(source.path, horizon=self._env.horizon)
         self._check_dimensions(trajectories)
-        return trajectories.to(self._device)
+        self._is_prefetched = self._cfgs.train_cfgs.data_device == 'host' or (
+            self._cfgs.train_cfgs.data_device == 'auto'
+            and not fits_on(self._device, trajectories.table.nbytes)
+        )
+        return trajectories if self._is_prefetched else trajectories.to(self._device)
 
     def _load_omnisafe_dataset(self, name: str) -> Trajectories:
         """Read one of OmniSafe's own datasets, with OmniSafe's own loader."""
@@ -200,6 +205,7 @@ class QPT(BaseOffline):
             scaling,
             learner_config(self._cfgs, self._env.horizon),
             self._device,
+            self._replicas,
         )
 
     def _init(self) -> None:
@@ -211,7 +217,7 @@ class QPT(BaseOffline):
             seed=self._cfgs.seed,
             hook=load_hook(algo.augmentation_hook),
         )
-        self._sampler = WindowSampler(
+        sampler = WindowSampler(
             self._trajectories,
             context_len=self._learner.config.policy.context_len,
             batch_size=algo.batch_size,
@@ -219,6 +225,7 @@ class QPT(BaseOffline):
             rows=rows,
             shard=(self._replicas.rank, self._replicas.size),
         )
+        self._sampler = PrefetchSampler(sampler, self._device) if self._is_prefetched else sampler
         self._resumed = self._load_resumed()
 
     def _init_log(self) -> None:
@@ -347,6 +354,8 @@ class QPT(BaseOffline):
             )
             self._rows = _read_rows(self._run)
             self._save(is_last=epoch == epochs)
+        if self._is_prefetched:
+            self._sampler.close()
         self._logger.close()
         row = self._replicas.share(self._rows[-1] if self._rows else None)
         if self._replicas.is_first:

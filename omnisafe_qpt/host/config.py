@@ -47,7 +47,13 @@ _NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset')
 # What a continued run decides anew.
 _NOT_FROM_RUNS = {
     # The number of threads stays: with another, sums differ in the last bits.
-    'train_cfgs': ('device', 'preset', 'resume', 'evaluate_processes'),
+    'train_cfgs': (
+        'device',
+        'preset',
+        'resume',
+        'evaluate_processes',
+        'data_device',
+    ),
     'logger_cfgs': ('log_dir',),
 }
 
@@ -60,6 +66,12 @@ _COUNTS = {
     ),
     'algo_cfgs': ('steps_per_epoch',),
     'logger_cfgs': ('save_model_freq',),
+}
+
+_CHOICES = {
+    'train_cfgs': {
+        'data_device': ('auto', 'device', 'host'),
+    },
 }
 
 # Passed to the environment as they are; only the environment knows its options.
@@ -224,6 +236,23 @@ def check_counts(cfgs: dict[str, Any]) -> None:
             value = cfgs[section][name]
             if value != AUTO and not (isinstance(value, int) and value >= 1):
                 raise UserError(f'{section}:{name} must be at least 1, not {_show(value)}')
+
+
+def check_choices(cfgs: dict[str, Any]) -> None:
+    """Check the options whose values have names and that nothing else checks.
+
+    Args:
+        cfgs (dict): The complete configuration.
+
+    Raises:
+        UserError: If an option has none of its values.
+    """
+    for section, options in _CHOICES.items():
+        for name, choices in options.items():
+            value = cfgs[section][name]
+            if value not in choices:
+                known = f'{", ".join(choices[:-1])} or {choices[-1]}'
+                raise UserError(f'{section}:{name} must be {known}, not {_show(value)}')
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:

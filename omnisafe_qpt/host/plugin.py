@@ -398,6 +398,7 @@ def _prepare_options(agent: Any) -> None:
     options, then the flags given on the command line.
     """
     from omnisafe_qpt.host.config import (
+        check_choices,
         check_counts,
         load_defaults,
         load_preset,
@@ -422,6 +423,7 @@ def _prepare_options(agent: Any) -> None:
     complete = merge(merge(defaults, options), {'train_cfgs': flags})
     _check_train_cfgs(complete['train_cfgs'])
     check_counts(complete)
+    check_choices(complete)
     agent.custom_cfgs = options
     if agent.train_terminal_cfgs is not None:
         # OmniSafe looks these two up without asking whether they are there.
