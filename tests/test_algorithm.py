@@ -311,6 +311,7 @@ def test_a_dataset_of_another_environment_is_refused(dataset: Path, tmp_path: Pa
         ('actor', 'num_heads', 3, 'divisor of embed_dim'),
         ('algo_cfgs', 'gamma', 1.5, 'gamma is 1.5'),
         ('algo_cfgs', 'selection_rule', 'best', 'one of paper, bounded'),
+        ('algo_cfgs', 'candidate_shift', 'first', 'one of history, last'),
         ('algo_cfgs', 'candidates', 0, 'candidates is 0'),
         ('algo_cfgs', 'batch_size', 0, 'batch_size is 0'),
         ('algo_cfgs', 'steps_per_epoch', 0, 'steps_per_epoch'),
@@ -353,8 +354,8 @@ def test_each_piece_can_be_switched_off(dataset: Path, tmp_path: Path, switch: s
     assert ('Loss/Loss_reward_penalty' in row) == (switch != 'use_reward_critic')
     assert ('Loss/Loss_cost_penalty' in row) == (switch != 'use_cost_critic')
     assert agent.agent._deployment.candidates == (1 if switch == 'use_ensemble' else 3)
-    added = len(agent.agent._sampler._rows) - len(agent.agent._trajectories.rows)
-    assert added == (0 if switch == 'use_augmentation' else round(0.3 * 8))
+    episodes = agent.agent._sampler.num_windows / (HORIZON + 1)
+    assert episodes == 8 + (0 if switch == 'use_augmentation' else round(0.3 * 8))
 
 
 def test_training_stops_when_a_loss_is_not_finite(

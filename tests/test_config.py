@@ -67,6 +67,7 @@ IMPOSSIBLE = [
     (DeploymentConfig, {'cost_limit': -1.0}, 'cost_limit'),
     (DeploymentConfig, {'candidates': 0}, 'candidates'),
     (DeploymentConfig, {'target_spread': -0.1}, 'target_spread'),
+    (DeploymentConfig, {'candidate_shift': 'first'}, 'candidate_shift'),
     (DeploymentConfig, {'rule': 'best'}, 'rule'),
     (DeploymentConfig, {'cost_value': 'mean'}, 'cost_value'),
 ]

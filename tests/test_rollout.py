@@ -101,16 +101,18 @@ def start(networks, config, seeds=(0,), target_return=3.0, **kwargs):
 
 
 class Record:
-    """What the policy network was given, call by call."""
+    """What the policy network was given, call by call; return-to-go is (B, M, K)."""
 
     NAMES = ('states', 'actions', 'return_to_go', 'cost_to_go', 'timesteps', 'mask')
 
     def __init__(self, networks):
         self.calls = []
-        networks.policy.register_forward_pre_hook(self._keep)
+        self._original = networks.policy.candidate_actions
+        networks.policy.candidate_actions = self._keep
 
-    def _keep(self, module, args):
+    def _keep(self, *args):
         self.calls.append({name: value.clone() for name, value in zip(self.NAMES, args)})
+        return self._original(*args)
 
 
 # ---------------------------------------------------------------------- slow reference
@@ -147,7 +149,12 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
         state = scaling.observation(torch.stack(states[first:]))
         candidates, reward_values, cost_values = [], [], []
         for shift in shifts:
-            shifted = torch.tensor([value + shift for value in returns_to_go[first:]])
+            shifted = torch.tensor(
+                [
+                    value + shift * (config.candidate_shift == 'history' or step == t)
+                    for step, value in enumerate(returns_to_go[first:], start=first)
+                ],
+            )
             action = networks.policy(
                 state[None],
                 torch.stack(actions[first:])[None],
@@ -173,8 +180,7 @@ def fed_shifts(networks, config, seeds):
     """Read the candidates' shifts, (B, M) in units of return, off what the policy is given."""
     record = Record(networks)
     start(networks, config, seeds, target_return=0.0).act(np.zeros((len(seeds), OBS_DIM)))
-    tokens = record.calls[0]['return_to_go'][:, -1] * networks.scaling.return_unit
-    return tokens.unflatten(0, (len(seeds), -1)).tolist()
+    return (record.calls[0]['return_to_go'][..., -1] * networks.scaling.return_unit).tolist()
 
 
 # ---------------------------------------------------------------------- one episode
@@ -191,13 +197,15 @@ def test_one_candidate_is_the_plain_policy(networks):
 
 @pytest.mark.parametrize('cost_value', ['min', 'max'])
 @pytest.mark.parametrize('rule', ['paper', 'bounded'])
+@pytest.mark.parametrize('candidate_shift', ['history', 'last'])
 @pytest.mark.parametrize('cost_level', [-50.0, 5.0, 50.0])
-def test_candidates_equal_a_loop_over_them(cost_level, rule, cost_value):
+def test_candidates_equal_a_loop_over_them(cost_level, candidate_shift, rule, cost_value):
     """All feasible, some, and none."""
     networks = make_networks(cost_level=cost_level)
     config = replace(ENSEMBLE, rule=rule, cost_value=cost_value)
     stream = Stream()
     shifts = fed_shifts(networks, config, [3])[0]
+    config = replace(config, candidate_shift=candidate_shift)
     rollout = start(networks, config, seeds=(3,))
     actions = play(rollout, stream)[:, 0]
     expected, infeasible = slow_play(networks, stream, config, shifts)
@@ -293,33 +301,30 @@ def test_windows_are_those_of_training(networks):
             # The last action is yet to be chosen.
             known = slice(None, -1) if name == 'actions' else slice(None)
             torch.testing.assert_close(
-                fed[name][0, valid][known],
+                (fed[name][:, 0] if name == 'return_to_go' else fed[name])[0, valid][known],
                 windows[t, valid][known],
                 msg=lambda m, n=name: f'{n} {m}',
             )
 
 
-def test_candidates_share_all_but_a_constant_shift_of_the_return_to_go(networks):
+def test_candidates_differ_by_a_constant_shift_of_the_return_to_go(networks):
     record = Record(networks)
     play(start(networks, ENSEMBLE, seeds=(0, 1)), Stream(2))
     for fed in record.calls:
-        for name, value in fed.items():
-            by_episode = value.unflatten(0, (2, ENSEMBLE.candidates))
-            difference = by_episode.float() - by_episode[:, :1].float()
-            if name == 'return_to_go':
-                valid = fed['mask'][:: ENSEMBLE.candidates]
-                for episode in range(2):
-                    steps = difference[episode][:, valid[episode]]
-                    torch.testing.assert_close(steps, steps[:, :1].expand_as(steps))
-                    assert steps[1:].abs().min() > 0
-            else:
-                assert difference.abs().max() == 0, name
+        difference = fed['return_to_go'] - fed['return_to_go'][:, :1]
+        assert difference.shape == (2, ENSEMBLE.candidates, CONTEXT)
+        torch.testing.assert_close(difference, difference[..., :1].expand_as(difference))
+        assert difference[:, 1:].abs().min() > 0
 
 
 # ---------------------------------------------------------------------- many episodes
 
 
-@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+@pytest.mark.parametrize(
+    'config',
+    [PLAIN, ENSEMBLE, replace(ENSEMBLE, candidate_shift='last')],
+    ids=['plain', 'ensemble', 'last'],
+)
 def test_episodes_at_once_equal_episodes_one_by_one(config):
     networks = make_networks(cost_level=2.0)
     stream = Stream(4)

@@ -42,6 +42,7 @@ CHANGES = {
         'use_ensemble': True,
         'candidates': 9,
         'target_spread': 0.33,
+        'candidate_shift': 'last',
         'selection_rule': 'bounded',
         'penalty_critic': 'first',
         'cost_value': 'max',
@@ -106,6 +107,6 @@ def test_critics_are_trained_where_something_needs_them() -> None:
 
 
 def test_options_of_deployment() -> None:
-    assert deployment_config(make_cfgs()) == DeploymentConfig(6.0, 9, 0.33, 'bounded', 'max')
+    assert deployment_config(make_cfgs()) == DeploymentConfig(6.0, 9, 0.33, 'last', 'bounded', 'max')
     without = deployment_config(make_cfgs(use_ensemble=False))
-    assert without == DeploymentConfig(6.0, 1, 0.33, 'bounded', 'max')
+    assert without == DeploymentConfig(6.0, 1, 0.33, 'last', 'bounded', 'max')

@@ -31,7 +31,7 @@ from core_helpers import (
     small_policy_config,
 )
 from omnisafe_qpt.core.config import PolicyConfig
-from omnisafe_qpt.core.transformer import TransformerPolicy, attention_mask
+from omnisafe_qpt.core.transformer import TransformerPolicy, attention_mask, candidate_mask
 from omnisafe_qpt.errors import UserError
 
 
@@ -138,6 +138,52 @@ def test_equal_to_a_slow_forward_pass(seed, num_layers, num_heads):
     assert last.shape == (6, 1, ACT_DIM)
     torch.testing.assert_close(predicted[batch.mask], expected[batch.mask], atol=1e-5, rtol=0)
     torch.testing.assert_close(last[:, 0], expected[:, -1], atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------- candidates
+
+
+def candidate_inputs(num_windows=4, candidates=3):
+    """Windows, some padded, and random returns-to-go for each candidate, (B, M, K)."""
+    inputs = list(policy_inputs(random_batch(num_windows)))
+    assert not inputs[-1].all()
+    generator = torch.Generator().manual_seed(7)
+    return inputs, torch.randn(num_windows, candidates, inputs[2].shape[1], generator=generator)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('num_layers', 'candidates'), [(1, 3), (3, 1), (3, 6)])
+def test_candidates_equal_windows_of_their_own(num_layers, candidates):
+    policy = make_policy(num_layers=num_layers)
+    inputs, return_to_go = candidate_inputs(candidates=candidates)
+    states, actions, shared_return, *rest = inputs
+    whole = policy.candidate_actions(states, actions, return_to_go, *rest)
+    last = policy.last_candidate_actions(*inputs, return_to_go[..., -1])
+    assert whole.shape == last.shape == (len(states), candidates, ACT_DIM)
+    for candidate in range(candidates):
+        own = return_to_go[:, candidate]
+        expected = policy(states, actions, own, *rest, last_only=True)[:, 0]
+        torch.testing.assert_close(whole[:, candidate], expected, atol=1e-6, rtol=0)
+        own = torch.cat([shared_return[:, :-1], own[:, -1:]], dim=1)
+        expected = policy(states, actions, own, *rest, last_only=True)[:, 0]
+        torch.testing.assert_close(last[:, candidate], expected, atol=1e-6, rtol=0)
+    if candidates > 1:
+        assert whole.std(1).min() > 1e-3
+        assert last.std(1).min() > 1e-4
+
+
+def test_candidate_mask_of_a_padded_window():
+    """Two steps, the first of them padding, and two candidates for the last."""
+    allowed = candidate_mask(torch.tensor([[False, True]]), candidates=2)[0, 0]
+    assert allowed.shape == (10, 10)
+    owner = [None] * 4 + [0] * 3 + [1] * 3
+    for query in range(10):
+        for key in range(10):
+            same = owner[query] == owner[key] is not None and key <= query
+            assert allowed[query, key] == (query == key or same), (query, key)
+    allowed = candidate_mask(torch.tensor([[True, True]]), candidates=2)[0, 0]
+    assert allowed[4:, :4].all()
+    assert not allowed[:4, 4:].any()
 
 
 # ---------------------------------------------------------------------- causality

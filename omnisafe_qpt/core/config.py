@@ -170,6 +170,9 @@ class DeploymentConfig:
         candidates (int): Return targets tried at each step, M; 1 is the plain policy.
         target_spread (float): Standard deviation of the candidates' return targets, as a share of
             the dataset's largest absolute return.
+        candidate_shift (str): Which returns-to-go of a candidate are shifted: those of the whole
+            ``history``, or the ``last`` one only, which is several times faster and spreads the
+            candidates less.
         rule (str): ``paper`` or ``bounded``; see
             :func:`omnisafe_qpt.core.rollout.select_candidate`.
         cost_value (str): How twin cost values become one, ``min`` or ``max``.
@@ -178,6 +181,7 @@ class DeploymentConfig:
     cost_limit: float = 10.0
     candidates: int = 50
     target_spread: float = 0.5
+    candidate_shift: str = 'history'
     rule: str = 'paper'
     cost_value: str = 'min'
 
@@ -186,6 +190,7 @@ class DeploymentConfig:
         _require(self.cost_limit >= 0, 'cost_limit', self.cost_limit, '0 or more')
         _require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
         _require(self.target_spread >= 0, 'target_spread', self.target_spread, '0 or more')
+        _require_choice('candidate_shift', self.candidate_shift, ('history', 'last'))
         _require_choice('rule', self.rule, ('paper', 'bounded'))
         _require_choice('cost_value', self.cost_value, ('min', 'max'))
 

@@ -53,12 +53,13 @@ class Dropout(nn.Module):
 def _keep_mask(x: torch.Tensor, probability: float) -> torch.Tensor:
     """Draw zeros with this probability, and elsewhere the factor that keeps the mean.
 
-    Four elements share one 64-bit draw of torch's generator. The probability is thereby rounded
-    to a multiple of 2^-16.
+    In float32 whatever x is: bf16 would round that factor, and every mean with it. Four elements
+    share one 64-bit draw of torch's generator, which rounds the probability to a multiple of
+    2^-16.
     """
     draws = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
     uniform = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    mask = torch.empty_like(x, memory_format=torch.contiguous_format)
+    mask = torch.empty(x.shape)
     torch.ge(uniform, round(probability * 2**16) - 2**15, out=mask)
     return mask.mul_(1.0 / (1.0 - probability))
 

@@ -162,7 +162,9 @@ class RolloutPolicy:
 
     All candidates of all episodes go through the Transformer in one pass. The candidates of an
     episode share states, actions and cost-to-go; the return-to-go of candidate j is shifted by a
-    constant drawn at the reset from the episode's own seed, and candidate 0 is not shifted.
+    constant drawn at the reset from the episode's own seed, and candidate 0 is not shifted. The
+    shift is of the whole history, or of the last return-to-go only: then the candidates share all
+    that comes before, and many cost little more than one.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
@@ -328,22 +330,18 @@ class RolloutPolicy:
 
     def _candidate_actions(self) -> torch.Tensor:
         """Return the actions of all candidates, (B, M, A), from one forward pass."""
-        scaling, candidates = self._networks.scaling, self._config.candidates
-        return_to_go = self._to_go[:, None, :, 0] + self._shifts[:, :, None]  # (B, M, K)
-
-        def each(history: torch.Tensor) -> torch.Tensor:  # (B, K, ...) to (B M, K, ...)
-            return history.repeat_interleave(candidates, dim=0)
-
-        actions = self._networks.policy(
-            each(scaling.observation(self._states)),
-            each(self._actions),
-            scaling.return_token(return_to_go.flatten(0, 1)),
-            each(scaling.cost_token(self._to_go[..., 1])),
-            each(self._timesteps),
-            each(self._mask),
-            last_only=True,
-        )
-        return actions[:, 0].unflatten(0, (-1, candidates))
+        policy, scaling = self._networks.policy, self._networks.scaling
+        states = scaling.observation(self._states)
+        return_to_go = scaling.return_token(self._to_go[..., 0])
+        rest = (scaling.cost_token(self._to_go[..., 1]), self._timesteps, self._mask)
+        shifts = scaling.return_token(self._shifts)  # (B, M)
+        if self._config.candidate_shift == 'last':
+            shifted = return_to_go[:, -1:] + shifts
+            return policy.last_candidate_actions(
+                states, self._actions, return_to_go, *rest, shifted
+            )
+        shifted = return_to_go[:, None] + shifts[..., None]  # (B, M, K)
+        return policy.candidate_actions(states, self._actions, shifted, *rest)
 
     def _score(self, candidates: torch.Tensor) -> torch.Tensor:
         """Choose among candidates (B, M, A) by the critics' values; returns (B,) indices."""

@@ -32,6 +32,8 @@ _TOKENS_PER_STEP = 4
 # Where the state tokens are among the T tokens, and the last of them.
 _STATE_TOKENS = slice(2, None, _TOKENS_PER_STEP)
 _LAST_TOKEN = slice(-1, None)
+# The last step is three tokens: return-to-go, cost-to-go, state.
+_LAST_STEP_TOKENS = 3
 
 
 class _Attention(nn.Module):
@@ -133,11 +135,85 @@ class TransformerPolicy(nn.Module):
         Returns:
             (B, K, A) actions, or (B, 1, A) for the last state only.
         """
-        x = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
-        allowed = attention_mask(mask)
+        tokens = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
+        queries = _LAST_TOKEN if last_only else _STATE_TOKENS
+        return self._predict(tokens, attention_mask(mask), queries)
+
+    def candidate_actions(  # pylint: disable=too-many-arguments
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        return_to_go: torch.Tensor,
+        cost_to_go: torch.Tensor,
+        timesteps: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Predict the last action for several returns-to-go, each over the whole history.
+
+        The candidates share their other tokens, which are embedded once.
+
+        Args:
+            states (torch.Tensor): (B, K, S).
+            actions (torch.Tensor): (B, K, A); the last one is not looked at.
+            return_to_go (torch.Tensor): (B, M, K).
+            cost_to_go (torch.Tensor): (B, K).
+            timesteps (torch.Tensor): (B, K) int64.
+            mask (torch.Tensor): (B, K) bool, False in padding.
+
+        Returns:
+            (B, M, A) actions, each as :meth:`forward` would predict it alone.
+        """
+        candidates = return_to_go.shape[1]
+        one = self._embed(states, actions, return_to_go[:, 0], cost_to_go, timesteps)
+        tokens = one[:, None].repeat(1, candidates, 1, 1)  # (B, M, T, D)
+        tokens[:, :, ::_TOKENS_PER_STEP] = self._embed_returns(return_to_go, timesteps)
+        allowed = attention_mask(mask).repeat_interleave(candidates, dim=0)
+        predicted = self._predict(tokens.flatten(0, 1), allowed, _LAST_TOKEN)
+        return predicted.reshape(len(mask), candidates, -1)
+
+    def last_candidate_actions(  # pylint: disable=too-many-arguments
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        return_to_go: torch.Tensor,
+        cost_to_go: torch.Tensor,
+        timesteps: torch.Tensor,
+        mask: torch.Tensor,
+        last_return_to_go: torch.Tensor,
+    ) -> torch.Tensor:
+        """Predict the last action for several values of the last return-to-go.
+
+        Such candidates share all tokens but the last step's three, so these M times three follow
+        the shared ones in one sequence, and a mask keeps the candidates from seeing each other:
+        4K - 4 + 3M tokens instead of M (4K - 1).
+
+        Args:
+            states (torch.Tensor): (B, K, S).
+            actions (torch.Tensor): (B, K, A); the last one is not looked at.
+            return_to_go (torch.Tensor): (B, K); the last one is not looked at.
+            cost_to_go (torch.Tensor): (B, K).
+            timesteps (torch.Tensor): (B, K) int64.
+            mask (torch.Tensor): (B, K) bool, False in padding.
+            last_return_to_go (torch.Tensor): (B, M).
+
+        Returns:
+            (B, M, A) actions, each as :meth:`forward` would predict it alone.
+        """
+        candidates = last_return_to_go.shape[1]
+        one = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
+        shared, last_step = one.tensor_split([-_LAST_STEP_TOKENS], dim=1)
+        own = last_step[:, None].repeat(1, candidates, 1, 1)  # (B, M, 3, D)
+        own[:, :, :1] = self._embed_returns(last_return_to_go[..., None], timesteps[:, -1:])
+        tokens = torch.cat([shared, own.flatten(1, 2)], dim=1)
+        first_state = shared.shape[1] + _LAST_STEP_TOKENS - 1
+        queries = slice(first_state, None, _LAST_STEP_TOKENS)
+        return self._predict(tokens, candidate_mask(mask, candidates), queries)
+
+    def _predict(self, x: torch.Tensor, allowed: torch.Tensor, queries: slice) -> torch.Tensor:
+        """Run the blocks over tokens (B, T, D) and predict actions at the state tokens."""
         for block in self.blocks[:-1]:
             x = block(x, slice(None), allowed)
-        x = self.blocks[-1](x, _LAST_TOKEN if last_only else _STATE_TOKENS, allowed)
+        x = self.blocks[-1](x, queries, allowed)
         return torch.tanh(self.head(self.head_norm(x)))
 
     def _embed(  # pylint: disable=too-many-arguments
@@ -154,9 +230,16 @@ class TransformerPolicy(nn.Module):
             self.embed_state(states),
             self.embed_action(actions),
         )
-        time = self.embed_timestep(timesteps.clamp_max(self.config.max_timestep))
-        x = torch.stack(tokens, dim=2) + time[:, :, None]  # (B, K, 4, D)
+        x = torch.stack(tokens, dim=2) + self._embed_time(timesteps)[:, :, None]  # (B, K, 4, D)
         return self.embed_dropout(self.embed_norm(x.flatten(1, 2)[:, :-1]))  # (B, T, D)
+
+    def _embed_returns(self, return_to_go: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Embed candidates' returns-to-go, (B, M, K) at timesteps (B, K), as :meth:`_embed`."""
+        tokens = self.embed_return(return_to_go[..., None]) + self._embed_time(timesteps)[:, None]
+        return self.embed_dropout(self.embed_norm(tokens))  # (B, M, K, D)
+
+    def _embed_time(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return self.embed_timestep(timesteps.clamp_max(self.config.max_timestep))
 
 
 def attention_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -174,6 +257,29 @@ def attention_mask(mask: torch.Tensor) -> torch.Tensor:
     causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=mask.device).tril()
     itself = torch.eye(num_tokens, dtype=torch.bool, device=mask.device)
     return (causal & token_mask) | itself
+
+
+def candidate_mask(mask: torch.Tensor, candidates: int) -> torch.Tensor:
+    """Say which token may look at which where several last steps follow one history.
+
+    Args:
+        mask (torch.Tensor): (B, K) bool, False in padding.
+        candidates (int): M.
+
+    Returns:
+        (B, 1, T, T) bool, T = 4K - 4 + 3M: the shared tokens see each other as in
+        :func:`attention_mask`, and each candidate's three see the shared ones and their own.
+    """
+    one = attention_mask(mask)
+    num_shared = one.shape[-1] - _LAST_STEP_TOKENS
+    # Row and column of each token in the mask of a single candidate.
+    of_candidates = torch.arange(num_shared, one.shape[-1], device=mask.device).repeat(candidates)
+    shared = torch.arange(num_shared, device=mask.device)
+    token = torch.cat([shared, of_candidates])
+    owner = torch.arange(candidates, device=mask.device).repeat_interleave(_LAST_STEP_TOKENS)
+    owner = torch.cat([torch.full_like(shared, -1), owner])
+    visible = (owner == owner[:, None]) | (owner == -1)
+    return one[:, :, token[:, None], token] & visible
 
 
 def _initialise(module: nn.Module) -> None:

@@ -80,6 +80,7 @@ def deployment_config(cfgs: Any) -> DeploymentConfig:
         cost_limit=algo.cost_limit,
         candidates=algo.candidates,
         target_spread=algo.target_spread,
+        candidate_shift=algo.candidate_shift,
         rule=algo.selection_rule,
         cost_value=algo.cost_value,
     )

@@ -1,0 +1,190 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The CPU's own dropout, Mish and attention against torch's, in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omnisafe_qpt.core import kernels
+from omnisafe_qpt.core.kernels import Dropout, attention, mish
+
+
+def dropped(probability, shape, seed=0, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return Dropout(probability).train()(torch.ones(shape, dtype=dtype))
+
+
+# ---------------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize('probability', [0.02, 0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(probability):
+    kept = dropped(probability, (1000, 401))
+    assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / (1 - probability)).item()}
+    # Within four standard errors, in each of the four elements that share a draw.
+    for lane in range(4):
+        zeros = kept.flatten()[lane::4] == 0
+        error = (probability * (1 - probability) / len(zeros)) ** 0.5
+        assert abs(zeros.double().mean().item() - probability) < 4 * error + 2**-16
+
+
+def test_dropout_of_neighbours_is_independent():
+    zeros = (dropped(0.5, 1_000_000) == 0).double() - 0.5
+    for distance in range(1, 9):
+        assert abs((zeros[distance:] * zeros[:-distance]).mean()) < 4 * 0.25 / 1000
+
+
+def test_dropout_draws_anew_and_repeats_with_the_seed():
+    layer = Dropout(0.3).train()
+    x = torch.ones(7, 9)
+    torch.manual_seed(3)
+    first, second = layer(x), layer(x)
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(layer(x), first)
+
+
+@pytest.mark.parametrize('layer', [Dropout(0.0).train(), Dropout(0.5).eval()])
+def test_dropout_is_the_identity_in_evaluation_and_at_zero(layer):
+    x = torch.randn(5, 3)
+    state = torch.get_rng_state()
+    assert layer(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_passes_gradients_where_it_passes_values():
+    x = torch.randn(13, 6).t().requires_grad_()  # not contiguous
+    torch.manual_seed(0)
+    y = Dropout(0.4).train()(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad * x, y)
+    assert 0 < (x.grad == 0).sum() < x.numel()
+
+
+def test_dropout_of_bf16_keeps_the_mean():
+    """In bf16 the factor 1 / 0.9 would be 0.16 % too small."""
+    kept = dropped(0.1, 1 << 20, dtype=torch.bfloat16)
+    assert kept.max().item() == pytest.approx(1 / 0.9, rel=1e-6)
+
+
+# ---------------------------------------------------------------------- Mish
+
+
+def test_mish_and_its_gradient_equal_torch_in_double_precision():
+    x = torch.cat([torch.linspace(-90, 90, 20001), torch.tensor([0.0, -1e-8, 1e-8, 3e4, -3e4])])
+    ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    grad = torch.linspace(-2, 3, len(x))
+    y, expected = mish(ours), F.mish(exact)
+    y.backward(grad)
+    expected.backward(grad.double())
+    torch.testing.assert_close(y.double(), expected, atol=1e-30, rtol=1e-6)
+    torch.testing.assert_close(ours.grad.double(), exact.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_mish_of_bf16_is_bf16():
+    x = torch.linspace(-8, 8, 999).bfloat16().requires_grad_()
+    y = mish(x)
+    y.sum().backward()
+    exact = x.detach().double().requires_grad_()
+    F.mish(exact).sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), F.mish(exact), atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(x.grad.double(), exact.grad, atol=4e-3, rtol=1e-2)
+
+
+# ---------------------------------------------------------------------- attention
+
+
+def qkv(queries=7, keys=7, dtype=torch.float32):
+    """Views with the strides that splitting heads gives, (B, H, T, d)."""
+    torch.manual_seed(1)
+    tensors = [torch.randn(3, steps, 4, 8) for steps in (queries, keys, keys)]
+    return [x.to(dtype).transpose(1, 2).requires_grad_() for x in tensors]
+
+
+def allowed_of(queries=7, keys=7):
+    allowed = torch.rand(3, 1, queries, keys, generator=torch.Generator().manual_seed(2)) < 0.6
+    allowed[..., 0] = True  # no query without any key
+    return allowed
+
+
+@pytest.mark.parametrize('queries', [7, 2, 1])
+def test_attention_and_its_gradients_equal_torch_in_double_precision(queries):
+    inputs, allowed = qkv(queries), allowed_of(queries)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    grad = torch.randn(3, 4, queries, 8)
+    mixed = attention(*inputs, allowed, 0.0)
+    expected = F.scaled_dot_product_attention(*exact, allowed)
+    mixed.backward(grad)
+    expected.backward(grad.double())
+    torch.testing.assert_close(mixed.double(), expected, atol=1e-6, rtol=1e-5)
+    for x, y in zip(inputs, exact):
+        torch.testing.assert_close(x.grad.double(), y.grad, atol=2e-6, rtol=1e-5)
+
+
+def test_attention_drops_weights_after_the_softmax():
+    inputs, allowed, grad = qkv(), allowed_of(), torch.randn(3, 4, 7, 8)
+    torch.manual_seed(5)
+    mixed = attention(*inputs, allowed, 0.3)
+    mixed.backward(grad)
+    torch.manual_seed(5)
+    keep = kernels._keep_mask(torch.empty(12, 7, 7), 0.3).unflatten(0, (3, 4)).double()
+    assert 0.15 < (keep == 0).double().mean() < 0.45
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    query, key, value = exact
+    scores = (query @ key.transpose(-1, -2) / 8**0.5).masked_fill(~allowed, -torch.inf)
+    expected = (scores.softmax(-1) * keep) @ value
+    expected.backward(grad.double())
+    torch.testing.assert_close(mixed.double(), expected, atol=1e-6, rtol=1e-5)
+    for x, y in zip(inputs, exact):
+        torch.testing.assert_close(x.grad.double(), y.grad, atol=2e-6, rtol=1e-5)
+
+
+def test_attention_leaves_its_inputs_alone():
+    inputs = qkv()
+    before = [x.detach().clone() for x in inputs]
+    attention(*inputs, allowed_of(), 0.1).sum().backward()
+    assert all(torch.equal(x, y) for x, y in zip(inputs, before))
+
+
+def test_attention_under_autocast_is_float32_inside():
+    inputs, allowed = qkv(dtype=torch.bfloat16), allowed_of()
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        mixed = attention(*inputs, allowed, 0.0)
+    mixed.sum().backward()
+    expected = F.scaled_dot_product_attention(*exact, allowed)
+    expected.sum().backward()
+    torch.testing.assert_close(mixed.double(), expected, atol=1e-6, rtol=1e-5)
+    for x, y in zip(inputs, exact):
+        assert x.grad.dtype == torch.bfloat16
+        torch.testing.assert_close(x.grad.double(), y.grad, atol=1e-3, rtol=1e-2)
+
+
+# ---------------------------------------------------------------------- other devices
+
+
+def test_other_devices_take_the_operations_of_torch(monkeypatch):
+    """Torch's meta device stands in for any that is not a CPU."""
+    for name in ('_Mish', '_Attention', '_keep_mask'):
+        monkeypatch.delattr(kernels, name)
+    x = torch.empty(3, 4, 7, 8, device='meta')
+    assert mish(x).shape == x.shape
+    assert Dropout(0.5).train()(x).shape == x.shape
+    allowed = torch.ones(3, 1, 7, 7, dtype=torch.bool, device='meta')
+    assert attention(x, x, x, allowed, 0.1).shape == x.shape
