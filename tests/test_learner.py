@@ -663,6 +663,36 @@ def test_continuing_from_a_state_equals_never_having_stopped():
     assert resumed.step == learner.step == 6
 
 
+def test_an_old_state_with_rates_as_numbers_loads():
+    """Before, and on other devices, optimisers had other options; a configuration's own hold."""
+    learner, resumed = small_learner(DROPOUT), small_learner(DROPOUT, seed=9)
+    for step in range(3):
+        learner.update(random_batch(seed=step))
+    learner.pop_metrics()
+    state = deepcopy(learner.state_dict())
+    for name in ('policy_optimizer', 'critic_optimizer'):
+        for group in state[name]['param_groups']:
+            group.update(lr=0.5, capturable=True, weight_decay=7.0)
+    resumed.load_state_dict(state)
+    for one in (learner, resumed):
+        torch.manual_seed(4)
+        one.update(random_batch(seed=3))
+    assert not differing(tensors_of(learner), tensors_of(resumed))
+    assert learner.pop_metrics() == resumed.pop_metrics()
+
+
+def test_a_loaded_state_is_a_copy():
+    learner, other = small_learner(), small_learner(seed=9)
+    learner.update(random_batch())
+    other.load_state_dict(learner.state_dict())
+    state = deepcopy(learner.state_dict())
+    other.update(random_batch(seed=1))
+    for name in ('policy_optimizer', 'critic_optimizer'):
+        for index, values in learner.state_dict()[name]['state'].items():
+            for key, value in values.items():
+                assert torch.equal(value, state[name]['state'][index][key])
+
+
 # ---------------------------------------------------------------------- odd data, precision
 
 
