@@ -46,10 +46,10 @@ from omnisafe_qpt.data.files import atomic_path, file_sha256
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.adapter import Evaluation, default_processes, evaluate
 from omnisafe_qpt.host.checkpoint import versions
 from omnisafe_qpt.host.config import load_defaults, load_preset, merge, parse_option
 from omnisafe_qpt.host.deployment import evaluate_run
+from omnisafe_qpt.host.evaluation import Evaluation, default_processes, evaluate
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.settings import learner_config
 

@@ -22,6 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
+from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.files import write_hdf5
 
 
@@ -31,7 +35,7 @@ HORIZON = 100
 
 def write_dataset(path: Path, episodes: int = 8, seed: int = 0) -> Path:
     """Record episodes of the real simulator under random, more or less bold, controllers."""
-    from omnisafe_qpt.host.adapter import make_env
+    from omnisafe_qpt.host.environments import make_env
 
     generator = np.random.default_rng(seed)
     env = make_env(ENV_ID)
@@ -102,3 +106,28 @@ def command_line_options(options: dict[str, Any]) -> list[str]:
 
     add('', options)
     return arguments
+
+
+def make_networks(obs_dim: int, act_dim: int, horizon: int, env_id: str) -> DeployableNetworks:
+    """Make small networks whose actions depend on targets and candidates."""
+    torch.manual_seed(0)
+    config = LearnerConfig(
+        policy=PolicyConfig(context_len=4, embed_dim=16, num_layers=1, num_heads=2),
+        critic_hidden_sizes=(16, 16),
+    )
+    scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim), 100.0, 10.0)
+    learner = Learner(obs_dim, act_dim, scaling, config)
+    with torch.no_grad():  # so that targets and candidates matter
+        for parameter in learner.policy.parameters():
+            parameter.mul_(3.0)
+    spec = {
+        'env_id': env_id,
+        'horizon': horizon,
+        'frontier': {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]},
+        'reference_returns': [0.0, 100.0],
+        'deployment': vars(DeploymentConfig(candidates=4)),
+        'target_return': 'auto',
+        'dataset': {'path': 'none', 'sha256': None},
+        'versions': {},
+    }
+    return DeployableNetworks.from_learner(learner, spec)

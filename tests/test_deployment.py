@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""A trained policy in the user's own loop, and evaluation at the tasks' real horizons."""
+"""A trained policy in the user's own loop."""
 
 from __future__ import annotations
 
@@ -24,36 +24,9 @@ import pytest
 import torch
 
 import omnisafe_qpt
-from host_helpers import ENV_ID, HORIZON
-from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
+from host_helpers import ENV_ID, HORIZON, make_networks
+from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.host.checkpoint import find_checkpoint, load_networks, save_checkpoint
-
-
-def make_networks(obs_dim: int, act_dim: int, horizon: int, env_id: str) -> DeployableNetworks:
-    torch.manual_seed(0)
-    config = LearnerConfig(
-        policy=PolicyConfig(context_len=4, embed_dim=16, num_layers=1, num_heads=2),
-        critic_hidden_sizes=(16, 16),
-    )
-    scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim), 100.0, 10.0)
-    learner = Learner(obs_dim, act_dim, scaling, config)
-    with torch.no_grad():  # so that targets and candidates matter
-        for parameter in learner.policy.parameters():
-            parameter.mul_(3.0)
-    spec = {
-        'env_id': env_id,
-        'horizon': horizon,
-        'frontier': {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]},
-        'reference_returns': [0.0, 100.0],
-        'deployment': vars(DeploymentConfig(candidates=4)),
-        'target_return': 'auto',
-        'dataset': {'path': 'none', 'sha256': None},
-        'versions': {},
-    }
-    return DeployableNetworks.from_learner(learner, spec)
 
 
 @pytest.fixture
@@ -157,53 +130,6 @@ def test_what_is_no_run_is_said_so(run: Path, tmp_path: Path) -> None:
             load_networks(path)
 
 
-@pytest.mark.parametrize(
-    ('env_id', 'horizon', 'obs_dim', 'act_dim'),
-    [('SafetyPointCircle1-v0', 500, 28, 2), ('SafetySwimmerVelocity-v1', 1000, 8, 2)],
-)
-def test_episodes_last_as_long_as_the_task(
-    env_id: str,
-    horizon: int,
-    obs_dim: int,
-    act_dim: int,
-) -> None:
-    """OmniSafe's own loops stop at 1000 steps whatever the task."""
-    from omnisafe_qpt.host.adapter import evaluate, horizon_of, make_env
-
-    env = make_env(env_id)
-    assert horizon_of(env) == horizon
-    env.close()
-    networks = make_networks(obs_dim, act_dim, horizon, env_id)
-    config = DeploymentConfig(candidates=1)
-    seen: list[tuple[int, int]] = []
-    result = evaluate(
-        networks, env_id, config, 50.0, [7], on_progress=lambda *counts: seen.append(counts)
-    )
-    assert result.lengths == [horizon]
-    assert seen[-1] == (horizon, horizon)
-
-
-def test_a_seed_fixes_an_episode_whatever_was_run_before() -> None:
-    from omnisafe_qpt.host.adapter import evaluate
-
-    networks = make_networks(7, 2, HORIZON, ENV_ID)
-    config = DeploymentConfig(candidates=3)
-    first = evaluate(networks, ENV_ID, config, 50.0, [7, 8])
-    np.random.seed(1)
-    torch.manual_seed(1)
-    second = evaluate(networks, ENV_ID, config, 50.0, [8, 7])
-    assert second.returns == first.returns[::-1]
-    assert first.returns[0] != first.returns[1]
-
-
-def test_errors_in_a_process_reach_the_user() -> None:
-    from omnisafe_qpt.host.adapter import evaluate
-
-    networks = make_networks(3, 2, HORIZON, ENV_ID)  # the environment has 7 observations
-    with pytest.raises((omnisafe_qpt.UserError, ValueError)):
-        evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), 1.0, [0, 1], processes=2)
-
-
 def test_an_episode_starts_from_its_own_first_observation() -> None:
     """OmniSafe's renderer hands over the last observation of the episode before."""
     from gymnasium.spaces import Box
@@ -221,53 +147,3 @@ def test_an_episode_starts_from_its_own_first_observation() -> None:
 
     assert torch.equal(action(first), action(other))
     assert not torch.equal(actor.predict(first), actor.predict(other)), 'only the first is special'
-
-
-class _ScriptedEnvironment:
-    """Four steps, each worth the seed in reward and twice the seed in cost."""
-
-    horizon = 4
-    observation_shape = (7,)
-
-    def __init__(self, env_id: str) -> None:
-        self._seed = 0
-
-    def reset(self, seed: int) -> np.ndarray:
-        self._seed = seed
-        return np.full(7, seed, dtype=np.float32)
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool]:
-        return np.full(7, self._seed, dtype=np.float32), self._seed, 2.0 * self._seed, False
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize('processes', [1, 2])
-def test_evaluation_takes_rewards_and_costs_off_the_targets(
-    monkeypatch: pytest.MonkeyPatch,
-    processes: int,
-) -> None:
-    """Each episode its own, whichever of the slots it runs in."""
-    from omnisafe_qpt.host import adapter
-
-    monkeypatch.setattr(adapter, '_LocalEnvironment', _ScriptedEnvironment)
-    networks = make_networks(7, 2, 4, ENV_ID)
-    seen: dict[int, list[tuple[float, float]]] = {}
-
-    def keep(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        states, _, return_to_go, cost_to_go, *_ = inputs
-        for state, wanted, allowed in zip(states[:, -1], return_to_go[:, -1], cost_to_go[:, -1]):
-            seed = round(state[0].item())  # make_networks' statistics are mean 0, deviation 1
-            targets = (round(100.0 * wanted.item(), 3), round(10.0 * allowed.item(), 3))
-            seen.setdefault(seed, []).append(targets)
-
-    networks.policy.register_forward_pre_hook(keep)
-    config = DeploymentConfig(cost_limit=30.0, candidates=1)
-    result = adapter.evaluate(networks, ENV_ID, config, 50.0, [1, 2, 3], processes=processes)
-    for seed in (1, 2, 3):
-        expected = [(50.0 - seed * step, 30.0 - 2 * seed * step) for step in range(4)]
-        np.testing.assert_allclose(seen[seed][:4], expected, rtol=1e-5)
-    assert result.returns == [4.0, 8.0, 12.0]
-    assert result.costs == [8.0, 16.0, 24.0]
-    assert result.lengths == [4, 4, 4]

@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,9 @@ from omnisafe.envs.core import make, support_envs
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host import metadrive
-from omnisafe_qpt.host.adapter import _Environments
+from omnisafe_qpt.host.environments import EnvironmentSet
 from omnisafe_qpt.host.metadrive import METADRIVE_TASKS
+from omnisafe_qpt.host.remote import RemoteObject
 from omnisafe_qpt.host.simulators import why_unavailable
 
 
@@ -184,11 +186,16 @@ def test_the_horizon_truncates(env, monkeypatch):
 def test_evaluation_runs_several_in_parallel(env):
     """Also while this process has one in use."""
     env.reset(seed=0)
-    with _Environments('SafeMetaDrive-easydense-v0', 2) as envs:
-        observations = envs.reset({0: 4, 1: 5})
-        action = np.float32(AHEAD)
-        outcomes = envs.step({0: action, 1: action})
-    assert envs.horizon == 1000
+    action = np.float32(AHEAD)
+    with RemoteObject(partial(EnvironmentSet, 'SafeMetaDrive-easydense-v0')) as envs:
+        for name, arguments in (
+            ('horizon', ()),
+            ('reset', ({0: 4, 1: 5},)),
+            ('step', ({0: action, 1: action},)),
+        ):
+            envs.ask(name, *arguments)
+        horizon, observations, outcomes = envs.answer(), envs.answer(), envs.answer()
+    assert horizon == 1000
     for seed, start, outcome in zip((4, 5), observations, outcomes, strict=True):
         rows = rollout(env, seed, AHEAD, 1)
         assert np.array_equal(rows[0, :-4], start)

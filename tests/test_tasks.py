@@ -210,7 +210,7 @@ def simulated_tasks():
 
 
 def make(task):
-    from omnisafe_qpt.host.adapter import make_env
+    from omnisafe_qpt.host.environments import make_env
 
     assert why_unavailable(task.suite) is None
     return make_env(task.env_id)
@@ -218,7 +218,7 @@ def make(task):
 
 @pytest.mark.parametrize('task', simulated_tasks(), ids=lambda task: task.name)
 def test_sizes_and_horizons_are_those_of_the_simulator(task):
-    from omnisafe_qpt.host.adapter import horizon_of
+    from omnisafe_qpt.host.environments import horizon_of
 
     env = make(task)
     assert env.observation_space.shape == (task.obs_dim,)

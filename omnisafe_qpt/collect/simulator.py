@@ -46,7 +46,7 @@ class Simulator:
         # It comes first: while it is imported, QPT joins it, which imports what follows here.
         import omnisafe  # noqa: F401
 
-        from omnisafe_qpt.host.adapter import horizon_of, make_env
+        from omnisafe_qpt.host.environments import horizon_of, make_env
         from omnisafe_qpt.host.envs import SingleEnv
         from omnisafe_qpt.host.plugin import unwrapped
 

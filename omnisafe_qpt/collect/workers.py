@@ -95,7 +95,7 @@ def _context() -> Any:
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['omnisafe', 'omnisafe_qpt.host.adapter'])
+    context.set_forkserver_preload(['omnisafe', 'omnisafe_qpt.host.environments'])
     with _ignoring_interrupts():
         forkserver.ensure_running()
     return context

@@ -133,7 +133,7 @@ def _check_simulator(suite: str, env_id: str, steps: int = 20) -> Answer:
     """Build a task and run it for some steps."""
     import torch
 
-    from omnisafe_qpt.host.adapter import horizon_of, make_env
+    from omnisafe_qpt.host.environments import horizon_of, make_env
 
     reason = why_unavailable(suite)
     if reason is not None:
@@ -151,7 +151,7 @@ def _check_simulator(suite: str, env_id: str, steps: int = 20) -> Answer:
 
 def _check_rendering() -> Answer:
     """Render a task of MuJoCo; the Bullet and MetaDrive tasks need no graphics system."""
-    from omnisafe_qpt.host.adapter import make_env
+    from omnisafe_qpt.host.environments import make_env
 
     reason = why_unavailable('safety_gymnasium')
     if reason is not None:

@@ -184,7 +184,7 @@ def evaluate_run(  # pylint: disable=too-many-arguments
     Raises:
         UserError: If the run does not exist or a value is impossible.
     """
-    from omnisafe_qpt.host.adapter import default_processes, evaluate
+    from omnisafe_qpt.host.evaluation import default_processes, evaluate
 
     networks, checkpoint = load_networks(run, resolve_device(device or 'auto'))
     spec = networks.spec
@@ -247,7 +247,8 @@ def build_evaluation(
         horizon and seeds them from the run's seed; and the deployed policy.
     """
     from omnisafe_qpt.host.actor import QPTActor
-    from omnisafe_qpt.host.adapter import DeploymentEnv, evaluation_seed, make_env
+    from omnisafe_qpt.host.adapter import DeploymentEnv, evaluation_seed
+    from omnisafe_qpt.host.environments import make_env
 
     networks, _ = load_networks(Path(save_dir) / 'torch_save' / model_name)
     config, target_return = deployment_of(networks)

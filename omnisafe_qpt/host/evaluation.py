@@ -1,0 +1,431 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+
+"""Episodes of the deployed policy, several at the same time, with the same results every time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.core.config import DeploymentConfig
+from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.host.config import usable_cores
+from omnisafe_qpt.host.environments import EnvironmentSet
+from omnisafe_qpt.host.remote import Partial, RemoteObject
+
+
+# Episodes that share the policy's calls where it runs on a CPU. The fixed cost of a call is about
+# the work of one window, so that two episodes halve what matters. More would leave cores idle at
+# the end and need more memory, up to 0.2 GB for an environment; so would two if they are few.
+_SHARING_ON_CPU = 2
+_FEWEST_TO_SHARE = 12
+
+# The same on other devices, where the time of a call hardly depends on the number of episodes.
+_SHARING_ON_DEVICE = 16
+
+_SECONDS_BETWEEN_REPORTS = 0.1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What episodes of the deployed policy brought, in the order of their seeds.
+
+    Args:
+        returns (list[float]): Undiscounted reward of each episode.
+        costs (list[float]): Undiscounted cost of each episode.
+        lengths (list[int]): Steps of each episode.
+        infeasible_share (float): Share of steps at which no candidate was feasible.
+        steps_per_second (float): Environment steps of all episodes by the time from the first
+            reset to the last step; starting the processes is left out.
+    """
+
+    returns: list[float]
+    costs: list[float]
+    lengths: list[int]
+    infeasible_share: float
+    steps_per_second: float
+
+
+def default_processes(episodes: int) -> int:
+    """Return how many processes to evaluate in: one a core, at most one an episode."""
+    return min(usable_cores(), episodes)
+
+
+def evaluate(  # pylint: disable=too-many-arguments
+    networks: DeployableNetworks,
+    env_id: str,
+    config: DeploymentConfig,
+    target_return: float,
+    seeds: Sequence[int],
+    processes: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Run one episode of the deployed policy for each seed.
+
+    A seed fixes the environment's episode and the candidates, so the same seeds give comparable
+    episodes for other models and limits. Which episodes share the policy's calls follows from how
+    many there are, so the same call gives the same bits again, in however many processes and
+    whichever of them is ahead. Neither the global random state nor the networks' training mode
+    matters or is changed.
+
+    Args:
+        networks (DeployableNetworks): The trained model, on the device to use.
+        env_id (str): OmniSafe's environment id.
+        config (DeploymentConfig): Cost limit, candidates, selection rule.
+        target_return (float): Return to ask for.
+        seeds (Sequence[int]): One for each episode.
+        processes (int, optional): Processes that run episodes at the same time. Defaults to 1,
+            which on a CPU is this one.
+        on_progress (Callable, optional): Called with the steps done and the steps there will be
+            at most. Defaults to None.
+
+    Raises:
+        UserError: If the environment refuses, or a process of an environment has ended.
+        RuntimeError: If an environment failed in its process.
+    """
+    device = networks.scaling.obs_mean.device
+    batches = _batches(seeds, device)
+    setting = _Setting(networks, env_id, config, target_return)
+    processes = min(processes, len(seeds) if device.type != 'cpu' else len(batches))
+    if device.type != 'cpu':
+        stage = _playing_in_turns(setting, batches, processes)
+    elif processes == 1:
+        stage = _playing_here(setting, batches)
+    else:
+        stage = _playing_in_processes(setting, batches, processes)
+    played: dict[int, _Played] = {}
+    with stage as (horizon, events):
+        started = time.perf_counter()
+        done, total = 0, len(seeds) * horizon
+        for number, event in events:
+            if isinstance(event, _Played):
+                played[number] = event
+                continue
+            done, total = done + event.steps, total - event.spared
+            if on_progress is not None:
+                on_progress(done, total)
+        seconds = time.perf_counter() - started
+    return _evaluation([played[number] for number in range(len(batches))], seconds)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all episodes have in common."""
+
+    networks: DeployableNetworks
+    env_id: str
+    config: DeploymentConfig
+    target_return: float
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Steps done since the last report, and steps that will not be done because episodes ended."""
+
+    steps: int = 0
+    spared: int = 0
+
+
+@dataclass(frozen=True)
+class _Played:
+    """What the episodes of a batch brought."""
+
+    returns: list[float]
+    costs: list[float]
+    lengths: list[int]
+    infeasible_share: float
+
+
+# What happens while batches are played: the number of the batch, and the news of it.
+_Events = Iterator[tuple[int, '_Progress | _Played']]
+
+
+def _batches(seeds: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Share episodes out among calls of the policy.
+
+    Results differ in the last bits with the size of a batch: it must not depend on the machine's
+    cores, or the same seeds would bring other episodes elsewhere.
+    """
+    if device.type != 'cpu':
+        size = min(_SHARING_ON_DEVICE, -(-len(seeds) // 2))  # two batches take turns
+    else:
+        size = _SHARING_ON_CPU if len(seeds) >= _FEWEST_TO_SHARE else 1
+    return [list(seeds[first : first + size]) for first in range(0, len(seeds), size)]
+
+
+def _evaluation(played: list[_Played], seconds: float) -> Evaluation:
+    steps = sum(sum(batch.lengths) for batch in played)
+    infeasible_steps = sum(batch.infeasible_share * sum(batch.lengths) for batch in played)
+    return Evaluation(
+        returns=[value for batch in played for value in batch.returns],
+        costs=[value for batch in played for value in batch.costs],
+        lengths=[value for batch in played for value in batch.lengths],
+        infeasible_share=infeasible_steps / steps,
+        steps_per_second=steps / seconds,
+    )
+
+
+# -- policy and simulators in the same process: on a CPU ------------------------------------------
+#
+# Each process plays whole batches: its core always has something to do, a reset or a step of a
+# simulator or the policy, and nothing has to be sent at each step.
+
+
+class _Player:
+    """Plays batches in this process."""
+
+    def __init__(self, setting: _Setting) -> None:
+        self._setting = setting
+        self._environments = EnvironmentSet(setting.env_id)
+        self.horizon = self._environments.horizon
+
+    def play(self, seeds: list[int]) -> Generator[_Progress, None, _Played]:
+        """Run an episode for each seed; a report from time to time."""
+        seats = _Seats(self._environments)
+        return (yield from _now_and_then(_play(self._setting, seats, self.horizon, seeds)))
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._environments.close()
+
+
+@contextmanager
+def _playing_here(setting: _Setting, batches: list[list[int]]) -> Iterator[tuple[int, _Events]]:
+    """Play one batch after the other in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in other processes: more might add up in another order
+    try:
+        with closing(_Player(setting)) as player:
+            yield player.horizon, _play_all(player, batches)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _play_all(player: _Player, batches: list[list[int]]) -> _Events:
+    for number, seeds in enumerate(batches):
+        playing = player.play(seeds)
+        while True:
+            try:
+                yield number, next(playing)
+            except StopIteration as end:
+                yield number, end.value
+                break
+
+
+@contextmanager
+def _playing_in_processes(
+    setting: _Setting,
+    batches: list[list[int]],
+    processes: int,
+) -> Iterator[tuple[int, _Events]]:
+    """Play batches in several processes, each the next one as soon as it is free."""
+    with ExitStack() as stack:
+        crew = _crew(stack, partial(_Player, setting), processes)
+        yield _horizon_of(crew), _hand_out(crew, batches)
+
+
+def _hand_out(crew: list[RemoteObject], batches: list[list[int]]) -> _Events:
+    waiting = deque(enumerate(batches))
+    busy: dict[Any, tuple[RemoteObject, int]] = {}
+
+    def begin(player: RemoteObject) -> None:
+        if waiting:
+            number, seeds = waiting.popleft()
+            player.ask('play', seeds)
+            busy[player.connection] = (player, number)
+
+    for player in crew:
+        begin(player)
+    while busy:
+        for connection in wait(list(busy)):
+            player, number = busy[connection]
+            answer = player.answer()
+            if isinstance(answer, Partial):
+                yield number, answer.value
+            else:
+                del busy[connection]
+                begin(player)
+                yield number, answer
+
+
+def _crew(stack: ExitStack, build: Callable[[], Any], processes: int) -> list[RemoteObject]:
+    return [stack.enter_context(RemoteObject(build)) for _ in range(processes)]
+
+
+def _horizon_of(crew: list[RemoteObject]) -> int:
+    """Wait until all are ready."""
+    for remote in crew:
+        remote.ask('horizon')
+    answers = [remote.answer() for remote in crew]
+    return answers[0]
+
+
+# -- policy here, simulators in other processes: on other devices ---------------------------------
+
+
+@contextmanager
+def _playing_in_turns(
+    setting: _Setting,
+    batches: list[list[int]],
+    processes: int,
+) -> Iterator[tuple[int, _Events]]:
+    """Play two batches at a time: while the policy acts for one, the other's simulators run."""
+    with ExitStack() as stack:
+        crew = _crew(stack, partial(EnvironmentSet, setting.env_id), processes)
+        horizon = _horizon_of(crew)
+        yield horizon, _take_turns(setting, crew, horizon, batches)
+
+
+def _take_turns(
+    setting: _Setting,
+    crew: list[RemoteObject],
+    horizon: int,
+    batches: list[list[int]],
+) -> _Events:
+    size = max(len(seeds) for seeds in batches)
+    free = [_RemoteSeats(crew, 0), _RemoteSeats(crew, size)]
+    waiting = deque(enumerate(batches))
+    playing: deque[tuple[int, Any, _RemoteSeats]] = deque()
+    while waiting or playing:
+        while waiting and free:
+            number, seeds = waiting.popleft()
+            seats = free.pop()
+            playing.append((number, _play(setting, seats, horizon, seeds), seats))
+        number, play, seats = playing.popleft()
+        try:
+            progress = next(play)
+        except StopIteration as end:
+            free.append(seats)
+            yield number, end.value
+        else:
+            playing.append((number, play, seats))
+            yield number, progress
+
+
+class _RemoteSeats:
+    """The environments of a batch, spread over processes.
+
+    Args:
+        crew (list[RemoteObject]): An :class:`EnvironmentSet` each.
+        first (int): Number of the batch's first environment; others have the numbers before.
+    """
+
+    def __init__(self, crew: list[RemoteObject], first: int) -> None:
+        self._crew = crew
+        self._first = first
+        self._asked: list[tuple[RemoteObject, list[int]]] = []
+
+    def ask(self, name: str, arguments: dict[int, Any]) -> None:
+        """Call a method with a row's argument for each row; one message to a process."""
+        for index, environments in enumerate(self._crew):
+            rows = [row for row in arguments if (self._first + row) % len(self._crew) == index]
+            if rows:
+                environments.ask(name, {self._first + row: arguments[row] for row in rows})
+                self._asked.append((environments, rows))
+
+    def answers(self) -> list[Any]:
+        """Wait for the answers, in the order of the rows."""
+        by_row = {}
+        for environments, rows in self._asked:
+            by_row.update(zip(rows, environments.answer()))
+        self._asked = []
+        return [by_row[row] for row in sorted(by_row)]
+
+
+# -- one batch ------------------------------------------------------------------------------------
+
+
+class _Seats:
+    """The environments of a batch, in this process."""
+
+    def __init__(self, environments: EnvironmentSet) -> None:
+        self._environments = environments
+        self._answers: list[Any] = []
+
+    def ask(self, name: str, arguments: dict[int, Any]) -> None:
+        """Call a method with a row's argument for each row."""
+        self._answers = getattr(self._environments, name)(arguments)
+
+    def answers(self) -> list[Any]:
+        """Return the answers, in the order of the rows."""
+        return self._answers
+
+
+def _play(
+    setting: _Setting,
+    seats: _Seats | _RemoteSeats,
+    horizon: int,
+    seeds: list[int],
+) -> Generator[_Progress, None, _Played]:
+    """Run an episode for each seed, all in step: a report whenever the simulators are to work.
+
+    An episode that has ended keeps its row in the policy's batch, whose size decides the bits.
+    """
+    count = len(seeds)
+    policy = RolloutPolicy(setting.networks, setting.config, num_episodes=count)
+    policy.reset(setting.target_return, seeds=seeds)
+    returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
+    seats.ask('reset', dict(enumerate(seeds)))
+    yield _Progress()
+    observations = np.stack(seats.answers())
+    running, progress = list(range(count)), _Progress()
+    while running:
+        actions = policy.act(observations).cpu().numpy()
+        seats.ask('step', {row: actions[row] for row in running})
+        yield progress
+        step_rewards, step_costs, ended = np.zeros(count), np.zeros(count), []
+        for row, (observation, reward, cost, has_ended) in zip(running, seats.answers()):
+            observations[row], step_rewards[row], step_costs[row] = observation, reward, cost
+            lengths[row] += 1
+            if has_ended or lengths[row] >= horizon:
+                ended.append(row)
+        policy.observe(step_rewards, step_costs)
+        returns += step_rewards
+        costs += step_costs
+        progress = _Progress(len(running), sum(horizon - int(lengths[row]) for row in ended))
+        if ended:
+            policy.finish(ended)
+            running = [row for row in running if row not in ended]
+    yield progress
+    share = policy.pop_infeasible_share()
+    return _Played(returns.tolist(), costs.tolist(), lengths.tolist(), share)
+
+
+def _now_and_then(
+    reports: Generator[_Progress, None, _Played],
+) -> Generator[_Progress, None, _Played]:
+    """Add reports up and pass on the sum from time to time."""
+    steps = spared = 0
+    last = time.monotonic()
+    while True:
+        try:
+            report = next(reports)
+        except StopIteration as end:
+            yield _Progress(steps, spared)
+            return end.value
+        steps, spared = steps + report.steps, spared + report.spared
+        if time.monotonic() - last >= _SECONDS_BETWEEN_REPORTS:
+            yield _Progress(steps, spared)
+            steps, spared, last = 0, 0, time.monotonic()

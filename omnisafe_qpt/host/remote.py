@@ -1,0 +1,188 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+
+"""Objects in processes of their own, whose work runs beside this process's."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import GeneratorType
+from typing import Any
+
+import torch
+
+from omnisafe_qpt.errors import UserError
+
+
+# How often an idle process looks whether the one that it serves is still there.
+_SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a generator yields: an answer that more will follow."""
+
+    value: Any
+
+
+class RemoteObject:
+    """An object in a process of its own, which is asked now and answers later.
+
+    The process has one torch thread. It ends with the ``with`` block, by force after an error, or
+    with this process, however that ends.
+
+    Args:
+        build (Callable): Makes the object there; it must have a ``close``.
+    """
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        """Initialize an instance of :class:`RemoteObject`."""
+        # A fork shares what is in memory, where importing OmniSafe anew takes seconds. The children
+        # touch no CUDA, and with one thread have no use for torch's pool, which a fork leaves out.
+        context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve,
+            args=(theirs, build, os.getpid()),
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> RemoteObject:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None:
+            with contextlib.suppress(OSError):
+                self.connection.send(None)
+            self._process.join(timeout=5)
+        self.connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def ask(self, name: str, *arguments: Any) -> None:
+        """Ask for an attribute, or for a call of a method, after whatever was asked before."""
+        with contextlib.suppress(OSError):  # it has ended, which will be noticed at the answer
+            self.connection.send((name, arguments))
+
+    def answer(self) -> Any:
+        """Wait for the next answer; answers come in the order of the questions.
+
+        A generator is answered in parts: what it yields, as :class:`Partial`, then its value.
+
+        Raises:
+            UserError: If the object raised one, or its process has ended.
+            RuntimeError: If the object raised anything else.
+        """
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(timeout=5)
+            raise UserError(
+                'a process that runs episodes ended unexpectedly (exit code '
+                f'{self._process.exitcode}; out of memory?): fewer processes need less memory',
+            ) from error
+        if not isinstance(answer, _Failure):
+            return answer
+        if answer.is_users:
+            raise UserError(answer.message)
+        raise RuntimeError(f'an episode failed in its process:\n{answer.message}')
+
+
+# -- in the new process ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Failure:
+    message: str
+    is_users: bool
+
+
+class _Abandoned(Exception):
+    """Nobody is there any more to ask or to hear."""
+
+
+class _Line:
+    """The connection to the process that is served."""
+
+    def __init__(self, connection: Connection, served_process: int) -> None:
+        self._connection = connection
+        self._served_process = served_process
+
+    def receive(self) -> Any:
+        """Wait for a question."""
+        try:
+            while not self._connection.poll(_SECONDS_BETWEEN_LOOKS):
+                self._look()
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _Abandoned from error
+
+    def send(self, answer: Any) -> None:
+        """Send an answer."""
+        self._look()
+        try:
+            self._connection.send(answer)
+        except OSError as error:
+            raise _Abandoned from error
+
+    def _look(self) -> None:
+        # The connection does not tell: processes forked later hold copies of its other end.
+        if os.getppid() != self._served_process:
+            raise _Abandoned
+
+
+def _serve(connection: Connection, build: Callable[[], Any], served_process: int) -> None:
+    """Answer questions until told to end or left alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the served process to act on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    line = _Line(connection, served_process)
+    with contextlib.suppress(_Abandoned):
+        try:
+            with contextlib.closing(build()) as served_object:
+                while (question := line.receive()) is not None:
+                    _answer(line, served_object, *question)
+        except _Abandoned:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other side must hear of it
+            is_users = isinstance(error, UserError)
+            line.send(_Failure(str(error) if is_users else traceback.format_exc(), is_users))
+
+
+def _answer(line: _Line, served_object: Any, name: str, arguments: tuple[Any, ...]) -> None:
+    answer = getattr(served_object, name)
+    if callable(answer):
+        answer = answer(*arguments)
+    if isinstance(answer, GeneratorType):
+        answer = _send_parts(line, answer)
+    line.send(answer)
+
+
+def _send_parts(line: _Line, generator: GeneratorType) -> Any:
+    while True:
+        try:
+            line.send(Partial(next(generator)))
+        except StopIteration as end:
+            return end.value

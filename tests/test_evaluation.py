@@ -1,0 +1,359 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Evaluation: the same episodes however they are run, at the tasks' real horizons."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from host_helpers import ENV_ID, HORIZON, make_networks
+from omnisafe_qpt.core.config import DeploymentConfig
+from omnisafe_qpt.core.rollout import RolloutPolicy
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host import environments, evaluation
+from omnisafe_qpt.host.deployment import DeployedPolicy
+from omnisafe_qpt.host.environments import horizon_of, make_env
+from omnisafe_qpt.host.evaluation import Evaluation, evaluate
+
+
+TARGET = 50.0
+
+
+class Unsteady:
+    """A chaotic environment: two episodes that differ in one bit soon differ in all.
+
+    How long a step or a reset takes is left to chance. An episode has 10 to 20 steps.
+    """
+
+    horizon = 20
+
+    def __init__(self, env_id: str) -> None:
+        self._chance = random.SystemRandom()
+        self._state = np.zeros(7, dtype=np.float32)
+        self._left = 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        time.sleep(self._chance.uniform(0.0, 0.02))
+        self._state = np.random.default_rng(seed).standard_normal(7).astype(np.float32)
+        self._left = 10 + 7 * seed % 11
+        return self._state
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool]:
+        time.sleep(self._chance.uniform(0.0, 0.001))
+        forces = np.resize(action, 7) * np.arange(1, 8, dtype=np.float32)
+        self._state = np.sin(4 * self._state + forces, dtype=np.float32)
+        self._left -= 1
+        reward, cost = float(self._state[0]), float(abs(self._state[1]))
+        return self._state, reward, cost, self._left == 0
+
+    def close(self) -> None:
+        pass
+
+
+def use(monkeypatch: pytest.MonkeyPatch, environment: type) -> None:
+    """Put another environment in OmniSafe's place; forked processes see it too."""
+    monkeypatch.setattr(environments, 'NumpyEnvironment', environment)
+
+
+def results(result: Evaluation) -> tuple[Any, ...]:
+    return result.returns, result.costs, result.lengths, result.infeasible_share
+
+
+def one_after_the_other(config: DeploymentConfig, seeds: range) -> list[tuple[float, float, int]]:
+    """Run the episodes in the plainest loop."""
+    rows = []
+    environment = environments.NumpyEnvironment(ENV_ID)
+    policy = DeployedPolicy(make_networks(7, 2, 20, ENV_ID), config, TARGET)
+    for seed in seeds:
+        policy.reset(seed=seed)
+        observation, total_reward, total_cost, steps, ended = (
+            environment.reset(seed), 0.0, 0.0, 0, False
+        )  # fmt: skip
+        while not ended:
+            observation, reward, cost, ended = environment.step(policy.act(observation))
+            policy.observe(reward, cost)
+            total_reward, total_cost, steps = total_reward + reward, total_cost + cost, steps + 1
+        rows.append((total_reward, total_cost, steps))
+    return rows
+
+
+def test_few_episodes_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, and each in its own place."""
+    use(monkeypatch, Unsteady)
+    config = DeploymentConfig(candidates=3, cost_limit=5.0)
+    expected = one_after_the_other(config, range(5))
+    for processes in (1, 3):
+        found = evaluate(
+            make_networks(7, 2, 20, ENV_ID), ENV_ID, config, TARGET, range(5), processes=processes
+        )
+        assert list(zip(found.returns, found.costs, found.lengths)) == expected
+    assert len({length for _, _, length in expected}) > 2
+
+
+def test_timing_and_processes_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Unsteady)
+    networks = make_networks(7, 2, 20, ENV_ID)
+    config = DeploymentConfig(candidates=3, cost_limit=5.0)
+
+    def run(processes: int) -> tuple[Any, ...]:
+        return results(evaluate(networks, ENV_ID, config, TARGET, range(13), processes))
+
+    expected = run(1)
+    assert 0.0 < expected[-1] < 1.0
+    assert expected[2] == [10 + 7 * seed % 11 for seed in range(13)]
+    for processes in (1, 2, 2, 3, 16):
+        assert run(processes) == expected
+
+
+def test_taking_turns_changes_no_bit_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it is done for a policy on a GPU; here that of the CPU."""
+    use(monkeypatch, Unsteady)
+    setting = evaluation._Setting(
+        make_networks(7, 2, 20, ENV_ID),
+        ENV_ID,
+        DeploymentConfig(candidates=3, cost_limit=5.0),
+        TARGET,
+    )
+    batches = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+
+    def played(stage: Any) -> dict[int, Any]:
+        with stage as (horizon, events):
+            assert horizon == 20
+            return {
+                number: event for number, event in events if isinstance(event, evaluation._Played)
+            }
+
+    expected = played(evaluation._playing_here(setting, batches))
+    assert len(expected) == 4
+    for processes in (1, 2, 3):
+        assert played(evaluation._playing_in_turns(setting, batches, processes)) == expected
+
+
+def test_a_device_gets_two_batches_and_a_cpu_many() -> None:
+    """The number of cores must not matter: results depend on the batches in the last bits."""
+    cpu, gpu = torch.device('cpu'), torch.device('cuda')
+    assert evaluation._batches(range(3), cpu) == [[0], [1], [2]]
+    assert evaluation._batches(range(13), cpu)[-2:] == [[10, 11], [12]]
+    assert [len(batch) for batch in evaluation._batches(range(21), gpu)] == [11, 10]
+    assert evaluation._batches([7], gpu) == [[7]]
+    assert max(len(batch) for batch in evaluation._batches(range(100), gpu)) == 16
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_progress_counts_steps_done_and_steps_to_come(
+    monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    use(monkeypatch, Unsteady)
+    monkeypatch.setattr(evaluation, '_SECONDS_BETWEEN_REPORTS', 0.0)
+    seen: list[tuple[int, int]] = []
+    result = evaluate(
+        make_networks(7, 2, 20, ENV_ID),
+        ENV_ID,
+        DeploymentConfig(candidates=1),
+        TARGET,
+        range(3),
+        processes,
+        on_progress=lambda *counts: seen.append(counts),
+    )
+    steps = sum(result.lengths)
+    assert seen[0][1] == 3 * 20
+    assert seen[-1] == (steps, steps)
+    assert len(seen) >= steps / 2
+    assert all(done <= total for done, total in seen)
+    assert seen == sorted(seen, key=lambda counts: (counts[0], -counts[1]))
+
+
+class Scripted:
+    """Steps each worth the seed in reward and twice the seed in cost; two to four of them."""
+
+    horizon = 4
+
+    def __init__(self, env_id: str) -> None:
+        self._seed = self._left = 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        self._seed, self._left = seed, 2 + seed % 3
+        return np.full(7, seed, dtype=np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool]:
+        self._left -= 1
+        observation = np.full(7, self._seed, dtype=np.float32)
+        return observation, self._seed, 2.0 * self._seed, self._left == 0
+
+    def close(self) -> None:
+        pass
+
+
+class Watched(RolloutPolicy):
+    """Keeps what the policy is told."""
+
+    told: ClassVar[dict[int, list[tuple[float, float]]]] = {}
+
+    def act(self, observations: np.ndarray) -> torch.Tensor:
+        self.seeds = [round(first) for first in observations[:, 0].tolist()]
+        return super().act(observations)
+
+    def observe(self, rewards: np.ndarray, costs: np.ndarray) -> None:
+        super().observe(rewards, costs)
+        for seed, *received in zip(self.seeds, rewards.tolist(), costs.tolist()):
+            self.told.setdefault(seed, []).append(tuple(received))
+
+
+def test_each_episode_hears_of_its_own_rewards_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it shares the policy's calls, and of none once it has ended."""
+    use(monkeypatch, Scripted)
+    monkeypatch.setattr(evaluation, 'RolloutPolicy', Watched)
+    networks = make_networks(7, 2, 4, ENV_ID)
+    seeds = range(1, 14)
+    result = evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, seeds)
+    assert result.lengths == [2 + seed % 3 for seed in seeds]
+    for seed, length in zip(seeds, result.lengths):
+        told = Watched.told[seed]
+        assert told[:length] == [(seed, 2.0 * seed)] * length
+        assert set(told[length:]) <= {(0.0, 0.0)}
+    assert result.returns == [float(seed * length) for seed, length in zip(seeds, result.lengths)]
+    assert result.costs == [2.0 * value for value in result.returns]
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+class Troubled(Scripted):
+    """Fails in a way that the seed chooses."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool]:
+        if self._seed == 91:
+            raise ValueError('the wheels came off')
+        if self._seed == 92:
+            raise UserError('there is no road')
+        if self._seed == 93:
+            raise EOFError('the map ends here')
+        if self._seed == 94:
+            os._exit(7)
+        if self._seed == 95:
+            time.sleep(60)
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    ('seed', 'kind', 'message'),
+    [
+        (91, RuntimeError, r'(?s)failed in its process.*ValueError: the wheels came off'),
+        (92, UserError, '^there is no road$'),
+        (93, RuntimeError, r'(?s)failed in its process.*EOFError: the map ends here'),
+        (94, UserError, r'ended unexpectedly \(exit code 7; out of memory\?\)'),
+    ],
+)
+def test_what_goes_wrong_in_a_process_is_told_and_ends_all(
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    """At once: the other processes may be in the midst of something long."""
+    use(monkeypatch, Troubled)
+    networks = make_networks(7, 2, 4, ENV_ID)
+    started = time.monotonic()
+    with pytest.raises(kind, match=message):
+        evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, [95, seed], 2)
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - started < 10
+
+
+def test_an_environment_that_cannot_be_made_is_told() -> None:
+    networks = make_networks(7, 2, HORIZON, ENV_ID)
+    for processes in (1, 2):
+        with pytest.raises((RuntimeError, ValueError), match='NoSuchTask'):
+            evaluate(networks, 'NoSuchTask-v0', DeploymentConfig(), TARGET, range(2), processes)
+    assert not multiprocessing.active_children()
+
+
+def test_an_interruption_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Troubled)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    networks = make_networks(7, 2, 4, ENV_ID)
+    config = DeploymentConfig(candidates=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(networks, ENV_ID, config, TARGET, [95, 1], 2, on_progress=interrupt)
+    assert not multiprocessing.active_children()
+
+
+def test_observations_of_another_size_are_refused() -> None:
+    networks = make_networks(3, 2, HORIZON, ENV_ID)  # the environment has 7 observations
+    for processes in (1, 2):
+        with pytest.raises(UserError, match='observation has shape'):
+            evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), 1.0, [0, 1], processes)
+
+
+# -- real environments ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('env_id', 'horizon', 'obs_dim', 'act_dim'),
+    [('SafetyPointCircle1-v0', 500, 28, 2), ('SafetySwimmerVelocity-v1', 1000, 8, 2)],
+)
+def test_episodes_last_as_long_as_the_task(
+    env_id: str,
+    horizon: int,
+    obs_dim: int,
+    act_dim: int,
+) -> None:
+    """OmniSafe's own loops stop at 1000 steps whatever the task."""
+    env = make_env(env_id)
+    assert horizon_of(env) == horizon
+    env.close()
+    networks = make_networks(obs_dim, act_dim, horizon, env_id)
+    config = DeploymentConfig(candidates=1)
+    result = evaluate(networks, env_id, config, TARGET, [7])
+    assert result.lengths == [horizon]
+
+
+def test_a_seed_fixes_an_episode_whatever_was_run_before() -> None:
+    networks = make_networks(7, 2, HORIZON, ENV_ID)
+    config = DeploymentConfig(candidates=3)
+    first = evaluate(networks, ENV_ID, config, TARGET, [7, 8])
+    np.random.seed(1)
+    torch.manual_seed(1)
+    second = evaluate(networks, ENV_ID, config, TARGET, [8, 7])
+    assert second.returns == first.returns[::-1]
+    assert first.returns[0] != first.returns[1]
+
+
+def test_threads_of_this_process_do_not_matter() -> None:
+    """Processes are forked from this one, in which torch may have started threads."""
+    networks = make_networks(7, 2, HORIZON, ENV_ID)
+    config = DeploymentConfig(candidates=3)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        matrix = torch.rand(600, 600, requires_grad=True)
+        (matrix @ matrix).sum().backward()
+        expected = results(evaluate(networks, ENV_ID, config, TARGET, range(4)))
+        assert torch.get_num_threads() == 2
+        assert results(evaluate(networks, ENV_ID, config, TARGET, range(4), 2)) == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
