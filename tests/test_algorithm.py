@@ -196,10 +196,10 @@ def test_a_killed_run_resumes_as_if_it_had_not_stopped(
     with monkeypatch.context() as patch:
         train = QPT._train
 
-        def killed_in_the_second_epoch(self: QPT, batch: Any) -> None:
+        def killed_in_the_second_epoch(self: QPT) -> None:
             if self._learner.step == 7:
                 raise _Killed
-            train(self, batch)
+            train(self)
 
         patch.setattr(QPT, '_train', killed_in_the_second_epoch)
         agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path / 'a'))

@@ -21,6 +21,7 @@ import csv
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from omnisafe.utils.config import Config
 from rich.console import Console
 from rich.panel import Panel
 
+from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.learner import Learner, metric_names
 from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.core.rollout import DeployableNetworks
@@ -45,7 +47,7 @@ from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
 from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
+from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.actor import QPTActor
 from omnisafe_qpt.host.adapter import QPTAdapter
@@ -226,7 +228,17 @@ class QPT(BaseOffline):
             shard=(self._replicas.rank, self._replicas.size),
         )
         self._sampler = PrefetchSampler(sampler, self._device) if self._is_prefetched else sampler
+        self._train_step = self._choose_train_step()
         self._resumed = self._load_resumed()
+
+    def _choose_train_step(self) -> Callable[[], None]:
+        """Decide how an update runs, ``train_cfgs.accelerate``."""
+        accelerate = self._cfgs.train_cfgs.accelerate
+        if accelerate == 'none':
+            return self._train
+        if accelerate == 'compile':
+            self._learner.compile()
+        return CapturedUpdate(self._learner, self._sampler)
 
     def _init_log(self) -> None:
         """Log the QPT specific information.
@@ -386,8 +398,9 @@ class QPT(BaseOffline):
         first_step = self._learner.step
         with progress.shown():
             while self._learner.step < last_step:
-                self._train(self._sampler.sample())
+                self._train_step()
                 progress.update(self._learner.step)
+                self._report_failed_capture()
             metrics = self._learner.pop_metrics()  # waits for the device
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
@@ -398,9 +411,21 @@ class QPT(BaseOffline):
             )
         return metrics
 
-    def _train(self, batch: SequenceBatch) -> None:  # type: ignore[override]
+    def _train(self) -> None:  # type: ignore[override]
         """Do one update, Algorithm 1."""
-        self._learner.update(batch)
+        self._learner.update(self._sampler.sample())
+
+    def _report_failed_capture(self) -> None:
+        """Say once that updates could not become a CUDA graph, and go on without."""
+        failure = getattr(self._train_step, 'failure', None)
+        if failure is not None:
+            self._train_step = self._train
+            self._logger.log(
+                f'WARNING: updates run one kernel at a time, as no CUDA graph could be made of '
+                f'them ({failure}); train_cfgs:accelerate none does without this attempt',
+                'yellow',
+                bold=True,
+            )
 
     def _evaluate(self, is_last: bool = False) -> None:
         """Run the deployed policy and log what it reached."""

@@ -52,6 +52,7 @@ _NOT_FROM_RUNS = {
         'preset',
         'resume',
         'evaluate_processes',
+        'accelerate',
         'data_device',
     ),
     'logger_cfgs': ('log_dir',),
@@ -70,6 +71,7 @@ _COUNTS = {
 
 _CHOICES = {
     'train_cfgs': {
+        'accelerate': ('auto', 'none', 'graph', 'compile'),
         'data_device': ('auto', 'device', 'host'),
     },
 }
@@ -384,6 +386,32 @@ def resolve_device(requested: str) -> str:
             'device(s); use cpu or auto, or install a CUDA build of torch',
         )
     return f'cuda:{index}'
+
+
+def resolve_acceleration(requested: str, device: str, processes: int = 1) -> str:
+    """Turn ``train_cfgs.accelerate`` into a way that there is.
+
+    Args:
+        requested (str): ``auto``, ``none``, ``graph`` or ``compile``.
+        device (str): The device to train on.
+        processes (int, optional): How many train together. Defaults to 1.
+
+    Returns:
+        The way; for ``auto`` ``graph`` on CUDA in a single process, else ``none``.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    is_possible = device != 'cpu' and processes == 1
+    if requested == AUTO:
+        return 'graph' if is_possible else 'none'
+    if requested != 'none' and not is_possible:
+        what = f'several processes, here {processes}' if processes > 1 else 'the CPU'
+        raise UserError(
+            f'train_cfgs:accelerate {requested} needs CUDA and a single process; on {what}, '
+            'use auto or none',
+        )
+    return requested
 
 
 def resolve_threads(requested: str | int) -> int:

@@ -462,13 +462,18 @@ def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _settle_machine(cfgs: Any, is_full_size: bool) -> None:
     """Replace ``auto`` by this process's device and number of threads."""
-    from omnisafe_qpt.host.config import AUTO
+    from omnisafe_qpt.host.config import AUTO, resolve_acceleration
     from omnisafe_qpt.host.processes import Launch
 
     train_cfgs, launch = cfgs.train_cfgs, Launch.from_environment()
     found = train_cfgs.device == AUTO
     train_cfgs.device = launch.device(train_cfgs.device)
     train_cfgs.torch_threads = launch.threads(train_cfgs.torch_threads)
+    train_cfgs.accelerate = resolve_acceleration(
+        train_cfgs.accelerate,
+        train_cfgs.device,
+        launch.size,
+    )
     launch.check_batch(cfgs.algo_cfgs.batch_size)
     if found and train_cfgs.device == 'cpu' and launch.rank == 0:
         message = f'No CUDA device: training on the CPU with {train_cfgs.torch_threads} thread(s)'

@@ -1,0 +1,145 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Training in several processes over gloo; run as a script, this is one of the processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from core_helpers import (
+    ACT_DIM,
+    OBS_DIM,
+    random_trajectories,
+    roughen,
+    small_config,
+    small_scaling,
+    tensors_of,
+)
+from omnisafe_qpt.core.config import LearnerConfig
+from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.core.parallel import Replicas
+from omnisafe_qpt.data.windows import WindowSampler
+
+
+UPDATES = 6
+BATCH_SIZE = 8
+
+# Every way in which an update depends on numbers that are means over the whole batch.
+CASES = {
+    'random': small_config(penalty_critic='random'),
+    'pessimistic': small_config(penalty_critic='pessimistic', cost_value='max'),
+    'without critics': small_config(
+        use_reward_critic=False,
+        use_cost_critic=False,
+        train_critics=False,
+    ),
+}
+
+
+def train(config: LearnerConfig, replicas: Replicas) -> dict[str, Any]:
+    """Train a little on short episodes, most of whose windows are padded."""
+    # All processes but the first start from other weights and draw other random numbers, as
+    # OmniSafe seeds them.
+    torch.manual_seed(replicas.rank)
+    learner = Learner(OBS_DIM, ACT_DIM, small_scaling(), config, replicas=replicas)
+    roughen(learner.policy)
+    trajectories = random_trajectories(lengths=(1, 2, 1, 9, 3, 1, 2))
+    sampler = WindowSampler(
+        trajectories,
+        config.policy.context_len,
+        BATCH_SIZE,
+        seed=5,
+        shard=(replicas.rank, replicas.size),
+    )
+    steps = []
+    for _ in range(UPDATES):
+        batch = sampler.sample()
+        steps.append(int(batch.mask.sum()))
+        learner.update(batch)
+    return {
+        'tensors': tensors_of(learner),
+        'metrics': learner.pop_metrics(),
+        'steps': steps,
+    }
+
+
+def use_replicas(replicas: Replicas) -> dict[str, Any]:
+    """Call the methods that no training needs to tell what they do."""
+    mine = torch.arange(3.0) + replicas.rank
+    average = replicas.average(mine)
+    with replicas.first_alone():
+        if replicas.is_first:
+            time.sleep(0.3)
+        entered = time.monotonic()
+        left = time.monotonic()
+    return {
+        'given': mine,
+        'average': average,
+        'integers': replicas.average(torch.tensor([2 * replicas.rank + 1])),
+        'broadcast': replicas.broadcast(torch.tensor([replicas.rank])),
+        'shared': replicas.share(f'of {replicas.rank}'),
+        'entered': entered,
+        'left': left,
+    }
+
+
+def run_processes(folder: Path, size: int = 2) -> list[dict[str, Any]]:
+    """Run this file in several processes; returns what each found, in the order of their ranks."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    common = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(size)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder)],
+            env={**os.environ, **common, 'RANK': str(rank), 'OMP_NUM_THREADS': '1'},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f'{rank}.pt') for rank in range(size)]
+
+
+def main() -> None:
+    """Be one of the processes."""
+    distributed.init_process_group('gloo', timeout=timedelta(seconds=60))
+    replicas = Replicas.from_process_group()
+    found = {name: train(config, replicas) for name, config in CASES.items()}
+    found['replicas'] = use_replicas(replicas)
+    torch.save(found, Path(sys.argv[1]) / f'{replicas.rank}.pt')
+    distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()
