@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""The core on a GPU: the same numbers as on a CPU, and never waiting for the device."""
+"""The core on a GPU: the same numbers as on a CPU, never waiting for it, captured and compiled."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ import torch
 from core_helpers import (
     OBS_DIM,
     batch_to,
+    differing,
     random_batch,
     random_trajectories,
     roughen,
@@ -35,12 +36,15 @@ from core_helpers import (
     tensors_of,
 )
 from omnisafe_qpt.core.config import DeploymentConfig
+from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.augmentation import augment
+from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.windows import WindowSampler
 
 
 DEVICE = 'cuda'
+BACKEND = 'inductor'
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
@@ -132,6 +136,208 @@ def test_an_update_does_not_wait_for_the_device(precision, penalty_critic):
         torch.cuda.set_sync_debug_mode('default')
     assert learner.step == 4
     assert all(math.isfinite(value) for value in learner.pop_metrics().values())
+
+
+# ---------------------------------------------------------------------- CUDA graphs
+
+# Rates that differ in every update, dropout, and critics drawn at random.
+CHANGING = {
+    'policy': small_policy_config(dropout=0.2),
+    'warmup_steps': 4,
+    'lr_final_ratio': 0.1,
+    'total_steps': 10,
+    'penalty_critic': 'random',
+}
+
+
+def start(prefetched=False, **changes):
+    """A learner and a sampler; two starts are alike in everything."""
+    learner = rough_learner(small_config(**{**CHANGING, **changes}), DEVICE)
+    trajectories = random_trajectories().to('cpu' if prefetched else DEVICE)
+    sampler = WindowSampler(trajectories, 5, 16, seed=0)
+    torch.manual_seed(1)
+    return learner, PrefetchSampler(sampler, DEVICE) if prefetched else sampler
+
+
+def updates(step, learner, count, look_after=(), before=None):
+    """Do updates; returns how far each tensor has moved, and the metrics of each look."""
+    before = before or tensors_of(learner)
+    metrics = []
+    for update in range(count):
+        step()
+        if update in look_after:
+            metrics.append(learner.pop_metrics())
+    metrics.append(learner.pop_metrics())
+    return {name: value - before[name] for name, value in tensors_of(learner).items()}, metrics
+
+
+def assert_alike(actual, expected):
+    """Compare two results of :func:`updates`, to the rounding of sums in another order."""
+    (moves, metrics), (expected_moves, expected_metrics) = actual, expected
+    for one, other in zip(metrics, expected_metrics):
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-4)
+    for name, move in expected_moves.items():
+        if not name.endswith('key_value.bias'):  # its keys' half has no gradient but rounding
+            assert (moves[name] - move).norm() <= 5e-2 * move.norm(), name
+
+
+def ordinary_updates(*args, **changes):
+    learner, sampler = start(**changes)
+    result = updates(lambda: learner.update(sampler.sample()), learner, *args)
+    return result, sampler.generator.get_state(), torch.rand(3, device=DEVICE)
+
+
+@pytest.mark.parametrize('prefetched', [False, True])
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'precision': 'bf16'}, {'penalty_critic': 'pessimistic'}],
+    ids=['default', 'bf16', 'pessimistic'],
+)
+def test_captured_updates_equal_ordinary_ones(changes, prefetched):
+    expected, numbers, drawn = ordinary_updates(10, (1, 6), prefetched=prefetched, **changes)
+    learner, sampler = start(prefetched, **changes)
+    step = CapturedUpdate(learner, sampler)
+    actual = updates(step, learner, 10, (1, 6))
+    assert step.failure is None
+    assert step.is_captured == (DEVICE == 'cuda')
+    assert learner.step == 10
+    assert torch.equal(sampler.generator.get_state(), numbers)
+    assert torch.equal(torch.rand(3, device=DEVICE), drawn)
+    assert_alike(actual, expected)
+
+
+def test_replays_do_not_wait_for_the_device():
+    learner, sampler = start()
+    step = CapturedUpdate(learner, sampler)
+    for _ in range(5):
+        step()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for _ in range(3):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert all(math.isfinite(value) for value in learner.pop_metrics().values())
+
+
+def test_a_state_loaded_after_the_capture_is_what_replays_go_on_from():
+    saving, sampler = start()
+    for _ in range(3):
+        saving.update(sampler.sample())
+    saving.pop_metrics()
+    state, before = deepcopy(saving.state_dict()), tensors_of(saving)
+    numbers = sampler.generator.get_state()
+    torch.manual_seed(7)
+    expected = updates(lambda: saving.update(sampler.sample()), saving, 4, before=before)
+
+    learner, sampler = start()
+    step = CapturedUpdate(learner, sampler)
+    for _ in range(5):
+        step()
+    learner.pop_metrics()
+    learner.load_state_dict(state)
+    sampler.generator.set_state(numbers)
+    torch.manual_seed(7)
+    assert_alike(updates(step, learner, 4, before=before), expected)
+    assert learner.step == 7
+
+
+def test_a_failed_capture_loses_nothing_and_says_why(monkeypatch):
+    expected, numbers, drawn = ordinary_updates(8)
+    learner, sampler = start()
+    iterate = learner.iterate
+
+    def waiting(batch):
+        batch.states.sum().item()
+        iterate(batch)
+
+    monkeypatch.setattr(learner, 'iterate', waiting)
+    step = CapturedUpdate(learner, sampler)
+    actual = updates(step, learner, 8)
+    assert not step.is_captured
+    assert bool(step.failure) == (DEVICE == 'cuda')
+    assert torch.equal(sampler.generator.get_state(), numbers)
+    assert torch.equal(torch.rand(3, device=DEVICE), drawn)
+    assert_alike(actual, expected)
+    torch.cuda.synchronize()
+
+
+# ---------------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.parametrize('captured', [False, True])
+@pytest.mark.parametrize('precision', ['float32', 'bf16'])
+def test_compiled_updates_are_near_ordinary_ones_and_compiled_once(precision, captured):
+    # A compiled dropout draws other numbers.
+    changes = {'precision': precision, 'policy': small_policy_config()}
+    expected, numbers, _ = ordinary_updates(8, **changes)
+    learner, sampler = start(**changes)
+    learner.compile(BACKEND)
+    step = CapturedUpdate(learner, sampler) if captured else None
+    torch._dynamo.utils.counters.clear()
+    compiled = []
+
+    def counted():
+        if step is None:
+            learner.update(sampler.sample())
+        else:
+            step()
+        compiled.append(torch._dynamo.utils.counters['stats']['unique_graphs'])
+
+    (moves, metrics), (expected_moves, expected_metrics) = updates(counted, learner, 8), expected
+    assert compiled == 8 * compiled[:1]
+    assert not torch._dynamo.utils.counters['graph_break']
+    if step is not None:
+        assert step.failure is None
+        assert step.is_captured == (DEVICE == 'cuda')
+    assert torch.equal(sampler.generator.get_state(), numbers)
+    assert metrics[0] == pytest.approx(expected_metrics[0], rel=0.05, abs=0.02)
+    if precision == 'float32':
+        assert_alike((moves, metrics), (expected_moves, expected_metrics))
+
+
+def test_compiled_dropout_is_drawn_anew_in_replays():
+    learner, sampler = start()
+    learner.compile(BACKEND)
+    batch = sampler.sample()
+    sampler.sample = lambda: batch
+    step = CapturedUpdate(learner, sampler)
+    losses = []
+    for _ in range(8):
+        step()
+        losses.append(learner.pop_metrics()['Loss/Loss_imitation'])
+    assert len(set(losses)) == 8
+
+
+# ---------------------------------------------------------------------- determinism
+
+
+@pytest.mark.parametrize('captured', [False, True])
+@pytest.mark.parametrize('precision', ['float32', 'bf16'])
+def test_deterministic_algorithms_repeat_every_bit(monkeypatch, precision, captured):
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    torch.use_deterministic_algorithms(True)
+    try:
+        results = []
+        for _ in range(2):
+            learner, sampler = start(precision=precision)
+            step = CapturedUpdate(learner, sampler)
+            if not captured:
+
+                def step(learner=learner, sampler=sampler):
+                    learner.update(sampler.sample())
+
+            for _ in range(8):
+                step()
+            results.append((tensors_of(learner), learner.pop_metrics()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    (first, metrics), (again, metrics_again) = results
+    assert not differing(first, again)
+    assert metrics == metrics_again
+
+
+# ---------------------------------------------------------------------- rollout, states
 
 
 @pytest.mark.parametrize('candidates', [1, 6])
