@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -24,6 +25,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,6 +235,87 @@ def test_a_forked_process_leaves_in_peace_and_may_draw_for_itself():
         batch_size=20_000,
     )
     assert (result.returncode, result.stderr) == (0, '')
+
+
+class Device:
+    """Stands in for CUDA: notes what is asked of it, and is done with nothing until told so."""
+
+    def __init__(self, monkeypatch):
+        self.notes = []
+        self.is_done = threading.Event()
+        self._place = threading.local()  # a thread's current stream
+        empty = torch.empty
+
+        def pinned_empty(*args, pin_memory=False, **kwargs):
+            if pin_memory:
+                self.notes.append(('gather', self.current_stream().name))
+            return empty(*args, **kwargs)
+
+        def to(tensor, device, non_blocking=False):
+            self.notes.append(('copy', self.current_stream().name, device.type, non_blocking))
+            return tensor.clone()
+
+        for name in ('Stream', 'Event', 'stream', 'current_stream'):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch, 'empty', pinned_empty)
+        monkeypatch.setattr(torch.Tensor, 'to', to)
+        monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor: tensor)
+        monkeypatch.setattr(
+            torch.Tensor,
+            'record_stream',
+            lambda _, stream: self.notes.append(('keep for', stream.name)),
+        )
+
+    def Stream(self, device=None, name='side'):
+        return SimpleNamespace(
+            name=name,
+            record_event=lambda event=None: self.notes.append(('mark', name)) or event or name,
+            wait_event=lambda event: self.notes.append((name, 'waits for', event)),
+        )
+
+    def Event(self, blocking):
+        assert blocking
+        return SimpleNamespace(synchronize=lambda: self.is_done.wait(10))
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        self._place.stream = stream
+        yield
+        del self._place.stream
+
+    def current_stream(self, device=None):
+        return getattr(self._place, 'stream', None) or self.Stream(name='main')
+
+
+def test_copies_run_on_a_stream_of_their_own_in_order(data, monkeypatch):
+    device = Device(monkeypatch)
+    plain, sampler = plain_sampler(data), ahead(data, depth=1, device='cuda')
+    made = [('gather', 'side'), *[('copy', 'side', 'cuda', True)] * 5, ('mark', 'side')]
+    # What came before is marked first, the batch is waited for before it is used, and its memory
+    # stays till then.
+    taken = [('mark', 'main'), ('main', 'waits for', 'side'), *[('keep for', 'main')] * 5]
+    device.is_done.set()
+    for _ in range(3):
+        assert same(sampler.sample(), plain.sample())
+        wait_until(lambda: len(device.notes) == 2 * len(made) + len(taken))
+        assert [note for note in device.notes if 'main' in note] == taken
+        assert [note for note in device.notes if 'side' in note and note[0] != 'main'] == made * 2
+        device.notes[:] = made  # of the batch that is ahead now
+    sampler.close()
+
+
+def test_no_more_batches_are_made_than_a_slow_device_can_use(data, monkeypatch):
+    device = Device(monkeypatch)
+    plain, sampler = plain_sampler(data), ahead(data, depth=2, device='cuda')
+    for _ in range(2):
+        assert same(sampler.sample(), plain.sample())
+    time.sleep(0.05)
+    assert device.notes.count(('gather', 'side')) == 2
+    device.is_done.set()
+    wait_until(lambda: device.notes.count(('gather', 'side')) == 4)
+    for _ in range(4):
+        assert same(sampler.sample(), plain.sample())
+    sampler.close()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ class PrefetchSampler:
         sampler (WindowSampler): Draws the windows; its table is on the host. It must not be used
             otherwise.
         device (torch.device or str): Where the batches are to be.
-        depth (int, optional): How many batches are made ahead at most. Defaults to 4.
+        depth (int, optional): How many batches at most are made ahead of the one that the device
+            is using. Defaults to 4.
     """
 
     def __init__(
@@ -116,11 +117,6 @@ class PrefetchSampler:
             self.close()
             raise
         self.generator.set_state(made.state)
-        if made.ready is not None:
-            stream = torch.cuda.current_stream(self._device)
-            stream.wait_event(made.ready)
-            for part in made.parts:
-                part.record_stream(stream)
         return self._sampler.unpack(made.parts)
 
     def close(self) -> None:
@@ -164,7 +160,10 @@ class _Worker:
         self._generator.set_state(state)
         self._state = state  # after the last batch taken
         self._made: queue.SimpleQueue[_Made | Exception] = queue.SimpleQueue()
-        self._vacant = threading.Semaphore(depth)
+        # A turn for each batch ahead, with the event after which the device has done with one.
+        self._turns: queue.SimpleQueue[torch.cuda.Event | None] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._turns.put(None)
         self._is_stopped = False
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._work, name='prefetch', daemon=True)
@@ -176,13 +175,24 @@ class _Worker:
         return self._process == os.getpid() and self._state.equal(state)
 
     def take(self) -> _Made:
-        """Return the next batch, or raise what ended the thread."""
+        """Return the next batch for use on the current stream, or raise what ended the thread."""
         made = self._made.get()
         if isinstance(made, Exception):
             raise made
-        self._vacant.release()
         self._state = made.state
+        self._turns.put(self._enter(made))
         return made
+
+    def _enter(self, made: _Made) -> torch.cuda.Event | None:
+        """Let the current stream wait for a batch; returns the end of all that it had to do."""
+        if made.ready is None:
+            return None
+        stream = torch.cuda.current_stream(self._device)
+        used = stream.record_event(torch.cuda.Event(blocking=True))
+        stream.wait_event(made.ready)
+        for part in made.parts:
+            part.record_stream(stream)  # not to be lent again before this stream has used it
+        return used
 
     def stop(self) -> None:
         """End the thread; the batch it is at is finished."""
@@ -190,16 +200,19 @@ class _Worker:
         # collection of garbage may drop the sampler within the thread itself.
         self._is_stopped = True
         if self._process == os.getpid():
-            self._vacant.release()
+            self._turns.put(None)
             if self._thread is not threading.current_thread():
                 self._thread.join()
 
     def _work(self) -> None:
         try:
             while True:
-                self._vacant.acquire()
+                used = self._turns.get()
                 if self._is_stopped:
                     return
+                if used is not None:
+                    # Otherwise updates that the device has yet to do would hoard their batches.
+                    used.synchronize()
                 self._made.put(self._make())
         except Exception as error:  # noqa: BLE001 - whatever it is, sample() must raise it
             self._made.put(error)
