@@ -16,13 +16,20 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import omnisafe
 import pytest
 import torch
 
+from host_helpers import ENV_ID, command_line_options, small_options, write_dataset
 from omnisafe_qpt.core.parallel import Replicas
+from omnisafe_qpt.host.config import merge
 from parallel_helpers import CASES, run_processes, train, use_replicas
 
 
@@ -68,3 +75,186 @@ def test_one_process_needs_no_others() -> None:
     assert mine['shared'] == 'of 0'
     module = torch.nn.Linear(1, 1)
     assert Replicas.from_process_group().wrap(module) is module
+
+
+# ------------------------------------------------------------------ OmniSafe's command line
+
+SCRIPTS = Path(sys.executable).parent
+LAUNCHER = ['torchrun', '--standalone', '--nproc-per-node', '2']
+
+
+def run_together(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in two processes."""
+    return subprocess.run(
+        [SCRIPTS / LAUNCHER[0], *LAUNCHER[1:], *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '160'},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def train_together(options: dict[str, Any], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``omnisafe train`` in two processes."""
+    log_dir = options['logger_cfgs'].pop('log_dir')
+    arguments = ['--algo', 'QPT', '--env-id', ENV_ID, '--log-dir', log_dir]
+    return run_together(
+        '--no-python',
+        SCRIPTS / 'omnisafe',
+        'train',
+        *arguments,
+        *command_line_options(options),
+        cwd=cwd,
+    )
+
+
+def without_dropout(options: dict[str, Any]) -> dict[str, Any]:
+    options['model_cfgs']['actor']['dropout'] = 0.0
+    return options
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = folder.glob('**/seed-*')
+    return run
+
+
+def results_of(run: Path) -> list[dict[str, float]]:
+    """Read ``progress.csv`` without what the clock says."""
+    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: float(value) for name, value in row.items() if not name.startswith('Time/')}
+        for row in rows
+    ]
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5')
+
+
+@pytest.fixture(scope='module')
+def together(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the output of a run in two processes."""
+    folder = tmp_path_factory.mktemp('together')
+    done = train_together(without_dropout(small_options(dataset, folder)), folder)
+    assert done.returncode == 0, done.stderr
+    return only_run(folder), done.stdout
+
+
+def test_a_run_in_two_processes_is_the_run_in_one(
+    together: tuple[Path, str],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    omnisafe.Agent(
+        'QPT', ENV_ID, custom_cfgs=without_dropout(small_options(dataset, tmp_path))
+    ).learn()
+    rows, expected = results_of(together[0]), results_of(only_run(tmp_path))
+    assert len(rows) == len(expected) == 2
+    for row, expected_row in zip(rows, expected):
+        assert row == pytest.approx(expected_row, rel=1e-3, abs=1e-5)
+    names = {path.relative_to(together[0]) for path in together[0].rglob('*')}
+    assert names == {path.relative_to(only_run(tmp_path)) for path in only_run(tmp_path).rglob('*')}
+
+
+def test_one_process_speaks_for_both(together: tuple[Path, str]) -> None:
+    for once in ('Loading QPT.yaml', 'Training on cpu in 2 processes', 'Run folder'):
+        assert together[1].count(once) == 1, once
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_can_be_resumed(dataset: Path, tmp_path: Path) -> None:
+    """With dropout, which each process draws for itself, and from a file of settings."""
+    for name, total_steps in (('whole', 10), ('half', 5)):
+        options = small_options(dataset, tmp_path / name, evaluate_epoisodes=2)
+        options['train_cfgs']['total_steps'] = total_steps
+        done = train_together(options, tmp_path)
+        assert done.returncode == 0, done.stderr
+    resume = {'device': 'cpu', 'total_steps': 10, 'resume': str(only_run(tmp_path / 'half'))}
+    (tmp_path / 'resume.yaml').write_text(
+        f'algo: QPT\nenv_id: {ENV_ID}\ntrain_cfgs: {resume}\n',
+        encoding='utf-8',
+    )
+    done = run_together(
+        '--no-python',
+        SCRIPTS / 'omnisafe',
+        'train-config',
+        'resume.yaml',
+        '--log-dir',
+        'resumed',
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert results_of(only_run(tmp_path / 'resumed')) == results_of(only_run(tmp_path / 'whole'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'algo_cfgs': {'batch_size': 9}}, 'it must be a multiple of their number, 2'),
+        ({'train_cfgs': {'dataset': 'missing.hdf5'}}, 'missing.hdf5: no such dataset file'),
+        ({'train_cfgs': {'accelerate': 'graph'}}, 'accelerate graph needs CUDA'),
+    ],
+)
+def test_a_mistake_is_told_once(
+    dataset: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    options = merge(small_options(dataset, tmp_path), changes)
+    done = train_together(options, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count('Error: ') == 1 + done.stderr.count('ChildFailedError: ')
+    assert done.stderr.count(message) == 1, done.stderr
+
+
+SCRIPT = """
+import os
+import sys
+
+import omnisafe
+from omnisafe_qpt.core.learner import Learner
+
+update, rank = Learner.update, int(os.environ['RANK'])
+
+def fail(self, batch):
+    if self.step == 7 and rank == int(sys.argv[1]):
+        raise OSError('broken on purpose')
+    update(self, batch)
+
+Learner.update = fail
+agent = omnisafe.Agent('QPT', '{env_id}', custom_cfgs={options})
+result = agent.learn()
+agent.evaluate(num_episodes=1)
+print(f'rank {{rank}}: {{result}}')
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('broken', [None, 0, 1])
+def test_a_script_runs_or_fails_in_two_processes(
+    dataset: Path,
+    tmp_path: Path,
+    broken: int | None,
+) -> None:
+    options = small_options(dataset, tmp_path)
+    script = SCRIPT.format(env_id=ENV_ID, options=options)
+    (tmp_path / 'script.py').write_text(script, encoding='utf-8')
+    done = run_together('script.py', -1 if broken is None else broken, cwd=tmp_path)
+    if broken is None:
+        assert done.returncode == 0, done.stderr
+        row = results_of(only_run(tmp_path))[-1]
+        result = tuple(row[f'Metrics/{name}'] for name in ('EpRet', 'EpCost', 'EpLen'))
+        for rank in (0, 1):
+            assert f'rank {rank}: {result}' in done.stdout
+        checkpoints = 2  # evaluated by one process only
+        assert done.stdout.count('Average episode reward') == checkpoints
+    else:
+        assert done.returncode == 1
+        assert done.stderr.count('OSError: broken on purpose') == 1
+        assert 'Connection closed' not in done.stderr

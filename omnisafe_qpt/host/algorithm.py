@@ -579,8 +579,11 @@ class QPT(BaseOffline):
             )
         if self.epoch:
             self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
+        where = str(self._device)
+        if self._replicas.size > 1:
+            where += f' in {self._replicas.size} processes'
         self._logger.log(
-            f'Training on {self._device}: {self._cfgs.train_cfgs.total_steps} updates of '
+            f'Training on {where}: {self._cfgs.train_cfgs.total_steps} updates of '
             f'{self._cfgs.algo_cfgs.batch_size} windows; deployed for return '
             f'{self._target_return:.4g} at cost limit {limit:g}',
         )
