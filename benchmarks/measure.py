@@ -39,6 +39,7 @@ from omnisafe_qpt.version import __version__
 
 
 HORIZON = 1000
+ROOT = Path(__file__).resolve().parents[1]  # where `python -m benchmarks...` runs
 # A measurement shorter than this repeats its work: clocks and the processor's state would blur it.
 _SHORTEST = 0.02
 _MAX_REPEATS = 500
