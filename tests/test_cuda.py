@@ -274,6 +274,7 @@ def test_compiled_updates_are_near_ordinary_ones_and_compiled_once(precision, ca
     learner, sampler = start(**changes)
     learner.compile(BACKEND)
     step = CapturedUpdate(learner, sampler) if captured else None
+    torch._dynamo.reset()  # what another test compiled may fit here too
     torch._dynamo.utils.counters.clear()
     compiled = []
 
@@ -285,7 +286,7 @@ def test_compiled_updates_are_near_ordinary_ones_and_compiled_once(precision, ca
         compiled.append(torch._dynamo.utils.counters['stats']['unique_graphs'])
 
     (moves, metrics), (expected_moves, expected_metrics) = updates(counted, learner, 8), expected
-    assert compiled == 8 * compiled[:1]
+    assert compiled == 8 * [2]
     assert not torch._dynamo.utils.counters['graph_break']
     if step is not None:
         assert step.failure is None

@@ -128,16 +128,19 @@ class Learner:
             torch.backends.cuda.matmul.allow_tf32 = True
 
     def compile(self, backend: str = 'inductor') -> None:
-        """Compile the networks with :func:`torch.compile`, at their first use in each role.
+        """Compile both losses, networks included, with :func:`torch.compile`.
 
-        Meant for CUDA, before the first update. Batches have to keep their shapes from then on.
+        Meant for CUDA in a single process, before the first update, in which it takes place.
+        Batches have to keep their shapes from then on.
 
         Args:
             backend (str, optional): As :func:`torch.compile` takes it. Defaults to
                 ``'inductor'``.
         """
-        for network in self._networks():
-            network.compile(backend=backend, fullgraph=True, dynamic=False)
+        for name in ('_critic_losses', '_policy_loss'):
+            method = getattr(self, name)
+            compiled = torch.compile(method, backend=backend, fullgraph=True, dynamic=False)
+            setattr(self, name, compiled)
 
     # ------------------------------------------------------------------ Algorithm 1
 
@@ -199,33 +202,56 @@ class Learner:
         count: torch.Tensor,
         metrics: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Fit the reward and cost critics to their n-step targets, Eq. (6) and (7).
+        """Fit the reward and cost critics to their n-step targets.
 
         Returns:
             (2,) the mean |Q| of the data's actions under the reward and the cost critics, which
             normalises the policy's penalties.
         """
+        losses, mean_values, mean_targets, magnitudes = self._critic_losses(batch, history, count)
+        norm = self._descend(
+            losses.sum(),
+            self._critic_optimizer,
+            self._critic_parameters,
+            self.config.critic_optimizer,
+        )
+        for index, (name, key) in enumerate(_VALUE_KEYS.items()):
+            metrics[f'Loss/Loss_{name}_critic'] = losses[index]
+            metrics[f'{key}/data_{key}'] = mean_values[index]
+            metrics[f'{key}/target_{key}'] = mean_targets[index]
+        metrics['Grad/critic'] = norm
+        return self.replicas.average(magnitudes)
+
+    def _critic_losses(
+        self,
+        batch: SequenceBatch,
+        history: tuple[torch.Tensor, ...],
+        count: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Eq. (6) and (7).
+
+        Returns:
+            Four (2,) tensors for the reward and the cost critics: the losses, and without
+            gradient the mean value of the data's actions, the mean target, and the mean |Q| of
+            the data's actions.
+        """
         states, mask = history[0], batch.mask[:, :-1]  # steps before the window's last state
         with torch.no_grad():
             last_action = self.target_policy(*history, last_only=True)[:, 0]
-            bootstrap = torch.stack(
-                [
-                    self.target_reward_critic(states[:, -1], last_action).float().amin(0),
-                    # A cost is never negative, and neither is its sum: an estimate below zero is
-                    # error only.
-                    combine_cost(
-                        self.target_cost_critic(states[:, -1], last_action).float(),
-                        self.config.cost_value,
-                    ).clamp_min(0.0),
-                ]
+            reward_value = self.target_reward_critic(states[:, -1], last_action).float().amin(0)
+            cost_value = combine_cost(
+                self.target_cost_critic(states[:, -1], last_action).float(),
+                self.config.cost_value,
+            )
+            # A cost is never negative, and neither is its sum: an estimate below zero is error
+            # only.
+            bootstrap = torch.stack([reward_value, cost_value.clamp_min(0.0)])
+            signals = (
+                self.scaling.critic_reward(batch.rewards),
+                self.scaling.critic_cost(batch.costs),
             )
             targets = n_step_targets(  # (2, B, K - 1)
-                torch.stack(
-                    [
-                        self.scaling.critic_reward(batch.rewards),
-                        self.scaling.critic_cost(batch.costs),
-                    ]
-                ),
+                torch.stack(signals),
                 torch.where(batch.terminal, 0.0, bootstrap),
                 self.config.gamma,
             )
@@ -235,22 +261,12 @@ class Learner:
                 for critic in self._trained_critics
             ]
         )
-        losses = critic_loss(values, targets, mask, count)
-        norm = self._descend(
-            losses.sum(),
-            self._critic_optimizer,
-            self._critic_parameters,
-            self.config.critic_optimizer,
+        return (
+            critic_loss(values, targets, mask, count),
+            masked_mean(values.detach(), mask, count).mean(-1),
+            masked_mean(targets, mask, count),
+            mean_magnitude(values, mask, count),
         )
-        with torch.no_grad():
-            mean_values = masked_mean(values, mask, count).mean(-1)
-            mean_targets = masked_mean(targets, mask, count)
-        for index, (name, key) in enumerate(_VALUE_KEYS.items()):
-            metrics[f'Loss/Loss_{name}_critic'] = losses[index]
-            metrics[f'{key}/data_{key}'] = mean_values[index]
-            metrics[f'{key}/target_{key}'] = mean_targets[index]
-        metrics['Grad/critic'] = norm
-        return self.replicas.average(mean_magnitude(values, mask, count))
 
     def _update_policy(  # pylint: disable=too-many-arguments
         self,
@@ -260,10 +276,29 @@ class Learner:
         magnitudes: torch.Tensor | None,
         metrics: dict[str, torch.Tensor],
     ) -> None:
-        """Imitate the data, pulled towards reward and away from cost, Eq. (8)."""
+        """Imitate the data, pulled towards reward and away from cost."""
+        loss, terms = self._policy_loss(batch, history, count, magnitudes)
+        norm = self._descend(
+            loss,
+            self._policy_optimizer,
+            self._policy_parameters,
+            self.config.policy_optimizer,
+        )
+        metrics.update(terms)
+        metrics['Loss/Loss_actor'] = loss
+        metrics['Grad/actor'] = norm
+
+    def _policy_loss(
+        self,
+        batch: SequenceBatch,
+        history: tuple[torch.Tensor, ...],
+        count: torch.Tensor,
+        magnitudes: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. (8); returns the loss, and its terms as metrics."""
         predicted = self._trained_policy(*history).float()
         loss = imitation_loss(predicted, batch.actions, batch.action_mask, count)
-        metrics['Loss/Loss_imitation'] = loss
+        terms = {'Loss/Loss_imitation': loss}
         for index, (name, critic, eta, sign, used) in enumerate((
             ('reward', self.reward_critic, self.config.eta_reward, -1.0,
              self.config.use_reward_critic),
@@ -277,15 +312,9 @@ class Learner:
             penalty = sign * penalty_weight(magnitudes[index], eta) * mean_value  # Eq. (9), (10)
             loss = loss + penalty
             key = _VALUE_KEYS[name]
-            metrics[f'{key}/current_{key}'] = mean_value
-            metrics[f'Loss/Loss_{name}_penalty'] = penalty
-        metrics['Loss/Loss_actor'] = loss
-        metrics['Grad/actor'] = self._descend(
-            loss,
-            self._policy_optimizer,
-            self._policy_parameters,
-            self.config.policy_optimizer,
-        )
+            terms[f'{key}/current_{key}'] = mean_value
+            terms[f'Loss/Loss_{name}_penalty'] = penalty
+        return loss, {name: term.detach() for name, term in terms.items()}
 
     def _penalty_values(
         self,
