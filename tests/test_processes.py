@@ -1,0 +1,157 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What a process makes of the launcher that started it and others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import distributed
+
+from omnisafe_qpt.core.parallel import Replicas
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host import processes
+from omnisafe_qpt.host.algorithm import QPT
+from omnisafe_qpt.host.processes import Launch, speaking_in_turn
+
+
+VARIABLES = ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
+
+
+@pytest.fixture
+def launch_as(monkeypatch):
+    def launch_as(**variables):
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+            if name in variables:
+                monkeypatch.setenv(name, str(variables[name]))
+
+    return launch_as
+
+
+def test_torchrun_says_which_process_this_is(launch_as):
+    launch_as()
+    assert Launch.from_environment() == Launch(0, 1, 0, 1)
+    launch_as(MASTER_ADDR='here', RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4)
+    assert Launch.from_environment() == Launch(rank=5, size=8, local_rank=1, local_size=4)
+    launch_as(RANK=5, WORLD_SIZE=8)  # of another tool: nobody to connect to
+    assert Launch.from_environment() == Launch()
+
+
+def test_half_an_announcement_is_refused(launch_as):
+    launch_as(MASTER_ADDR='here', RANK=0, LOCAL_RANK='')
+    with pytest.raises(UserError, match='not WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE: start'):
+        Launch.from_environment()
+
+
+@pytest.mark.parametrize(
+    ('requested', 'devices', 'found'),
+    [
+        ('auto', 4, 'cuda:2'),
+        ('cuda', 4, 'cuda:2'),
+        ('auto', 0, 'cpu'),
+        ('cpu', 4, 'cpu'),
+        ('auto', 2, None),  # three processes, two devices
+        ('cuda', 0, None),
+        ('cuda:1', 4, None),
+    ],
+)
+def test_each_process_has_a_device_of_its_own(requested, devices, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: devices)
+    launch = Launch(rank=2, size=3, local_rank=2, local_size=3)
+    if found is None:
+        with pytest.raises(UserError, match='device'):
+            launch.device(requested)
+    else:
+        assert launch.device(requested) == found
+
+
+def test_one_process_on_each_machine_may_choose_its_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert Launch(rank=1, size=2).device('cuda:1') == 'cuda:1'
+
+
+def test_processes_share_the_cores_of_their_machine(monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.setattr('omnisafe_qpt.host.config.usable_cores', lambda: 7)
+    assert Launch().threads('auto') == 7
+    assert Launch(size=8, local_size=2).threads('auto') == 3
+    assert Launch(size=8, local_size=8).threads('auto') == 1
+    assert Launch(size=8, local_size=2).threads(5) == 5
+    monkeypatch.setenv('OMP_NUM_THREADS', '4')  # for each process, as torchrun means it
+    assert Launch(size=8, local_size=2).threads('auto') == 4
+
+
+def test_a_batch_is_shared_equally():
+    Launch(size=4).check_batch(2048)
+    with pytest.raises(UserError, match=r'batch_size is 10 windows .* multiple .* number, 4'):
+        Launch(rank=1, size=4).check_batch(10)
+
+
+@pytest.mark.parametrize(
+    ('rank', 'error', 'patience', 'told'),
+    [
+        (0, UserError('mistake'), 0, UserError),
+        (3, UserError('mistake'), 5, UserError),
+        (0, RuntimeError('out of memory'), 0, RuntimeError),
+        (0, RuntimeError('[gloo/transport/tcp/pair.cc:553] Connection closed'), 10, UserError),
+        (1, distributed.DistBackendError('NCCL error'), 10, UserError),
+    ],
+)
+def test_who_fails_first_speaks_first(rank, error, patience, told, launch_as, monkeypatch):
+    waited = []
+    monkeypatch.setattr(processes.time, 'sleep', waited.append)
+    launch_as(MASTER_ADDR='here', RANK=rank, WORLD_SIZE=4, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=4)
+    with pytest.raises(told) as raised, speaking_in_turn():
+        raise error
+    assert sum(waited) == patience
+    if patience == 10:
+        assert 'another process of this training has ended' in str(raised.value)
+    else:
+        assert raised.value is error
+
+
+def test_a_process_without_others_speaks_at_once(launch_as, monkeypatch):
+    monkeypatch.setattr(processes.time, 'sleep', None)
+    launch_as()
+    with pytest.raises(ZeroDivisionError), speaking_in_turn():
+        raise ZeroDivisionError
+
+
+def dropout_of(rank, epoch, seed=3):
+    """Random numbers of a process in an epoch, from whatever state it was in."""
+    torch.manual_seed(epoch)
+    agent = SimpleNamespace(
+        _cfgs=SimpleNamespace(seed=seed),
+        _replicas=Replicas(rank, 3),
+        epoch=epoch,
+    )
+    QPT._separate_dropout(agent)
+    return torch.rand(4).tolist()
+
+
+def test_each_process_drops_out_differently():
+    torch.manual_seed(1)
+    undisturbed = torch.rand(4).tolist()
+    assert dropout_of(rank=0, epoch=1) == undisturbed
+    others = [
+        dropout_of(rank, epoch, seed) for rank in (1, 2) for epoch in (1, 2) for seed in (3, 4)
+    ]
+    assert len({tuple(numbers) for numbers in (undisturbed, *others)}) == 9
+    assert dropout_of(rank=2, epoch=2, seed=4) == others[-1]
