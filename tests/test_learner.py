@@ -40,7 +40,7 @@ from core_helpers import (
     tensors_of,
 )
 from omnisafe_qpt.core.config import DeploymentConfig, OptimizerConfig
-from omnisafe_qpt.core.learner import metric_names
+from omnisafe_qpt.core.learner import Learner, metric_names
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment
@@ -708,16 +708,34 @@ def test_bf16_stays_near_float32():
         assert results['bf16'][name] == pytest.approx(value, rel=0.05, abs=0.02), name
 
 
+@pytest.mark.parametrize('precision', ['float32', 'tf32', 'bf16'])
+@pytest.mark.parametrize('before', [False, True])
+def test_a_precision_is_for_updates_only(precision, before, monkeypatch):
+    matmul, seen = torch.backends.cuda.matmul, []
+    update_targets = Learner._update_targets
+    monkeypatch.setattr(
+        Learner,
+        '_update_targets',
+        lambda self: (seen.append(matmul.allow_tf32), update_targets(self)),
+    )
+    found = matmul.allow_tf32
+    matmul.allow_tf32 = before
+    try:
+        small_learner(small_config(precision=precision)).update(random_batch())
+        after = matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = found
+    assert seen == [before or precision == 'tf32']
+    assert after == before
+    assert not torch.is_autocast_enabled('cpu')
+
+
 def test_tf32_is_float32_on_a_cpu():
     results = []
-    before = torch.backends.cuda.matmul.allow_tf32
-    try:
-        for precision in ('float32', 'tf32'):
-            learner = rough_learner(small_config(precision=precision))
-            learner.update(random_batch())
-            results.append(tensors_of(learner))
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+    for precision in ('float32', 'tf32'):
+        learner = rough_learner(small_config(precision=precision))
+        learner.update(random_batch())
+        results.append(tensors_of(learner))
     assert not differing(*results)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -124,8 +124,6 @@ class Learner:
         self._metric_names = metric_names(config)
         self._metric_sums = torch.zeros(len(self._metric_names), device=self.device)
         self._metric_count = 0
-        if config.precision == 'tf32':
-            torch.backends.cuda.matmul.allow_tf32 = True
 
     def compile(self, backend: str = 'inductor') -> None:
         """Compile both losses, networks included, with :func:`torch.compile`.
@@ -172,7 +170,7 @@ class Learner:
             batch (SequenceBatch): B windows in raw units, on the learner's device.
         """
         metrics: dict[str, torch.Tensor] = {}
-        with self._autocast():
+        with self._arithmetic():
             history = (
                 self.scaling.observation(batch.states),
                 batch.actions,
@@ -408,10 +406,22 @@ class Learner:
         half = len(parameters) // 2
         return parameters[half:], parameters[:half]
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.config.precision != 'bf16':
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Compute in the configured precision, and leave the process's own setting as it was."""
+        matmul = torch.backends.cuda.matmul
+        before = matmul.allow_tf32
+        if self.config.precision == 'tf32':
+            matmul.allow_tf32 = True
+        try:
+            with torch.autocast(
+                self.device.type,
+                dtype=torch.bfloat16,
+                enabled=self.config.precision == 'bf16',
+            ):
+                yield
+        finally:
+            matmul.allow_tf32 = before
 
     # ------------------------------------------------------------------ metrics and state
 
