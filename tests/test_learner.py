@@ -712,12 +712,13 @@ def test_bf16_stays_near_float32():
 @pytest.mark.parametrize('before', [False, True])
 def test_a_precision_is_for_updates_only(precision, before, monkeypatch):
     matmul, seen = torch.backends.cuda.matmul, []
-    update_targets = Learner._update_targets
-    monkeypatch.setattr(
-        Learner,
-        '_update_targets',
-        lambda self: (seen.append(matmul.allow_tf32), update_targets(self)),
-    )
+    descend = Learner._descend
+
+    def watched(*args):
+        seen.append(matmul.allow_tf32)
+        return descend(*args)
+
+    monkeypatch.setattr(Learner, '_descend', watched)
     found = matmul.allow_tf32
     matmul.allow_tf32 = before
     try:
@@ -725,7 +726,7 @@ def test_a_precision_is_for_updates_only(precision, before, monkeypatch):
         after = matmul.allow_tf32
     finally:
         matmul.allow_tf32 = found
-    assert seen == [before or precision == 'tf32']
+    assert seen == 2 * [before or precision == 'tf32']
     assert after == before
     assert not torch.is_autocast_enabled('cpu')
 
