@@ -21,6 +21,8 @@ else the machine does weighs on all alike. A ratio of two works is the median of
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
@@ -43,8 +45,10 @@ ROOT = Path(__file__).resolve().parents[1]  # where `python -m benchmarks...` ru
 # A measurement shorter than this repeats its work: clocks and the processor's state would blur it.
 _SHORTEST = 0.02
 _MAX_REPEATS = 500
-# Before it is timed a work runs this often; on CUDA, also until it is compiled and captured.
+# Before it is timed a work runs this often; on CUDA, also until it is compiled and captured. On a
+# CPU one run is enough of a work that takes this many seconds.
 _WARM_UPS = {'cpu': 2, 'cuda': 12}
+_LONG = 3.0
 _MATRIX_SIZE = {'cpu': 1024, 'cuda': 8192}
 _COPY_BYTES = {'cpu': 1 << 28, 'cuda': 1 << 31}
 
@@ -70,8 +74,10 @@ class Timer:
             name (str): Its name in the results.
             run (Callable): Does it once.
         """
-        warm_ups = _WARM_UPS[self.device.type]
-        seconds = [self._seconds(run, 1) for _ in range(warm_ups)][-1]
+        for _ in range(_WARM_UPS[self.device.type]):
+            seconds = self._seconds(run, 1)
+            if self.device.type == 'cpu' and seconds > _LONG:
+                break
         self._run[name] = run
         self._repeats[name] = min(max(1, round(_SHORTEST / max(seconds, 1e-9))), _MAX_REPEATS)
         self.seconds[name] = []
@@ -248,6 +254,10 @@ def reset_peak(device: torch.device) -> int | None:
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    gc.collect()
+    if sys.platform == 'linux':
+        # What was freed and kept for later use would hide what is taken next.
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')
     except OSError:
@@ -260,6 +270,20 @@ def peak_bytes(device: torch.device) -> int | None:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     return _status_bytes('VmHWM')
+
+
+def peak_of(work: Callable[[], Any], device: torch.device) -> tuple[int | None, Any]:
+    """Do a work; returns the most memory that it took beyond what was held, and its outcome.
+
+    Args:
+        work (Callable): The work.
+        device (torch.device): Whose memory is meant.
+    """
+    before = reset_peak(device)
+    outcome = work()
+    synchronize(device)
+    after = peak_bytes(device)
+    return None if before is None or after is None else after - before, outcome
 
 
 def process_peak_bytes() -> int | None:

@@ -47,7 +47,7 @@ import functools
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,7 +243,7 @@ class _Bench:
 
     def _load(self) -> None:
         fraction = self.preset.augmentation_fraction
-        self.memory['load_peak_bytes'], data = _peak_of(
+        self.memory['load_peak_bytes'], data = measure.peak_of(
             lambda: Trajectories.from_arrays(self.arrays),
             torch.device('cpu'),
         )
@@ -296,7 +296,7 @@ class _Bench:
             update = works.deterministic(update)
         update = works.in_precision(precision, update)
         if name == f'update_{self.options.precision}':
-            self.memory['update_peak_bytes'], _ = _peak_of(update, self.device)
+            self.memory['update_peak_bytes'], _ = measure.peak_of(update, self.device)
             self.memory['saved_for_backward_bytes'] = operations.saved_bytes(learner, update)
         self.timer.add(name, update)
         self.updates[name] = precision
@@ -458,15 +458,6 @@ class _Bench:
 
 def _draw_and_update(learner: Learner, sampler: WindowSampler) -> None:
     learner.update(sampler.sample())
-
-
-def _peak_of(work: Callable[[], Any], device: torch.device) -> tuple[int | None, Any]:
-    """Do a work; returns the most memory that it took beyond what was held, and its outcome."""
-    before = measure.reset_peak(device)
-    outcome = work()
-    measure.synchronize(device)
-    after = measure.peak_bytes(device)
-    return None if before is None or after is None else after - before, outcome
 
 
 # ------------------------------------------------------------------ the table
