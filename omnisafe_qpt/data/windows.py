@@ -176,6 +176,7 @@ class WindowSampler:
         row = (first_row[:, None] + timesteps).view(-1)
         values = torch.empty(
             (len(row), self._table.shape[1]),
+            dtype=self._table.dtype,
             device=self._table.device,
             pin_memory=pin_memory,
         )
