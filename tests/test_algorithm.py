@@ -29,7 +29,9 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
+from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.data.files import file_sha256, open_dataset
+from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.host.algorithm import QPT
 from omnisafe_qpt.host.checkpoint import load_networks
@@ -334,6 +336,108 @@ def test_impossible_values_are_refused_at_the_start(
     with pytest.raises(omnisafe_qpt.UserError, match=message):
         omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
     assert not list(tmp_path.iterdir()), 'a refused run leaves nothing behind'
+
+
+def test_a_dataset_kept_on_the_host_trains_alike(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    agent, result = run_agent(small_options(dataset, tmp_path, data_device='host'))
+    assert isinstance(agent.agent._sampler, PrefetchSampler)
+    assert not isinstance(trained[0].agent._sampler, PrefetchSampler)
+    assert result == trained[1]
+    run = Path(agent.agent.logger.log_dir)
+    expected = checkpoint_of(trained[2], 2)
+    assert all(torch.equal(value, expected[name]) for name, value in checkpoint_of(run, 2).items())
+
+
+def test_a_dataset_larger_than_the_device_stays_on_the_host(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        'omnisafe_qpt.host.algorithm.fits_on',
+        lambda device, size: asked.append((device.type, size)),
+    )
+    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path))
+    assert isinstance(agent.agent._sampler, PrefetchSampler)
+    ((device, size),) = asked
+    assert device == 'cpu'
+    assert size >= 8 * HORIZON * 4 * (7 + 2 + 4)  # a float32 for each number of each transition
+
+
+@pytest.fixture
+def accelerated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let a CPU pass for a device on which updates can be accelerated; returns what was done."""
+    done: list[str] = []
+
+    class Captured:
+        """Stands in for updates that become a graph, or fail to in the fourth update."""
+
+        def __init__(self, learner: Any, sampler: Any) -> None:
+            self.update = lambda: learner.update(sampler.sample())
+            self.failure: str | None = None
+
+        def __call__(self) -> None:
+            done.append('step')
+            if len(done) == 4 and 'fail' in done:
+                self.failure = 'operation not permitted'
+            self.update()
+
+    monkeypatch.setattr(
+        'omnisafe_qpt.host.config.resolve_acceleration',
+        lambda requested, *_: requested,
+    )
+    monkeypatch.setattr('omnisafe_qpt.host.algorithm.CapturedUpdate', Captured)
+    monkeypatch.setattr(Learner, 'compile', lambda self: done.append('compile'))
+    return done
+
+
+@pytest.mark.parametrize(
+    ('way', 'expected'),
+    [('none', []), ('graph', 10 * ['step']), ('compile', ['compile', *10 * ['step']])],
+)
+def test_updates_are_accelerated_as_asked(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+    accelerated: list[str],
+    way: str,
+    expected: list[str],
+) -> None:
+    _, result = run_agent(small_options(dataset, tmp_path, accelerate=way))
+    assert accelerated == expected
+    assert result == trained[1]
+
+
+def test_a_capture_that_fails_is_reported_once(
+    trained: tuple[Any, Any, Path],
+    dataset: Path,
+    tmp_path: Path,
+    accelerated: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    accelerated.append('fail')
+    _, result = run_agent(small_options(dataset, tmp_path, accelerate='graph'))
+    assert accelerated == ['fail', *3 * ['step']]  # and then without it
+    assert result == trained[1]
+    output = ' '.join(capsys.readouterr().out.split())
+    assert output.count('no CUDA graph could be made of them (operation not permitted)') == 1
+
+
+def test_precision_is_an_option(dataset: Path, tmp_path: Path) -> None:
+    rows = {}
+    for precision in ('float32', 'bf16'):
+        options = small_options(dataset, tmp_path / precision)
+        options['algo_cfgs']['precision'] = precision
+        agent, _ = run_agent(options)
+        rows[precision] = rows_of(Path(agent.agent.logger.log_dir))[-1]
+    for name in ('Loss/Loss_imitation', 'Loss/Loss_reward_critic', 'Grad/actor'):
+        assert rows['bf16'][name] != rows['float32'][name]
+        assert rows['bf16'][name] == pytest.approx(rows['float32'][name], rel=0.1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')

@@ -35,6 +35,7 @@ from omnisafe_qpt.host.config import (
     parse_value,
     preset_names,
     read_yaml,
+    resolve_acceleration,
     resolve_device,
     resolve_threads,
     validate,
@@ -299,6 +300,14 @@ def test_the_device_is_one_that_exists(requested, devices, found, monkeypatch):
             resolve_device(requested)
     else:
         assert resolve_device(requested) == found
+
+
+def test_several_processes_have_no_graph_of_their_updates():
+    assert resolve_acceleration('auto', 'cuda:1', processes=1) == 'graph'
+    assert resolve_acceleration('auto', 'cuda:1', processes=2) == 'none'
+    assert resolve_acceleration('none', 'cuda:1', processes=2) == 'none'
+    with pytest.raises(UserError, match='a single process: with 2 processes use auto'):
+        resolve_acceleration('compile', 'cuda:1', processes=2)
 
 
 @pytest.fixture

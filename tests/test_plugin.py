@@ -337,6 +337,13 @@ def test_other_algorithms_crash_as_ever(monkeypatch):
         (['--torch-threads', 16], {}, {'torch_threads': 16}),
         (['--torch-threads', 16], {'train_cfgs__torch_threads': '3'}, {'torch_threads': 16}),
         (['--parallel', 1, '--vector-env-nums', 1], {}, {'parallel': 1, 'vector_env_nums': 1}),
+        # How updates run follows the device.
+        ([], {}, {'accelerate': 'graph', 'data_device': 'auto'}),
+        (['--device', 'cpu'], {}, {'accelerate': 'none'}),
+        ([], {'train_cfgs__accelerate': 'none'}, {'accelerate': 'none'}),
+        ([], {'train_cfgs__accelerate': 'compile'}, {'accelerate': 'compile'}),
+        (['--device', 'cpu'], {'train_cfgs__accelerate': 'none'}, {'accelerate': 'none'}),
+        ([], {'train_cfgs__data_device': 'host'}, {'data_device': 'host'}),
     ],
 )
 def test_flags_given_win_and_flags_not_given_do_not(flags, options, expected, trained, cuda):
@@ -381,6 +388,16 @@ def test_without_cuda_it_trains_on_the_cpu_and_says_what_to_expect(trained):
         (custom(train_cfgs__preset='gpu'), "unknown preset 'gpu': choose from cpu"),
         (custom(train_cfgs__preset='5'), "unknown preset '5'"),
         (custom(train_cfgs__preset='missing.yaml'), 'cannot read missing.yaml'),
+        (
+            custom(train_cfgs__accelerate='graph'),
+            'train_cfgs:accelerate graph needs CUDA and a single process: on the CPU use auto',
+        ),
+        (custom(train_cfgs__accelerate='compile'), 'accelerate compile needs CUDA'),
+        (
+            custom(train_cfgs__accelerate='fast'),
+            "train_cfgs:accelerate must be auto, none, graph or compile, not 'fast'",
+        ),
+        (custom(train_cfgs__data_device='disk'), "must be auto, device or host, not 'disk'"),
     ],
 )
 def test_mistakes_on_the_command_line_take_one_line(flags, message, trained):

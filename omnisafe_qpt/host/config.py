@@ -406,10 +406,10 @@ def resolve_acceleration(requested: str, device: str, processes: int = 1) -> str
     if requested == AUTO:
         return 'graph' if is_possible else 'none'
     if requested != 'none' and not is_possible:
-        what = f'several processes, here {processes}' if processes > 1 else 'the CPU'
+        where = f'with {processes} processes' if processes > 1 else 'on the CPU'
         raise UserError(
-            f'train_cfgs:accelerate {requested} needs CUDA and a single process; on {what}, '
-            'use auto or none',
+            f'train_cfgs:accelerate {requested} needs CUDA and a single process: {where} use auto '
+            'or none',
         )
     return requested
 
