@@ -158,6 +158,8 @@ def acting_operations(
 ) -> int:
     """Count the operations of one step of deployment whose candidates differ in every step.
 
+    They differ in their returns-to-go, so that all else of an episode is embedded once.
+
     Args:
         obs_dim (int): S.
         act_dim (int): A.
@@ -165,11 +167,14 @@ def acting_operations(
         candidates (int): M.
         episodes (int): B.
     """
-    policy = policy_products(obs_dim, act_dim, config.policy, last_only=True).forward
+    policy = policy_products(obs_dim, act_dim, config.policy, last_only=True)
+    shared = policy.embedding * (1 + obs_dim + act_dim) // (2 + obs_dim + act_dim)
     critics = 0
     if candidates > 1:
-        critics = 2 * 2 * 2 * sum(critic_products(obs_dim, act_dim, config.critic_hidden_sizes))
-    return episodes * candidates * (policy + critics)
+        kinds, twins = 2, 2
+        first, others = critic_products(obs_dim, act_dim, config.critic_hidden_sizes)
+        critics = 2 * kinds * twins * (first + others)
+    return episodes * (2 * shared + candidates * (policy.forward - 2 * shared + critics))
 
 
 def update_bytes(learner: Learner, batch_size: int, row_width: int) -> int:
@@ -187,6 +192,19 @@ def update_bytes(learner: Learner, batch_size: int, row_width: int) -> int:
     numbers = sum(p.numel() for network in trained for p in network.parameters())
     rows = batch_size * learner.config.policy.context_len
     return _FLOAT32_BYTES * (8 * numbers + rows * row_width)
+
+
+def acting_bytes(learner: Learner, candidates: int) -> int:
+    """Count the bytes of the weights that a step of deployment reads.
+
+    Args:
+        learner (Learner): The networks.
+        candidates (int): M; one candidate needs no critics.
+    """
+    networks = [learner.policy]
+    if candidates > 1:
+        networks += [learner.reward_critic, learner.cost_critic]
+    return _FLOAT32_BYTES * sum(p.numel() for network in networks for p in network.parameters())
 
 
 def saved_bytes(learner: Learner, update: Callable[[], object]) -> int:

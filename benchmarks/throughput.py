@@ -379,6 +379,12 @@ class _Bench:
             'capture_failures': {name: run.failure for name, run in self.captured.items()},
             'update_parts': self._parts(),
             'floors': floors,
+            'acting_floors': {
+                f'act_{candidates}_candidates_{episodes}_episodes': self._acting_floor(
+                    candidates, episodes
+                )
+                for episodes, candidates in itertools.product(PARALLEL, CANDIDATES)
+            },
             'rates': {name: self._rate(name) for name in self.rates},
             'operations': {
                 'necessary': self._operations(),
@@ -429,6 +435,24 @@ class _Bench:
         traffic = operations.update_bytes(
             self._learner(precision), self.batch_size, OBS_DIM + ACT_DIM + 4
         )
+        return self._against(arithmetic, traffic, precision, seconds)
+
+    def _acting_floor(self, candidates: int, episodes: int) -> dict[str, Any]:
+        """Set a step of deployment beside the least time that it takes, read weights included."""
+        seconds = self.timer.median(f'act_{candidates}_candidates_{episodes}_episodes')
+        arithmetic = operations.acting_operations(
+            OBS_DIM, ACT_DIM, self.preset.config, candidates, episodes
+        )
+        traffic = operations.acting_bytes(self._learner('float32'), candidates)
+        return self._against(arithmetic, traffic, 'float32', seconds)
+
+    def _against(
+        self,
+        arithmetic: int,
+        traffic: int,
+        precision: str,
+        seconds: float,
+    ) -> dict[str, Any]:
         times = (arithmetic / self._rate(precision), traffic / self._rate('copy'))
         return {
             'precision': precision,

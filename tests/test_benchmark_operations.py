@@ -23,6 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import operations
+from benchmarks.works import acting
 from core_helpers import (
     ACT_DIM,
     OBS_DIM,
@@ -32,6 +33,9 @@ from core_helpers import (
     small_policy_config,
 )
 from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.core.scaling import Scaling
 
 
 CONFIGS = {
@@ -87,7 +91,27 @@ def test_a_step_of_the_plain_policy_needs_no_critics():
     plain = operations.acting_operations(88, 2, config, candidates=1, episodes=3)
     policy = operations.policy_products(88, 2, config.policy, last_only=True)
     assert plain == 3 * policy.forward
-    assert operations.acting_operations(88, 2, config, candidates=2, episodes=3) > 2 * plain
+    assert plain < operations.acting_operations(88, 2, config, candidates=2, episodes=3)
+    learner = small_learner()
+    weights = sum(parameter.numel() for parameter in learner.policy.parameters())
+    assert operations.acting_bytes(learner, candidates=1) == 4 * weights
+    assert operations.acting_bytes(learner, candidates=2) > 4 * weights
+
+
+@torch.no_grad()
+def test_a_step_of_many_candidates_does_what_is_counted():
+    config = LearnerConfig(policy=PolicyConfig(embed_dim=16, num_heads=2), critic_hidden_sizes=(8,))
+    learner = Learner(88, 2, Scaling(torch.zeros(88), torch.ones(88)), config)
+    act = acting(DeployableNetworks.from_learner(learner, {}), 5, 3, 'history')
+    with FlopCounterMode(display=False) as counter:
+        act()
+    sizes = (88, 2, config.policy)
+    masked = (
+        operations.policy_products(*sizes, last_only=True, dense=True).forward
+        - operations.policy_products(*sizes, last_only=True).forward
+    )
+    counted = operations.acting_operations(88, 2, config, candidates=5, episodes=3)
+    assert counter.get_total_flops() == pytest.approx(counted + 5 * 3 * masked, rel=1e-3)
 
 
 def test_bytes_are_those_of_every_number_and_of_the_batch():

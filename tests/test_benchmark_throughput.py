@@ -151,6 +151,10 @@ def test_results_tell_what_was_measured_and_where(small, monkeypatch, tmp_path, 
     assert floor['operations_seconds'] == necessary / result['rates']['bf16']
     assert floor['floor_seconds'] == max(floor['operations_seconds'], floor['bytes_seconds'])
     assert floor['share_of_ceiling'] == floor['operations_seconds'] / floor['measured_seconds']
+    steps = result['acting_floors']
+    assert steps['act_50_candidates_2_episodes']['operations'] == pytest.approx(
+        2 * steps['act_50_candidates_1_episodes']['operations']
+    )
     assert result['memory']['needed_bytes'] == 4 * 3000 * (88 + 2 + 4)
     assert result['memory']['saved_for_backward_bytes'] > 0
     assert result['hardware']['threads'] == torch.get_num_threads()
