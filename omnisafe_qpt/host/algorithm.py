@@ -104,8 +104,8 @@ class QPT(BaseOffline):
     def _set_determinism(self) -> None:
         """Undo OmniSafe's global determinism on a GPU unless it is asked for.
 
-        There it switches cuDNN off and makes attention's backward pass raise. On a CPU the same
-        operations are deterministic anyway.
+        There it switches cuDNN off and takes slower kernels, for attention's backward pass among
+        others. On a CPU the same operations are deterministic anyway.
         """
         if self._device.type == 'cuda' and not self._cfgs.train_cfgs.deterministic:
             torch.use_deterministic_algorithms(False)
