@@ -113,7 +113,7 @@ def test_few_episodes_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch)
 def test_timing_and_processes_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Unsteady)
     networks = make_networks(7, 2, 20, ENV_ID)
-    config = DeploymentConfig(candidates=3, cost_limit=5.0)
+    config = DeploymentConfig(candidates=2, cost_limit=5.0)
 
     def run(processes: int) -> tuple[Any, ...]:
         return results(evaluate(networks, ENV_ID, config, TARGET, range(13), processes))
@@ -149,14 +149,23 @@ def test_taking_turns_changes_no_bit_either(monkeypatch: pytest.MonkeyPatch) -> 
         assert played(evaluation._playing_in_turns(setting, batches, processes)) == expected
 
 
-def test_a_device_gets_two_batches_and_a_cpu_many() -> None:
+def test_how_episodes_share_the_calls_of_the_policy() -> None:
     """The number of cores must not matter: results depend on the batches in the last bits."""
-    cpu, gpu = torch.device('cpu'), torch.device('cuda')
-    assert evaluation._batches(range(3), cpu) == [[0], [1], [2]]
-    assert evaluation._batches(range(13), cpu)[-2:] == [[10, 11], [12]]
-    assert [len(batch) for batch in evaluation._batches(range(21), gpu)] == [11, 10]
-    assert evaluation._batches([7], gpu) == [[7]]
-    assert max(len(batch) for batch in evaluation._batches(range(100), gpu)) == 16
+
+    def sizes(episodes: int, device: str, **choice: Any) -> list[int]:
+        config = DeploymentConfig(**choice)
+        batches = evaluation._batches(range(episodes), config, torch.device(device))
+        assert [seed for batch in batches for seed in batch] == list(range(episodes))
+        return [len(batch) for batch in batches]
+
+    assert sizes(3, 'cpu', candidates=1) == [1, 1, 1]
+    assert sizes(10, 'cpu', candidates=1) == [3, 3, 2, 2]
+    assert sizes(20, 'cpu', candidates=50, candidate_shift='last') == [5] * 4
+    assert sizes(21, 'cpu', candidates=1) == [3] * 5 + [2] * 3
+    assert sizes(20, 'cpu', candidates=12) == [1] * 20, 'a call is large enough with one'
+    assert sizes(1, 'cuda') == [1]
+    assert sizes(21, 'cuda') == [11, 10]
+    assert sizes(100, 'cuda') == [13] * 4 + [12] * 4
 
 
 @pytest.mark.parametrize('processes', [1, 2])

@@ -60,6 +60,12 @@ def add(commands: Any) -> None:
         help="how a candidate is chosen (default: the run's)",
     )
     parser.add_argument(
+        '--candidate-shift',
+        choices=('history', 'last'),
+        help="where the candidates' targets differ: in the whole history, or in the last step "
+        "alone, which takes a fraction of the time (default: the run's)",
+    )
+    parser.add_argument(
         '--seed',
         type=int,
         default=0,
@@ -73,7 +79,8 @@ def add(commands: Any) -> None:
         '--processes',
         type=positive,
         metavar='P',
-        help='environments run in parallel (default: one a core)',
+        help='processes that run episodes at the same time, which does not change the results '
+        '(default: one a core)',
     )
     parser.add_argument('--json', type=Path, metavar='F', help='write the results to this file')
     parser.set_defaults(run_command=_run)
@@ -97,6 +104,7 @@ def _run(options: argparse.Namespace) -> None:
                     episodes=options.episodes,
                     candidates=options.candidates,
                     rule=options.rule,
+                    candidate_shift=options.candidate_shift,
                     seed=options.seed,
                     device=options.device,
                     processes=options.processes,

@@ -108,6 +108,7 @@ def load_policy(  # pylint: disable=too-many-arguments
     device: str | None = None,
     candidates: int | None = None,
     rule: str | None = None,
+    candidate_shift: str | None = None,
 ) -> DeployedPolicy:
     """Load a trained policy.
 
@@ -121,25 +122,40 @@ def load_policy(  # pylint: disable=too-many-arguments
             device.
         candidates (int, optional): Return targets tried at each step. Defaults to the run's.
         rule (str, optional): ``paper`` or ``bounded``. Defaults to the run's.
+        candidate_shift (str, optional): ``history`` or ``last``; see
+            :class:`omnisafe_qpt.core.config.DeploymentConfig`. Defaults to the run's.
 
     Raises:
         UserError: If the run or the device does not exist, or a value is impossible.
     """
     networks, _ = load_networks(run, resolve_device(device or 'auto'))
-    config, target_return = deployment_of(networks, cost_limit, target_return, candidates, rule)
+    config, target_return = deployment_of(
+        networks,
+        cost_limit,
+        target_return,
+        candidates,
+        rule,
+        candidate_shift,
+    )
     return DeployedPolicy(networks, config, target_return)
 
 
-def deployment_of(
+def deployment_of(  # pylint: disable=too-many-arguments
     networks: DeployableNetworks,
     cost_limit: float | None = None,
     target_return: float | None = None,
     candidates: int | None = None,
     rule: str | None = None,
+    candidate_shift: str | None = None,
 ) -> tuple[DeploymentConfig, float]:
     """Return a model's deployment settings with some of them replaced, and its target return."""
     spec = networks.spec
-    given = {'cost_limit': cost_limit, 'candidates': candidates, 'rule': rule}
+    given = {
+        'cost_limit': cost_limit,
+        'candidates': candidates,
+        'rule': rule,
+        'candidate_shift': candidate_shift,
+    }
     trained = DeploymentConfig(**spec['deployment'])
     config = replace(trained, **{key: value for key, value in given.items() if value is not None})
     if target_return is None and config.cost_limit == trained.cost_limit:
@@ -157,6 +173,7 @@ def evaluate_run(  # pylint: disable=too-many-arguments
     episodes: int = 20,
     candidates: int | None = None,
     rule: str | None = None,
+    candidate_shift: str | None = None,
     seed: int = 0,
     device: str | None = None,
     processes: int | None = None,
@@ -171,10 +188,12 @@ def evaluate_run(  # pylint: disable=too-many-arguments
         episodes (int, optional): How many. Defaults to 20.
         candidates (int, optional): See :func:`load_policy`.
         rule (str, optional): See :func:`load_policy`.
+        candidate_shift (str, optional): See :func:`load_policy`.
         seed (int, optional): Seed of the first episode; each further one has the next. Defaults
             to 0.
         device (str, optional): See :func:`load_policy`.
-        processes (int, optional): Environments run in parallel. Defaults to one a core.
+        processes (int, optional): Processes that run episodes at the same time; the results do
+            not depend on it. Defaults to one a core.
         on_progress (Callable, optional): Called with the steps done and expected. Defaults to
             None.
 
@@ -188,7 +207,14 @@ def evaluate_run(  # pylint: disable=too-many-arguments
 
     networks, checkpoint = load_networks(run, resolve_device(device or 'auto'))
     spec = networks.spec
-    config, target_return = deployment_of(networks, cost_limit, target_return, candidates, rule)
+    config, target_return = deployment_of(
+        networks,
+        cost_limit,
+        target_return,
+        candidates,
+        rule,
+        candidate_shift,
+    )
     result = evaluate(
         networks,
         spec['env_id'],
@@ -206,6 +232,7 @@ def evaluate_run(  # pylint: disable=too-many-arguments
         'target_return': target_return,
         'candidates': config.candidates,
         'rule': config.rule,
+        'candidate_shift': config.candidate_shift,
         'episodes': episodes,
         'seed': seed,
         'returns': result.returns,

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -36,14 +37,15 @@ from omnisafe_qpt.host.environments import EnvironmentSet
 from omnisafe_qpt.host.remote import Partial, RemoteObject
 
 
-# Episodes that share the policy's calls where it runs on a CPU. The fixed cost of a call is about
-# the work of one window, so that two episodes halve what matters. More would leave cores idle at
-# the end and need more memory, up to 0.2 GB for an environment; so would two if they are few.
-_SHARING_ON_CPU = 2
-_FEWEST_TO_SHARE = 12
+# Windows, at most, in a call of the policy that episodes share on a CPU. The fixed cost of a call
+# is about the work of one or two, so that more hardly help; and the fewer batches there are, the
+# fewer cores find one. Each environment needs memory too, up to 0.2 GB.
+_WINDOWS_ON_CPU = 5
+# Batches come in multiples of this, so that two or four cores finish together.
+_BATCHES_ON_CPU = 4
 
-# The same on other devices, where the time of a call hardly depends on the number of episodes.
-_SHARING_ON_DEVICE = 16
+# Episodes at most in a call on another device, where more take hardly longer.
+_EPISODES_ON_DEVICE = 16
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -106,7 +108,7 @@ def evaluate(  # pylint: disable=too-many-arguments
         RuntimeError: If an environment failed in its process.
     """
     device = networks.scaling.obs_mean.device
-    batches = _batches(seeds, device)
+    batches = _batches(seeds, config, device)
     setting = _Setting(networks, env_id, config, target_return)
     processes = min(processes, len(seeds) if device.type != 'cpu' else len(batches))
     if device.type != 'cpu':
@@ -124,7 +126,7 @@ def evaluate(  # pylint: disable=too-many-arguments
                 played[number] = event
                 continue
             done, total = done + event.steps, total - event.spared
-            if on_progress is not None:
+            if on_progress is not None and event.steps:
                 on_progress(done, total)
         seconds = time.perf_counter() - started
     return _evaluation([played[number] for number in range(len(batches))], seconds)
@@ -162,17 +164,24 @@ class _Played:
 _Events = Iterator[tuple[int, '_Progress | _Played']]
 
 
-def _batches(seeds: Sequence[int], device: torch.device) -> list[list[int]]:
+def _batches(
+    seeds: Sequence[int],
+    config: DeploymentConfig,
+    device: torch.device,
+) -> list[list[int]]:
     """Share episodes out among calls of the policy.
 
     Results differ in the last bits with the size of a batch: it must not depend on the machine's
     cores, or the same seeds would bring other episodes elsewhere.
     """
-    if device.type != 'cpu':
-        size = min(_SHARING_ON_DEVICE, -(-len(seeds) // 2))  # two batches take turns
+    if device.type == 'cpu':
+        windows = config.candidates if config.candidate_shift == 'history' else 1
+        largest = max(1, _WINDOWS_ON_CPU // windows)
+        multiple = _BATCHES_ON_CPU
     else:
-        size = _SHARING_ON_CPU if len(seeds) >= _FEWEST_TO_SHARE else 1
-    return [list(seeds[first : first + size]) for first in range(0, len(seeds), size)]
+        largest, multiple = _EPISODES_ON_DEVICE, 2  # two batches take turns
+    count = min(len(seeds), multiple * math.ceil(len(seeds) / (multiple * largest)))
+    return [part.tolist() for part in np.array_split(np.asarray(seeds), count)]
 
 
 def _evaluation(played: list[_Played], seconds: float) -> Evaluation:
