@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,25 @@ def test_impossible_values_are_refused_at_the_start(
     assert not list(tmp_path.iterdir()), 'a refused run leaves nothing behind'
 
 
+def test_a_run_goes_on_with_another_kind_of_generator(
+    trained: tuple[Any, Any, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As when it was trained on CUDA and is resumed on a CPU."""
+    moved = shutil.copytree(trained[2], tmp_path / 'moved')
+    state = torch.load(moved / 'training_state.pt', weights_only=True)
+    state['sampler'] = torch.zeros(16, dtype=torch.uint8)
+    torch.save(state, moved / 'training_state.pt')
+    options = {
+        'train_cfgs': {'resume': str(moved), 'total_steps': 15, 'evaluate_processes': 1},
+        'logger_cfgs': {'log_dir': str(tmp_path)},
+    }
+    agent, _ = run_agent(options)
+    assert agent.agent._learner.step == 15
+    assert capsys.readouterr().out.count('Batches are drawn anew') == 1
+
+
 def test_a_dataset_kept_on_the_host_trains_alike(
     trained: tuple[Any, Any, Path],
     dataset: Path,
@@ -358,10 +378,12 @@ def test_a_dataset_larger_than_the_device_stays_on_the_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
-    monkeypatch.setattr(
-        'omnisafe_qpt.host.algorithm.fits_on',
-        lambda device, size: asked.append((device.type, size)),
-    )
+
+    def does_not_fit(device: torch.device, size: int) -> bool:
+        asked.append((device.type, size))
+        return False
+
+    monkeypatch.setattr('omnisafe_qpt.host.algorithm.fits_on', does_not_fit)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path))
     assert isinstance(agent.agent._sampler, PrefetchSampler)
     ((device, size),) = asked

@@ -155,3 +155,15 @@ def test_each_process_drops_out_differently():
     ]
     assert len({tuple(numbers) for numbers in (undisturbed, *others)}) == 9
     assert dropout_of(rank=2, epoch=2, seed=4) == others[-1]
+
+
+@pytest.mark.parametrize(('wish', 'on_host'), [('auto', True), ('device', False), ('host', True)])
+def test_all_processes_keep_the_dataset_in_the_same_place(wish, on_host):
+    """Here it fits on this one's device, and not on another's."""
+    agent = SimpleNamespace(
+        _cfgs=SimpleNamespace(train_cfgs=SimpleNamespace(data_device=wish)),
+        _device=torch.device('cpu'),
+        _replicas=SimpleNamespace(average=lambda fits: (fits + 0.0) / 2),
+    )
+    trajectories = SimpleNamespace(table=torch.zeros(3))
+    assert QPT._stays_on_host(agent, trajectories) == on_host

@@ -157,11 +157,16 @@ class QPT(BaseOffline):
         else:
             trajectories = Trajectories.load(source.path, horizon=self._env.horizon)
         self._check_dimensions(trajectories)
-        self._is_prefetched = self._cfgs.train_cfgs.data_device == 'host' or (
-            self._cfgs.train_cfgs.data_device == 'auto'
-            and not fits_on(self._device, trajectories.table.nbytes)
-        )
+        self._is_prefetched = self._stays_on_host(trajectories)
         return trajectories if self._is_prefetched else trajectories.to(self._device)
+
+    def _stays_on_host(self, trajectories: Trajectories) -> bool:
+        """Decide ``train_cfgs.data_device``, alike in all processes: devices draw differently."""
+        wish = self._cfgs.train_cfgs.data_device
+        if wish != 'auto':
+            return wish == 'host'
+        fits = torch.tensor(float(fits_on(self._device, trajectories.table.nbytes)))
+        return self._replicas.average(fits.to(self._device)).item() < 1.0
 
     def _load_omnisafe_dataset(self, name: str) -> Trajectories:
         """Read one of OmniSafe's own datasets, with OmniSafe's own loader."""
@@ -382,8 +387,7 @@ class QPT(BaseOffline):
         processes, without their states.
         """
         if not self._replicas.is_first:
-            entropy = (self._cfgs.seed, self._replicas.rank, self.epoch)
-            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+            torch.manual_seed(_derived_seed(self._cfgs.seed, self._replicas.rank, self.epoch))
 
     def _log_row(self, values: dict[str, float]) -> None:
         """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
@@ -527,12 +531,21 @@ class QPT(BaseOffline):
             return
         state, self._resumed = self._resumed, None
         self._learner.load_state_dict(state['learner'])
-        self._sampler.generator.set_state(state['sampler'])
+        self._restore_sampler(state['sampler'])
         set_random_state(state['random'])
         self.epoch = state['epoch']
         self._rows = state['rows']
         for row in state['rows']:
             self._log_row(row)
+
+    def _restore_sampler(self, state: torch.Tensor) -> None:
+        """Let the sampler go on where it was, if it still draws on the same kind of device."""
+        generator = self._sampler.generator
+        if len(state) == len(generator.get_state()):
+            generator.set_state(state)
+            return
+        generator.manual_seed(_derived_seed(self._cfgs.seed, self._learner.step))
+        self._logger.log('Batches are drawn anew: the run continues on another kind of device')
 
     def _check_same_run(self, state: dict[str, Any]) -> None:
         """Refuse to go on with other settings or data than the run was started with.
@@ -613,6 +626,11 @@ def _read_rows(run: Path) -> list[dict[str, float]]:
     """Read ``progress.csv``."""
     with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _derived_seed(*numbers: int) -> int:
+    """Make a seed of several numbers, unlike that of any others."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _plain(value: Any) -> Any:
