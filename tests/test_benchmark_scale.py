@@ -28,6 +28,7 @@ from benchmarks import measure, scale
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(scale, 'TRANSITIONS', 2000)
+    monkeypatch.setattr(scale, 'BATCH_SIZE', 4)
     monkeypatch.setattr(scale, 'UPDATES', {'batch_size': (2, 4), 'context_len': (2, 3),
                                            'embed_dim': (8, 16)})  # fmt: skip
     monkeypatch.setattr(scale, 'ACTING', {'candidates': (2, 4), 'episodes': (1, 2)})
