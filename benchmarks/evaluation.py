@@ -285,7 +285,7 @@ class _Cdt:
 
 
 class _OsrlEnvironment:
-    """The simulator as OSRL's loop has it: seeded episodes, costs in ``info``."""
+    """The simulator as OSRL's loop has it, with costs in ``info``; Bullet's ignore seeds."""
 
     def __init__(self, env_id: str) -> None:
         self._env = getattr(unwrapped(make_env(env_id)), '_env', None)
