@@ -230,6 +230,7 @@ from omnisafe_qpt.core.learner import Learner
 update, rank = Learner.update, int(os.environ['RANK'])
 
 def fail(self, batch):
+    assert len(batch.states) == 4, 'half of the batch'
     if self.step == 7 and rank == int(sys.argv[1]):
         raise OSError('broken on purpose')
     update(self, batch)

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +28,7 @@ from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host import processes
 from omnisafe_qpt.host.algorithm import QPT
-from omnisafe_qpt.host.processes import Launch, speaking_in_turn
+from omnisafe_qpt.host.processes import Launch, join_processes, speaking_in_turn
 
 
 VARIABLES = ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
@@ -96,6 +98,28 @@ def test_processes_share_the_cores_of_their_machine(monkeypatch):
     assert Launch(size=8, local_size=2).threads(5) == 5
     monkeypatch.setenv('OMP_NUM_THREADS', '4')  # for each process, as torchrun means it
     assert Launch(size=8, local_size=2).threads('auto') == 4
+
+
+@pytest.mark.parametrize(('device', 'backend'), [('cpu', 'gloo'), ('cuda:1', 'nccl')])
+def test_processes_wait_longer_than_an_evaluation_takes(device, backend, launch_as, monkeypatch):
+    calls, devices = [], []
+    monkeypatch.setattr(torch.cuda, 'set_device', devices.append)
+    monkeypatch.setattr(
+        distributed,
+        'init_process_group',
+        lambda *args, **options: calls.append((args, options)),
+    )
+    monkeypatch.setenv('IN_DIST', '0')
+    launch_as()
+    join_processes(device)
+    assert not calls
+    launch_as(MASTER_ADDR='here', RANK=1, WORLD_SIZE=2, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2)
+    join_processes(device)
+    ((args, options),) = calls
+    assert args == (backend,)
+    assert options['timeout'] >= timedelta(hours=12)
+    assert devices == ([] if device == 'cpu' else [device])
+    assert os.environ['IN_DIST'] == '1'  # or OmniSafe would do it again, and fail
 
 
 def test_a_batch_is_shared_equally():
