@@ -49,7 +49,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import peers
+from benchmarks import measure, peers
 from omnisafe_qpt.data.files import HDF5_NAMES, atomic_path, file_sha256, open_dataset
 from omnisafe_qpt.errors import UserError
 
@@ -252,27 +252,18 @@ def _measure_loading(path: Path, rounds: int) -> dict[str, float]:
     }
 
 
-def _touch_memory(arrays: dict[str, np.ndarray]) -> None:
-    """Use and free as much memory as the arrays have, for both sides before they are timed.
-
-    On a virtual machine, memory that none has used since it started is slow the first time:
-    0.15 to 2.4 s were measured for the same table of 1 GB.
-    """
-    np.ones(sum(array.nbytes for array in arrays.values()), dtype=np.uint8)
-
-
 def _measure_preparation(path: Path, rounds: int) -> dict[str, float]:
     from omnisafe_qpt.data.trajectories import Trajectories
 
     arrays = _read_all(path)
-    _touch_memory(arrays)
+    measure.touch_memory(sum(array.nbytes for array in arrays.values()))
     return _timed(lambda: _prepared(Trajectories.from_arrays(arrays)), rounds)[0]
 
 
 def _measure_osrl(path: Path, rounds: int) -> dict[str, float]:
     osrl = peers.import_dataset()
     arrays = _read_all(path)
-    _touch_memory(arrays)
+    measure.touch_memory(sum(array.nbytes for array in arrays.values()))
 
     def prepare() -> tuple[list[Any], list[Any]]:
         trajectories, _ = osrl.process_sequence_dataset(arrays)

@@ -284,6 +284,7 @@ def measure_dataset(transitions: int, device: torch.device, rounds: int) -> dict
     )
     ahead = PrefetchSampler(sampler_of(data), device)
     on_device = sampler_of(data.to(device))
+    measure.touch_memory(2 * data.table.nbytes)
     timer = measure.Timer(device)
     timer.add('load', lambda: Trajectories.from_arrays(arrays))
     timer.add('draw a batch', on_device.sample)
