@@ -20,6 +20,7 @@ import os
 from datetime import timedelta
 from types import SimpleNamespace
 
+import omnisafe  # noqa: F401 - the algorithm is imported by it
 import pytest
 import torch
 from torch import distributed
