@@ -244,6 +244,21 @@ def test_each_episode_hears_of_its_own_rewards_and_costs(monkeypatch: pytest.Mon
     assert result.costs == [2.0 * value for value in result.returns]
 
 
+def test_steps_of_ended_episodes_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their rows stay in the policy's batch until the longest has ended."""
+    use(monkeypatch, Scripted)
+    networks = make_networks(7, 2, 4, ENV_ID)
+    config = DeploymentConfig(candidates=3, candidate_shift='last', cost_limit=30.0)
+
+    def infeasible_steps(seeds: Any) -> float:
+        result = evaluate(networks, ENV_ID, config, TARGET, seeds)
+        return result.infeasible_share * sum(result.lengths)
+
+    alone = sum(infeasible_steps([seed]) for seed in range(1, 14))
+    assert 0 < alone < sum(2 + seed % 3 for seed in range(1, 14))
+    assert infeasible_steps(range(1, 14)) == pytest.approx(alone)
+
+
 # -- what goes wrong ------------------------------------------------------------------------------
 
 
@@ -366,3 +381,17 @@ def test_threads_of_this_process_do_not_matter() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+@pytest.mark.parametrize('processes', [1, 3])
+def test_a_policy_on_a_gpu_plays_the_same_episodes(processes: int) -> None:
+    networks = make_networks(7, 2, HORIZON, ENV_ID)
+    config = DeploymentConfig(candidates=1)
+    expected = evaluate(networks, ENV_ID, config, TARGET, range(5))
+    networks.to('cuda')
+    found = evaluate(networks, ENV_ID, config, TARGET, range(5), processes)
+    np.testing.assert_allclose(found.returns, expected.returns, rtol=1e-2)
+    assert found.lengths == expected.lengths
+    again = evaluate(networks, ENV_ID, config, TARGET, range(5), 4 - processes)
+    assert results(again) == results(found)
