@@ -76,7 +76,12 @@ def test_limits_targets_and_candidates_change_the_actions(run: Path) -> None:
     base = actions(candidates=1)
     assert not np.allclose(base, actions(candidates=1, cost_limit=40.0, target_return=50.0))
     assert not np.allclose(base, actions(candidates=1, target_return=90.0))
-    assert not np.allclose(base, actions(candidates=30))
+    many = actions(candidates=30)
+    assert not np.allclose(base, many)
+    np.testing.assert_array_equal(many, actions(candidates=30, candidate_shift='history'))
+    assert not np.allclose(many, actions(candidates=30, candidate_shift='last'))
+    with pytest.raises(omnisafe_qpt.UserError, match='candidate_shift'):
+        actions(candidate_shift='first')
 
 
 def test_rewards_and_costs_are_fed_back(run: Path) -> None:
