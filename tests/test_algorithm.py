@@ -20,6 +20,7 @@ import csv
 import json
 import math
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -362,8 +363,18 @@ def test_a_dataset_kept_on_the_host_trains_alike(
     trained: tuple[Any, Any, Path],
     dataset: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    evaluate, threads = QPT._evaluate, []
+
+    def watched(self: QPT, is_last: bool) -> None:
+        threads.extend(thread.name for thread in threading.enumerate())
+        evaluate(self, is_last)
+
+    monkeypatch.setattr(QPT, '_evaluate', watched)
     agent, result = run_agent(small_options(dataset, tmp_path, data_device='host'))
+    assert 'MainThread' in threads
+    assert 'prefetch' not in threads  # evaluation forks
     assert isinstance(agent.agent._sampler, PrefetchSampler)
     assert not isinstance(trained[0].agent._sampler, PrefetchSampler)
     assert result == trained[1]

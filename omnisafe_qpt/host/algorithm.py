@@ -371,8 +371,6 @@ class QPT(BaseOffline):
             )
             self._rows = _read_rows(self._run)
             self._save(is_last=epoch == epochs)
-        if self._is_prefetched:
-            self._sampler.close()
         self._logger.close()
         row = self._replicas.share(self._rows[-1] if self._rows else None)
         if self._replicas.is_first:
@@ -406,6 +404,8 @@ class QPT(BaseOffline):
                 progress.update(self._learner.step)
                 self._report_failed_capture()
             metrics = self._learner.pop_metrics()  # waits for the device
+        if self._is_prefetched:
+            self._sampler.close()  # no thread of ours is about when evaluation forks
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
             raise UserError(
