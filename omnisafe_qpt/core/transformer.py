@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from omnisafe_qpt.core.config import PolicyConfig
-from omnisafe_qpt.core.kernels import Dropout, attention
+from omnisafe_qpt.core.kernels import Dropout, Linear, attention
 
 
 _TOKENS_PER_STEP = 4
@@ -43,9 +43,9 @@ class _Attention(nn.Module):
         super().__init__()
         self._num_heads = config.num_heads
         self._dropout = config.dropout
-        self.query = nn.Linear(config.embed_dim, config.embed_dim)
-        self.key_value = nn.Linear(config.embed_dim, 2 * config.embed_dim)
-        self.out = nn.Linear(config.embed_dim, config.embed_dim)
+        self.query = Linear(config.embed_dim, config.embed_dim)
+        self.key_value = Linear(config.embed_dim, 2 * config.embed_dim)
+        self.out = Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, x: torch.Tensor, queries: slice, allowed: torch.Tensor) -> torch.Tensor:
         """Map x (B, T, D) to (B, Q, D), Q the number of query tokens; allowed (B, 1, Q, T)."""
@@ -67,9 +67,9 @@ class _Block(nn.Module):
         self.attention = _Attention(config)
         self.mlp_norm = nn.LayerNorm(config.embed_dim)
         self.mlp = nn.Sequential(
-            nn.Linear(config.embed_dim, 4 * config.embed_dim),
+            Linear(config.embed_dim, 4 * config.embed_dim),
             nn.GELU(),
-            nn.Linear(4 * config.embed_dim, config.embed_dim),
+            Linear(4 * config.embed_dim, config.embed_dim),
         )
         self.dropout = Dropout(config.dropout)
 
