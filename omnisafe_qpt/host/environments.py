@@ -25,6 +25,7 @@ from omnisafe.envs.core import CMDP, make
 from omnisafe.envs.wrapper import ActionScale
 
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.envs import SingleEnv
 from omnisafe_qpt.host.plugin import unwrapped, without_auto_reset
 
 
@@ -75,9 +76,15 @@ class NumpyEnvironment:
         """Initialize an instance of :class:`NumpyEnvironment`."""
         self._env = make_env(env_id)
         self.horizon = horizon_of(self._env)
+        self._is_new = not isinstance(unwrapped(self._env), SingleEnv)
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start an episode and return its first observation."""
+        """Start an episode, which is the same whatever was run before."""
+        if self._is_new:
+            # The first episode of Safety-Gymnasium's navigation tasks differs in the last bits from
+            # what the same seed brings later: a first world is not put together as others are.
+            self._env.reset(seed=seed)
+            self._is_new = False
         return self._env.reset(seed=seed)[0].numpy()
 
     def step(self, action: np.ndarray) -> Outcome:
@@ -93,8 +100,8 @@ class NumpyEnvironment:
 class EnvironmentSet:
     """Environments of one task in this process, by number, each made when it is first used.
 
-    An episode depends on its seed and actions only, whatever its environment ran before. So they
-    are used again and again: the first reset of a navigation task builds its world twice.
+    They are used again and again, as the first reset of a navigation task builds its world twice;
+    an episode depends on its seed and actions only, whatever its environment ran before.
 
     Args:
         env_id (str): OmniSafe's environment id.
