@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""The CPU's own dropout, Mish and attention against torch's, in double precision."""
+"""The CPU's own linear layer, dropout, Mish and attention against torch's, in double precision."""
 
 from __future__ import annotations
 
@@ -21,12 +21,69 @@ import torch
 import torch.nn.functional as F
 
 from omnisafe_qpt.core import kernels
-from omnisafe_qpt.core.kernels import Dropout, attention, mish
+from omnisafe_qpt.core.kernels import Dropout, Linear, attention, mish
 
 
 def dropped(probability, shape, seed=0, dtype=torch.float32):
     torch.manual_seed(seed)
     return Dropout(probability).train()(torch.ones(shape, dtype=dtype))
+
+
+# ---------------------------------------------------------------------- linear
+
+
+@pytest.fixture(name='products')
+def fixture_products(monkeypatch):
+    """Count the products that do not go the usual way."""
+    if kernels._product is None:
+        pytest.skip('this build of torch has no such product')
+    shapes, product = [], kernels._product
+
+    def spy(x, *args):
+        shapes.append(tuple(x.shape))
+        return product(x, *args)
+
+    monkeypatch.setattr(kernels, '_product', spy)
+    return shapes
+
+
+def linear_and_gradients(layer, x, grad):
+    layer.zero_grad()
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    y.backward(grad.to(y.dtype))
+    return [y, x.grad, layer.weight.grad, layer.bias.grad]
+
+
+@pytest.mark.parametrize('step', [1, 3])
+def test_linear_and_its_gradients_equal_torch_in_double_precision(step, products):
+    torch.manual_seed(0)
+    layer = Linear(24, 40)
+    exact = torch.nn.Linear(24, 40).double()
+    exact.load_state_dict(layer.state_dict())
+    x = torch.randn(30, 13 * step, 24)[:, ::step]  # with a step it is not contiguous
+    grad = torch.randn(30, 13, 40)
+    found = linear_and_gradients(layer, x, grad)
+    assert products == [(30, 13, 24), (30, 13, 40)]
+    for ours, expected in zip(found, linear_and_gradients(exact, x.double(), grad.double())):
+        torch.testing.assert_close(ours.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_linear_leaves_few_rows_and_other_types_to_torch(products):
+    layer, x = Linear(24, 40), torch.randn(400, 24)
+    plain = torch.nn.Linear(24, 40)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x[:100]), plain(x[:100]))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert torch.equal(layer(x), plain(x))
+    assert Linear(24, 40, device='meta')(x.to('meta')).shape == (400, 40)
+    assert not products
+
+
+def test_linear_without_the_product_is_that_of_torch(monkeypatch):
+    monkeypatch.setattr(kernels, '_product', None)
+    layer, x = Linear(24, 40), torch.randn(400, 24)
+    assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
 # ---------------------------------------------------------------------- dropout
