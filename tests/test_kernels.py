@@ -16,6 +16,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -233,6 +237,33 @@ def test_attention_under_autocast_is_float32_inside():
         torch.testing.assert_close(x.grad.double(), y.grad, atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize('batch', [1, 40])
+@pytest.mark.parametrize('is_all', [True, False])
+def test_branches_attend_as_sequences_of_their_own(is_all, batch):
+    num_shared, branches, length = 4, 3, 2
+    torch.manual_seed(2)
+    query, key, value = torch.randn(3, batch, 2, num_shared + branches * length, 8).unbind(0)
+    total = num_shared + length
+    allowed = torch.rand(batch, 1, total, total) < 0.7
+    allowed |= torch.eye(total, dtype=torch.bool)
+    allowed[..., :num_shared, num_shared:] = False
+    last = slice(num_shared + length - 1, None, length)
+    asked = query if is_all else query[:, :, last]
+    mixed = kernels.branching_attention(asked, key, value, allowed, num_shared, branches)
+    assert mixed.shape == asked.shape
+    for branch in range(branches):
+        first = num_shared + branch * length
+        tokens = [*range(num_shared), *range(first, first + length)]
+        expected = F.scaled_dot_product_attention(
+            *(x[:, :, tokens].double() for x in (query, key, value)), allowed
+        )
+        if is_all:
+            found = mixed[:, :, tokens]
+        else:
+            found, expected = mixed[:, :, branch], expected[:, :, -1]
+        torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+
+
 # ---------------------------------------------------------------------- other devices
 
 
@@ -245,3 +276,32 @@ def test_other_devices_take_the_operations_of_torch(monkeypatch):
     assert Dropout(0.5).train()(x).shape == x.shape
     allowed = torch.ones(3, 1, 7, 7, dtype=torch.bool, device='meta')
     assert attention(x, x, x, allowed, 0.1).shape == x.shape
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def test_freed_memory_is_kept():
+    """Page faults of the same eight blocks, asked for and freed again and again."""
+    if platform.libc_ver()[0] != 'glibc':
+        pytest.skip('another C library')
+    code = """
+import resource, torch
+from omnisafe_qpt.core.kernels import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        blocks = [torch.ones(1 << 20) for _ in range(8)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+torch.set_num_threads(1)
+faults()
+usual = faults()
+keep_freed_memory()
+faults()
+print(usual, faults())
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    usual, kept = map(int, done.stdout.split())
+    assert usual > 1000
+    assert kept < 0.2 * usual

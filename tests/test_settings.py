@@ -107,6 +107,8 @@ def test_critics_are_trained_where_something_needs_them() -> None:
 
 
 def test_options_of_deployment() -> None:
-    assert deployment_config(make_cfgs()) == DeploymentConfig(6.0, 9, 0.33, 'last', 'bounded', 'max')
+    assert deployment_config(make_cfgs()) == DeploymentConfig(
+        6.0, 9, 0.33, 'last', 'bounded', 'max'
+    )
     without = deployment_config(make_cfgs(use_ensemble=False))
     assert without == DeploymentConfig(6.0, 1, 0.33, 'last', 'bounded', 'max')

@@ -31,7 +31,7 @@ from core_helpers import (
     small_policy_config,
 )
 from omnisafe_qpt.core.config import PolicyConfig
-from omnisafe_qpt.core.transformer import TransformerPolicy, attention_mask, candidate_mask
+from omnisafe_qpt.core.transformer import TransformerPolicy, attention_mask
 from omnisafe_qpt.errors import UserError
 
 
@@ -170,20 +170,6 @@ def test_candidates_equal_windows_of_their_own(num_layers, candidates):
     if candidates > 1:
         assert whole.std(1).min() > 1e-3
         assert last.std(1).min() > 1e-4
-
-
-def test_candidate_mask_of_a_padded_window():
-    """Two steps, the first of them padding, and two candidates for the last."""
-    allowed = candidate_mask(torch.tensor([[False, True]]), candidates=2)[0, 0]
-    assert allowed.shape == (10, 10)
-    owner = [None] * 4 + [0] * 3 + [1] * 3
-    for query in range(10):
-        for key in range(10):
-            same = owner[query] == owner[key] is not None and key <= query
-            assert allowed[query, key] == (query == key or same), (query, key)
-    allowed = candidate_mask(torch.tensor([[True, True]]), candidates=2)[0, 0]
-    assert allowed[4:, :4].all()
-    assert not allowed[:4, 4:].any()
 
 
 # ---------------------------------------------------------------------- causality

@@ -28,6 +28,7 @@ from torch import nn
 
 from omnisafe_qpt.core.config import DeploymentConfig, PolicyConfig
 from omnisafe_qpt.core.critics import TwinCritic
+from omnisafe_qpt.core.kernels import keep_freed_memory
 from omnisafe_qpt.core.learner import Learner, combine_cost
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
@@ -139,9 +140,9 @@ def select_candidate(
     return torch.where(any_feasible, best_feasible, cost_values.argmin(dim=1)), any_feasible
 
 
-# Numbers in a batch of tokens below which more threads only cost time, and much of it where other
-# processes, simulators for instance, want the same cores.
-_SINGLE_THREAD_WORK = 1 << 20
+# Numbers in a batch of tokens below which more threads hardly help, and cost much time where other
+# processes want the same cores.
+_SINGLE_THREAD_WORK = 1 << 14
 
 
 @contextmanager
@@ -186,7 +187,12 @@ class RolloutPolicy:
         self._obs_dim, self._act_dim = spec['obs_dim'], spec['act_dim']
         self._device = networks.scaling.obs_mean.device
         context_len = spec['policy']['context_len']
-        self._work = num_episodes * config.candidates * context_len * spec['policy']['embed_dim']
+        tokens, candidates = 4 * context_len - 1, config.candidates
+        if config.candidate_shift == 'last':
+            tokens, candidates = tokens + 3 * (candidates - 1), 1
+        self._work = num_episodes * candidates * tokens * spec['policy']['embed_dim']
+        if self._device.type == 'cpu':
+            keep_freed_memory()
         shape = (num_episodes, context_len)
         self._states = torch.zeros(*shape, self._obs_dim, device=self._device)
         self._actions = torch.zeros(*shape, self._act_dim, device=self._device)

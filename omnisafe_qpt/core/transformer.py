@@ -21,23 +21,38 @@ window of K steps is T = 4K - 1 tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from omnisafe_qpt.core.config import PolicyConfig
-from omnisafe_qpt.core.kernels import Dropout, Linear, attention
+from omnisafe_qpt.core.kernels import Dropout, Linear, attention, branching_attention
 
 
 _TOKENS_PER_STEP = 4
 # Where the state tokens are among the T tokens, and the last of them.
 _STATE_TOKENS = slice(2, None, _TOKENS_PER_STEP)
 _LAST_TOKEN = slice(-1, None)
+_ALL_TOKENS = slice(None)
 # The last step is three tokens: return-to-go, cost-to-go, state.
 _LAST_STEP_TOKENS = 3
 
 
+# Mixes values (B, H, T, d) by queries (B, H, Q, d) and keys: (query, key, value, queries, dropout),
+# ``queries`` saying which of the tokens these are.
+_Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, slice, float], torch.Tensor]
+
+
+def _attend_to(allowed: torch.Tensor) -> _Attend:
+    """Attend where allowed (B, 1, T, T)."""
+    return lambda query, key, value, queries, dropout: attention(
+        query, key, value, allowed[:, :, queries], dropout
+    )
+
+
 class _Attention(nn.Module):
-    """Multi-head attention of some of the tokens to all of them."""
+    """Multi-head attention; queries, keys and values are asked for apart from their mixture."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -47,11 +62,17 @@ class _Attention(nn.Module):
         self.key_value = Linear(config.embed_dim, 2 * config.embed_dim)
         self.out = Linear(config.embed_dim, config.embed_dim)
 
-    def forward(self, x: torch.Tensor, queries: slice, allowed: torch.Tensor) -> torch.Tensor:
-        """Map x (B, T, D) to (B, Q, D), Q the number of query tokens; allowed (B, 1, Q, T)."""
-        query = self._split(self.query(x[:, queries]))  # (B, H, Q, D / H)
-        key, value = map(self._split, self.key_value(x).chunk(2, dim=-1))  # (B, H, T, D / H)
-        mixed = attention(query, key, value, allowed, self._dropout if self.training else 0.0)
+    def forward(
+        self,
+        query: torch.Tensor,
+        key_value: torch.Tensor,
+        attend: _Attend,
+        queries: slice,
+    ) -> torch.Tensor:
+        """Mix values for queries (B, Q, D) and keys and values (B, T, 2 D); returns (B, Q, D)."""
+        query = self._split(query)  # (B, H, Q, D / H)
+        key, value = map(self._split, key_value.chunk(2, dim=-1))  # (B, H, T, D / H)
+        mixed = attend(query, key, value, queries, self._dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,10 +94,25 @@ class _Block(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, queries: slice, allowed: torch.Tensor) -> torch.Tensor:
-        """Map x (B, T, D) to (B, Q, D)."""
-        mixed = self.attention(self.attention_norm(x), queries, allowed[:, :, queries])
-        x = x[:, queries] + self.dropout(mixed)
+    def forward(self, x: torch.Tensor, attend: _Attend, queries: slice) -> torch.Tensor:
+        """Map x (B, T, D) to (B, Q, D), Q the number of query tokens."""
+        return self.mix(x[:, queries], *self.project(x, queries), attend, queries)
+
+    def project(self, x: torch.Tensor, queries: slice = _ALL_TOKENS) -> tuple[torch.Tensor, ...]:
+        """Return what attention needs of each token alone: (B, Q, D) and (B, T, 2 D)."""
+        normed = self.attention_norm(x)
+        return self.attention.query(normed[:, queries]), self.attention.key_value(normed)
+
+    def mix(  # pylint: disable=too-many-arguments
+        self,
+        x: torch.Tensor,
+        query: torch.Tensor,
+        key_value: torch.Tensor,
+        attend: _Attend,
+        queries: slice,
+    ) -> torch.Tensor:
+        """Do the rest for the query tokens, x and query (B, Q, D)."""
+        x = x + self.dropout(self.attention(query, key_value, attend, queries))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -137,7 +173,7 @@ class TransformerPolicy(nn.Module):
         """
         tokens = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
         queries = _LAST_TOKEN if last_only else _STATE_TOKENS
-        return self._predict(tokens, attention_mask(mask), queries)
+        return self._predict(tokens, _attend_to(attention_mask(mask)), queries, self.blocks)
 
     def candidate_actions(  # pylint: disable=too-many-arguments
         self,
@@ -150,7 +186,7 @@ class TransformerPolicy(nn.Module):
     ) -> torch.Tensor:
         """Predict the last action for several returns-to-go, each over the whole history.
 
-        The candidates share their other tokens, which are embedded once.
+        The candidates share their other tokens, up to the first block's attention.
 
         Args:
             states (torch.Tensor): (B, K, S).
@@ -165,11 +201,22 @@ class TransformerPolicy(nn.Module):
         """
         candidates = return_to_go.shape[1]
         one = self._embed(states, actions, return_to_go[:, 0], cost_to_go, timesteps)
-        tokens = one[:, None].repeat(1, candidates, 1, 1)  # (B, M, T, D)
-        tokens[:, :, ::_TOKENS_PER_STEP] = self._embed_returns(return_to_go, timesteps)
-        allowed = attention_mask(mask).repeat_interleave(candidates, dim=0)
-        predicted = self._predict(tokens.flatten(0, 1), allowed, _LAST_TOKEN)
-        return predicted.reshape(len(mask), candidates, -1)
+        own = self._embed_returns(return_to_go, timesteps)  # (B, M, K, D)
+
+        def spread(shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+            tokens = shared[:, None].repeat(1, candidates, 1, 1)
+            tokens[:, :, ::_TOKENS_PER_STEP] = own
+            return tokens.flatten(0, 1)  # (B M, T, ...)
+
+        x = spread(one, own)
+        attend = _attend_to(attention_mask(mask).repeat_interleave(candidates, dim=0))
+        blocks = self.blocks
+        if len(blocks) > 1:
+            # In the first block queries, keys and values are still shared.
+            first, blocks = blocks[0], blocks[1:]
+            projected = zip(first.project(one), first.project(own))
+            x = first.mix(x, *(spread(*pair) for pair in projected), attend, _ALL_TOKENS)
+        return self._predict(x, attend, _LAST_TOKEN, blocks).reshape(len(mask), candidates, -1)
 
     def last_candidate_actions(  # pylint: disable=too-many-arguments
         self,
@@ -183,9 +230,8 @@ class TransformerPolicy(nn.Module):
     ) -> torch.Tensor:
         """Predict the last action for several values of the last return-to-go.
 
-        Such candidates share all tokens but the last step's three, so these M times three follow
-        the shared ones in one sequence, and a mask keeps the candidates from seeing each other:
-        4K - 4 + 3M tokens instead of M (4K - 1).
+        Such candidates share all tokens but the last step's three, which no earlier token sees:
+        4K - 4 + 3M tokens go through the blocks instead of M (4K - 1).
 
         Args:
             states (torch.Tensor): (B, K, S).
@@ -205,15 +251,32 @@ class TransformerPolicy(nn.Module):
         own = last_step[:, None].repeat(1, candidates, 1, 1)  # (B, M, 3, D)
         own[:, :, :1] = self._embed_returns(last_return_to_go[..., None], timesteps[:, -1:])
         tokens = torch.cat([shared, own.flatten(1, 2)], dim=1)
-        first_state = shared.shape[1] + _LAST_STEP_TOKENS - 1
-        queries = slice(first_state, None, _LAST_STEP_TOKENS)
-        return self._predict(tokens, candidate_mask(mask, candidates), queries)
+        allowed, num_shared = attention_mask(mask), shared.shape[1]
 
-    def _predict(self, x: torch.Tensor, allowed: torch.Tensor, queries: slice) -> torch.Tensor:
-        """Run the blocks over tokens (B, T, D) and predict actions at the state tokens."""
-        for block in self.blocks[:-1]:
-            x = block(x, slice(None), allowed)
-        x = self.blocks[-1](x, queries, allowed)
+        def attend(  # pylint: disable=too-many-arguments
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            queries: slice,
+            dropout: float,
+        ) -> torch.Tensor:
+            del queries, dropout  # all tokens or the last states; this is for acting only
+            return branching_attention(query, key, value, allowed, num_shared, candidates)
+
+        last_states = slice(num_shared + _LAST_STEP_TOKENS - 1, None, _LAST_STEP_TOKENS)
+        return self._predict(tokens, attend, last_states, self.blocks)
+
+    def _predict(
+        self,
+        x: torch.Tensor,
+        attend: _Attend,
+        queries: slice,
+        blocks: nn.ModuleList,
+    ) -> torch.Tensor:
+        """Run blocks, the last one for some tokens, and predict actions there."""
+        for block in blocks[:-1]:
+            x = block(x, attend, _ALL_TOKENS)
+        x = blocks[-1](x, attend, queries)
         return torch.tanh(self.head(self.head_norm(x)))
 
     def _embed(  # pylint: disable=too-many-arguments
@@ -257,29 +320,6 @@ def attention_mask(mask: torch.Tensor) -> torch.Tensor:
     causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=mask.device).tril()
     itself = torch.eye(num_tokens, dtype=torch.bool, device=mask.device)
     return (causal & token_mask) | itself
-
-
-def candidate_mask(mask: torch.Tensor, candidates: int) -> torch.Tensor:
-    """Say which token may look at which where several last steps follow one history.
-
-    Args:
-        mask (torch.Tensor): (B, K) bool, False in padding.
-        candidates (int): M.
-
-    Returns:
-        (B, 1, T, T) bool, T = 4K - 4 + 3M: the shared tokens see each other as in
-        :func:`attention_mask`, and each candidate's three see the shared ones and their own.
-    """
-    one = attention_mask(mask)
-    num_shared = one.shape[-1] - _LAST_STEP_TOKENS
-    # Row and column of each token in the mask of a single candidate.
-    of_candidates = torch.arange(num_shared, one.shape[-1], device=mask.device).repeat(candidates)
-    shared = torch.arange(num_shared, device=mask.device)
-    token = torch.cat([shared, of_candidates])
-    owner = torch.arange(candidates, device=mask.device).repeat_interleave(_LAST_STEP_TOKENS)
-    owner = torch.cat([torch.full_like(shared, -1), owner])
-    visible = (owner == owner[:, None]) | (owner == -1)
-    return one[:, :, token[:, None], token] & visible
 
 
 def _initialise(module: nn.Module) -> None:
