@@ -83,7 +83,10 @@ class Timer:
         self.seconds[name] = []
 
     def time(self, rounds: int | None, budget: float = 0.0) -> None:
-        """Time every work once a round.
+        """Time every work once a round, right after one run that is not timed.
+
+        In training an update follows an update: it finds its memory and its weights as the last
+        one left them, not as another work did.
 
         Args:
             rounds (int, optional): How often; None for as often as fits into the budget, at least
@@ -95,6 +98,7 @@ class Timer:
         done = 0
         while total is None or done < total:
             for name, run in self._run.items():
+                run()
                 self.seconds[name].append(self._seconds(run, self._repeats[name]))
             done += 1
             if total is None:

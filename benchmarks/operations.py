@@ -158,7 +158,8 @@ def acting_operations(
 ) -> int:
     """Count the operations of one step of deployment whose candidates differ in every step.
 
-    They differ in their returns-to-go, so that all else of an episode is embedded once.
+    They differ in their returns-to-go, so that all else of an episode is embedded once, and its
+    queries, keys and values in a first layer, if that is not the last, are taken once.
 
     Args:
         obs_dim (int): S.
@@ -169,6 +170,9 @@ def acting_operations(
     """
     policy = policy_products(obs_dim, act_dim, config.policy, last_only=True)
     shared = policy.embedding * (1 + obs_dim + act_dim) // (2 + obs_dim + act_dim)
+    if config.policy.num_layers > 1:
+        others = (_TOKENS_PER_STEP - 1) * config.policy.context_len - 1
+        shared += 3 * others * config.policy.embed_dim**2
     critics = 0
     if candidates > 1:
         kinds, twins = 2, 2

@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure, operations, peers, throughput, works
 from core_helpers import ACT_DIM, OBS_DIM, random_batch, small_config, small_learner
+from omnisafe_qpt.core import kernels
 from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
 from omnisafe_qpt.host.config import load_defaults, load_preset, merge
 from omnisafe_qpt.host.settings import learner_config
@@ -231,7 +232,10 @@ def test_presets_are_those_of_the_package(name, preset):
 
 
 @pytest.mark.parametrize('precision', ['float32', 'bf16'])
-def test_the_parts_do_an_updates_work(precision):
+def test_the_parts_do_an_updates_work(precision, monkeypatch):
+    # The counter does not know what linear layers and small attention take on a CPU.
+    monkeypatch.setattr(kernels, '_product', None)
+    monkeypatch.setattr(kernels, '_ROWS_OF_ATTENTION', 0)
     config = small_config(precision=precision, penalty_critic='first')
     learner = small_learner(config)
     parts = works.update_parts(learner, random_batch(num_windows=12))
@@ -254,7 +258,7 @@ def test_times_of_a_round_are_taken_in_turn():
         timer.add(name, lambda name=name: (done.append(name), time.sleep(0.02)))
     done.clear()
     timer.time(rounds=3)
-    assert ''.join(done) == 'ababab'
+    assert ''.join(done) == 'aabb' * 3  # the first of each is not timed
     assert timer.median('a') >= 0.02
     assert timer.ratio('a', 'b') == pytest.approx(1, abs=0.5)
     assert timer.ratio('a', 'absent') is None
@@ -266,7 +270,7 @@ def test_short_work_is_repeated_within_a_measurement():
     timer.add('short', lambda: (calls.append(1), time.sleep(0.001)))
     calls.clear()
     timer.time(rounds=1)
-    assert len(calls) == timer.summary()['short']['repeats'] > 5
+    assert len(calls) == 1 + timer.summary()['short']['repeats'] > 6
     assert timer.median('short') == pytest.approx(0.001, rel=2)
 
 

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from omnisafe_qpt.core.config import DeploymentConfig
+from omnisafe_qpt.core.kernels import keep_freed_memory
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.host.config import usable_cores
 from omnisafe_qpt.host.environments import EnvironmentSet
@@ -40,7 +41,7 @@ from omnisafe_qpt.host.remote import Partial, RemoteObject
 # Windows, at most, in a call of the policy that episodes share on a CPU. The fixed cost of a call
 # is about the work of one or two, so that more hardly help; and the fewer batches there are, the
 # fewer cores find one. Each environment needs seconds to start too, and up to 0.2 GB.
-_WINDOWS_ON_CPU = 5
+_WINDOWS_ON_CPU = 3
 # Batches come in multiples of this, so that two or four cores finish together.
 _BATCHES_ON_CPU = 4
 
@@ -206,6 +207,7 @@ class _Player:
     """Plays batches in this process."""
 
     def __init__(self, setting: _Setting) -> None:
+        keep_freed_memory()
         self._setting = setting
         self._environments = EnvironmentSet(setting.env_id)
         self.horizon = self._environments.horizon
