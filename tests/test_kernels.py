@@ -282,7 +282,7 @@ def test_other_devices_take_the_operations_of_torch(monkeypatch):
 
 
 def test_freed_memory_is_kept():
-    """Page faults of the same eight blocks, asked for and freed again and again."""
+    """Page faults of the same three blocks of 40 MB, asked for and freed again and again."""
     if platform.libc_ver()[0] != 'glibc':
         pytest.skip('another C library')
     code = """
@@ -291,7 +291,7 @@ from omnisafe_qpt.core.kernels import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        blocks = [torch.ones(1 << 20) for _ in range(8)]
+        blocks = [torch.ones(10 << 20) for _ in range(3)]
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 torch.set_num_threads(1)
