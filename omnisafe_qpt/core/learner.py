@@ -27,7 +27,6 @@ from torch import nn
 
 from omnisafe_qpt.core.config import LearnerConfig, OptimizerConfig
 from omnisafe_qpt.core.critics import TwinCritic
-from omnisafe_qpt.core.kernels import keep_freed_memory
 from omnisafe_qpt.core.losses import (
     critic_loss,
     imitation_loss,
@@ -96,8 +95,6 @@ class Learner:
         """Initialize an instance of :class:`Learner`."""
         self.config = config
         self.device = torch.device(device)
-        if self.device.type == 'cpu':
-            keep_freed_memory()
         self.replicas = replicas or Replicas()
         self.step = 0
         self.scaling = scaling.to(self.device)
