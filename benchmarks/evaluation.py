@@ -35,7 +35,6 @@ that the evaluation can take.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -50,11 +49,11 @@ import torch
 from omnisafe.utils.config import Config
 
 from benchmarks import measure, peers
+from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.core.config import DeploymentConfig, PolicyConfig
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
-from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import load_networks, versions
 from omnisafe_qpt.host.config import load_defaults, load_preset, merge
@@ -74,24 +73,11 @@ _CPU = torch.device('cpu')
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    options = _parser().parse_args()
-    try:
-        result = run(options)
-    except UserError as error:
-        print(f'Error: {error}', file=sys.stderr)
-        return 1
-    if options.json is not None:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-    _print(result)
-    return 0
+    return run_command(_parser(), run, _print)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('--env-id', default='SafetyCarButton1-v0')
     parser.add_argument('--episodes', type=int, default=20)
     parser.add_argument('--candidates', type=int, default=12)

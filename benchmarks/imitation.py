@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import sys
@@ -38,11 +37,12 @@ import numpy as np
 import omnisafe
 import torch
 
+from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
-from omnisafe_qpt.data.files import atomic_path, file_sha256
+from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
@@ -60,14 +60,10 @@ _NO_TARGET_UNIT = 1e30
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    options = _parser().parse_args()
-    try:
-        result = run(options)
-    except UserError as error:
-        print(f'Error: {error}', file=sys.stderr)
-        return 1
-    with atomic_path(options.json) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    return run_command(_parser(), run, _print)
+
+
+def _print(result: dict[str, Any]) -> None:
     for row in result['rows']:
         print(
             f'{row["agent"]:<12} seed {row["seed"]}: return {row["return_mean"]:.1f} '
@@ -75,14 +71,10 @@ def main() -> int:
             f'{row["cost_mean"]:.2f} ({row["normalized_cost"]:.3f} of the limit), '
             f'{row["train_seconds"]:.0f} s of training',
         )
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('--env-id', required=True)
     parser.add_argument('--dataset', required=True, type=Path)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])

@@ -50,6 +50,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure, peers
+from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.data.files import HDF5_NAMES, atomic_path, file_sha256, open_dataset
 from omnisafe_qpt.errors import UserError
 
@@ -66,24 +67,11 @@ def main() -> int:
         name, path, rounds = sys.argv[2:]
         print(json.dumps(_MEASUREMENTS[name](Path(path), int(rounds))))
         return 0
-    options = _parser().parse_args()
-    try:
-        result = run(options)
-    except UserError as error:
-        print(f'Error: {error}', file=sys.stderr)
-        return 1
-    if options.json is not None:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-    _print(result)
-    return 0
+    return run_command(_parser(), run, _print)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         '--dataset',
         type=Path,

@@ -46,11 +46,12 @@ import numpy as np
 import torch
 
 from benchmarks import measure, works
+from benchmarks.command import make_parser
+from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
-from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
@@ -109,10 +110,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--threads', type=int, metavar='N', help="default: torch's")
     parser.add_argument('--rounds', type=int, metavar='N', default=ROUNDS)
@@ -123,8 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _write(result: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json is not None:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+        write_json(result, options.json)
     if options.plot is not None:
         from omnisafe_qpt.plots import save_figure
 

@@ -45,7 +45,6 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,13 +55,13 @@ import numpy as np
 import torch
 
 from benchmarks import measure, operations, peers, works
+from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
 from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment
-from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
@@ -141,24 +140,11 @@ _MEANING = {
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    options = _parser().parse_args()
-    try:
-        result = run(options)
-    except UserError as error:
-        print(f'Error: {error}', file=sys.stderr)
-        return 1
-    if options.json is not None:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-    print(report(result))
-    return 0
+    return run_command(_parser(), run, lambda result: print(report(result)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         '--preset',
         choices=PRESETS,
