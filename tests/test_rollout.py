@@ -241,6 +241,41 @@ def test_finished_episodes_do_not_count(networks):
     assert rollout.pop_infeasible_share() == 0.5
 
 
+@pytest.mark.parametrize('rule', ['paper', 'bounded'])
+def test_the_choice_of_a_step_can_be_looked_at(rule):
+    """Its values are the critics' at the observation and the action taken."""
+    networks, stream = make_networks(cost_level=6.0), Stream(2)
+    config = replace(ENSEMBLE, cost_limit=6.0, rule=rule, cost_value='max')
+    rollout = start(networks, config, seeds=(0, 1))
+    shifts = torch.tensor(fed_shifts(networks, config, [0, 1]))
+    scaling, budgets, seen = networks.scaling, np.full(2, 6.0), set()
+    assert rollout.choice is None
+    for observations, rewards, costs in stream.steps():
+        actions = rollout.act(observations)
+        choice = rollout.choice
+        states = scaling.observation(torch.from_numpy(observations))
+        values = networks.reward_critic(states, actions).amin(0)
+        torch.testing.assert_close(choice.reward_value, scaling.reward_value(values))
+        values = networks.cost_critic(states, actions).amax(0)
+        torch.testing.assert_close(choice.cost_value, scaling.cost_value(values))
+        torch.testing.assert_close(choice.shift, shifts[range(2), choice.candidate])
+        fits = choice.cost_value.numpy() <= budgets + 1e-5
+        assert choice.feasible.tolist() == fits.tolist(), 'the cheapest is taken where none fits'
+        rollout.observe(rewards, costs)
+        budgets -= costs
+        seen |= set(zip(choice.candidate.tolist(), choice.feasible.tolist()))
+    assert len({candidate for candidate, _ in seen}) > 2
+    assert {feasible for _, feasible in seen} == {True, False}
+    rollout.reset(3.0, seeds=[5], episodes=[1])
+    assert rollout.choice is None
+
+
+def test_one_candidate_is_no_choice(networks):
+    rollout = start(networks, PLAIN)
+    rollout.act(Stream().observations[:, 0])
+    assert rollout.choice is None
+
+
 def test_shifts_have_the_spread_asked_for_and_candidate_0_has_none(networks):
     config = replace(ENSEMBLE, candidates=2000, target_spread=0.25)
     (shifts,) = fed_shifts(networks, config, [0])

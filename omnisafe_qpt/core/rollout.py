@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,25 @@ def _threads_for(work: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which candidates were chosen in the last step, and by which values; on the policy's device.
+
+    Args:
+        candidate (torch.Tensor): (B,) int64, their numbers; 0 is the unshifted one.
+        feasible (torch.Tensor): (B,) bool, whether any candidate fitted.
+        reward_value (torch.Tensor): (B,) of the chosen actions, in units of reward.
+        cost_value (torch.Tensor): (B,) of the chosen actions, in units of cost.
+        shift (torch.Tensor): (B,) return that they ask for beyond the target.
+    """
+
+    candidate: torch.Tensor
+    feasible: torch.Tensor
+    reward_value: torch.Tensor
+    cost_value: torch.Tensor
+    shift: torch.Tensor
+
+
 class RolloutPolicy:
     """The deployed policy over B episodes at once: ``reset``, ``act``, ``observe``.
 
@@ -208,6 +227,21 @@ class RolloutPolicy:
         self._running = torch.ones(num_episodes, dtype=torch.bool, device=self._device)
         self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._scored_steps = torch.zeros_like(self._infeasible_steps)
+        # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
+        self._scored: tuple[torch.Tensor, ...] | None = None
+
+    @property
+    def choice(self) -> Choice | None:
+        """What was chosen in the last step; None right after a reset, or with one candidate."""
+        if self._scored is None:
+            return None
+        chosen, any_feasible, reward_values, cost_values = self._scored
+        reward_value, cost_value, shift = (
+            values.gather(1, chosen[:, None])[:, 0]
+            for values in (reward_values, cost_values, self._shifts)
+        )
+        reward_value = self._networks.scaling.reward_value(reward_value)
+        return Choice(chosen, any_feasible, reward_value, cost_value, shift)
 
     def reset(
         self,
@@ -236,6 +270,7 @@ class RolloutPolicy:
         for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
             if not math.isfinite(value):
                 raise UserError(f'{name} is {value}; it must be a finite number')
+        self._scored = None
         spread = self._config.target_spread * self._networks.scaling.return_unit
         for episode, seed in zip(episodes, seeds):
             self._mask[episode] = False
@@ -365,6 +400,7 @@ class RolloutPolicy:
             self._now[:, 1],
             self._config.rule,
         )
+        self._scored = (chosen, any_feasible, reward_values, cost_values)
         self._infeasible_steps += (self._running & ~any_feasible).sum()
         self._scored_steps += self._running.sum()
         return chosen
