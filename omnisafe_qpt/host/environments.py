@@ -26,7 +26,7 @@ from omnisafe.envs.wrapper import ActionScale
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.envs import SingleEnv
-from omnisafe_qpt.host.plugin import unwrapped, without_auto_reset
+from omnisafe_qpt.host.plugin import simulator_of, unwrapped, without_auto_reset
 
 
 def make_env(env_id: str, **kwargs: Any) -> CMDP:
@@ -81,9 +81,8 @@ class NumpyEnvironment:
     def reset(self, seed: int) -> np.ndarray:
         """Start an episode, which is the same whatever was run before."""
         if self._is_new:
-            # The first episode of Safety-Gymnasium's navigation tasks differs in the last bits from
-            # what the same seed brings later: a first world is not put together as others are.
-            self._env.reset(seed=seed)
+            if not _put_world_in_place(self._env):
+                self._env.reset(seed=seed)  # an episode that is thrown away
             self._is_new = False
         return self._env.reset(seed=seed)[0].numpy()
 
@@ -97,11 +96,29 @@ class NumpyEnvironment:
         self._env.close()
 
 
+def _put_world_in_place(env: CMDP) -> bool:
+    """Let a Safety-Gymnasium environment build its first episode as it builds all others.
+
+    Otherwise a navigation task builds its first world twice, seconds each, and differs in the last
+    bits from what the same seed brings later. Given an empty world, it fills that one, once.
+
+    Returns:
+        Whether the environment has such a world.
+    """
+    task = getattr(simulator_of(env), 'task', None)
+    if getattr(task, 'world', env) is not None:
+        return False
+    from safety_gymnasium.world import World
+
+    task.world = World(task.agent, task._obstacles)
+    return True
+
+
 class EnvironmentSet:
     """Environments of one task in this process, by number, each made when it is first used.
 
-    They are used again and again, as the first reset of a navigation task builds its world twice;
-    an episode depends on its seed and actions only, whatever its environment ran before.
+    They are used again and again; an episode depends on its seed and actions only, whatever its
+    environment ran before.
 
     Args:
         env_id (str): OmniSafe's environment id.
