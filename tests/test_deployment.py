@@ -26,7 +26,7 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.host.checkpoint import find_checkpoint, load_networks, save_checkpoint
+from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks, save_checkpoint
 
 
 @pytest.fixture
@@ -110,9 +110,9 @@ def test_odd_observations_are_refused_not_acted_on(run: Path) -> None:
 def test_the_last_checkpoint_is_taken_by_number(run: Path) -> None:
     for epoch in (10, 9):
         save_checkpoint(run, epoch, make_networks(7, 2, HORIZON, ENV_ID))
-    assert find_checkpoint(run).name == 'epoch-10.pt'
-    assert find_checkpoint(run.parent).name == 'epoch-10.pt'  # the only run in there
-    assert find_checkpoint(run / 'torch_save' / 'epoch-3.pt').name == 'epoch-3.pt'
+    assert checkpoint_path(run).name == 'epoch-10.pt'
+    assert checkpoint_path(run.parent).name == 'epoch-10.pt'  # the only run in there
+    assert checkpoint_path(run / 'torch_save' / 'epoch-3.pt').name == 'epoch-3.pt'
 
 
 def test_what_is_no_run_is_said_so(run: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_what_is_no_run_is_said_so(run: Path, tmp_path: Path) -> None:
     cases[run.parent] = 'several runs'
     cases[run.parent / 'seed-001-now'] = 'no checkpoint'
     cut = tmp_path / 'epoch-1.pt'
-    cut.write_bytes(find_checkpoint(run).read_bytes()[:500])
+    cut.write_bytes(checkpoint_path(run).read_bytes()[:500])
     cases[cut] = 'cannot be read'
     other = tmp_path / 'epoch-2.pt'
     torch.save({'pi': {'mean.weight': torch.zeros(2)}}, other)

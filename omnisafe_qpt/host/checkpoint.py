@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import random
@@ -35,6 +36,8 @@ from omnisafe_qpt.version import __version__
 
 CHECKPOINT_FOLDER = 'torch_save'
 TRAINING_STATE_FILE = 'training_state.pt'
+BEST_FILE = 'best.json'
+LAST, BEST = 'last', 'best'
 _CHECKPOINT_NAME = re.compile(r'epoch-(\d+)\.pt')
 
 
@@ -49,9 +52,14 @@ def save_checkpoint(run: Path, epoch: int, networks: DeployableNetworks) -> Path
     Returns:
         The file, ``torch_save/epoch-N.pt``.
     """
-    path = run / CHECKPOINT_FOLDER / f'epoch-{epoch}.pt'
+    path = run / checkpoint_name(epoch)
     _save({'pi': networks.state_dict()}, path)
     return path
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Name the checkpoint of an epoch, from the run's folder."""
+    return f'{CHECKPOINT_FOLDER}/epoch-{epoch}.pt'
 
 
 def save_training_state(run: Path, state: dict[str, Any]) -> None:
@@ -60,8 +68,16 @@ def save_training_state(run: Path, state: dict[str, Any]) -> None:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    """Put a file in place of an earlier one, which stays until this one is on the disk."""
+    try:
+        with atomic_path(path) as temporary, temporary.open('wb') as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk, for instance
+        raise UserError(
+            f'{path} cannot be written, what was saved before stays: {error}'
+        ) from error
 
 
 def load_training_state(run: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,12 +99,14 @@ def load_training_state(run: str | os.PathLike[str]) -> dict[str, Any]:
 def load_networks(
     run: str | os.PathLike[str],
     device: torch.device | str = 'cpu',
+    which: str | int = LAST,
 ) -> tuple[DeployableNetworks, Path]:
-    """Load the networks of a run's last checkpoint, or of the checkpoint given.
+    """Load the networks of one of a run's checkpoints.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
         device (torch.device or str, optional): Where to put them. Defaults to ``'cpu'``.
+        which (str or int, optional): See :func:`checkpoint_path`. Defaults to ``'last'``.
 
     Returns:
         The networks and the checkpoint's file.
@@ -96,7 +114,7 @@ def load_networks(
     Raises:
         UserError: If there is no such checkpoint or it is not one of QPT's.
     """
-    path = find_checkpoint(run)
+    path = checkpoint_path(run, which)
     content = load_file(path)
     state = content.get('pi') if isinstance(content, dict) else None
     if not isinstance(state, dict) or 'policy' not in (state.get('_extra_state') or {}):
@@ -144,8 +162,18 @@ def find_run(run: str | os.PathLike[str]) -> Path:
     raise UserError(f'{folder}: not a run folder, it has no config.json')
 
 
-def find_checkpoint(run: str | os.PathLike[str]) -> Path:
-    """Find a run's last checkpoint, or take the file given."""
+def checkpoint_path(run: str | os.PathLike[str], which: str | int = LAST) -> Path:
+    """Find one of a run's checkpoints, or take the file given.
+
+    Args:
+        run (str or os.PathLike): A run's folder, or a checkpoint, which it is then.
+        which (str or int, optional): ``'last'``, that of the last epoch; ``'best'``, the one named
+            in the run's ``best.json``, which says why; or a number of epochs. Defaults to
+            ``'last'``.
+
+    Raises:
+        UserError: If there is no such run or checkpoint.
+    """
     path = Path(run).expanduser()
     if path.is_file():
         return path
@@ -153,7 +181,42 @@ def find_checkpoint(run: str | os.PathLike[str]) -> Path:
     files = list_checkpoints(folder)
     if not files:
         raise UserError(f'{folder}: no checkpoint in {CHECKPOINT_FOLDER} yet')
-    return files[max(files)]
+    if which == LAST:
+        return files[max(files)]
+    epoch = load_best(folder)['epoch'] if which == BEST else which
+    if str(epoch).isdecimal() and int(epoch) in files:
+        return files[int(epoch)]
+    raise UserError(
+        f'{folder}: no checkpoint {which}; there are {LAST}, {BEST} after a validation, and '
+        f'{", ".join(map(str, files))}',
+    )
+
+
+def save_best(run: Path, record: dict[str, Any]) -> None:
+    """Write which checkpoint is the best, and by which rule, as ``best.json``."""
+    with atomic_path(run / BEST_FILE) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
+
+
+def load_best(run: Path) -> dict[str, Any]:
+    """Read a run's ``best.json``.
+
+    Args:
+        run (Path): The run's folder.
+
+    Raises:
+        UserError: If there is none or it cannot be read.
+    """
+    path = run / BEST_FILE
+    if not path.is_file():
+        raise UserError(
+            f'{run}: no checkpoint is the best, as none was validated '
+            '(train_cfgs:evaluate_epoisodes); use last, or a number of epochs',
+        )
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(f'{path}: not valid JSON ({error})') from error
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:
