@@ -50,8 +50,12 @@ class Linear(nn.Linear):
 
 
 def _is_plain_float32(x: torch.Tensor) -> bool:
-    is_cpu = x.device.type == 'cpu'
-    return is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+    return _is_cpu(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+
+
+def _is_cpu(x: torch.Tensor) -> bool:
+    # What torch compiles or exports must consist of its own functions, whatever the device.
+    return x.device.type == 'cpu' and not torch.compiler.is_compiling()
 
 
 class _Linear(torch.autograd.Function):
@@ -121,7 +125,7 @@ def _keep_mask(x: torch.Tensor, probability: float) -> torch.Tensor:
 
 def mish(x: torch.Tensor) -> torch.Tensor:
     """Compute :func:`torch.nn.functional.mish`, x tanh(softplus(x))."""
-    return F.mish(x) if x.device.type != 'cpu' else _Mish.apply(x)
+    return _Mish.apply(x) if _is_cpu(x) else F.mish(x)
 
 
 class _Mish(torch.autograd.Function):
@@ -177,11 +181,15 @@ def attention(
     Returns:
         (B, H, Q, d).
     """
-    is_small = query.shape[0] * query.shape[2] <= _ROWS_OF_ATTENTION and dropout == 0.0
-    if query.device.type != 'cpu' or (is_small and query.dtype == torch.float32):
+    if not _is_cpu(query) or _is_small(query, dropout):
         return F.scaled_dot_product_attention(query, key, value, allowed, dropout)
     bias = torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)
     return _Attention.apply(query, key, value, bias, dropout)
+
+
+def _is_small(query: torch.Tensor, dropout: float) -> bool:
+    rows = query.shape[0] * query.shape[2]
+    return rows <= _ROWS_OF_ATTENTION and query.dtype == torch.float32 and dropout == 0.0
 
 
 class _Attention(torch.autograd.Function):

@@ -216,7 +216,9 @@ class TransformerPolicy(nn.Module):
             first, blocks = blocks[0], blocks[1:]
             projected = zip(first.project(one), first.project(own))
             x = first.mix(x, *(spread(*pair) for pair in projected), attend, _ALL_TOKENS)
-        return self._predict(x, attend, _LAST_TOKEN, blocks).reshape(len(mask), candidates, -1)
+        actions = self._predict(x, attend, _LAST_TOKEN, blocks)
+        # len(mask) would be a constant in an exported model.
+        return actions.reshape(mask.shape[0], candidates, -1)
 
     def last_candidate_actions(  # pylint: disable=too-many-arguments
         self,
