@@ -201,6 +201,37 @@ def test_renders_without_a_display(env_id):
     env.close()
 
 
+@pytest.mark.parametrize('env_id', ['SafetyBallRun-v0', 'SafetyAntCircle-v0'])
+def test_the_agent_is_in_the_picture_and_nothing_hides_it(env_id):
+    """Bullet's mark of a cost is a red ball around the agent, opaque without a graphics card."""
+    env = make(env_id, render_mode='rgb_array', width=160, height=120)
+    forward = torch.zeros(ACTION_SIZES['Ball' if 'Ball' in env_id else 'Ant'])
+    forward[0] = 1.0
+    costs = rollout(env, 3, [forward] * 30)[:, -3]
+    image = env.render().astype(int)
+    assert not ((image[..., 0] > 120) & (image[..., 1:].max(-1) < 40)).any()
+    simulator = env._env.unwrapped
+    camera = simulator.world.camera
+    view = simulator.bc.computeViewMatrixFromYawPitchRoll(
+        camera.cam_base_pos, camera.cam_dist, camera.cam_yaw, camera.cam_pitch, 0, 2
+    )
+    projection = simulator.bc.computeProjectionMatrixFOV(60, 160 / 120, 0.1, 100.0)
+    bodies = np.asarray(simulator.bc.getCameraImage(160, 120, view, projection)[4])
+    assert (bodies == simulator.agent.body_id).sum() >= 20
+    assert costs.sum() > 0 or 'Ant' in env_id
+    env.close()
+
+
+@pytest.mark.parametrize('env_id', ['SafetyCarCircle-v0', 'SafetyBallRun-v0'])
+def test_pictures_change_nothing(env_id):
+    actions = random_actions(env_id, 5, steps=60)
+    expected = rollout(make(env_id), 4, actions)
+    drawn = make(env_id, render_mode='rgb_array_list', width=16, height=16)
+    for _ in range(2):  # in the second, what the first has drawn is there
+        torch.testing.assert_close(rollout(drawn, 4, actions), expected, rtol=0, atol=0)
+    drawn.close()
+
+
 def test_collects_the_frames_of_an_episode():
     env = make('SafetyBallRun-v0', render_mode='rgb_array_list', width=16, height=16)
     rollout(env, 0, random_actions('SafetyBallRun-v0', 0, steps=3))

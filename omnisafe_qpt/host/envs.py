@@ -57,6 +57,15 @@ BULLET_HORIZONS: dict[str, int] = {
 # starts from another state. Balls and ants reset exactly.
 _KEEPS_MOTOR_COMMANDS = ('SafetyCar', 'SafetyDrone')
 
+# Where the camera stands. Bullet-Safety-Gym's own looks back at a runner, whose way is then out of
+# the picture, and sees no more of a circle than its middle.
+_CAMERAS = {
+    'Run': {'cam_dist': 9.0, 'cam_yaw': -90.0, 'cam_pitch': -30.0},
+    'Circle': {'cam_base_pos': (0.0, 0.0, 0.0), 'cam_dist': 16.0, 'cam_pitch': -80.0},
+}
+# The ground within the circle, on which Bullet-Safety-Gym's dark blue hides a blue car.
+_CIRCLE_COLOUR = (0.65, 0.75, 1.0, 1.0)
+
 
 @contextlib.contextmanager
 def _plain_streams() -> Iterator[None]:
@@ -321,12 +330,25 @@ class BulletSafetyEnv(SingleEnv):
                 disable_env_checker=True,
                 graphics=self._render_mode == 'human',
             )
-        camera = env.unwrapped.world.camera
-        camera.render_width, camera.render_height = self._image_size
+        self._set_scene(env.unwrapped)
         return env
 
+    def _set_scene(self, simulator: Any) -> None:
+        kind = 'Circle' if 'Circle' in self._env_id else 'Run'
+        camera = simulator.world.camera
+        camera.update(**_CAMERAS[kind])
+        camera.render_width, camera.render_height = self._image_size
+        if kind == 'Circle':
+            zone = simulator.task.circle.body_id
+            simulator.bc.changeVisualShape(zone, -1, rgbaColor=_CIRCLE_COLOUR)
+
     def _image(self) -> np.ndarray:
-        return np.asarray(self._env.unwrapped.render(mode='rgb_array'), dtype=np.uint8)
+        simulator = self._env.unwrapped
+        # A red ball, nearly transparent, lies around the agent and shows costs. PyBullet's own
+        # renderer, which needs no graphics system, draws it opaque.
+        hidden = (1.0, 0.0, 0.0, 0.0)
+        simulator.bc.changeVisualShape(simulator.agent.violation_body_id, -1, rgbaColor=hidden)
+        return np.asarray(simulator.render(mode='rgb_array'), dtype=np.uint8)
 
 
 def _check_display(render_mode: str) -> None:
