@@ -50,7 +50,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get('DSRL_DATASET_DIR') or '~/.dsrl/datasets').expanduser()
 
 
-def resolve_dataset(dataset: str, env_id: str) -> DatasetSource:
+def resolve_dataset(
+    dataset: str,
+    env_id: str,
+    option: str = 'train_cfgs:dataset',
+) -> DatasetSource:
     """Find the file that a dataset's name means.
 
     Args:
@@ -58,6 +62,8 @@ def resolve_dataset(dataset: str, env_id: str) -> DatasetSource:
             ``auto``: the environment's DSRL file from the cache, else downloaded, else the
             bundled sample where there is one for the environment, with a warning.
         env_id (str): OmniSafe's environment id.
+        option (str, optional): What errors tell the user to change. Defaults to
+            ``'train_cfgs:dataset'``.
 
     Returns:
         The file, its short name, and a warning if it is a stand-in.
@@ -66,35 +72,34 @@ def resolve_dataset(dataset: str, env_id: str) -> DatasetSource:
         UserError: If nothing fits; the message lists the ways out.
     """
     if dataset == SAMPLE:
-        return _sample(env_id)
+        return _sample(env_id, option)
     if dataset == AUTO:
-        return _automatic(env_id)
+        return _automatic(env_id, option)
     path = Path(dataset).expanduser()
     if path.is_file():
         return DatasetSource(path, path.stem)
     if path.suffix in (*HDF5_SUFFIXES, '.npz'):
-        raise UserError(f'{path}: no such dataset file; check train_cfgs:dataset')
+        raise UserError(f'{path}: no such dataset file; check {option}')
     raise UserError(
         f'dataset {dataset!r} is neither a file nor a known name; give a .hdf5 or .npz file, '
         "'auto' or 'sample'",
     )
 
 
-def _sample(env_id: str) -> DatasetSource:
+def _sample(env_id: str, option: str) -> DatasetSource:
     if env_id != SAMPLE_ENV_ID:
         raise UserError(
             f'the bundled sample is of {SAMPLE_ENV_ID}, not {env_id}; give a dataset file with '
-            'train_cfgs:dataset',
+            f'{option}',
         )
     return DatasetSource(SAMPLE_FILE, SAMPLE)
 
 
-def _automatic(env_id: str) -> DatasetSource:
+def _automatic(env_id: str, option: str) -> DatasetSource:
     task = find_task(env_id)
     if task is None:
         raise UserError(
-            f'there is no DSRL dataset of {env_id}; give your own .hdf5 or .npz file with '
-            'train_cfgs:dataset',
+            f'there is no DSRL dataset of {env_id}; give your own .hdf5 or .npz file with {option}',
         )
     from omnisafe_qpt.data.download import check_unchanged, download
 
@@ -105,7 +110,7 @@ def _automatic(env_id: str) -> DatasetSource:
     try:
         download(task, path.parent)
     except UserError as error:
-        return _stand_in(task, UserError(f'{error} , or give a file with train_cfgs:dataset'))
+        return _stand_in(task, UserError(f'{error} , or give a file with {option}'))
     return DatasetSource(path, path.stem)
 
 

@@ -248,15 +248,24 @@ class Trajectories:
         from the first state, which keeps them small, and are put together in float64.
         """
         states = self.table[:, : self.obs_dim]
+        first = states[self.rows.starts[0]]
         total = torch.zeros(self.obs_dim, dtype=torch.float64, device=states.device)
         squares = torch.zeros_like(total)
-        for block in states.split(_BLOCK_ROWS):
-            distance = block - states[0]
+        for block, used in zip(states.split(_BLOCK_ROWS), self._used_rows().split(_BLOCK_ROWS)):
+            distance = (block - first).mul_(used[:, None])
             total += distance.sum(0)
             squares += distance.square_().sum(0)
-        offset = total / len(states)
-        variance = (squares / len(states) - offset.square()).clamp_min(0.0)
-        return (states[0] + offset).float(), variance.sqrt().float()
+        count = int((self.rows.lengths + 1).sum())
+        offset = total / count
+        variance = (squares / count - offset.square()).clamp_min(0.0)
+        return (first + offset).float(), variance.sqrt().float()
+
+    def _used_rows(self) -> torch.Tensor:
+        """Tell which rows of the table are of these episodes, all of them different; bool."""
+        change = torch.zeros(len(self.table) + 1, dtype=torch.int64, device=self.table.device)
+        change[self.rows.starts] += 1
+        change[self.rows.starts + self.rows.lengths + 1] -= 1
+        return change[:-1].cumsum(0) > 0
 
 
 def _flags(arrays: Mapping[str, Any], key: str, name: str) -> np.ndarray:

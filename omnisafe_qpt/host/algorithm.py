@@ -32,7 +32,6 @@ import torch
 from omnisafe.algorithms import registry
 from omnisafe.algorithms.offline.base import BaseOffline
 from omnisafe.common.logger import Logger
-from omnisafe.common.offline.dataset import OfflineDataset
 from omnisafe.utils.config import Config
 from rich.console import Console
 from rich.panel import Panel
@@ -44,6 +43,7 @@ from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
 from omnisafe_qpt.data.files import file_sha256
+from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
 from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
 from omnisafe_qpt.data.trajectories import Trajectories
@@ -59,6 +59,7 @@ from omnisafe_qpt.host.checkpoint import (
     set_random_state,
     versions,
 )
+from omnisafe_qpt.host.datasets import load_omnisafe_dataset
 from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
@@ -153,10 +154,17 @@ class QPT(BaseOffline):
 
     def _load_dataset(self, source: DatasetSource | None) -> Trajectories:
         if source is None:
-            trajectories = self._load_omnisafe_dataset(self._cfgs.train_cfgs.dataset)
+            with self._replicas.first_alone():  # it may download
+                trajectories = load_omnisafe_dataset(
+                    self._cfgs.train_cfgs.dataset,
+                    self._env.horizon,
+                )
         else:
             trajectories = Trajectories.load(source.path, horizon=self._env.horizon)
         self._check_dimensions(trajectories)
+        held_out = choose_held_out(trajectories, self._cfgs.train_cfgs.holdout_share)
+        self._held_out: list[int] = held_out.tolist()
+        trajectories, _ = split_off(trajectories, held_out)
         self._is_prefetched = self._stays_on_host(trajectories)
         return trajectories if self._is_prefetched else trajectories.to(self._device)
 
@@ -167,24 +175,6 @@ class QPT(BaseOffline):
             return wish == 'host'
         fits = torch.tensor(float(fits_on(self._device, trajectories.table.nbytes)))
         return self._replicas.average(fits.to(self._device)).item() < 1.0
-
-    def _load_omnisafe_dataset(self, name: str) -> Trajectories:
-        """Read one of OmniSafe's own datasets, with OmniSafe's own loader."""
-        with self._replicas.first_alone():  # it may download
-            dataset = OfflineDataset(name, device=torch.device('cpu'))
-        arrays = {
-            'observations': dataset.obs,
-            'next_observations': dataset.next_obs,
-            'actions': dataset.action,
-            'rewards': dataset.reward,
-            'costs': dataset.cost,
-            'terminals': dataset.done,
-        }
-        return Trajectories.from_arrays(
-            {key: value.numpy() for key, value in arrays.items()},
-            horizon=self._env.horizon,
-            name=name,
-        )
 
     def _check_dimensions(self, trajectories: Trajectories) -> None:
         for what, given, space in (
@@ -490,6 +480,7 @@ class QPT(BaseOffline):
             'target_return': self._cfgs.algo_cfgs.target_return,
             'seed': self._cfgs.seed,
             'dataset': self._dataset_record,
+            'held_out': self._held_out,
             'versions': versions(),
             'config': self._cfgs.todict(),
         }
@@ -513,6 +504,7 @@ class QPT(BaseOffline):
                 'random': random_state(),
                 'rows': self._rows,
                 'dataset': self._dataset_record,
+                'held_out': self._held_out,
             },
         )
 
@@ -558,6 +550,12 @@ class QPT(BaseOffline):
                 f'{resume} was trained on another dataset ({state["dataset"]["path"]}); '
                 'give the same one with train_cfgs:dataset',
             )
+        held_out = state.get('held_out', [])  # none in runs from before there was such a thing
+        if held_out != self._held_out:
+            raise UserError(
+                f'{resume} was trained with {len(held_out)} episodes held out, now they are '
+                f'{len(self._held_out)}; resume with the same train_cfgs:holdout_share',
+            )
         before, now = state['learner_config'], asdict(self._learner.config)
         for name in before:
             if name != 'total_steps' and _plain(before[name]) != _plain(now[name]):
@@ -583,6 +581,11 @@ class QPT(BaseOffline):
             f'Dataset {self._dataset_record["path"]}: {len(data.rows)} episodes, '
             f'{data.num_transitions} transitions, {safe:.0%} within cost {limit:g}',
         )
+        if self._held_out:
+            self._logger.log(
+                f'Held out of training: {len(self._held_out)} more episodes, for omnisafe-qpt '
+                'evaluate --offline',
+            )
         if report['episodes']:
             self._logger.log(
                 f'Augmentation added {report["episodes"]} relabelled episodes of '
