@@ -48,8 +48,8 @@ from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import versions
 from omnisafe_qpt.host.config import load_defaults, load_preset, merge, parse_option
-from omnisafe_qpt.host.deployment import evaluate_run
 from omnisafe_qpt.host.evaluation import Evaluation, default_processes, evaluate
+from omnisafe_qpt.host.limits import evaluate_runs
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.settings import learner_config
 
@@ -134,7 +134,7 @@ def _qpt_rows(options: argparse.Namespace, custom: dict[str, Any]) -> list[dict[
         ('bounded', {'rule': 'bounded'}),
         ('plain', {'candidates': 1}),
     ):
-        result = evaluate_run(
+        (result,) = evaluate_runs(
             agent.agent.logger.log_dir,
             episodes=options.episodes,
             seed=_first_seed(custom['seed']),

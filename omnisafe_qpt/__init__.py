@@ -28,8 +28,9 @@ from omnisafe_qpt.version import __version__
 
 if TYPE_CHECKING:
     from omnisafe_qpt.host.deployment import load_policy
+    from omnisafe_qpt.host.limits import evaluate_runs as evaluate
 
-__all__ = ['UserError', '__version__', 'load_policy']
+__all__ = ['UserError', '__version__', 'evaluate', 'load_policy']
 
 
 def __getattr__(name: str) -> Any:
@@ -38,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from omnisafe_qpt.host.deployment import load_policy
 
         return load_policy
+    if name == 'evaluate':
+        from omnisafe_qpt.host.limits import evaluate_runs
+
+        return evaluate_runs
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.scores import normalized_return
 
 
 if TYPE_CHECKING:
@@ -149,6 +151,107 @@ def plot_return_cost(
         figure.suptitle(_title(episodes, name), fontsize=matplotlib.rcParams['axes.titlesize'])
         _draw_legend(figure, axes['scatter'])
     return figure
+
+
+def plot_limits(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw return and cost against the cost limit, the paper's Figure 2: a column for each task.
+
+    Args:
+        rows (Sequence[dict[str, Any]]): What :func:`omnisafe_qpt.evaluate` returned, for one task
+            or several.
+        path (Path): Where to; the suffix tells the format.
+
+    Raises:
+        UserError: If the suffix is another; see :func:`check_suffix`.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        tasks.setdefault(row['env_id'], []).append(row)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2 * len(tasks), 6.8), layout='constrained')
+        axes = figure.subplots(2, len(tasks), sharex='col', squeeze=False)
+        for column, own in zip(axes.T, tasks.values()):
+            draw_limits(*column, own)
+    save_figure(figure, path)
+
+
+def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw a task's normalised return and its cost against the cost limit.
+
+    Lines are means over runs, with a thin line for each run if there are several. The shade is
+    within one standard deviation, over the episodes of all runs.
+
+    Args:
+        return_axes (Axes): For the return and the return asked for.
+        cost_axes (Axes): For the cost, and the line up to which it is within the limit.
+        rows (Sequence[dict[str, Any]]): What :func:`omnisafe_qpt.evaluate` returned.
+    """
+    limits = sorted({row['cost_limit'] for row in rows})
+    runs = {(row['run'], row['checkpoint']) for row in rows}
+    episodes = {row['episodes'] for row in rows}
+    number = ' or '.join(map(str, sorted(episodes)))
+    return_axes.set_title(
+        f'{rows[0]["env_id"]}: {count(len(runs), "run")}, {number} episodes a limit',
+    )
+    _draw_against_limits(return_axes, rows, 'returns', BLUE)
+    _draw_against_limits(cost_axes, rows, 'costs', ORANGE)
+    wanted = [
+        np.mean([_normalised(row, row['target_return']) for row in rows if row['cost_limit'] == at])
+        for at in limits
+    ]
+    return_axes.plot(
+        limits, wanted, color=GREY, linestyle=':', marker='*', label='return asked for'
+    )
+    return_axes.set_ylabel('normalised return')
+    right = 1.05 * max(*limits, 1.0)
+    cost_axes.plot([0, right], [0, right], color=GREY, linestyle='--', label='cost = limit')
+    cost_axes.set(xlabel='cost limit', ylabel='cost of an episode', xlim=(0, right), ylim=(0, None))
+    for axes in (return_axes, cost_axes):
+        axes.legend()
+
+
+def _draw_against_limits(
+    axes: Axes,
+    rows: Sequence[dict[str, Any]],
+    name: str,
+    colour: str,
+) -> None:
+    """Draw ``returns`` or ``costs``: mean over runs, spread over episodes, each run."""
+    runs: dict[tuple[str, str], dict[float, np.ndarray]] = {}
+    for row in rows:
+        values = np.asarray(row[name])
+        values = _normalised(row, values) if name == 'returns' else values
+        runs.setdefault((row['run'], row['checkpoint']), {})[row['cost_limit']] = values
+    limits = sorted({row['cost_limit'] for row in rows})
+    at_limits = [[run[limit] for run in runs.values() if limit in run] for limit in limits]
+    means = np.array([np.mean([values.mean() for values in each]) for each in at_limits])
+    spreads = np.array([np.concatenate(each).std() for each in at_limits])
+    down = spreads if name == 'returns' else np.minimum(spreads, means)  # no cost is below zero
+    axes.fill_between(limits, means - down, means + spreads, color=colour, alpha=0.15, linewidth=0)
+    axes.errorbar(
+        limits,
+        means,
+        [down, spreads],
+        color=colour,
+        marker='o',
+        linewidth=2,
+        elinewidth=1,
+        capsize=3,
+        label='mean, deviation over episodes',
+    )
+    for run in runs.values() if len(runs) > 1 else ():
+        own = sorted(run)
+        (line,) = axes.plot(own, [run[limit].mean() for limit in own], color=colour, linewidth=0.7)
+    if len(runs) > 1:
+        line.set_label('each run')
+    axes.set_xticks(limits)
+
+
+def _normalised(row: dict[str, Any], episode_return: Any) -> Any:
+    return normalized_return(episode_return, *row['reference_returns'])
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -37,7 +37,7 @@ from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.host.algorithm import QPT
 from omnisafe_qpt.host.checkpoint import load_networks
-from omnisafe_qpt.host.deployment import evaluate_run
+from omnisafe_qpt.host.limits import evaluate_runs
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +117,7 @@ def test_a_checkpoint_alone_is_enough_to_deploy(trained: tuple[Any, Any, Path]) 
 
 def test_the_last_evaluation_can_be_repeated(trained: tuple[Any, Any, Path]) -> None:
     _, result, run = trained
-    row = evaluate_run(run, episodes=2, seed=10_000 * (3 + 1), device='cpu', processes=1)
+    (row,) = evaluate_runs(run, episodes=2, seed=10_000 * (3 + 1), device='cpu', processes=1)
     assert row['return_mean'] == pytest.approx(result[0], rel=1e-6)
     assert row['cost_mean'] == pytest.approx(result[1], rel=1e-6)
     assert row['lengths'] == [HORIZON, HORIZON]
@@ -125,8 +125,8 @@ def test_the_last_evaluation_can_be_repeated(trained: tuple[Any, Any, Path]) -> 
 
 def test_parallel_evaluation_gives_the_same_episodes(trained: tuple[Any, Any, Path]) -> None:
     _, _, run = trained
-    one, three = (
-        evaluate_run(run, episodes=4, seed=5, device='cpu', processes=count) for count in (1, 3)
+    (one,), (three,) = (
+        evaluate_runs(run, episodes=4, seed=5, device='cpu', processes=count) for count in (1, 3)
     )
     for name in ('returns', 'costs', 'lengths', 'infeasible_share'):
         assert one[name] == three[name], name
@@ -140,8 +140,8 @@ def test_omnisafes_own_evaluation_runs_the_deployed_policy(
     agent.evaluate(num_episodes=2)
     printed = capsys.readouterr().out
     last = printed[printed.rindex('Evaluation results') :]
-    row = evaluate_run(run, episodes=2, seed=10_000 * (3 + 1), device='cpu', processes=1)
-    first = evaluate_run(
+    (row,) = evaluate_runs(run, episodes=2, seed=10_000 * (3 + 1), device='cpu', processes=1)
+    (first,) = evaluate_runs(
         run / 'torch_save' / 'epoch-1.pt', episodes=2, seed=40_000, device='cpu', processes=1
     )
     means = [f'Average episode reward: {result["return_mean"]}' for result in (row, first)]

@@ -12,15 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""``omnisafe-qpt evaluate``."""
+"""``omnisafe-qpt evaluate``: trained runs in their environment, at any cost limits."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
+
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add(commands: Any) -> None:
@@ -28,11 +32,17 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'evaluate',
-        'run a trained policy in its environment, at any cost limit',
-        'omnisafe-qpt evaluate runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-... '
-        '--cost-limit 20 --episodes 20 --json result.json',
+        'run trained policies of one task in its environment, at any cost limits',
+        "omnisafe-qpt evaluate 'runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-...' \\\n"
+        '    --cost-limit 5 --cost-limit 10 --cost-limit 20 --cost-limit 40 \\\n'
+        '    --plot limits.png --json limits.json',
     )
-    parser.add_argument('run', help="a run's folder, or one of its torch_save/epoch-N.pt")
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        metavar='RUN',
+        help="a run's folder, or one of its torch_save/epoch-N.pt; several are averaged",
+    )
     parser.add_argument(
         '--cost-limit',
         type=float,
@@ -44,10 +54,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--target-return',
         type=float,
+        action='append',
         metavar='R',
-        help='return to ask for (default: the highest that the dataset reached within the limit)',
+        help='return to ask for (default: the highest that the dataset reached within the limit); '
+        'once for all limits, or once for each',
     )
-    parser.add_argument('--episodes', type=positive, default=20, metavar='N', help='default: 20')
+    parser.add_argument(
+        '--episodes',
+        type=positive,
+        default=20,
+        metavar='N',
+        help='for each limit of each run (default: 20)',
+    )
     parser.add_argument(
         '--candidates',
         type=positive,
@@ -70,7 +88,8 @@ def add(commands: Any) -> None:
         type=int,
         default=0,
         metavar='S',
-        help='seed of the first episode, each further one has the next (default: 0)',
+        help='seed of the first episode, each further one has the next; the same for all limits '
+        'and runs (default: 0)',
     )
     parser.add_argument(
         '--device', metavar='D', help='cpu, cuda or cuda:N (default: CUDA if there)'
@@ -82,59 +101,135 @@ def add(commands: Any) -> None:
         help='processes that run episodes at the same time, which does not change the results '
         '(default: one a core)',
     )
-    parser.add_argument('--json', type=Path, metavar='F', help='write the results to this file')
+    parser.add_argument(
+        '--plot',
+        type=Path,
+        metavar='F',
+        help='draw return and cost against the limit: F.png, F.pdf or F.svg',
+    )
+    parser.add_argument(
+        '--json', type=Path, metavar='F', help='write a row for each limit of each run to this file'
+    )
+    parser.add_argument(
+        '--summary',
+        type=Path,
+        metavar='F',
+        help='write the averages over runs, with their intervals, to this file as JSON',
+    )
     parser.set_defaults(run_command=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.json is not None:
-        check_writable(options.json)
-    from omnisafe_qpt.host.deployment import evaluate_run
+    for option in ('json', 'summary', 'plot'):
+        if getattr(options, option) is not None:
+            check_writable(getattr(options, option), f'--{option}')
+    from omnisafe_qpt.host.limits import average_runs, evaluate_runs
     from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.plots import check_suffix, plot_limits
 
-    rows = []
-    for limit in options.cost_limit or [None]:
-        progress = ProgressReporter('Evaluating' if limit is None else f'Cost limit {limit:g}', 1)
-        with progress.shown():
-            rows.append(
-                evaluate_run(
-                    options.run,
-                    cost_limit=limit,
-                    target_return=options.target_return,
-                    episodes=options.episodes,
-                    candidates=options.candidates,
-                    rule=options.rule,
-                    candidate_shift=options.candidate_shift,
-                    seed=options.seed,
-                    device=options.device,
-                    processes=options.processes,
-                    on_progress=progress.update,
-                ),
-            )
-    _print_evaluation(rows)
+    if options.plot is not None:
+        check_suffix(options.plot)
+    progress = ProgressReporter('Evaluating', 1)
+    with progress.shown():
+        rows = evaluate_runs(
+            options.runs,
+            options.cost_limit,
+            options.target_return,
+            episodes=options.episodes,
+            candidates=options.candidates,
+            rule=options.rule,
+            candidate_shift=options.candidate_shift,
+            seed=options.seed,
+            device=options.device,
+            processes=options.processes,
+            on_progress=progress.update,
+        )
+    averages = average_runs(rows)
+    _print_tables(rows, averages)
     if options.json is not None:
         write_json(rows, options.json)
+    if options.summary is not None:
+        write_json(averages, options.summary)
+    if options.plot is not None:
+        plot_limits(rows, options.plot)
 
 
-def _print_evaluation(rows: list[dict[str, Any]]) -> None:
+def _print_tables(rows: list[dict[str, Any]], averages: list[dict[str, Any]]) -> None:
+    """Print a table for each run, and one of the averages where there are several."""
     from rich.console import Console
-    from rich.table import Table
 
+    console = Console()
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        runs.setdefault(f'{row["run"]}, {row["checkpoint"]}', []).append(row)
+    for run, own in runs.items():
+        console.print(run, markup=False, highlight=False, soft_wrap=True)
+        console.print(_run_table(own), '')
+    if len(runs) > 1:
+        console.print(_average_table(averages))
+
+
+def _run_table(rows: list[dict[str, Any]]) -> Table:
+    """Make a line for each limit of a run."""
     first = rows[0]
-    table = Table(
-        title=f'{first["env_id"]}, {first["episodes"]} episodes, {first["candidates"]} candidates',
-        caption='mean ± deviation over episodes; safe: normalised cost at most 1',
+    table = _table(
+        f'{first["env_id"]}, {first["episodes"]} episodes, {first["candidates"]} candidates',
+        'mean ± deviation over episodes; unsafe: episodes above the limit;\n'
+        'safe: normalised cost at most 1',
+        ('Limit', 'Target', 'Return', 'norm.', 'Cost', 'norm.', 'Unsafe', 'Safe'),
     )
-    for name in ('Limit', 'Target', 'Return', 'norm.', 'Cost', 'norm.', 'Safe'):
-        table.add_column(name, justify='right', no_wrap=True)
     for row in rows:
         table.add_row(
             f'{row["cost_limit"]:g}',
             f'{row["target_return"]:.1f}',
-            f'{row["return_mean"]:.2f} ± {row["return_std"]:.2f}',
+            f'{row["return_mean"]:.1f} ± {row["return_std"]:.1f}',
             f'{row["normalized_return"]:.3f}',
-            f'{row["cost_mean"]:.2f} ± {row["cost_std"]:.2f}',
+            f'{row["cost_mean"]:.1f} ± {row["cost_std"]:.1f}',
             f'{row["normalized_cost"]:.3f}',
+            f'{row["unsafe_share"]:.0%}',
             'yes' if row['safe'] else 'NO',
         )
-    Console().print(table)
+    return table
+
+
+def _average_table(averages: list[dict[str, Any]]) -> Table:
+    """Make a line for each limit, averaged over runs."""
+    table = _table(
+        f'{averages[0]["env_id"]}, mean over runs',
+        'in brackets: 95 % Student t interval over runs, wide for two or three;\n'
+        'safe: normalised cost at most 1, and in how many runs',
+        ('Limit', 'Return', 'normalised', 'Cost', 'normalised', 'Unsafe', 'Safe'),
+    )
+    for row in averages:
+        table.add_row(
+            f'{row["cost_limit"]:g}',
+            f'{row["return_mean"]:.1f}',
+            f'{row["normalized_return"]:.3f}{_interval(row["normalized_return_interval"])}',
+            f'{row["cost_mean"]:.1f}',
+            f'{row["normalized_cost"]:.3f}{_interval(row["normalized_cost_interval"])}',
+            f'{row["unsafe_share"]:.0%}',
+            f'{"yes" if row["safe"] else "NO"} {row["safe_runs"]}/{row["runs"]}',
+        )
+    return table
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return '' if ends is None else f' [{ends[0]:.2f}, {ends[1]:.2f}]'
+
+
+def _table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify='left',
+        caption_justify='left',
+        box=SIMPLE_HEAD,
+        show_edge=False,  # so that it fits 80 columns
+        padding=(0, 1, 0, 0),
+    )
+    for name in columns:
+        table.add_column(name, justify='right', no_wrap=True)
+    return table

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -158,6 +157,14 @@ def _threads_for(work: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+# Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
+LARGEST_NUMBER = 1e15
+
+
+def _is_usable(values: torch.Tensor) -> bool:
+    return bool((values.abs() <= LARGEST_NUMBER).all())  # not so for NaN
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which candidates were chosen in the last step, and by which values; on the policy's device.
@@ -175,6 +182,12 @@ class Choice:
     reward_value: torch.Tensor
     cost_value: torch.Tensor
     shift: torch.Tensor
+
+
+def _check_targets(target_return: float, cost_limit: float) -> None:
+    for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
+        if not abs(value) <= LARGEST_NUMBER:  # not so for NaN
+            raise UserError(f'{name} is {value}; it must be a finite number')
 
 
 class RolloutPolicy:
@@ -219,7 +232,8 @@ class RolloutPolicy:
         self._to_go = torch.zeros(*shape, 2, device=self._device)
         self._timesteps = torch.zeros(shape, dtype=torch.int64, device=self._device)
         self._mask = torch.zeros(shape, dtype=torch.bool, device=self._device)
-        # Of the coming step: what is still wanted and still allowed.
+        # What was asked for at the beginning: return, cost. And what of it is left.
+        self._targets = torch.zeros(num_episodes, 2, device=self._device)
         self._now = torch.zeros(num_episodes, 2, device=self._device)
         self._step = torch.zeros(num_episodes, dtype=torch.int64, device=self._device)
         self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
@@ -267,9 +281,7 @@ class RolloutPolicy:
         if len(seeds) != len(episodes):
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
         cost_limit = self._config.cost_limit if cost_limit is None else cost_limit
-        for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
-            if not math.isfinite(value):
-                raise UserError(f'{name} is {value}; it must be a finite number')
+        _check_targets(target_return, cost_limit)
         self._scored = None
         spread = self._config.target_spread * self._networks.scaling.return_unit
         for episode, seed in zip(episodes, seeds):
@@ -277,6 +289,7 @@ class RolloutPolicy:
             self._step[episode] = 0
             self._running[episode] = True
             self._now[episode] = torch.tensor([target_return, cost_limit], device=self._device)
+            self._targets[episode] = self._now[episode]
             generator = np.random.default_rng(seed)
             shifts = torch.as_tensor(
                 generator.standard_normal(self._config.candidates),
@@ -285,6 +298,33 @@ class RolloutPolicy:
             )
             shifts[0] = 0.0
             self._shifts[episode] = shifts * spread
+
+    def retarget(self, target_return: float, cost_limit: float, episodes: Sequence[int]) -> None:
+        """Go on as if an episode had begun with other targets.
+
+        All its to-go tokens shift by the difference, those of the history too: so the window is
+        one of training, where a step's tokens differ by what was received and by nothing else.
+
+        Args:
+            target_return (float): Return to ask for, of the whole episode.
+            cost_limit (float): Cost that the whole episode must not exceed.
+            episodes (Sequence[int]): Which of the B.
+
+        Raises:
+            UserError: If a target is not finite.
+        """
+        _check_targets(target_return, cost_limit)
+        targets = torch.tensor([target_return, cost_limit], device=self._device)
+        episodes = list(episodes)
+        difference = targets - self._targets[episodes]  # (n, 2)
+        self._now[episodes] += difference
+        self._to_go[episodes] += difference[:, None]
+        self._targets[episodes] = targets
+
+    @property
+    def remaining(self) -> torch.Tensor:
+        """What is left of the target return and of the cost limit, (B, 2)."""
+        return self._now.clone()
 
     def finish(self, episodes: Sequence[int]) -> None:
         """Say that episodes have ended; until their next reset they do not count.
@@ -332,7 +372,7 @@ class RolloutPolicy:
         """
         received = [torch.as_tensor(value, dtype=torch.float32) for value in (rewards, costs)]
         # It would stay in the history for good: attention multiplies even padding, by zero.
-        if not all(torch.isfinite(value).all() for value in received):
+        if not all(map(_is_usable, received)):
             raise UserError('reward or cost is NaN or infinity; the policy cannot go on from it')
         self._now -= torch.stack(
             [value.to(self._device).reshape(-1).expand(self.num_episodes) for value in received],
@@ -354,8 +394,11 @@ class RolloutPolicy:
                 f'{(self.num_episodes, self._obs_dim)}',
             )
         # On the host, before the transfer, so that a GPU need not be waited for.
-        if not torch.isfinite(observations).all():
-            raise UserError('observation holds NaN or infinity; the policy will not act on it')
+        if not _is_usable(observations):
+            raise UserError(
+                'observation holds NaN or infinity, or a number beyond '
+                f'{LARGEST_NUMBER:g}; the policy will not act on it',
+            )
         return observations.to(self._device)
 
     def _push(self, observations: torch.Tensor) -> None:

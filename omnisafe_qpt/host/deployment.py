@@ -12,12 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Trained models in use: loading a policy, evaluating a run, OmniSafe's evaluator."""
+"""Trained models in use: loading a policy, OmniSafe's evaluator."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,6 @@ from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.trajectories import Frontier
 from omnisafe_qpt.host.checkpoint import load_networks
 from omnisafe_qpt.host.config import resolve_device
-from omnisafe_qpt.scores import normalized_cost, normalized_return
 
 
 if TYPE_CHECKING:
@@ -164,95 +162,6 @@ def deployment_of(  # pylint: disable=too-many-arguments
         frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
         target_return = frontier.target_return(config.cost_limit)
     return config, float(target_return)
-
-
-def evaluate_run(  # pylint: disable=too-many-arguments
-    run: str | os.PathLike[str],
-    cost_limit: float | None = None,
-    target_return: float | None = None,
-    episodes: int = 20,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
-    seed: int = 0,
-    device: str | None = None,
-    processes: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Evaluate a run in its environment.
-
-    Args:
-        run (str or os.PathLike): A run's folder or one of its checkpoints.
-        cost_limit (float, optional): See :func:`load_policy`.
-        target_return (float, optional): See :func:`load_policy`.
-        episodes (int, optional): How many. Defaults to 20.
-        candidates (int, optional): See :func:`load_policy`.
-        rule (str, optional): See :func:`load_policy`.
-        candidate_shift (str, optional): See :func:`load_policy`.
-        seed (int, optional): Seed of the first episode; each further one has the next. Defaults
-            to 0.
-        device (str, optional): See :func:`load_policy`.
-        processes (int, optional): Processes that run episodes at the same time; the results do
-            not depend on it. Defaults to one a core.
-        on_progress (Callable, optional): Called with the steps done and expected. Defaults to
-            None.
-
-    Returns:
-        One row of results in plain values, with everything needed to repeat it.
-
-    Raises:
-        UserError: If the run does not exist or a value is impossible.
-    """
-    from omnisafe_qpt.host.evaluation import default_processes, evaluate
-
-    networks, checkpoint = load_networks(run, resolve_device(device or 'auto'))
-    spec = networks.spec
-    config, target_return = deployment_of(
-        networks,
-        cost_limit,
-        target_return,
-        candidates,
-        rule,
-        candidate_shift,
-    )
-    result = evaluate(
-        networks,
-        spec['env_id'],
-        config,
-        target_return,
-        seeds=range(seed, seed + episodes),
-        processes=processes or default_processes(episodes),
-        on_progress=on_progress,
-    )
-    return_mean, cost_mean = float(np.mean(result.returns)), float(np.mean(result.costs))
-    cost_share = normalized_cost(cost_mean, config.cost_limit)
-    return {
-        'env_id': spec['env_id'],
-        'cost_limit': config.cost_limit,
-        'target_return': target_return,
-        'candidates': config.candidates,
-        'rule': config.rule,
-        'candidate_shift': config.candidate_shift,
-        'episodes': episodes,
-        'seed': seed,
-        'returns': result.returns,
-        'costs': result.costs,
-        'lengths': result.lengths,
-        'return_mean': return_mean,
-        'return_std': float(np.std(result.returns)),
-        'cost_mean': cost_mean,
-        'cost_std': float(np.std(result.costs)),
-        'normalized_return': normalized_return(return_mean, *spec['reference_returns']),
-        'normalized_cost': cost_share,
-        'safe': cost_share <= 1.0,
-        'infeasible_share': result.infeasible_share,
-        'steps_per_second': result.steps_per_second,
-        'dataset': spec['dataset']['path'],
-        'dataset_sha256': spec['dataset']['sha256'],
-        'run': str(checkpoint.parent.parent.resolve()),
-        'checkpoint': checkpoint.name,
-        'versions': spec['versions'],
-    }
 
 
 def build_evaluation(

@@ -21,7 +21,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -32,7 +32,7 @@ import torch
 
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.kernels import keep_freed_memory
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.core.rollout import Choice, DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.host.config import usable_cores
 from omnisafe_qpt.host.environments import EnvironmentSet
 from omnisafe_qpt.host.remote import Partial, RemoteObject
@@ -60,8 +60,9 @@ class Evaluation:
         costs (list[float]): Undiscounted cost of each episode.
         lengths (list[int]): Steps of each episode.
         infeasible_share (float): Share of steps at which no candidate was feasible.
-        steps_per_second (float): Environment steps of all episodes by the time from the first
-            reset to the last step; starting the processes is left out.
+        steps_per_second (float): Environment steps of all that was evaluated together, by the time
+            from the first reset to the last step; starting the processes is left out.
+        traces (list[Trace] or None): Each episode step by step, if that was asked for.
     """
 
     returns: list[float]
@@ -69,6 +70,35 @@ class Evaluation:
     lengths: list[int]
     infeasible_share: float
     steps_per_second: float
+    traces: list[Trace] | None
+
+
+# A list for each of: `rewards`, `costs`; `chosen`, the candidate's number; `shift` of its return
+# target, in returns; `feasible`, whether any candidate fitted; `cost_value` of the chosen action,
+# in units of cost. The last two are None where there is one candidate and nothing to choose.
+Trace = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Episodes of one policy with one pair of targets.
+
+    Args:
+        networks (DeployableNetworks): The trained model, on the device to use.
+        config (DeploymentConfig): Cost limit, candidates, selection rule.
+        target_return (float): Return to ask for.
+        seeds (Sequence[int]): One for each episode.
+    """
+
+    networks: DeployableNetworks
+    config: DeploymentConfig
+    target_return: float
+    seeds: Sequence[int]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy acts."""
+        return self.networks.scaling.obs_mean.device
 
 
 def default_processes(episodes: int) -> int:
@@ -85,13 +115,7 @@ def evaluate(  # pylint: disable=too-many-arguments
     processes: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Run one episode of the deployed policy for each seed.
-
-    A seed fixes the environment's episode and the candidates, so the same seeds give comparable
-    episodes for other models and limits. Which episodes share the policy's calls follows from how
-    many there are, so the same call gives the same bits again, in however many processes and
-    whichever of them is ahead. Neither the global random state nor the networks' training mode
-    matters or is changed.
+    """Run one episode of the deployed policy for each seed; see :func:`evaluate_together`.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
@@ -108,39 +132,91 @@ def evaluate(  # pylint: disable=too-many-arguments
         UserError: If the environment refuses, or a process of an environment has ended.
         RuntimeError: If an environment failed in its process.
     """
-    device = networks.scaling.obs_mean.device
-    batches = _batches(seeds, config, device)
-    setting = _Setting(networks, env_id, config, target_return)
-    processes = min(processes, len(seeds) if device.type != 'cpu' else len(batches))
-    if device.type != 'cpu':
-        stage = _playing_in_turns(setting, batches, processes)
-    elif processes == 1:
-        stage = _playing_here(setting, batches)
-    else:
-        stage = _playing_in_processes(setting, batches, processes)
+
+    def report(done: int, total: int, _: int) -> None:
+        if on_progress is not None:
+            on_progress(done, total)
+
+    series = Series(networks, config, target_return, seeds)
+    return evaluate_together(env_id, [series], processes, on_progress=report)[0]
+
+
+def evaluate_together(
+    env_id: str,
+    series: Sequence[Series],
+    processes: int = 1,
+    traced: bool = False,
+    on_progress: Callable[[int, int, int], None] | None = None,
+) -> list[Evaluation]:
+    """Run several series of episodes in the same processes, whose simulators are made once.
+
+    A seed fixes the environment's episode and the candidates, so the same seeds give comparable
+    episodes for other models and limits. Which episodes share the policy's calls follows from how
+    many their series has, so a series gives the same bits again, in however many processes,
+    whichever of them is ahead, and whatever other series there are: that is why episodes of
+    different limits never share a call. Neither the global random state nor the networks' training
+    mode matters or is changed.
+
+    Args:
+        env_id (str): OmniSafe's environment id.
+        series (Sequence[Series]): What to run, all with networks on the same device.
+        processes (int, optional): Processes that run episodes at the same time. Defaults to 1,
+            which on a CPU is this one.
+        traced (bool, optional): Whether to keep the episodes step by step. Defaults to False.
+        on_progress (Callable, optional): Called with the steps done, the steps there will be at
+            most, and the number of the first series that is not complete. Defaults to None.
+
+    Returns:
+        What each series brought.
+
+    Raises:
+        UserError: If the environment refuses, or a process of an environment has ended.
+        RuntimeError: If an environment failed in its process.
+    """
+    batches = [
+        _Batch(number, seeds)
+        for number, each in enumerate(series)
+        for seeds in _batches(each.seeds, each.config, each.device)
+    ]
     played: dict[int, _Played] = {}
-    with stage as (horizon, events):
+    with _stage(_Setting(env_id, series, traced), batches, processes) as (horizon, events):
         started = time.perf_counter()
-        done, total = 0, len(seeds) * horizon
+        done, total = 0, horizon * sum(len(each.seeds) for each in series)
+        first = 0  # of the batches that are not complete
         for number, event in events:
             if isinstance(event, _Played):
                 played[number] = event
+                while first in played:
+                    first += 1
                 continue
             done, total = done + event.steps, total - event.spared
             if on_progress is not None and event.steps:
-                on_progress(done, total)
-        seconds = time.perf_counter() - started
-    return _evaluation([played[number] for number in range(len(batches))], seconds)
+                on_progress(done, total, batches[first].series)
+        speed = done / (time.perf_counter() - started)
+    return [
+        _evaluation(
+            [played[at] for at, batch in enumerate(batches) if batch.series == number],
+            speed,
+        )
+        for number in range(len(series))
+    ]
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """What all episodes have in common."""
+    """What all batches have in common."""
 
-    networks: DeployableNetworks
     env_id: str
-    config: DeploymentConfig
-    target_return: float
+    series: Sequence[Series]
+    traced: bool = False
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Episodes that share the policy's calls: the number of their series, and their seeds."""
+
+    series: int
+    seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -159,6 +235,7 @@ class _Played:
     costs: list[float]
     lengths: list[int]
     infeasible_share: float
+    traces: list[Trace] | None
 
 
 # What happens while batches are played: the number of the batch, and the news of it.
@@ -170,7 +247,7 @@ def _batches(
     config: DeploymentConfig,
     device: torch.device,
 ) -> list[list[int]]:
-    """Share episodes out among calls of the policy.
+    """Share the episodes of a series out among calls of the policy.
 
     Results differ in the last bits with the size of a batch: it must not depend on the machine's
     cores, or the same seeds would bring other episodes elsewhere.
@@ -185,16 +262,30 @@ def _batches(
     return [part.tolist() for part in np.array_split(np.asarray(seeds), count)]
 
 
-def _evaluation(played: list[_Played], seconds: float) -> Evaluation:
-    steps = sum(sum(batch.lengths) for batch in played)
+def _evaluation(played: list[_Played], steps_per_second: float) -> Evaluation:
     infeasible_steps = sum(batch.infeasible_share * sum(batch.lengths) for batch in played)
     return Evaluation(
         returns=[value for batch in played for value in batch.returns],
         costs=[value for batch in played for value in batch.costs],
         lengths=[value for batch in played for value in batch.lengths],
-        infeasible_share=infeasible_steps / steps,
-        steps_per_second=steps / seconds,
+        infeasible_share=infeasible_steps / sum(sum(batch.lengths) for batch in played),
+        steps_per_second=steps_per_second,
+        traces=None if played[0].traces is None else [each for b in played for each in b.traces],
     )
+
+
+def _stage(
+    setting: _Setting,
+    batches: list[_Batch],
+    processes: int,
+) -> AbstractContextManager[tuple[int, _Events]]:
+    """Choose how to play: a context that gives the horizon and what happens."""
+    if setting.series[0].device.type != 'cpu':
+        return _playing_in_turns(setting, batches, processes)
+    processes = min(processes, len(batches))
+    if processes == 1:
+        return _playing_here(setting, batches)
+    return _playing_in_processes(setting, batches, processes)
 
 
 # -- policy and simulators in the same process: on a CPU ------------------------------------------
@@ -212,10 +303,10 @@ class _Player:
         self._environments = EnvironmentSet(setting.env_id)
         self.horizon = self._environments.horizon
 
-    def play(self, seeds: list[int]) -> Generator[_Progress, None, _Played]:
-        """Run an episode for each seed; a report from time to time."""
+    def play(self, batch: _Batch) -> Generator[_Progress, None, _Played]:
+        """Run the episodes of a batch; a report from time to time."""
         seats = _Seats(self._environments)
-        return (yield from _now_and_then(_play(self._setting, seats, self.horizon, seeds)))
+        return (yield from _now_and_then(_play(self._setting, seats, self.horizon, batch)))
 
     def close(self) -> None:
         """Close the environments."""
@@ -223,7 +314,7 @@ class _Player:
 
 
 @contextmanager
-def _playing_here(setting: _Setting, batches: list[list[int]]) -> Iterator[tuple[int, _Events]]:
+def _playing_here(setting: _Setting, batches: list[_Batch]) -> Iterator[tuple[int, _Events]]:
     """Play one batch after the other in this process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in other processes: more might add up in another order
@@ -234,9 +325,9 @@ def _playing_here(setting: _Setting, batches: list[list[int]]) -> Iterator[tuple
         torch.set_num_threads(threads)
 
 
-def _play_all(player: _Player, batches: list[list[int]]) -> _Events:
-    for number, seeds in enumerate(batches):
-        playing = player.play(seeds)
+def _play_all(player: _Player, batches: list[_Batch]) -> _Events:
+    for number, batch in enumerate(batches):
+        playing = player.play(batch)
         while True:
             try:
                 yield number, next(playing)
@@ -248,7 +339,7 @@ def _play_all(player: _Player, batches: list[list[int]]) -> _Events:
 @contextmanager
 def _playing_in_processes(
     setting: _Setting,
-    batches: list[list[int]],
+    batches: list[_Batch],
     processes: int,
 ) -> Iterator[tuple[int, _Events]]:
     """Play batches in several processes, each the next one as soon as it is free."""
@@ -257,14 +348,14 @@ def _playing_in_processes(
         yield _horizon_of(crew), _hand_out(crew, batches)
 
 
-def _hand_out(crew: list[RemoteObject], batches: list[list[int]]) -> _Events:
+def _hand_out(crew: list[RemoteObject], batches: list[_Batch]) -> _Events:
     waiting = deque(enumerate(batches))
     busy: dict[Any, tuple[RemoteObject, int]] = {}
 
     def begin(player: RemoteObject) -> None:
         if waiting:
-            number, seeds = waiting.popleft()
-            player.ask('play', seeds)
+            number, batch = waiting.popleft()
+            player.ask('play', batch)
             busy[player.connection] = (player, number)
 
     for player in crew:
@@ -299,10 +390,12 @@ def _horizon_of(crew: list[RemoteObject]) -> int:
 @contextmanager
 def _playing_in_turns(
     setting: _Setting,
-    batches: list[list[int]],
+    batches: list[_Batch],
     processes: int,
 ) -> Iterator[tuple[int, _Events]]:
     """Play two batches at a time: while the policy acts for one, the other's simulators run."""
+    largest = sorted(len(batch.seeds) for batch in batches)[-2:]
+    processes = min(processes, sum(largest))  # more would have nothing to do
     with ExitStack() as stack:
         crew = _crew(stack, partial(EnvironmentSet, setting.env_id), processes)
         horizon = _horizon_of(crew)
@@ -313,17 +406,17 @@ def _take_turns(
     setting: _Setting,
     crew: list[RemoteObject],
     horizon: int,
-    batches: list[list[int]],
+    batches: list[_Batch],
 ) -> _Events:
-    size = max(len(seeds) for seeds in batches)
+    size = max(len(batch.seeds) for batch in batches)
     free = [_RemoteSeats(crew, 0), _RemoteSeats(crew, size)]
     waiting = deque(enumerate(batches))
     playing: deque[tuple[int, Any, _RemoteSeats]] = deque()
     while waiting or playing:
         while waiting and free:
-            number, seeds = waiting.popleft()
+            number, batch = waiting.popleft()
             seats = free.pop()
-            playing.append((number, _play(setting, seats, horizon, seeds), seats))
+            playing.append((number, _play(setting, seats, horizon, batch), seats))
         number, play, seats = playing.popleft()
         try:
             progress = next(play)
@@ -388,17 +481,18 @@ def _play(
     setting: _Setting,
     seats: _Seats | _RemoteSeats,
     horizon: int,
-    seeds: list[int],
+    batch: _Batch,
 ) -> Generator[_Progress, None, _Played]:
-    """Run an episode for each seed, all in step: a report whenever the simulators are to work.
+    """Run the episodes of a batch, all in step: a report whenever the simulators are to work.
 
     An episode that has ended keeps its row in the policy's batch, whose size decides the bits.
     """
-    count = len(seeds)
-    policy = RolloutPolicy(setting.networks, setting.config, num_episodes=count)
-    policy.reset(setting.target_return, seeds=seeds)
+    series, count = setting.series[batch.series], len(batch.seeds)
+    policy = RolloutPolicy(series.networks, series.config, num_episodes=count)
+    policy.reset(series.target_return, seeds=batch.seeds)
     returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
-    seats.ask('reset', dict(enumerate(seeds)))
+    traces = [_empty_trace() for _ in batch.seeds] if setting.traced else None
+    seats.ask('reset', dict(enumerate(batch.seeds)))
     yield _Progress()
     observations = np.stack(seats.answers())
     running, progress = list(range(count)), _Progress()
@@ -412,6 +506,8 @@ def _play(
             lengths[row] += 1
             if has_ended or lengths[row] >= horizon:
                 ended.append(row)
+        if traces is not None:
+            _record(traces, running, step_rewards, step_costs, policy.choice)
         policy.observe(step_rewards, step_costs)
         returns += step_rewards
         costs += step_costs
@@ -421,7 +517,36 @@ def _play(
             running = [row for row in running if row not in ended]
     yield progress
     share = policy.pop_infeasible_share()
-    return _Played(returns.tolist(), costs.tolist(), lengths.tolist(), share)
+    return _Played(returns.tolist(), costs.tolist(), lengths.tolist(), share, traces)
+
+
+def _empty_trace() -> Trace:
+    return {name: [] for name in ('rewards', 'costs', 'chosen', 'shift', 'feasible', 'cost_value')}
+
+
+def _record(
+    traces: list[Trace],
+    rows: list[int],
+    rewards: np.ndarray,
+    costs: np.ndarray,
+    choice: Choice | None,
+) -> None:
+    """Add a step to the traces of the episodes that are going on."""
+    step = {'rewards': rewards.tolist(), 'costs': costs.tolist()}
+    if choice is None:
+        nothing = [None] * len(rewards)
+        step |= {'chosen': [0] * len(rewards), 'shift': [0.0] * len(rewards)}
+        step |= {'feasible': nothing, 'cost_value': nothing}
+    else:
+        step |= {
+            'chosen': choice.candidate.tolist(),
+            'shift': choice.shift.tolist(),
+            'feasible': choice.feasible.tolist(),
+            'cost_value': choice.cost_value.tolist(),
+        }
+    for row in rows:
+        for name, values in step.items():
+            traces[row][name].append(values[row])
 
 
 def _now_and_then(

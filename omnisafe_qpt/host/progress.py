@@ -84,12 +84,18 @@ class ProgressReporter:
             yield self
         self._bar = None
 
-    def update(self, done: int, total: int | None = None) -> None:
-        """Say how many steps are done, and of how many if that has changed."""
+    def update(self, done: int, total: int | None = None, label: str | None = None) -> None:
+        """Say how many steps are done; and of how many, and what is done, if that has changed."""
         self._done = done
         self._total = self._total if total is None else total
+        self._label = self._label if label is None else label
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=self._total)
+            self._bar.update(
+                self._task,
+                completed=done,
+                total=self._total,
+                description=self._label,
+            )
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
