@@ -299,24 +299,31 @@ class RolloutPolicy:
             shifts[0] = 0.0
             self._shifts[episode] = shifts * spread
 
-    def retarget(self, target_return: float, cost_limit: float, episodes: Sequence[int]) -> None:
-        """Go on as if an episode had begun with other targets.
+    def retarget(
+        self,
+        target_returns: Sequence[float],
+        cost_limits: Sequence[float],
+        episodes: Sequence[int],
+    ) -> None:
+        """Go on as if episodes had begun with other targets.
 
-        All its to-go tokens shift by the difference, those of the history too: so the window is
-        one of training, where a step's tokens differ by what was received and by nothing else.
+        All their to-go tokens shift by the difference, those of the history too. So a window
+        stays one of training, where tokens differ by what was received and by nothing else.
 
         Args:
-            target_return (float): Return to ask for, of the whole episode.
-            cost_limit (float): Cost that the whole episode must not exceed.
+            target_returns (Sequence[float]): Return to ask for, of each whole episode.
+            cost_limits (Sequence[float]): Cost that each whole episode must not exceed.
             episodes (Sequence[int]): Which of the B.
 
         Raises:
             UserError: If a target is not finite.
         """
-        _check_targets(target_return, cost_limit)
-        targets = torch.tensor([target_return, cost_limit], device=self._device)
+        pairs = list(zip(target_returns, cost_limits))
+        for pair in pairs:
+            _check_targets(*pair)
+        targets = torch.tensor(pairs, dtype=torch.float32, device=self._device).reshape(-1, 2)
         episodes = list(episodes)
-        difference = targets - self._targets[episodes]  # (n, 2)
+        difference = targets - self._targets[episodes]
         self._now[episodes] += difference
         self._to_go[episodes] += difference[:, None]
         self._targets[episodes] = targets
@@ -334,7 +341,7 @@ class RolloutPolicy:
         """
         self._running[list(episodes)] = False
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Choose the actions at new observations.
 
