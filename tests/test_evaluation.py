@@ -19,7 +19,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import tempfile
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +35,7 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host import environments, evaluation
 from omnisafe_qpt.host.deployment import DeployedPolicy
 from omnisafe_qpt.host.environments import horizon_of, make_env
-from omnisafe_qpt.host.evaluation import Evaluation, evaluate
+from omnisafe_qpt.host.evaluation import Evaluation, Series, evaluate, evaluate_together
 
 
 TARGET = 50.0
@@ -128,13 +130,12 @@ def test_timing_and_processes_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
 def test_taking_turns_changes_no_bit_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """How it is done for a policy on a GPU; here that of the CPU."""
     use(monkeypatch, Unsteady)
-    setting = evaluation._Setting(
-        make_networks(7, 2, 20, ENV_ID),
-        ENV_ID,
-        DeploymentConfig(candidates=3, cost_limit=5.0),
-        TARGET,
-    )
-    batches = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    networks = make_networks(7, 2, 20, ENV_ID)
+    config = DeploymentConfig(candidates=3, cost_limit=5.0)
+    series = [Series(networks, config, target, []) for target in (TARGET, -TARGET)]
+    setting = evaluation._Setting(ENV_ID, series, traced=True)
+    parts = [(0, [0, 1, 2]), (0, [3, 4, 5]), (1, [6, 7, 8]), (1, [9])]
+    batches = [evaluation._Batch(*part) for part in parts]
 
     def played(stage: Any) -> dict[int, Any]:
         with stage as (horizon, events):
@@ -147,6 +148,96 @@ def test_taking_turns_changes_no_bit_either(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(expected) == 4
     for processes in (1, 2, 3):
         assert played(evaluation._playing_in_turns(setting, batches, processes)) == expected
+
+
+def test_series_played_together_are_those_played_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, whatever else there is: other limits, models, numbers of episodes."""
+    use(monkeypatch, Unsteady)
+    networks = [make_networks(7, 2, 20, ENV_ID) for _ in range(2)]
+    networks[1].policy.head.weight.mul_(0.5)
+    series = [
+        Series(net, DeploymentConfig(candidates=candidates, cost_limit=limit), TARGET, seeds)
+        for net, limit, candidates, seeds in (
+            (networks[0], 5.0, 1, range(5)),
+            (networks[0], 40.0, 3, range(7)),
+            (networks[1], 5.0, 3, range(4)),
+            (networks[0], 5.0, 3, range(7)),
+        )
+    ]
+    alone = [results(evaluate_together(ENV_ID, [each])[0]) for each in series]
+    assert len({repr(result) for result in alone}) == 4
+    for processes in (1, 2, 5):
+        together = evaluate_together(ENV_ID, series, processes)
+        assert [results(result) for result in together] == alone
+    turned = evaluate_together(ENV_ID, series[::-1], 2)
+    assert [results(result) for result in turned] == alone[::-1]
+
+
+class Counted(Unsteady):
+    """Leaves a mark for each environment made, in whichever process."""
+
+    folder: ClassVar[Path]
+
+    def __init__(self, env_id: str) -> None:
+        super().__init__(env_id)
+        tempfile.mkstemp(dir=self.folder)
+
+
+def test_each_process_makes_its_simulators_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However many limits there are: it takes seconds where there are many objects."""
+    Counted.folder = tmp_path
+    use(monkeypatch, Counted)
+    networks = make_networks(7, 2, 20, ENV_ID)
+    series = [
+        Series(networks, DeploymentConfig(candidates=3, cost_limit=limit), TARGET, range(4))
+        for limit in (5.0, 10.0, 20.0)
+    ]
+    evaluate_together(ENV_ID, series, processes=2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_trace_is_the_episode_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where episodes that share the policy's calls have different lengths."""
+    use(monkeypatch, Unsteady)
+    networks = make_networks(7, 2, 20, ENV_ID)
+    config = DeploymentConfig(
+        candidates=3, candidate_shift='last', cost_limit=5.0, target_spread=0.8
+    )
+    plain, traced = (
+        evaluate_together(ENV_ID, [Series(networks, config, TARGET, range(13))], 2, traced)[0]
+        for traced in (False, True)
+    )
+    assert plain.traces is None
+    assert results(plain) == results(traced)
+    assert len(traced.traces) == 13
+    for seed, trace in enumerate(traced.traces):
+        assert {len(values) for values in trace.values()} == {traced.lengths[seed]}
+        assert sum(trace['rewards']) == pytest.approx(traced.returns[seed])
+        assert sum(trace['costs']) == pytest.approx(traced.costs[seed])
+        budget = 5.0
+        for chosen, shift, feasible, value, cost in zip(
+            *(trace[name] for name in ('chosen', 'shift', 'feasible', 'cost_value', 'costs'))
+        ):
+            drawn = np.random.default_rng(seed).standard_normal(3)
+            expected = 0.0 if chosen == 0 else 0.8 * 100.0 * drawn[chosen]
+            assert shift == pytest.approx(expected, rel=1e-5)
+            assert feasible == (value <= budget)
+            budget -= cost
+    infeasible = sum(not fits for trace in traced.traces for fits in trace['feasible'])
+    assert infeasible / sum(traced.lengths) == pytest.approx(traced.infeasible_share)
+    assert 0.0 < traced.infeasible_share < 1.0
+
+
+def test_a_trace_of_the_plain_policy_has_no_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Unsteady)
+    series = Series(make_networks(7, 2, 20, ENV_ID), DeploymentConfig(candidates=1), TARGET, [0])
+    (result,) = evaluate_together(ENV_ID, [series], traced=True)
+    (trace,) = result.traces
+    steps = result.lengths[0]
+    assert (trace['chosen'], trace['shift']) == ([0] * steps, [0.0] * steps)
+    assert trace['feasible'] == trace['cost_value'] == [None] * steps
 
 
 def test_how_episodes_share_the_calls_of_the_policy() -> None:
@@ -190,6 +281,24 @@ def test_progress_counts_steps_done_and_steps_to_come(
     assert len(seen) >= steps / 2
     assert all(done <= total for done, total in seen)
     assert seen == sorted(seen, key=lambda counts: (counts[0], -counts[1]))
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_progress_tells_which_series_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    use(monkeypatch, Unsteady)
+    monkeypatch.setattr(evaluation, '_SECONDS_BETWEEN_REPORTS', 0.0)
+    series = Series(make_networks(7, 2, 20, ENV_ID), DeploymentConfig(candidates=1), TARGET, [0, 1])
+    seen: list[tuple[int, int, int]] = []
+    found = evaluate_together(
+        ENV_ID, [series] * 3, processes, on_progress=lambda *counts: seen.append(counts)
+    )
+    done, totals, numbers = zip(*seen)
+    assert done[-1] == totals[-1] == sum(sum(result.lengths) for result in found)
+    assert totals[0] == 3 * 2 * 20
+    assert list(numbers) == sorted(numbers)
+    assert set(numbers) == {0, 1, 2}
 
 
 class Scripted:
