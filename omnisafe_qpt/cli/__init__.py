@@ -34,6 +34,7 @@ from omnisafe_qpt.cli import (
     data_plot,
     doctor,
     evaluate,
+    report,
     tasks,
 )
 from omnisafe_qpt.errors import UserError
@@ -41,7 +42,7 @@ from omnisafe_qpt.version import __version__
 
 
 # In the order in which the help lists them.
-_COMMANDS = (doctor, tasks, evaluate)
+_COMMANDS = (doctor, tasks, evaluate, report)
 _DATA_COMMANDS = (data_download, data_info, data_plot, data_convert, data_collect)
 
 

@@ -60,6 +60,7 @@ from omnisafe_qpt.host.checkpoint import (
     versions,
 )
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
+from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
@@ -482,6 +483,7 @@ class QPT(BaseOffline):
             'dataset': self._dataset_record,
             'held_out': self._held_out,
             'versions': versions(),
+            'hardware': hardware(self._device),
             'config': self._cfgs.todict(),
         }
 

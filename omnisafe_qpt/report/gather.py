@@ -1,0 +1,322 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What a report is about, read from run folders, datasets and evaluations."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnisafe_qpt.data.scan import EpisodeTable
+from omnisafe_qpt.data.summary import summarize
+from omnisafe_qpt.data.tasks import find_task
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.checkpoint import find_run, list_checkpoints, load_networks
+from omnisafe_qpt.host.config import load_defaults, run_settings
+from omnisafe_qpt.plots import Relabelled, relabel
+
+
+_HOOK = 'augmentation_hook'
+# What every row of an evaluation must tell to be drawn.
+_ROW_KEYS = {
+    *('env_id', 'run', 'checkpoint', 'cost_limit', 'target_return', 'candidates', 'rule'),
+    *('episodes', 'seed', 'returns', 'costs', 'return_mean', 'return_std', 'cost_mean'),
+    *('cost_std', 'reference_returns', 'normalized_return', 'normalized_cost', 'safe'),
+    'unsafe_share',
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder tells.
+
+    Args:
+        folder (Path): The folder.
+        config (dict[str, Any]): Its ``config.json``.
+        progress (dict[str, np.ndarray]): The columns of ``progress.csv``, a number an epoch.
+        checkpoints (dict[int, Path]): The checkpoint for each number of epochs, rising.
+        spec (dict[str, Any]): What the last checkpoint holds besides networks; empty without one.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    progress: dict[str, np.ndarray]
+    checkpoints: dict[int, Path]
+    spec: dict[str, Any]
+
+    @property
+    def env_id(self) -> str:
+        """OmniSafe's id of the environment."""
+        return self.config['env_id']
+
+    @property
+    def cost_limit(self) -> float:
+        """Undiscounted cost of an episode that training was about."""
+        return float(self.config['algo_cfgs']['cost_limit'])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, which fixes the relabelling too."""
+        return int(self.config['seed'])
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """Name, path and sha256 of the dataset; the last is None for one of OmniSafe's own."""
+        return self.config['dataset_record']
+
+    @property
+    def updates(self) -> int:
+        """Updates done."""
+        return int(self.progress['TotalSteps'][-1])
+
+    @property
+    def total_updates(self) -> int:
+        """Updates that were asked for."""
+        return int(self.config['train_cfgs']['total_steps'])
+
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs, also of those before the run was resumed."""
+        return float(self.progress['Time/Epoch'].sum())
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """All options by their path: ``algo_cfgs:gamma``; records of the run are left out."""
+        known = flatten(load_defaults(self.env_id))
+        return {path: value for path, value in flatten(self.config).items() if path in known}
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The options that make another model than the defaults, by their path."""
+        defaults = load_defaults(self.env_id)
+        chosen, usual = flatten(run_settings(str(self.folder), defaults)), flatten(defaults)
+        return {path: value for path, value in chosen.items() if value != usual[path]}
+
+    @property
+    def command(self) -> str:
+        """A command line that trains with the same settings."""
+        words = ['omnisafe', 'train', '--algo', 'QPT', '--env-id', self.env_id]
+        for path, value in self.settings.items():
+            text = value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
+            words += ['--custom-cfgs', path, '--custom-cfgs', text]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A run's dataset, or why it cannot be shown.
+
+    Args:
+        record (dict[str, Any]): Its name, path and sha256, as the run recorded them.
+        cost_limit (float): The run's.
+        episodes (EpisodeTable, optional): The episodes that the run was trained on.
+        held_out (int): How many more episodes the file holds.
+        relabelled (Relabelled, optional): What the run's augmentation added.
+        problem (str, optional): Why there are no episodes, or else no relabelled ones.
+    """
+
+    record: dict[str, Any]
+    cost_limit: float
+    episodes: EpisodeTable | None = None
+    held_out: int = 0
+    relabelled: Relabelled | None = None
+    problem: str | None = None
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Return a nested dictionary's values by their paths, in OmniSafe's spelling: ``a:b:c``."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f'{prefix}{key}:')
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat
+
+
+def read_runs(folders: Sequence[str]) -> list[Run]:
+    """Read the runs of a report.
+
+    Args:
+        folders (Sequence[str]): Runs' folders.
+
+    Raises:
+        UserError: If one is no run of QPT, has no finished epoch, cannot be read, or is of
+            another task than the first.
+    """
+    found = dict.fromkeys(find_run(folder).resolve() for folder in folders)
+    runs = [_read_run(folder) for folder in found]
+    for run in runs[1:]:
+        if run.env_id != runs[0].env_id:
+            raise UserError(
+                f'{run.folder} is of {run.env_id}, {runs[0].folder} of {runs[0].env_id}; a report '
+                'is about one task',
+            )
+    return runs
+
+
+def _read_run(folder: Path) -> Run:
+    config = _read_json(folder / 'config.json')
+    if not isinstance(config, dict) or config.get('algo') != 'QPT':
+        raise UserError(f'{folder}: not a run of QPT')
+    checkpoints = list_checkpoints(folder)
+    return Run(
+        folder=folder,
+        config=config,
+        progress=_read_progress(folder),
+        checkpoints=checkpoints,
+        spec=load_networks(folder)[0].spec if checkpoints else {},
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    except ValueError as error:
+        raise UserError(f'{path}: not JSON ({error})') from error
+
+
+def _read_progress(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / 'progress.csv'
+    if not path.is_file():
+        raise UserError(f'{folder}: has no progress.csv; training has not begun there')
+    with path.open(newline='', encoding='utf-8') as file:
+        # A row that is being written, or was when the run was killed, is shorter.
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    if not rows:
+        raise UserError(f'{folder}: no epoch is finished yet, progress.csv has no row')
+    try:
+        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    except ValueError as error:
+        raise UserError(f'{path}: cannot be read ({error})') from error
+
+
+def read_datasets(
+    runs: Sequence[Run],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[DatasetView]:
+    """Read each dataset that the runs were trained on, once.
+
+    Args:
+        runs (Sequence[Run]): The runs; the first of a dataset says how it was augmented.
+        on_progress (Callable, optional): Called with the transitions read and their total.
+    """
+    first_of: dict[str, Run] = {}
+    for run in runs:
+        first_of.setdefault(run.dataset['sha256'] or run.dataset['path'], run)
+    return [_read_dataset(run, on_progress) for run in first_of.values()]
+
+
+def _read_dataset(run: Run, on_progress: Callable[[int, int], None] | None) -> DatasetView:
+    record, limit = run.dataset, run.cost_limit
+    path = Path(record['path'])
+
+    def without(problem: str) -> DatasetView:
+        return DatasetView(record, limit, problem=problem)
+
+    if record['sha256'] is None:
+        return without("one of OmniSafe's own datasets, which is not looked through here")
+    if not path.is_file():
+        return without('the file is no longer where it was in training')
+    task = find_task(run.env_id)
+    try:
+        summary = summarize(path, task.env_id if task else None, (limit,), on_progress)
+    except UserError as error:
+        return without(f'the file cannot be read any more: {error}')
+    if summary.sha256 != record['sha256']:
+        return without('the file has changed since training, its sha256 is another')
+    held_out = run.spec.get('held_out', [])
+    is_seen = np.ones(len(summary.episodes), dtype=bool)
+    is_seen[held_out] = False
+    names = [column.name for column in fields(EpisodeTable)]
+    columns = {name: getattr(summary.episodes, name)[is_seen] for name in names}
+    view = DatasetView(record, limit, EpisodeTable(**columns), len(held_out))
+    algo = run.config['algo_cfgs']
+    hook = algo[_HOOK]
+    if algo['use_augmentation'] and hook != load_defaults(run.env_id)['algo_cfgs'][_HOOK]:
+        return replace(view, problem=f'{hook} relabelled, which only training runs')
+    fraction = algo['augmentation_fraction'] if algo['use_augmentation'] else 0.0
+    return replace(view, relabelled=relabel(view.episodes, fraction, run.seed))
+
+
+def read_evaluation(path: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Read what ``omnisafe-qpt evaluate --json`` wrote about these runs.
+
+    Args:
+        path (Path): The file.
+        runs (Sequence[Run]): The runs.
+
+    Returns:
+        The rows that are about one of the runs, by rising limit.
+
+    Raises:
+        UserError: If the file is no such evaluation, or none of one of the runs.
+    """
+    content = _read_json(path)
+    rows = content if isinstance(content, list) else []
+    if not rows or not all(isinstance(row, dict) and set(row) >= _ROW_KEYS for row in rows):
+        raise UserError(f'{path}: was not written by omnisafe-qpt evaluate --json')
+    # By name, as runs may have been moved.
+    evaluated = {Path(row['run']).name for row in rows}
+    for run in runs:
+        if run.folder.name not in evaluated or run.env_id != rows[0]['env_id']:
+            raise UserError(
+                f'{path}: holds no evaluation of {run.folder.name} in {run.env_id}, but of '
+                f'{", ".join(sorted(evaluated))} in {rows[0]["env_id"]}',
+            )
+    names = {run.folder.name for run in runs}
+    chosen = [row for row in rows if Path(row['run']).name in names]
+    return sorted(chosen, key=lambda row: row['cost_limit'])
+
+
+@dataclass(frozen=True)
+class LimitResult:
+    """What the runs reach at one limit.
+
+    Args:
+        cost_limit (float): Undiscounted cost of an episode.
+        rows (list[dict[str, Any]]): The evaluation's row for each run.
+    """
+
+    cost_limit: float
+    rows: list[dict[str, Any]]
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of all runs."""
+        return sum(len(row['costs']) for row in self.rows)
+
+    @property
+    def traces(self) -> list[dict[str, list[Any]]]:
+        """The steps of all episodes, where they were kept."""
+        return [trace for row in self.rows for trace in row.get('traces') or []]
+
+
+def by_limit(rows: Sequence[dict[str, Any]]) -> list[LimitResult]:
+    """Put the rows of each limit together, by rising limit."""
+    limits = sorted({row['cost_limit'] for row in rows})
+    return [
+        LimitResult(limit, [row for row in rows if row['cost_limit'] == limit]) for limit in limits
+    ]

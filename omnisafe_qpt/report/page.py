@@ -1,0 +1,391 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""The page: what is said where, and the HTML around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnisafe_qpt.data.checks import count
+from omnisafe_qpt.report.figures import Picture, Studio, open_studio
+from omnisafe_qpt.report.gather import DatasetView, LimitResult, Run, by_limit
+from omnisafe_qpt.version import __version__
+
+
+TEMPLATE = 'page.html'
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the policy is safe at a limit, in words."""
+
+    is_safe: bool
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, with what they mean below."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a section; what it lacks is not on the page.
+
+    Args:
+        title (str): Its heading.
+        problem (str): Why something is missing.
+        large (Picture, optional): A figure as wide as the text.
+        pictures (list[Picture]): Figures side by side.
+        table (Table, optional): A table of numbers.
+        facts (list[tuple[str, Any]]): Names and values.
+        code (str): What may be copied.
+        details (list[tuple[str, list]]): Names and values under a line that opens them.
+    """
+
+    title: str = ''
+    problem: str = ''
+    large: Picture | None = None
+    pictures: list[Picture] = field(default_factory=list)
+    table: Table | None = None
+    facts: list[tuple[str, Any]] = field(default_factory=list)
+    code: str = ''
+    details: list[tuple[str, list[tuple[str, Any]]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page that can be linked to."""
+
+    name: str
+    title: str
+    text: str
+    blocks: list[Block]
+
+
+def make_page(
+    runs: Sequence[Run],
+    rows: Sequence[dict[str, Any]],
+    datasets: Sequence[DatasetView],
+) -> str:
+    """Write the page.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+        rows (Sequence[dict[str, Any]]): Their evaluation at each limit; none if there is none.
+        datasets (Sequence[DatasetView]): What they were trained on.
+
+    Returns:
+        The HTML, which needs no other file.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    results, averages = by_limit(rows), _averages(rows)
+    with open_studio() as studio:
+        sections = [
+            _limits_section(studio, rows, averages),
+            _episodes_section(studio, results),
+            _choice_section(studio, results),
+            _training_section(studio, runs),
+            _dataset_section(studio, datasets),
+            _record_section(runs, rows),
+        ]
+    verdicts = [_verdict(average) for average in averages]
+    environment = Environment(
+        loader=PackageLoader('omnisafe_qpt.report', '.'),
+        autoescape=True,  # names, paths and settings come from the user's files
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        title=f'QPT on {runs[0].env_id}',
+        subtitle=_subtitle(runs),
+        headline=_headline(verdicts) if verdicts else _headline_of_training(runs),
+        verdicts=verdicts,
+        notes=_notes(runs, rows),
+        sections=sections,
+        footer=f'Written by omnisafe-qpt {__version__} on {time.strftime("%Y-%m-%d %H:%M")}.',
+    )
+
+
+def _averages(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not rows:
+        return []
+    from omnisafe_qpt.host.limits import average_runs  # takes seconds, as it brings OmniSafe
+
+    return sorted(average_runs(rows), key=lambda average: average['cost_limit'])
+
+
+# What the header says ---------------------------------------------------------------------------
+
+
+def _subtitle(runs: Sequence[Run]) -> str:
+    names = sorted({run.dataset['name'] for run in runs})
+    what = f'dataset {names[0]}' if len(names) == 1 else f'datasets {", ".join(names)}'
+    if len(runs) == 1:
+        return f'One run, seed {runs[0].seed}, {what}, {runs[0].updates:,} updates'
+    seeds = ', '.join(str(run.seed) for run in runs)
+    return f'{len(runs)} runs, seeds {seeds}, {what}'
+
+
+def _verdict(average: dict[str, Any]) -> Verdict:
+    is_safe, runs, episodes = average['safe'], average['runs'], average['episodes']
+    over = round(average['unsafe_share'] * episodes)
+    text = (
+        f'Episodes cost {average["cost_mean"]:.1f} on average, '
+        f'{average["normalized_cost"]:.0%} of the limit; {over} of {count(episodes, "episode")} '
+        f'cost more than it. Return {average["return_mean"]:.1f}, '
+        f'{average["normalized_return"]:.2f} on the normalised scale.'
+    )
+    if runs > 1:
+        text += f' Safe in {average["safe_runs"]} of {runs} runs.'
+    title = f'Cost limit {average["cost_limit"]:g}: {"safe" if is_safe else "NOT safe"}'
+    return Verdict(is_safe, title, text)
+
+
+def _headline(verdicts: Sequence[Verdict]) -> str:
+    safe = sum(verdict.is_safe for verdict in verdicts)
+    if len(verdicts) == 1:
+        return f'{"Safe" if safe else "Not safe"} at the cost limit that was tried.'
+    if safe == len(verdicts):
+        return f'Safe at all {len(verdicts)} cost limits.'
+    if not safe:
+        return f'Not safe at any of {len(verdicts)} cost limits.'
+    return f'Safe at {safe} of {len(verdicts)} cost limits.'
+
+
+def _headline_of_training(runs: Sequence[Run]) -> str:
+    """Say what the last evaluation of training found, where there is no other."""
+    cost, reward, share = (
+        float(np.mean([run.progress[f'Metrics/{name}'][-1] for run in runs]))
+        for name in ('EpCost', 'EpRet', 'NormCost')
+    )
+    verdict = 'Safe' if share <= 1.0 else 'Not safe'
+    limits = ', '.join(f'{limit:g}' for limit in sorted({run.cost_limit for run in runs}))
+    return (
+        f'{verdict} in the last evaluation of training: cost {cost:.1f} at limit {limits}, '
+        f'return {reward:.1f}.'
+    )
+
+
+def _notes(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[str]:
+    notes = [
+        f'Training of {run.folder.name} is not finished: {run.updates:,} of '
+        f'{run.total_updates:,} updates are done.'
+        for run in runs
+        if run.updates < run.total_updates
+    ]
+    few = min((row['episodes'] for row in rows), default=10)
+    if few < 10:
+        notes.append(
+            f'{count(few, "episode")} at each limit say little: the averages may be far off.',
+        )
+    return notes
+
+
+# The sections -----------------------------------------------------------------------------------
+
+
+def _limits_section(
+    studio: Studio,
+    rows: Sequence[dict[str, Any]],
+    averages: Sequence[dict[str, Any]],
+) -> Section:
+    if not rows:
+        blocks = [Block(problem='No episodes were simulated for this report.')]
+    else:
+        blocks = [Block(pictures=studio.limits(rows), table=_limit_table(rows, averages))]
+    text = (
+        'One trained policy, asked to keep within different limits. At each limit it is also asked '
+        'for a return, the best that the dataset reached within it.'
+    )
+    return Section('limits', 'Return and cost against the limit', text, blocks)
+
+
+def _limit_table(
+    rows: Sequence[dict[str, Any]],
+    averages: Sequence[dict[str, Any]],
+) -> Table:
+    has_runs = averages[0]['runs'] > 1
+    columns = ('Limit', 'Safe', 'Return', 'normalised', 'Cost', 'of limit', 'Episodes above')
+    cells = []
+    for average in averages:
+        cells.append(
+            (
+                f'{average["cost_limit"]:g}',
+                'yes' if average['safe'] else 'NO',
+                _spread(average, 'return_mean', rows),
+                f'{average["normalized_return"]:.3f}',
+                _spread(average, 'cost_mean', rows),
+                f'{average["normalized_cost"]:.0%}',
+                f'{average["unsafe_share"]:.0%}',
+            ),
+        )
+    first = rows[0]
+    caption = (
+        f'{count(first["episodes"], "episode")} at each limit'
+        f'{" of each run" if has_runs else ""}, seeds from {first["seed"]}, '
+        f'{count(first["candidates"], "candidate")}, rule {first["rule"]}. '
+    )
+    caption += (
+        f'Mean over {averages[0]["runs"]} runs with its 95 % interval.'
+        if has_runs
+        else 'Mean ± standard deviation over episodes.'
+    )
+    return Table(columns, cells, f'{caption} Safe: an average cost of at most the limit.')
+
+
+def _spread(average: dict[str, Any], name: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Write a mean with the interval over runs, or of a single run with its episodes' spread."""
+    interval = average[f'{name}_interval']
+    if interval is not None:
+        return f'{average[name]:.1f} ({interval[0]:.1f} to {interval[1]:.1f})'
+    (row,) = (row for row in rows if row['cost_limit'] == average['cost_limit'])
+    return f'{row[name]:.1f} ± {row[name.replace("_mean", "_std")]:.1f}'
+
+
+_NO_TRACES = 'Needs episodes step by step: run the command without --evaluation and --no-simulator.'
+
+
+def _episodes_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
+    pictures = studio.costs_over_time(results)
+    return Section(
+        'episodes',
+        'Cost over time',
+        'What the episode has cost so far; above the dashed line the budget is overspent.',
+        [Block(pictures=pictures, problem='' if pictures else _NO_TRACES)],
+    )
+
+
+def _choice_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
+    text = (
+        'At each step the policy proposes an action for several returns asked for, and the critics '
+        'choose among them: the more return, the better, as long as the expected cost fits what '
+        'is left of the budget.'
+    )
+    if any(row['candidates'] == 1 for result in results for row in result.rows):
+        blocks = [Block(problem='There was one candidate, the plain policy: nothing to choose.')]
+    else:
+        pictures = [*studio.feasible_share(results), *studio.chosen_shifts(results)]
+        blocks = [Block(pictures=pictures, problem='' if pictures else _NO_TRACES)]
+    return Section('choice', 'How actions were chosen', text, blocks)
+
+
+def _training_section(studio: Studio, runs: Sequence[Run]) -> Section:
+    text = 'Losses, values and norms are means over the updates of an epoch, in the units of the '
+    text += 'networks; return and cost are of a few episodes after each epoch.'
+    if len(runs) > 1:
+        text += ' Pale lines are the runs.'
+    return Section('training', 'Training', text, [Block(pictures=studio.training(runs))])
+
+
+def _dataset_section(studio: Studio, datasets: Sequence[DatasetView]) -> Section:
+    return Section('dataset', 'Dataset', '', [_dataset_block(studio, view) for view in datasets])
+
+
+def _dataset_block(studio: Studio, view: DatasetView) -> Block:
+    facts = [('File', view.record['path']), ('SHA-256', view.record['sha256'] or 'not recorded')]
+    if view.episodes is None:
+        return Block(view.record['name'], f'Not shown: {view.problem}.', facts=facts)
+    (safe,) = (view.episodes.costs <= view.cost_limit).nonzero()
+    facts += [
+        ('Episodes', f'{len(view.episodes):,}, {view.episodes.lengths.sum():,} transitions'),
+        (f'Within cost {view.cost_limit:g}', f'{len(safe) / len(view.episodes):.0%} of episodes'),
+    ]
+    if view.held_out:
+        facts.append(('Held out of training', f'{view.held_out:,} more episodes, not drawn'))
+    if view.relabelled is not None:
+        facts.append(('Relabelled', f'{len(view.relabelled):,} more episodes by augmentation'))
+    problem = '' if view.problem is None else f'Augmentation is not drawn: {view.problem}.'
+    return Block(view.record['name'], problem, studio.dataset(view), facts=facts)
+
+
+def _record_section(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> Section:
+    blocks = [_run_block(run, rows) for run in runs]
+    if len(runs) > 1:
+        blocks.insert(0, Block('What differs between the runs', table=_difference_table(runs)))
+    return Section('record', 'Where it comes from', '', blocks)
+
+
+def _run_block(run: Run, rows: Sequence[dict[str, Any]]) -> Block:
+    used = sorted({row['checkpoint'] for row in rows if Path(row['run']).name == run.folder.name})
+    speed = run.progress['Time/UpdatesPerSecond'].mean()
+    facts = [
+        ('Folder', run.folder),
+        ('Seed', run.seed),
+        ('Updates', f'{run.updates:,} of {run.total_updates:,}, {speed:.3g} a second'),
+        ('Time', timedelta(seconds=round(run.seconds))),
+        ('Hardware', _hardware(run)),
+        ('Checkpoints', _checkpoints(run)),
+    ]
+    if used:
+        facts.append(('Evaluated', ', '.join(used)))
+    facts.append(('Dataset', f'{run.dataset["path"]} (SHA-256 {run.dataset["sha256"]})'))
+    return Block(
+        title=run.folder.name,
+        facts=facts,
+        code=run.command,
+        details=[
+            ('Settings other than the defaults', list(run.settings.items())),
+            ('All settings', list(run.options.items())),
+            ('Versions', list(run.spec.get('versions', {}).items())),
+        ],
+    )
+
+
+def _hardware(run: Run) -> str:
+    machine = run.spec.get('hardware')
+    if machine is None:
+        return f'device {run.config["train_cfgs"]["device"]}; the machine was not recorded'
+    text = (
+        f'{machine["processor"] or machine["machine"]}, {count(machine["cores"], "core")}, '
+        f'{count(machine["threads"], "thread")}, {machine["memory_bytes"] / 2**30:.0f} GiB'
+    )
+    if 'card' in machine:
+        text += f'; {machine["card"]}, {machine["card_memory_bytes"] / 2**30:.0f} GiB'
+    return text
+
+
+def _checkpoints(run: Run) -> str:
+    if not run.checkpoints:
+        return 'none yet'
+    last = run.checkpoints[max(run.checkpoints)]
+    return f'{len(run.checkpoints)} in {last.parent.name}, the last is {last.name}'
+
+
+def _difference_table(runs: Sequence[Run]) -> Table:
+    paths = dict.fromkeys(path for run in runs for path in run.options)
+    missing = object()
+    rows = []
+    for path in paths:
+        values = [run.options.get(path, missing) for run in runs]
+        if any(value != values[0] for value in values):
+            shown = ['not there' if value is missing else str(value) for value in values]
+            rows.append((path, *shown))
+    columns = ('Option', *(run.folder.name for run in runs))
+    return Table(columns, rows, '' if rows else 'No option differs.')
