@@ -264,6 +264,22 @@ def test_branches_attend_as_sequences_of_their_own(is_all, batch):
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_a_token_may_look_at_its_own_branch_and_at_what_is_shared():
+    num_shared, branches, length = 4, 3, 2
+    allowed = torch.rand(5, 1, num_shared + length, num_shared + length) < 0.7
+    mask = kernels.branch_mask(allowed, num_shared, branches)
+    total = num_shared + branches * length
+    assert mask.shape == (5, 1, total, total)
+    # Which branch a token is in, and where it would be in a sequence of its own.
+    places = [(None, i) for i in range(num_shared)]
+    places += [(j, num_shared + i) for j in range(branches) for i in range(length)]
+    for row, (branch, query) in enumerate(places):
+        for column, (other, key) in enumerate(places):
+            connected = other is None or other == branch
+            expected = allowed[:, 0, query, key] & torch.tensor(connected)
+            assert torch.equal(mask[:, 0, row, column], expected)
+
+
 # ---------------------------------------------------------------------- other devices
 
 

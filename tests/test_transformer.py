@@ -152,7 +152,7 @@ def candidate_inputs(num_windows=4, candidates=3):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(('num_layers', 'candidates'), [(1, 3), (3, 1), (3, 6)])
+@pytest.mark.parametrize(('num_layers', 'candidates'), [(1, 3), (3, 1), (3, 6), (2, 60)])
 def test_candidates_equal_windows_of_their_own(num_layers, candidates):
     policy = make_policy(num_layers=num_layers)
     inputs, return_to_go = candidate_inputs(candidates=candidates)

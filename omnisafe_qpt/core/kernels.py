@@ -156,7 +156,7 @@ def _tanh_softplus(sigmoid: torch.Tensor) -> torch.Tensor:
 
 
 # Up to this many queries of all windows torch's own is faster.
-_ROWS_OF_ATTENTION = 128
+_ROWS_OF_ATTENTION = 400
 
 
 def attention(
@@ -210,6 +210,7 @@ class _Attention(torch.autograd.Function):
             scores = torch.bmm(query, key.transpose(1, 2))
             scores.unflatten(0, (len(bias), -1)).add_(bias)
             weights = scores.softmax(-1)
+            del scores  # so that what comes next finds its memory, still in the cache
             mask = _keep_mask(weights, dropout) if dropout > 0.0 else None
             dropped = weights if mask is None else weights * mask
             mixed = torch.bmm(dropped, value)
@@ -236,6 +237,26 @@ class _Attention(torch.autograd.Function):
         return *grads, None, None
 
 
+def branch_mask(allowed: torch.Tensor, num_shared: int, branches: int) -> torch.Tensor:
+    """Say which token may look at which, in sequences that share their first tokens.
+
+    Args:
+        allowed (torch.Tensor): (B, 1, P + L, P + L) bool, the same of one sequence.
+        num_shared (int): P.
+        branches (int): M, of L tokens each, which come after the shared ones.
+
+    Returns:
+        (B, 1, P + M L, P + M L) bool.
+    """
+    positions = torch.arange(allowed.shape[-1], device=allowed.device)
+    shared, rest = positions[:num_shared], positions[num_shared:]
+    token = torch.cat([shared, rest.repeat(branches)])
+    branch = torch.arange(branches, device=allowed.device).repeat_interleave(len(rest))
+    branch = torch.cat([torch.full_like(shared, -1), branch])
+    connected = (branch[:, None] == branch) | (branch == -1)
+    return allowed[..., token, :][..., token] & connected
+
+
 def branching_attention(  # pylint: disable=too-many-arguments
     query: torch.Tensor,
     key: torch.Tensor,
@@ -246,8 +267,8 @@ def branching_attention(  # pylint: disable=too-many-arguments
 ) -> torch.Tensor:
     """Attend within sequences that share their first tokens: these come first, then each rest.
 
-    The same as :func:`attention` within each sequence, the shared tokens and a branch; but a
-    sequence for each branch would repeat them, and a mask over all tokens would be mostly empty.
+    The same as :func:`attention` with :func:`branch_mask`, for so many branches that this would be
+    mostly empty.
 
     Args:
         query (torch.Tensor): (B, H, P + M L, d) of all tokens, or (B, H, M, d) of the last one of

@@ -27,7 +27,13 @@ import torch
 from torch import nn
 
 from omnisafe_qpt.core.config import PolicyConfig
-from omnisafe_qpt.core.kernels import Dropout, Linear, attention, branching_attention
+from omnisafe_qpt.core.kernels import (
+    Dropout,
+    Linear,
+    attention,
+    branch_mask,
+    branching_attention,
+)
 
 
 _TOKENS_PER_STEP = 4
@@ -37,6 +43,9 @@ _LAST_TOKEN = slice(-1, None)
 _ALL_TOKENS = slice(None)
 # The last step is three tokens: return-to-go, cost-to-go, state.
 _LAST_STEP_TOKENS = 3
+
+# Candidates that share their history, up to which one pass of attention over all tokens is faster.
+_MASKED_BRANCHES = 48
 
 
 # Mixes values (B, H, T, d) by queries (B, H, Q, d) and keys: (query, key, value, queries, dropout),
@@ -265,6 +274,8 @@ class TransformerPolicy(nn.Module):
             del queries, dropout  # all tokens or the last states; this is for acting only
             return branching_attention(query, key, value, allowed, num_shared, candidates)
 
+        if candidates <= _MASKED_BRANCHES:
+            attend = _attend_to(branch_mask(allowed, num_shared, candidates))
         last_states = slice(num_shared + _LAST_STEP_TOKENS - 1, None, _LAST_STEP_TOKENS)
         return self._predict(tokens, attend, last_states, self.blocks)
 
