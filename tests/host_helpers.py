@@ -16,10 +16,13 @@
 
 from __future__ import annotations
 
+import random
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
@@ -131,3 +134,41 @@ def make_networks(obs_dim: int, act_dim: int, horizon: int, env_id: str) -> Depl
         'versions': {},
     }
     return DeployableNetworks.from_learner(learner, spec)
+
+
+class Unsteady:
+    """A chaotic environment: two episodes that differ in one bit soon differ in all.
+
+    How long a step or a reset takes is left to chance. An episode has 10 to 20 steps.
+    """
+
+    horizon = 20
+
+    def __init__(self, env_id: str) -> None:
+        self._chance = random.SystemRandom()
+        self._state = np.zeros(7, dtype=np.float32)
+        self._left = 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        time.sleep(self._chance.uniform(0.0, 0.02))
+        self._state = np.random.default_rng(seed).standard_normal(7).astype(np.float32)
+        self._left = 10 + 7 * seed % 11
+        return self._state
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool]:
+        time.sleep(self._chance.uniform(0.0, 0.001))
+        forces = np.resize(action, 7) * np.arange(1, 8, dtype=np.float32)
+        self._state = np.sin(4 * self._state + forces, dtype=np.float32)
+        self._left -= 1
+        reward, cost = float(self._state[0]), float(abs(self._state[1]))
+        return self._state, reward, cost, self._left == 0
+
+    def close(self) -> None:
+        pass
+
+
+def use(monkeypatch: pytest.MonkeyPatch, environment: type) -> None:
+    """Put another environment in OmniSafe's place; forked processes see it too."""
+    from omnisafe_qpt.host import environments
+
+    monkeypatch.setattr(environments, 'NumpyEnvironment', environment)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def check_writable(path: Path, option: str = '--json') -> None:
         raise UserError(f'{option} {path}: is a folder; give the name of a file')
     if not path.parent.is_dir():
         raise UserError(f'{option} {path}: there is no folder {path.parent}')
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f'{option} {path}: you may not write in the folder {path.parent}')
 
 
 def write_json(content: Any, path: Path) -> None:

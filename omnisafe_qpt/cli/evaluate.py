@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
+from omnisafe_qpt.cli.offline import run_offline
+from omnisafe_qpt.errors import UserError
 
 
 if TYPE_CHECKING:
@@ -102,13 +104,23 @@ def add(commands: Any) -> None:
         '(default: one a core)',
     )
     parser.add_argument(
+        '--offline',
+        metavar='DATASET',
+        help='run nothing: check actions, critics and choices on a dataset, a file or a name as in '
+        "train_cfgs:dataset; of the run's own file the episodes held out of training, if any",
+    )
+    parser.add_argument(
         '--plot',
         type=Path,
         metavar='F',
-        help='draw return and cost against the limit: F.png, F.pdf or F.svg',
+        help='draw return and cost against the limit, or with --offline what came against what the '
+        'critics predict: F.png, F.pdf or F.svg',
     )
     parser.add_argument(
-        '--json', type=Path, metavar='F', help='write a row for each limit of each run to this file'
+        '--json',
+        type=Path,
+        metavar='F',
+        help='write a row for each limit of each run to this file; with --offline one for each run',
     )
     parser.add_argument(
         '--summary',
@@ -120,9 +132,10 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    for option in ('json', 'summary', 'plot'):
-        if getattr(options, option) is not None:
-            check_writable(getattr(options, option), f'--{option}')
+    _check_files({f'--{name}': getattr(options, name) for name in ('json', 'summary', 'plot')})
+    if options.offline is not None:
+        run_offline(options)
+        return
     from omnisafe_qpt.host.limits import average_runs, evaluate_runs
     from omnisafe_qpt.host.progress import ProgressReporter
     from omnisafe_qpt.plots import check_suffix, plot_limits
@@ -152,6 +165,17 @@ def _run(options: argparse.Namespace) -> None:
         write_json(averages, options.summary)
     if options.plot is not None:
         plot_limits(rows, options.plot)
+
+
+def _check_files(files: dict[str, Path | None]) -> None:
+    """Refuse files that cannot be written before the work rather than after it."""
+    named: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is not None:
+            check_writable(path, option)
+            first = named.setdefault(path.resolve(), option)
+            if first != option:
+                raise UserError(f'{first} and {option} name the same file, {path}')
 
 
 def _print_tables(rows: list[dict[str, Any]], averages: list[dict[str, Any]]) -> None:
