@@ -16,10 +16,18 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
 from omnisafe_qpt.data.tasks import all_tasks
-from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_returns
+from omnisafe_qpt.scores import (
+    mean_interval,
+    normalized_cost,
+    normalized_return,
+    reference_returns,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +74,30 @@ def test_the_references_of_a_dsrl_task_are_dsrls():
 
 def test_another_environment_takes_the_fallback():
     assert reference_returns('Other-v0', (3.0, 8.0)) == (3.0, 8.0)
+
+
+def share_within(bound, degrees):
+    """Student's t between minus and plus a bound, by adding its density up."""
+    middles = (np.arange(200_000) + 0.5) / 200_000 * bound
+    densities = (1 + middles**2 / degrees) ** (-(degrees + 1) / 2)
+    scale = math.gamma((degrees + 1) / 2) / math.gamma(degrees / 2) / math.sqrt(degrees * math.pi)
+    return 2 * bound * scale * densities.mean()
+
+
+@pytest.mark.parametrize('number', range(2, 32))
+def test_the_interval_holds_95_of_100_of_students_t(number):
+    values = np.random.default_rng(number).normal(3.0, 2.0, number)
+    low, high = mean_interval(values.tolist())
+    assert (low + high) / 2 == pytest.approx(values.mean())
+    standard_error = values.std(ddof=1) / math.sqrt(number)
+    bound = (high - low) / 2 / standard_error
+    assert share_within(bound, number - 1) == pytest.approx(0.95, abs=1e-4)
+
+
+def test_many_values_have_an_interval_a_little_too_wide():
+    low, high = mean_interval([-1.0, 1.0] * 500)
+    assert 1.96 < (high - low) / 2 * math.sqrt(999) < 2.05
+
+
+def test_one_value_has_no_interval():
+    assert mean_interval([4.0]) is None
