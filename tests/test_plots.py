@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.figure import Figure
 
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.augmentation import augment
@@ -35,7 +36,7 @@ from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.config import load_defaults
-from omnisafe_qpt.plots import plot_return_cost, relabel, save_figure
+from omnisafe_qpt.plots import draw_limits, plot_limits, plot_return_cost, relabel, save_figure
 
 
 def table(returns, costs):
@@ -271,3 +272,97 @@ def test_mistakes_are_one_line_and_leave_no_file(tmp_path, capsys, monkeypatch, 
     assert message in error
     assert error.count('\n') == 1
     assert not list(tmp_path.iterdir())
+
+
+# -- return and cost against the limit ------------------------------------------------------------
+
+
+def limit_rows(limits=(5.0, 10.0, 40.0), runs=('a', 'b'), env_id='Task-v0', episodes=4):
+    """Rows as `evaluate` gives them, with their limits in no order."""
+    generator = np.random.default_rng(0)
+    return [
+        {
+            'env_id': env_id,
+            'run': run,
+            'checkpoint': 'epoch-1.pt',
+            'cost_limit': limit,
+            'target_return': 100.0 + limit,
+            'episodes': episodes,
+            'returns': generator.uniform(50, 90, episodes).tolist(),
+            'costs': generator.uniform(0, limit, episodes).tolist(),
+            'reference_returns': [10.0, 210.0],
+        }
+        for run in runs
+        for limit in reversed(limits)
+    ]
+
+
+def drawn_limits(rows):
+    axes = Figure().subplots(2)
+    draw_limits(*axes, rows)
+    return axes
+
+
+def mean_and_bars(axes):
+    """The points of the thick line, and the ends of its bars."""
+    (container,) = axes.containers
+    points, _, (bars,) = container.lines
+    return np.array(points.get_data()), np.array(bars.get_segments())[:, :, 1]
+
+
+def test_lines_are_means_over_runs_and_bars_the_spread_over_episodes():
+    rows = limit_rows()
+    for axes, name in zip(drawn_limits(rows), ('returns', 'costs')):
+        (limits, means), bars = mean_and_bars(axes)
+        assert limits.tolist() == [5, 10, 40]
+        for limit, mean, bar in zip(limits, means, bars):
+            values = np.array([row[name] for row in rows if row['cost_limit'] == limit])
+            values = (values - 10) / 200 if name == 'returns' else values
+            assert mean == pytest.approx(values.mean())
+            assert bar == pytest.approx([mean - values.std(), mean + values.std()])
+
+
+def test_no_bar_goes_below_no_cost():
+    rows = limit_rows()
+    for row in rows:
+        row['costs'] = [0.0, 0.0, 0.0, 8.0]
+    (_, means), bars = mean_and_bars(drawn_limits(rows)[1])
+    assert means.tolist() == [2, 2, 2]
+    assert bars[:, 0].tolist() == [0, 0, 0]
+
+
+def test_each_run_has_a_thin_line_if_there_are_several():
+    rows = limit_rows(runs=('a', 'b', 'c'))
+    axes = drawn_limits(rows)[1]
+    thin = [line for line in axes.lines if line.get_linewidth() < 1]
+    assert len(thin) == 3
+    for run, line in zip('abc', thin):
+        own = [np.mean(row['costs']) for row in rows if row['run'] == run]
+        assert list(line.get_ydata()) == pytest.approx(own[::-1])
+    axes = drawn_limits(limit_rows(runs=('a',)))[1]
+    assert not [line for line in axes.lines if line.get_linewidth() < 1]
+
+
+def test_the_diagonal_and_what_was_asked_for_are_shown():
+    return_axes, cost_axes = drawn_limits(limit_rows())
+    (wanted,) = (line for line in return_axes.lines if line.get_label() == 'return asked for')
+    assert list(wanted.get_xdata()) == [5, 10, 40]
+    assert list(wanted.get_ydata()) == pytest.approx([0.475, 0.5, 0.65])
+    (diagonal,) = (line for line in cost_axes.lines if line.get_label() == 'cost = limit')
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    assert diagonal.get_xdata()[0] == 0
+    assert diagonal.get_xdata()[-1] == cost_axes.get_xlim()[1] > 40
+    assert cost_axes.get_ylim()[1] > 40, 'safe costs are seen to lie below the diagonal'
+    assert return_axes.get_title() == 'Task-v0: 2 runs, 4 episodes a limit'
+
+
+@pytest.mark.parametrize('limits', [(5.0,), (0.0,), (0.0, 10.0)])
+def test_few_limits_can_be_drawn_and_tasks_have_columns(tmp_path, limits):
+    rows = limit_rows(limits) + limit_rows(limits, env_id='Other-v0')
+    for suffix in ('png', 'svg', 'pdf'):
+        path = tmp_path / f'limits.{suffix}'
+        plot_limits(rows, path)
+        assert path.stat().st_size > 1000
+    text = (tmp_path / 'limits.svg').read_text()
+    assert text.count('Task-v0: 2 runs') == text.count('Other-v0: 2 runs') == 1
+    assert matplotlib.rcParams['figure.figsize'] == matplotlib.rcParamsDefault['figure.figsize']
