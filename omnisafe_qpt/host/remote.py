@@ -23,7 +23,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import GeneratorType
@@ -66,7 +66,8 @@ class RemoteObject:
             args=(theirs, build, os.getpid()),
             daemon=True,
         )
-        self._process.start()
+        with _interrupts_held():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> RemoteObject:
@@ -111,6 +112,19 @@ class RemoteObject:
 
 
 # -- in the new process ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait: what it raises within a fork is lost, and may leave a lock taken."""
+    if not hasattr(signal, 'pthread_sigmask'):  # on Windows, where there is no fork
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @dataclass(frozen=True)
