@@ -41,6 +41,16 @@ from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.data.windows import SequenceBatch
 
 
+# The networks that are trained, then their targets in the same order.
+_NETWORKS = (
+    'policy',
+    'reward_critic',
+    'cost_critic',
+    'target_policy',
+    'target_reward_critic',
+    'target_cost_critic',
+)
+
 # OmniSafe's log keys for the two kinds of values.
 _VALUE_KEYS = {'reward': 'Qr', 'cost': 'Qc'}
 
@@ -391,14 +401,7 @@ class Learner:
 
     def _networks(self) -> tuple[nn.Module, ...]:
         """List the online networks, then their targets in the same order."""
-        return (
-            self.policy,
-            self.reward_critic,
-            self.cost_critic,
-            self.target_policy,
-            self.target_reward_critic,
-            self.target_cost_critic,
-        )
+        return tuple(getattr(self, name) for name in _NETWORKS)
 
     def _pair_targets(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         networks = self._networks()
@@ -425,29 +428,34 @@ class Learner:
 
     # ------------------------------------------------------------------ metrics and state
 
-    def pop_metrics(self) -> dict[str, float]:
-        """Return each metric's mean over the updates since the last call; waits for the device.
+    def metrics(self) -> dict[str, float]:
+        """Return each metric's mean since they were popped; waits for the device.
 
         With several replicas, all have to call this, and all get the same.
         """
         if not self._metric_count:
             return {}
         means = self.replicas.average(self._metric_sums / self._metric_count)
-        self._metric_sums.zero_()
-        self._metric_count = 0
         return dict(zip(self._metric_names, means.tolist()))
 
-    _STATEFUL = (
-        'scaling',
-        'policy',
-        'reward_critic',
-        'cost_critic',
-        'target_policy',
-        'target_reward_critic',
-        'target_cost_critic',
-        '_policy_optimizer',
-        '_critic_optimizer',
-    )
+    def pop_metrics(self) -> dict[str, float]:
+        """Return each metric's mean since the last call, as :meth:`metrics`, and begin anew."""
+        means = self.metrics()
+        self._metric_sums.zero_()
+        self._metric_count = 0
+        return means
+
+    def broken(self) -> list[str]:
+        """Name the networks that have a weight which is not finite; waits for the device."""
+        finite = [
+            torch.stack([parameter.isfinite().all() for parameter in network.parameters()]).all()
+            for network in self._networks()
+        ]
+        return [
+            name for name, is_sound in zip(_NETWORKS, torch.stack(finite).tolist()) if not is_sound
+        ]
+
+    _STATEFUL = ('scaling', *_NETWORKS, '_policy_optimizer', '_critic_optimizer')
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs, random number generators apart."""
@@ -455,6 +463,7 @@ class Learner:
             name.lstrip('_'): getattr(self, name).state_dict() for name in self._STATEFUL
         }
         state['step'] = self.step
+        state['metrics'] = {'sums': self._metric_sums.clone(), 'count': self._metric_count}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -466,6 +475,8 @@ class Learner:
             else:
                 owner.load_state_dict(values)
         self.step = state['step']
+        self._metric_sums.copy_(state['metrics']['sums'])
+        self._metric_count = state['metrics']['count']
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -90,6 +90,13 @@ class Replicas:
             distributed.broadcast_object_list(values, src=0)
         return values[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's value, anything that can be pickled, in order of rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """Make a network average its gradients over the processes in each backward pass.
 

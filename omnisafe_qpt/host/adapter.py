@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from omnisafe.adapter import OfflineAdapter
-from omnisafe.common.logger import Logger
 from omnisafe.envs.core import CMDP, Wrapper
 
 from omnisafe_qpt.host.actor import QPTActor
@@ -92,49 +91,27 @@ class QPTAdapter(OfflineAdapter):
 
     def evaluate(  # pylint: disable=arguments-differ
         self,
-        evaluate_epoisodes: int,
+        seeds: range,
         agent: QPTActor,
-        logger: Logger,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """Evaluate the deployed policy and log its episodes.
-
-        The seeds are the same at each evaluation, so that they can be compared.
+        """Evaluate the deployed policy.
 
         Args:
-            evaluate_epoisodes (int): Number of episodes.
+            seeds (range): One for each episode.
             agent (QPTActor): The policy.
-            logger (Logger): Gets ``Metrics/EpRet``, ``EpCost`` and ``EpLen`` of each episode.
             on_progress (Callable, optional): See :func:`evaluate`. Defaults to None.
         """
-        first_seed = evaluation_seed(self._cfgs.seed)
-        evaluation = evaluate(
+        return evaluate(
             agent.networks,
             self._env_id,
             agent.config,
             agent.target_return,
-            seeds=range(first_seed, first_seed + evaluate_epoisodes),
-            processes=self._processes(evaluate_epoisodes),
+            seeds=seeds,
+            processes=self._processes(len(seeds)),
             on_progress=on_progress,
         )
-        for ep_ret, ep_cost, ep_len in zip(
-            evaluation.returns,
-            evaluation.costs,
-            evaluation.lengths,
-        ):
-            logger.store(
-                {'Metrics/EpRet': ep_ret, 'Metrics/EpCost': ep_cost, 'Metrics/EpLen': ep_len},
-            )
-        return evaluation
 
     def _processes(self, episodes: int) -> int:
         processes = self._cfgs.train_cfgs.evaluate_processes
         return default_processes(episodes) if processes == 'auto' else int(processes)
-
-
-def evaluation_seed(seed: int) -> int:
-    """Return the seed of the first evaluation episode of a run with this seed.
-
-    Seeds of different runs, 0, 1, 2 as a rule, are kept apart.
-    """
-    return 10_000 * (seed + 1)

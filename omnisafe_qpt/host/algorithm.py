@@ -17,21 +17,21 @@
 from __future__ import annotations
 
 import atexit
-import csv
 import math
 import platform
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from omnisafe.algorithms import registry
 from omnisafe.algorithms.offline.base import BaseOffline
-from omnisafe.common.logger import Logger
 from omnisafe.utils.config import Config
 from rich.console import Console
 from rich.panel import Panel
@@ -51,21 +51,39 @@ from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.actor import QPTActor
 from omnisafe_qpt.host.adapter import QPTAdapter
+from omnisafe_qpt.host.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
 from omnisafe_qpt.host.checkpoint import (
+    list_checkpoints,
     load_training_state,
     random_state,
+    random_state_kept,
+    save_best,
     save_checkpoint,
     save_training_state,
     set_random_state,
     versions,
 )
+from omnisafe_qpt.host.config import read_yaml
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
+from omnisafe_qpt.host.evaluation import Evaluation
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
+from omnisafe_qpt.host.resume import describe_changes, resume_command
+from omnisafe_qpt.host.run_log import RunLogger
+from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.host.settings import deployment_config, learner_config
+from omnisafe_qpt.host.signals import Stopped, StopSignal
 from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_returns
+
+
+# Updates between two looks at whether several processes on GPUs are to stop, each of which waits
+# for the GPU.
+_UPDATES_BETWEEN_LOOKS = 50
+
+# How much earlier than this process its simulators may end when a signal is sent to all of them.
+_SECONDS_AFTER_A_FAILURE = 0.5
 
 
 @registry.register
@@ -225,6 +243,8 @@ class QPT(BaseOffline):
         )
         self._sampler = PrefetchSampler(sampler, self._device) if self._is_prefetched else sampler
         self._train_step = self._choose_train_step()
+        resume = self._cfgs.train_cfgs.resume
+        self._resumed_run = None if resume is None else Path(resume)
         self._resumed = self._load_resumed()
 
     def _choose_train_step(self) -> Callable[[], None]:
@@ -254,6 +274,8 @@ class QPT(BaseOffline):
         +--------------------------+----------------------------------------------------------+
         | Metrics/InfeasibleShare  | Share of steps without a feasible candidate.             |
         +--------------------------+----------------------------------------------------------+
+        | Validation/EpRet, EpCost | Return and cost by which the best epoch is chosen.       |
+        +--------------------------+----------------------------------------------------------+
         | Loss/Loss_actor          | Loss of the policy, Eq. (8).                             |
         +--------------------------+----------------------------------------------------------+
         | Loss/Loss_imitation      | Its imitation term, Eq. (3).                             |
@@ -278,19 +300,20 @@ class QPT(BaseOffline):
         +--------------------------+----------------------------------------------------------+
 
         Losses, values and norms are means over all updates of the epoch; values are in the
-        critics' units.
+        critics' units. Metrics are those of validation but in the last epoch, which ends with
+        episodes of other seeds.
         """
         self._cfgs.recurisve_update({'dataset_record': self._dataset_record})
-        self._logger = Logger(
-            output_dir=self._cfgs.logger_cfgs.log_dir,
+        self._changes = self._describe_changes()
+        # What it is from now on, for whoever starts from its settings.
+        self._cfgs.train_cfgs.resume = None
+        self._logger = RunLogger(
+            self._cfgs,
             # The short name: a path would nest folders.
-            exp_name=f'{self._cfgs.exp_name}-{self._dataset_record["name"]}',
-            seed=self._cfgs.seed,
-            use_tensorboard=self._cfgs.logger_cfgs.use_tensorboard,
-            use_wandb=self._cfgs.logger_cfgs.use_wandb,
-            config=self._cfgs,
+            f'{self._cfgs.exp_name}-{self._dataset_record["name"]}',
+            self._resumed_run,
         )
-        self._run = Path(self._logger.log_dir)
+        self._run = Path(self._replicas.share(self._logger.log_dir))
         for key in (
             'Train/Epoch',
             'TotalSteps',
@@ -300,6 +323,8 @@ class QPT(BaseOffline):
             'Metrics/NormRet',
             'Metrics/NormCost',
             'Metrics/InfeasibleShare',
+            VALIDATION_RETURN,
+            VALIDATION_COST,
             *metric_names(self._learner.config),
             'Time/Total',
             'Time/Epoch',
@@ -315,14 +340,38 @@ class QPT(BaseOffline):
     def learn(self) -> tuple[float, float, float]:
         """Train, evaluate each epoch, and end with a summary on screen.
 
+        SIGINT and SIGTERM save the state to resume from, say how, and end it; at once after a
+        second Ctrl-C.
+
         Returns:
             ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``.
             ep_cost: Its mean cost.
             ep_len: Its mean length.
 
         Raises:
-            UserError: If a loss is no longer finite; the last checkpoint is kept.
+            UserError: If a loss or a weight is no longer finite; the last good checkpoint is kept.
+            Stopped: After SIGINT, a kind of KeyboardInterrupt.
+            SystemExit: After SIGTERM, with status 143.
         """
+        notice = 'Saving what is needed to go on; Ctrl-C again ends at once'
+        self._stop_signal = StopSignal(notice if self._replicas.is_first else '')
+        try:
+            with self._stop_signal:
+                self._run_epochs()
+        except Stopped as stopped:
+            if stopped.signal == signal.SIGTERM:
+                raise SystemExit(stopped.exit_status) from stopped
+            raise
+        finally:
+            self._logger.close()
+        row = self._replicas.share(self._rows[-1] if self._rows else None)
+        if self._replicas.is_first:
+            self._summarise(row)
+        atexit.register(leave_processes)
+        return row['Metrics/EpRet'], row['Metrics/EpCost'], row['Metrics/EpLen']
+
+    def _run_epochs(self) -> None:
+        """Do the epochs that are left."""
         self._resume()
         self._describe()
         total_steps = self._cfgs.train_cfgs.total_steps
@@ -335,39 +384,33 @@ class QPT(BaseOffline):
             unit='updates',
             quiet=not self._replicas.is_first,
         )
-        start_time = time.time()
+        # The time of earlier sessions counts, up to the last epoch that they finished.
+        start_time = time.time() - (self._rows[-1]['Time/Total'] if self._rows else 0.0)
         for epoch in range(self.epoch + 1, epochs + 1):
             self.epoch = epoch
             self._separate_dropout()
-            epoch_time, first_step = time.time(), self._learner.step
-            metrics = self._train_epoch(min(epoch * steps_per_epoch, total_steps), progress)
-            update_time = time.time() - epoch_time
-            if not self._replicas.is_first:
-                self._log_row({})
-                continue
-            self._refresh_actor()
+            if self._metrics is None:  # otherwise it was stopped after its last update
+                last_step = min(epoch * steps_per_epoch, total_steps)
+                self._metrics = self._train_epoch(last_step, progress)
             eval_time = time.time()
-            self._evaluate(is_last=epoch == epochs)
-            self._log_row(
-                {
-                    **metrics,
-                    'Time/Evaluate': time.time() - eval_time,
-                    'Time/Update': update_time,
-                    'Time/UpdatesPerSecond': (self._learner.step - first_step) / update_time,
-                    'Time/Epoch': time.time() - epoch_time,
-                    'Time/Total': time.time() - start_time,
-                    'Train/Epoch': epoch,
-                    'TotalSteps': self._learner.step,
-                },
-            )
-            self._rows = _read_rows(self._run)
-            self._save(is_last=epoch == epochs)
-        self._logger.close()
-        row = self._replicas.share(self._rows[-1] if self._rows else None)
-        if self._replicas.is_first:
-            self._summarise(row)
-        atexit.register(leave_processes)
-        return row['Metrics/EpRet'], row['Metrics/EpCost'], row['Metrics/EpLen']
+            self._evaluate_or_stop(is_last=epoch == epochs)
+            eval_time = time.time() - eval_time
+            updates = self._learner.step - (epoch - 1) * steps_per_epoch
+            values = {
+                **self._metrics,
+                'Time/Evaluate': eval_time,
+                'Time/Update': self._update_time,
+                'Time/UpdatesPerSecond': updates / self._update_time,
+                'Time/Epoch': self._update_time + eval_time,
+                'Time/Total': time.time() - start_time,
+                'Train/Epoch': epoch,
+                'TotalSteps': self._learner.step,
+            }
+            self._log_row(values if self._replicas.is_first else {})
+            self._metrics, self._update_time = None, 0.0
+            if self._replicas.is_first:
+                self._rows = self._logger.read_rows()
+                self._save(is_last=epoch == epochs)
 
     def _separate_dropout(self) -> None:
         """Give each process a dropout of its own.
@@ -375,8 +418,9 @@ class QPT(BaseOffline):
         All but the first start anew at each epoch, so that a run can be resumed, by any number of
         processes, without their states.
         """
-        if not self._replicas.is_first:
+        if not self._replicas.is_first and not self._has_own_dropout:
             torch.manual_seed(_derived_seed(self._cfgs.seed, self._replicas.rank, self.epoch))
+        self._has_own_dropout = False
 
     def _log_row(self, values: dict[str, float]) -> None:
         """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
@@ -387,24 +431,74 @@ class QPT(BaseOffline):
         self._logger.dump_tabular()
 
     def _train_epoch(self, last_step: int, progress: ProgressReporter) -> dict[str, float]:
-        """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics."""
-        first_step = self._learner.step
-        with progress.shown():
-            while self._learner.step < last_step:
-                self._train_step()
-                progress.update(self._learner.step)
-                self._report_failed_capture()
-            metrics = self._learner.pop_metrics()  # waits for the device
-        if self._is_prefetched:
-            self._sampler.close()  # no thread of ours is about when evaluation forks
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if broken:
-            raise UserError(
-                f'{broken[0]} is no longer finite between updates {first_step} and {last_step}; '
-                'lower the learning rate or the etas. The checkpoints so far are in '
-                f'{self._run}',
+        """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics.
+
+        Raises:
+            UserError: If one of them or a weight is no longer finite.
+            Stopped: If a signal has come; the state is saved.
+        """
+        started = time.time() - self._update_time
+        try:
+            with progress.shown():
+                while self._learner.step < last_step and not self._is_to_stop():
+                    self._train_step()
+                    progress.update(self._learner.step)
+                    self._report_failed_capture()
+                metrics = self._learner.metrics()  # waits for the device
+        finally:
+            if self._is_prefetched:
+                self._sampler.close()  # no thread of ours is about when evaluation forks
+        self._update_time = time.time() - started
+        self._check_finite(metrics)
+        if self._learner.step < last_step:
+            self._save_and_stop()
+        return self._learner.pop_metrics()
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        """Refuse to go on, and to save anything, once numbers are no longer finite.
+
+        Metrics are of the weights before each update, so the weights are looked at as well.
+        """
+        broken = [
+            f'{name} is {value}' for name, value in metrics.items() if not math.isfinite(value)
+        ]
+        broken += [f'{name} has weights that are not finite' for name in self._learner.broken()]
+        if not broken:
+            return
+        checkpoints = list(list_checkpoints(self._run).values())
+        kept = f'the last good checkpoint is {checkpoints[-1]}' if checkpoints else 'none is yet'
+        raise UserError(
+            f'{broken[0]} in epoch {self.epoch}: training has stopped and nothing of this epoch is '
+            f'saved, {kept}; start a new run with lower learning rates or etas',
+        )
+
+    def _is_to_stop(self) -> bool:
+        """Whether a signal has come, to any of the processes: all have to stop at one update."""
+        has_come = self._stop_signal.received is not None
+        if self._replicas.size == 1:
+            return has_come
+        if self._device.type == 'cuda' and self._learner.step % _UPDATES_BETWEEN_LOOKS:
+            return False
+        flag = torch.tensor(float(has_come), device=self._device)
+        return self._replicas.average(flag).item() > 0.0
+
+    def _save_and_stop(self) -> NoReturn:
+        """Save the state within the epoch, say how to go on, and stop; in all processes.
+
+        Raises:
+            Stopped: Always.
+        """
+        others = self._replicas.gather(random_state())[1:]
+        if self._replicas.is_first:
+            self._save_state(self.epoch - 1, others)
+            print(
+                f'Stopped after {self._learner.step} of {self._cfgs.train_cfgs.total_steps} '
+                'updates. To go on: '
+                f'{resume_command(self._cfgs.algo, self._env_id, self._run)}',
+                file=sys.stderr,
             )
-        return metrics
+        self._replicas.share(None)  # a launcher ends all processes as soon as one ends
+        raise Stopped(self._stop_signal.received or signal.SIGTERM)
 
     def _train(self) -> None:  # type: ignore[override]
         """Do one update, Algorithm 1."""
@@ -422,24 +516,76 @@ class QPT(BaseOffline):
                 bold=True,
             )
 
+    def _evaluate_or_stop(self, is_last: bool) -> None:
+        """Evaluate in the first process; the others wait until it has done or has to stop.
+
+        Training goes on as if there had been no evaluation.
+        """
+        is_stopped = False
+        if self._replicas.is_first:
+            try:
+                with random_state_kept():
+                    self._refresh_actor()
+                    self._evaluate(is_last)
+            except Stopped:
+                is_stopped = True
+        if self._replicas.share(is_stopped):
+            self._save_and_stop()
+
     def _evaluate(self, is_last: bool = False) -> None:
-        """Run the deployed policy and log what it reached."""
-        train_cfgs = self._cfgs.train_cfgs
-        episodes = train_cfgs.evaluate_epoisodes
+        """Run the deployed policy and log what it reached.
+
+        Each epoch is validated on the same episodes, by which the best one is chosen. They tell
+        nothing new about it then, so the last epoch ends with others.
+        """
+        train_cfgs, seed = self._cfgs.train_cfgs, self._cfgs.seed
+        evaluation = self._play('Validating', validation_seeds(seed, train_cfgs.evaluate_epoisodes))
+        if evaluation is not None:
+            self._logger.store(
+                {
+                    VALIDATION_RETURN: float(np.mean(evaluation.returns)),
+                    VALIDATION_COST: float(np.mean(evaluation.costs)),
+                },
+            )
         if is_last:
-            episodes = max(episodes, train_cfgs.final_evaluate_episodes)
-        progress = ProgressReporter('Evaluating', episodes * self._env.horizon)
-        with progress.shown():
-            evaluation = self._env.evaluate(episodes, self._actor, self._logger, progress.update)
-        mean_return = sum(evaluation.returns) / episodes
-        mean_cost = sum(evaluation.costs) / episodes
+            seeds = final_seeds(seed, train_cfgs.final_evaluate_episodes)
+            evaluation = self._play('Evaluating', seeds) or evaluation
+        if evaluation is None:
+            return
+        mean_return = float(np.mean(evaluation.returns))
+        mean_cost = float(np.mean(evaluation.costs))
         self._logger.store(
             {
+                'Metrics/EpRet': mean_return,
+                'Metrics/EpCost': mean_cost,
+                'Metrics/EpLen': float(np.mean(evaluation.lengths)),
                 'Metrics/NormRet': normalized_return(mean_return, *self._reference_returns),
                 'Metrics/NormCost': normalized_cost(mean_cost, self._deployment.cost_limit),
                 'Metrics/InfeasibleShare': evaluation.infeasible_share,
             },
         )
+
+    def _play(self, label: str, seeds: range) -> Evaluation | None:
+        """Run an episode for each seed; None without seeds.
+
+        Raises:
+            Stopped: If a signal comes.
+        """
+        if not seeds:
+            return None
+        progress = ProgressReporter(label, len(seeds) * self._env.horizon)
+
+        def report(done: int, total: int) -> None:
+            self._stop_signal.check()
+            progress.update(done, total)
+
+        try:
+            with progress.shown():
+                return self._env.evaluate(seeds, self._actor, report)
+        except Exception:
+            time.sleep(_SECONDS_AFTER_A_FAILURE)
+            self._stop_signal.check()  # then the signal is the reason
+            raise
 
     def _refresh_actor(self) -> None:
         """Take the networks to deploy from the learner."""
@@ -493,44 +639,77 @@ class QPT(BaseOffline):
         return self._deployment.cost_limit
 
     def _save(self, is_last: bool) -> None:
-        """Write the state to resume from, and at its turn or at the end a checkpoint."""
-        if is_last or self.epoch % self._cfgs.logger_cfgs.save_model_freq == 0:
+        """Write the state to resume from, and at its turn, at its best or at the end a checkpoint.
+
+        The state comes last: whatever is broken off is done again.
+        """
+        best = best_epoch(self._rows, self._deployment.cost_limit)
+        is_best = best is not None and best['epoch'] == self.epoch
+        is_due = self.epoch % self._cfgs.logger_cfgs.save_model_freq == 0
+        if is_last or is_best or is_due:
             save_checkpoint(self._run, self.epoch, self._actor.networks)
+        if best is not None:
+            seeds = validation_seeds(self._cfgs.seed, self._cfgs.train_cfgs.evaluate_epoisodes)
+            save_best(self._run, {**best, 'first_seed': seeds.start, 'episodes': len(seeds)})
+        self._save_state(self.epoch)
+
+    def _save_state(self, epochs_done: int, others: Sequence[dict[str, Any]] = ()) -> None:
+        """Write the state to resume from.
+
+        Args:
+            epochs_done (int): Epochs that are logged; updates may be further.
+            others (Sequence[dict[str, Any]], optional): The random states of the other processes.
+                Defaults to none, which is enough between epochs.
+        """
         save_training_state(
             self._run,
             {
-                'epoch': self.epoch,
+                'epoch': epochs_done,
+                'metrics': self._metrics,
+                'update_time': self._update_time,
                 'learner': self._learner.state_dict(),
                 'learner_config': asdict(self._learner.config),
                 'sampler': self._sampler.generator.get_state(),
                 'random': random_state(),
+                'random_of_others': list(others),
                 'rows': self._rows,
                 'dataset': self._dataset_record,
                 'held_out': self._held_out,
+                'torch': str(torch.__version__),
+                'processes': self._replicas.size,
             },
         )
 
     def _load_resumed(self) -> dict[str, Any] | None:
-        """Read the run named by ``train_cfgs.resume``, before this one has a folder."""
-        if self._cfgs.train_cfgs.resume is None:
+        """Read the state to continue from; None where there is nothing yet."""
+        if self._resumed_run is None:
             return None
-        state = load_training_state(self._cfgs.train_cfgs.resume)
-        self._check_same_run(state)
+        self._check_same_dataset(self._resumed_run)
+        state = load_training_state(self._resumed_run)
+        if state is not None:
+            self._check_same_run(state)
         return state
 
     def _resume(self) -> None:
-        """Continue from the state that was read, in this run's own folder."""
-        self._rows: list[dict[str, float]] = []
-        if self._resumed is None:
-            return
+        """Continue from the state that was read, where the run stood."""
         state, self._resumed = self._resumed, None
+        self._rows: list[dict[str, float]] = [] if state is None else state['rows']
+        self._logger.begin(self._rows)
+        self._metrics: dict[str, float] | None = None
+        self._update_time, self._has_own_dropout = 0.0, False
+        if state is None:
+            return
         self._learner.load_state_dict(state['learner'])
         self._restore_sampler(state['sampler'])
-        set_random_state(state['random'])
+        self._restore_random(state)
         self.epoch = state['epoch']
-        self._rows = state['rows']
-        for row in state['rows']:
-            self._log_row(row)
+        self._metrics, self._update_time = state['metrics'], state['update_time']
+
+    def _restore_random(self, state: dict[str, Any]) -> None:
+        """Let each process draw on where it was, if as many were stopped within an epoch."""
+        states = [state['random'], *state['random_of_others']]
+        self._has_own_dropout = len(states) == self._replicas.size
+        set_random_state(states[self._replicas.rank if self._has_own_dropout else 0])
 
     def _restore_sampler(self, state: torch.Tensor) -> None:
         """Let the sampler go on where it was, if it still draws on the same kind of device."""
@@ -541,17 +720,22 @@ class QPT(BaseOffline):
         generator.manual_seed(_derived_seed(self._cfgs.seed, self._learner.step))
         self._logger.log('Batches are drawn anew: the run continues on another kind of device')
 
+    def _check_same_dataset(self, run: Path) -> None:
+        """Refuse to go on with other data, wherever they lie by now."""
+        before, now = read_yaml(run / 'config.json')['dataset_record'], self._dataset_record
+        key = 'name' if before['sha256'] is None else 'sha256'
+        if before[key] != now[key]:
+            raise UserError(
+                f'{run} was trained on another dataset ({before["path"]}); give the same one with '
+                'train_cfgs:dataset',
+            )
+
     def _check_same_run(self, state: dict[str, Any]) -> None:
-        """Refuse to go on with other settings or data than the run was started with.
+        """Refuse to go on with what the saved state does not fit.
 
         The number of updates may differ: a run may be made longer.
         """
-        resume = self._cfgs.train_cfgs.resume
-        if state['dataset']['sha256'] != self._dataset_record['sha256']:
-            raise UserError(
-                f'{resume} was trained on another dataset ({state["dataset"]["path"]}); '
-                'give the same one with train_cfgs:dataset',
-            )
+        resume = self._resumed_run
         held_out = state.get('held_out', [])  # none in runs from before there was such a thing
         if held_out != self._held_out:
             raise UserError(
@@ -574,6 +758,17 @@ class QPT(BaseOffline):
 
     # ------------------------------------------------------------------ what the user reads
 
+    def _describe_changes(self) -> str:
+        """Say what is not as it was before the run was stopped, and is not refused."""
+        if self._resumed_run is None:
+            return ''
+        changes = describe_changes(self._resumed_run, self._cfgs.todict())
+        for name, now in (('torch', str(torch.__version__)), ('processes', self._replicas.size)):
+            before = now if self._resumed is None else self._resumed[name]
+            if before != now:
+                changes += f'{", " if changes else ""}{name} {before} -> {now}'
+        return changes
+
     def _describe(self) -> None:
         """Say what is about to happen."""
         data, report = self._trajectories, self._augmentation_report
@@ -595,8 +790,12 @@ class QPT(BaseOffline):
                 f'{report["min_target_return"]:.4g} to {report["max_target_return"]:.4g}, costs '
                 f'{report["min_target_cost"]:.4g} to {report["max_target_cost"]:.4g}',
             )
-        if self.epoch:
+        if self._learner.step:
             self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
+        elif self._resumed_run is not None:
+            self._logger.log('Nothing was saved in this run yet: it starts from the beginning')
+        if self._changes:
+            self._logger.log(f'Changed since it was stopped: {self._changes}', 'yellow')
         where = str(self._device)
         if self._replicas.size > 1:
             where += f' in {self._replicas.size} processes'
@@ -609,14 +808,23 @@ class QPT(BaseOffline):
     def _summarise(self, row: dict[str, float]) -> None:
         """End with the result, where it is, and what to do next."""
         limit = self._deployment.cost_limit
-        verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
         run = self._run
-        lines = [
-            f'Run folder   {run}',
-            f'Dataset      {self._dataset_record["path"]}',
-            f'Return       {row["Metrics/EpRet"]:.2f}   (target {self._target_return:.2f})',
-            f'Normalised   {row["Metrics/NormRet"]:.2f}',
-            f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
+        lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
+        if math.isfinite(row['Metrics/EpRet']):
+            verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
+            lines += [
+                f'Return       {row["Metrics/EpRet"]:.2f}   (target {self._target_return:.2f})',
+                f'Normalised   {row["Metrics/NormRet"]:.2f}',
+                f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
+            ]
+        best = best_epoch(self._rows, limit)
+        if best is not None and best['epoch'] != self.epoch:
+            lines.append(
+                f'Best epoch   {best["epoch"]}   (validation return '
+                f'{best["validation_return"]:.2f}, cost {best["validation_cost"]:.2f}; '
+                '--checkpoint best)',
+            )
+        lines += [
             '',
             'Next:',
             f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10",
@@ -625,12 +833,6 @@ class QPT(BaseOffline):
         ]
         # Paths must be copied whole: no wrapping, no markup.
         Console(soft_wrap=True).print('\n' + '\n'.join(lines), markup=False, highlight=False)
-
-
-def _read_rows(run: Path) -> list[dict[str, float]]:
-    """Read ``progress.csv``."""
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _derived_seed(*numbers: int) -> int:

@@ -16,12 +16,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +82,27 @@ def _save(content: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def load_training_state(run: str | os.PathLike[str]) -> dict[str, Any]:
+def load_training_state(run: Path) -> dict[str, Any] | None:
     """Read the training state of a run.
 
     Args:
-        run (str or os.PathLike): The run's folder.
+        run (Path): The run's folder.
+
+    Returns:
+        The state, or None where the run was stopped before there was one.
 
     Raises:
-        UserError: If there is none or it cannot be read.
+        UserError: If it has been lost or cannot be read.
     """
-    folder = find_run(run)
-    path = folder / TRAINING_STATE_FILE
-    if not path.is_file():
-        raise UserError(f'{folder}: nothing to resume from, {TRAINING_STATE_FILE} is not there')
-    return load_file(path)
+    path = run / TRAINING_STATE_FILE
+    if path.is_file():
+        return load_file(path)
+    # The first epoch's checkpoint comes before the state. Others would be overwritten.
+    if max(list_checkpoints(run), default=1) > 1:
+        raise UserError(
+            f'{run}: nothing to resume from, {TRAINING_STATE_FILE} is not there; start a new run',
+        )
+    return None
 
 
 def load_networks(
@@ -256,6 +265,16 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state['torch'])
     if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
         torch.cuda.set_rng_state_all(state['cuda'])
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Let the block draw random numbers without a trace."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 def versions() -> dict[str, str]:

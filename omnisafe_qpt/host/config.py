@@ -69,6 +69,9 @@ _COUNTS = {
     'logger_cfgs': ('save_model_freq',),
 }
 
+# The counts of which none is an answer: no episodes, no evaluation.
+_MAY_BE_ZERO = ('evaluate_epoisodes', 'final_evaluate_episodes')
+
 _CHOICES = {
     'train_cfgs': {
         'accelerate': ('auto', 'none', 'graph', 'compile'),
@@ -231,13 +234,13 @@ def check_counts(cfgs: dict[str, Any]) -> None:
         cfgs (dict): The complete configuration.
 
     Raises:
-        UserError: If a count is not positive.
+        UserError: If a count is too small.
     """
     for section, names in _COUNTS.items():
         for name in names:
-            value = cfgs[section][name]
-            if value != AUTO and not (isinstance(value, int) and value >= 1):
-                raise UserError(f'{section}:{name} must be at least 1, not {_show(value)}')
+            value, least = cfgs[section][name], 0 if name in _MAY_BE_ZERO else 1
+            if value != AUTO and not (isinstance(value, int) and value >= least):
+                raise UserError(f'{section}:{name} must be at least {least}, not {_show(value)}')
 
 
 def check_choices(cfgs: dict[str, Any]) -> None:

@@ -403,23 +403,21 @@ def _prepare_options(agent: Any) -> None:
         load_defaults,
         load_preset,
         merge,
-        run_settings,
         validate,
     )
 
     defaults = load_defaults(agent.env_id)
     options = _user_options(agent)
     validate(options, defaults, _command.source if _command else 'custom_cfgs')
-    preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
-    if preset is not None:
-        settings = load_preset(str(preset))
-        validate(settings, defaults, f'the preset {preset}')
-        options = merge(settings, options)
-    resumed = options.get('train_cfgs', {}).get('resume')
-    if resumed is not None:
-        options = merge(run_settings(str(resumed), defaults), options)
     flags = _given_flags(agent.train_terminal_cfgs or {})
     validate({'train_cfgs': flags}, defaults, 'train_terminal_cfgs')
+    settings = _settings_to_resume(agent.env_id, options, flags, defaults)
+    preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
+    if preset is not None:
+        preset_settings = load_preset(str(preset))
+        validate(preset_settings, defaults, f'the preset {preset}')
+        settings = merge(preset_settings, settings)
+    options = merge(settings, options)
     complete = merge(merge(defaults, options), {'train_cfgs': flags})
     _check_train_cfgs(complete['train_cfgs'])
     check_counts(complete)
@@ -428,6 +426,28 @@ def _prepare_options(agent: Any) -> None:
     if agent.train_terminal_cfgs is not None:
         # OmniSafe looks these two up without asking whether they are there.
         agent.train_terminal_cfgs = {'parallel': 1, 'vector_env_nums': 1, **flags}
+
+
+def _settings_to_resume(
+    env_id: str,
+    options: dict[str, Any],
+    flags: dict[str, Any],
+    defaults: dict[str, Any],
+) -> dict[str, Any]:
+    """Read the settings of the run to go on with, if there is one, and name it in the options."""
+    from omnisafe_qpt.host.config import merge
+    from omnisafe_qpt.host.processes import Launch
+    from omnisafe_qpt.host.resume import run_to_resume, settings_to_resume
+
+    if options.get('train_cfgs', {}).get('resume') is None:
+        return {}
+    run = run_to_resume(options, env_id, defaults)
+    if run is None and Launch.from_environment().rank == 0:
+        print(f'No run of QPT in {env_id} to go on with yet: this is a new one')
+    options['train_cfgs']['resume'] = None if run is None else str(run)
+    if run is None:
+        return {}
+    return settings_to_resume(run, merge(options, {'train_cfgs': flags}), env_id, defaults)
 
 
 def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
@@ -716,6 +736,11 @@ class _ReportingCommand:
                 return super().invoke(ctx)
             except UserError as error:
                 _exit_with(error)
+            except KeyboardInterrupt as error:
+                # What there was to say has been said where it was stopped.
+                if not command.is_for_qpt:
+                    raise
+                raise SystemExit(getattr(error, 'exit_status', 130)) from error
 
 
 class _Command:
@@ -748,6 +773,13 @@ class _Command:
     def source(self) -> str:
         """Where the user wrote the options, for messages."""
         return self.params['config_path'] if self.name == 'train-config' else '--custom-cfgs'
+
+    @property
+    def is_for_qpt(self) -> bool:
+        """Whether it trains QPT."""
+        if self.name == 'train-config':
+            return self.user_options().get('algo') == NAME
+        return self.params.get('algo') == NAME
 
     def check_file(self) -> None:
         """Refuse a configuration file that nobody can read, which OmniSafe shows as a traceback.

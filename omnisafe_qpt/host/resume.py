@@ -1,0 +1,174 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Going on with a run: which one, and with which settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.checkpoint import find_run
+from omnisafe_qpt.host.config import read_yaml, run_settings
+
+
+# The value of train_cfgs:resume that stands for the newest run, if there is one.
+LATEST = 'latest'
+
+# What may differ from the settings that the run was started with. It does not enter the weights,
+# or at most their last bits, but for the number of updates: a run may be made longer. The dataset
+# is compared by its content.
+_MAY_DIFFER = {
+    'train_cfgs': {
+        'dataset',
+        'device',
+        'torch_threads',
+        'total_steps',
+        'evaluate_epoisodes',
+        'final_evaluate_episodes',
+        'evaluate_processes',
+        'resume',
+        'accelerate',
+        'data_device',
+        'deterministic',
+    },
+    'logger_cfgs': {'use_wandb', 'wandb_project', 'use_tensorboard', 'save_model_freq', 'log_dir'},
+}
+_NOT_WORTH_SAYING = {
+    'dataset',
+    'resume',
+    'preset',
+    'evaluate_processes',
+    'log_dir',
+    'epochs',  # OmniSafe's, from the number of updates
+}
+
+
+def resume_command(algo: str, env_id: str, run: Path) -> str:
+    """Return the command that goes on with a run."""
+    return (
+        f'omnisafe train --algo {algo} --env-id {env_id} '
+        f"--custom-cfgs train_cfgs:resume --custom-cfgs '{run}'"
+    )
+
+
+def latest_run(log_dir: str, env_id: str, seed: int | None = None) -> Path | None:
+    """Find the run that was started last.
+
+    Args:
+        log_dir (str): ``logger_cfgs.log_dir``.
+        env_id (str): The environment of the run.
+        seed (int, optional): Its seed. Defaults to None, any.
+
+    Returns:
+        Its folder, None if there is none.
+    """
+    seeds = '*' if seed is None else f'{seed:03d}'
+    pattern = f'QPT-{{{env_id}}}-*/seed-{seeds}-*/config.json'
+    runs = [file.parent for file in Path(log_dir).expanduser().glob(pattern)]
+    # OmniSafe names them seed-000-2026-01-31-12-00-00.
+    return max(runs, key=lambda run: run.name.split('-')[2:], default=None)
+
+
+def run_to_resume(
+    options: dict[str, Any],
+    env_id: str,
+    defaults: dict[str, Any],
+) -> Path | None:
+    """Find the run that ``train_cfgs:resume`` means, if any.
+
+    Args:
+        options (dict[str, Any]): The options that the user gave.
+        env_id (str): The environment asked for.
+        defaults (dict[str, Any]): The default configuration.
+
+    Raises:
+        UserError: If the run that is named is not there.
+    """
+    wish = options.get('train_cfgs', {}).get('resume')
+    if wish is None:
+        return None
+    if wish != LATEST:
+        return find_run(str(wish))
+    log_dir = {**defaults['logger_cfgs'], **options.get('logger_cfgs', {})}['log_dir']
+    return latest_run(log_dir, env_id, options.get('seed'))
+
+
+def settings_to_resume(
+    run: Path,
+    options: dict[str, Any],
+    env_id: str,
+    defaults: dict[str, Any],
+) -> dict[str, Any]:
+    """Read the settings of the run that is resumed, and refuse what contradicts them.
+
+    Args:
+        run (Path): The run's folder.
+        options (dict[str, Any]): The options that the user gave.
+        env_id (str): The environment asked for.
+        defaults (dict[str, Any]): The default configuration.
+
+    Raises:
+        UserError: If the run is of another environment, or was started with other settings.
+    """
+    record = read_yaml(run / 'config.json')  # JSON is YAML
+    if record.get('env_id') != env_id:
+        raise UserError(f'{run} is a run in {record.get("env_id")}, not in {env_id}')
+    started_with = {**record, 'train_cfgs': {**record['train_cfgs'], 'resume': None}}
+    for path, (before, now) in changed_settings(started_with, options).items():
+        section, _, name = path.partition(':')
+        if name not in _MAY_DIFFER.get(section, ()):
+            raise UserError(
+                f'{run} was started with {path} = {before}, now it is {now}; leave it out, or '
+                'start a new run',
+            )
+    return run_settings(str(run), defaults)
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Compare configurations.
+
+    Args:
+        before (dict[str, Any]): One of them.
+        now (dict[str, Any]): The other one; options that are in one only do not count.
+
+    Returns:
+        The values of each option that differ, by its path.
+    """
+    changed: dict[str, tuple[Any, Any]] = {}
+    for name in before.keys() & now.keys():
+        old, new = before[name], now[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = changed_settings(old, new)
+            changed.update({f'{name}:{path}': values for path, values in inner.items()})
+        elif old != new:
+            changed[name] = (old, new)
+    return dict(sorted(changed.items()))
+
+
+def describe_changes(run: Path, now: dict[str, Any]) -> str:
+    """Say in a line what has changed since a run was last at work; empty if nothing.
+
+    Args:
+        run (Path): The run's folder.
+        now (dict[str, Any]): The complete configuration.
+    """
+    before = read_yaml(run / 'config.json')
+    return ', '.join(
+        f'{path} {old} -> {new}'
+        for section in _MAY_DIFFER
+        for path, (old, new) in changed_settings(before[section], now[section]).items()
+        if path not in _NOT_WORTH_SAYING
+    )

@@ -1,0 +1,188 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""A run's folder, in which no kill leaves half a file and a resumed run goes on."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from omnisafe.common.logger import Logger
+from omnisafe.utils.config import Config
+
+from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.errors import UserError
+
+
+# How long a process that was killed may leave others behind that hold the folder.
+_SECONDS_OF_PATIENCE = 15.0
+
+_OWN_SUFFIXES = ('.csv', '.json', '.pt')
+
+
+class RunLogger(Logger):
+    """OmniSafe's logger, in a new folder or in that of a run which is resumed.
+
+    The first of several processes has the folder for itself until :meth:`close`. Nothing in it
+    is touched before :meth:`begin` apart from ``config.json``, which is replaced as a whole.
+
+    Args:
+        cfgs (Config): The run's configuration.
+        name (str): The folder above those of the seeds.
+        folder (Path, optional): The folder of the run that is resumed. Defaults to None, a new one
+            named by OmniSafe.
+
+    Raises:
+        UserError: If another process is training in the folder.
+    """
+
+    def __init__(self, cfgs: Config, name: str, folder: Path | None = None) -> None:
+        """Initialize an instance of :class:`RunLogger`."""
+        self._folder = None if folder is None else str(folder)
+        self._lock: int | None = None
+        self._has_begun = False
+        options = cfgs.logger_cfgs
+        super().__init__(
+            output_dir=options.log_dir,
+            exp_name=name,
+            output_fname=os.devnull,  # OmniSafe empties the file that it opens
+            seed=cfgs.seed,
+            use_tensorboard=False,
+            use_wandb=options.use_wandb,
+            config=cfgs,
+        )
+        self._writes_tensorboard = options.use_tensorboard
+
+    @property
+    def _log_dir(self) -> str:
+        # OmniSafe names a folder by the time, and takes no other.
+        return self._folder
+
+    @_log_dir.setter
+    def _log_dir(self, folder: str) -> None:
+        self._folder = self._folder or folder
+
+    @property
+    def progress_file(self) -> Path:
+        """The file with a row for each epoch."""
+        return Path(self._folder) / 'progress.csv'
+
+    def log(self, msg: str, color: str = 'green', bold: bool = False) -> None:
+        """Print a message in the first process."""
+        if self._has_begun:  # what OmniSafe says before is of the files that it would have made
+            super().log(msg, color, bold)
+
+    def save_config(self, config: Config) -> None:
+        """Take the folder, and write ``config.json`` in place of an earlier one."""
+        if not self._maste_proc:
+            return
+        self._lock = _take_folder(self._folder)
+        _remove_leftovers(Path(self._folder))
+        with atomic_path(Path(self._folder) / 'config.json') as temporary:
+            temporary.write_text(config.tojson(), encoding='utf-8')
+
+    def begin(self, rows: Sequence[dict[str, float]]) -> None:
+        """Begin to log, after the rows of the epochs that were done before.
+
+        Rows that a killed run wrote after its last saved state are dropped: they will come again.
+
+        Args:
+            rows (Sequence[dict[str, float]]): The epochs done, none in a new run.
+        """
+        self._has_begun = True
+        self._epoch = len(rows)
+        if not self._maste_proc:
+            return
+        self._output_file = self._restore_progress(rows)
+        self._csv_writer = csv.writer(self._output_file)
+        self._first_row = False
+        if self._writes_tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard_writer = SummaryWriter(
+                log_dir=os.path.join(self._folder, 'tb'),
+                purge_step=len(rows) + 1 if rows else None,
+            )
+            self._use_tensorboard = True
+        if self._use_wandb:
+            import wandb
+
+            for epoch, row in enumerate(rows, start=1):  # what it shows is another run
+                wandb.log(row, step=epoch)
+        self.log(f'Logging to {self._folder}', 'cyan', bold=True)
+
+    def _restore_progress(self, rows: Sequence[dict[str, Any]]) -> TextIO:
+        names = list(self._current_row)
+        with (
+            atomic_path(self.progress_file) as temporary,
+            temporary.open('w', newline='', encoding='utf-8') as file,
+        ):
+            writer = csv.DictWriter(file, names, restval='nan', extrasaction='ignore')
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        return self.progress_file.open('a', newline='', encoding='utf-8')
+
+    def read_rows(self) -> list[dict[str, float]]:
+        """Read ``progress.csv``."""
+        with self.progress_file.open(newline='', encoding='utf-8') as file:
+            return [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+
+    def close(self) -> None:
+        """Close the files and let others at the folder."""
+        super().close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _take_folder(folder: str) -> int | None:
+    """Lock a folder for this process, until the descriptor returned is closed.
+
+    Raises:
+        UserError: If another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    deadline = time.monotonic() + _SECONDS_OF_PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise UserError(f'{folder}: another process is training this run') from error
+            time.sleep(0.2)
+        except OSError:  # some network file systems have no locks
+            return descriptor
+        else:
+            return descriptor
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writes that a kill has broken off."""
+    for file in (*folder.glob('.*-*'), *folder.glob('torch_save/.*-*')):
+        if file.suffix in _OWN_SUFFIXES:
+            file.unlink()

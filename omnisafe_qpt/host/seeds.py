@@ -1,0 +1,79 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Seeds of episodes: those that choose a checkpoint are never those that are reported."""
+
+from __future__ import annotations
+
+from omnisafe_qpt.errors import UserError
+
+
+# Seeds below are for episodes that are reported, from here on for validation in training.
+FIRST_VALIDATION_SEED = 1_000_000_000
+
+# Runs with neighbouring seeds are evaluated on different episodes.
+_EPISODES_OF_A_RUN = 10_000
+_RUNS = FIRST_VALIDATION_SEED // _EPISODES_OF_A_RUN
+
+
+def validation_seeds(seed: int, episodes: int) -> range:
+    """Return the seeds of a run's episodes after each epoch, by which the best one is chosen.
+
+    Args:
+        seed (int): Seed of the run.
+        episodes (int): How many.
+
+    Raises:
+        UserError: If there are too many for simulators, whose seeds have 32 bits.
+    """
+    _check_count(episodes)
+    first = FIRST_VALIDATION_SEED + _EPISODES_OF_A_RUN * (seed % _RUNS)
+    return range(first, first + episodes)
+
+
+def final_seeds(seed: int, episodes: int) -> range:
+    """Return the seeds of a run's episodes after the last epoch, and of ``omnisafe eval``.
+
+    Args:
+        seed (int): Seed of the run.
+        episodes (int): How many.
+
+    Raises:
+        UserError: If so many would reach into the seeds of validation.
+    """
+    _check_count(episodes)
+    first = _EPISODES_OF_A_RUN * ((seed + 1) % _RUNS)
+    return range(first, first + episodes)
+
+
+def check_test_seeds(seed: int, episodes: int) -> None:
+    """Refuse seeds of reported episodes that are kept for validation.
+
+    Args:
+        seed (int): Seed of the first episode; each further one has the next.
+        episodes (int): How many.
+
+    Raises:
+        UserError: If one of them is.
+    """
+    if not 0 <= seed <= FIRST_VALIDATION_SEED - episodes:
+        raise UserError(
+            f'seed {seed}: seeds of evaluated episodes go from 0 to {FIRST_VALIDATION_SEED - 1}; '
+            'those above belong to the validation that chooses the best checkpoint',
+        )
+
+
+def _check_count(episodes: int) -> None:
+    if episodes > _EPISODES_OF_A_RUN:
+        raise UserError(f'{episodes} episodes of evaluation: {_EPISODES_OF_A_RUN} at most')

@@ -1,0 +1,119 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Ctrl-C and a scheduler's SIGTERM: remembered when they come, acted on where it is safe.
+
+Raised where they come, they may be lost (Python drops what is raised while an object is deleted)
+or break off what has to be whole.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+
+# One press of Ctrl-C may arrive twice, from the terminal and from a launcher.
+_SECONDS_OF_ONE_PRESS = 1.0
+
+
+class Stopped(KeyboardInterrupt):
+    """The user or a scheduler has asked this process to end, and it may now.
+
+    Args:
+        number (signal.Signals): What was received.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        """Initialize an instance of :class:`Stopped`."""
+        super().__init__(number.name)
+        self.signal = number
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell shows for a process that this signal has ended: 130 or 143."""
+        return 128 + self.signal
+
+
+class StopSignal:
+    """Remembers the first SIGINT or SIGTERM that comes while the ``with`` block runs.
+
+    A second Ctrl-C ends the process, and those that it started, at once. In other threads than
+    the main one, where Python has no signals, nothing is remembered.
+
+    Args:
+        notice (str, optional): What to say on stderr when the signal comes. Defaults to nothing.
+
+    Attributes:
+        received (signal.Signals or None): The signal.
+    """
+
+    def __init__(self, notice: str = '') -> None:
+        """Initialize an instance of :class:`StopSignal`."""
+        self.received: signal.Signals | None = None
+        self._notice = notice
+        self._time = 0.0
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        """Begin to remember."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave signals to whom they were left before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._handlers = {}
+
+    def check(self) -> None:
+        """Stop here if the signal has come.
+
+        Raises:
+            Stopped: If so.
+        """
+        if self.received is not None:
+            raise Stopped(self.received)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._time = signal.Signals(number), now
+            if self._notice:
+                # Not by way of sys.stderr, which may be at work when a signal comes.
+                os.write(2, f'{self._notice}\n'.encode())
+        elif number == signal.SIGINT and now - self._time > _SECONDS_OF_ONE_PRESS:
+            _end_at_once(128 + number)
+
+
+def _end_at_once(status: int) -> None:
+    for process in multiprocessing.active_children():
+        process.kill()
+    if sys.stdout.isatty():
+        os.write(1, b'\x1b[?25h\n')  # a progress bar hides the cursor
+    os._exit(status)
