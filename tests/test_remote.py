@@ -108,3 +108,32 @@ def test_processes_end_with_the_one_they_serve(how: signal.Signals) -> None:
             time.sleep(0.05)
         assert not any(map(is_running, pids))
         assert program.stderr.read().count('Traceback') == (how == signal.SIGINT)
+
+
+INTERRUPTED_FORK = """
+import os, signal
+from omnisafe_qpt.host.remote import RemoteObject
+
+class Idle:
+    def close(self):
+        pass
+
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+with RemoteObject(Idle):
+    print('went on')
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='processes are forked on Linux alone')
+def test_an_interruption_while_a_process_is_forked_is_not_lost() -> None:
+    """Python drops what is raised in the functions that it calls at a fork."""
+    done = subprocess.run(
+        [sys.executable, '-c', INTERRUPTED_FORK],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert 'went on' not in done.stdout
+    assert done.stderr.rstrip().endswith('KeyboardInterrupt')
+    assert 'Exception ignored' not in done.stderr
