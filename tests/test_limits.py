@@ -290,7 +290,7 @@ def test_the_command_prints_tables_and_writes_files(
         ] in lines
     for row in averages:
         low, high = row['normalized_cost_interval']
-        text = f'{row["normalized_cost"]:.3f} [{low:.2f}, {high:.2f}]'
+        text = f'{row["normalized_cost"]:.3f} ± {(high - low) / 2:.3f}'
         assert any(' '.join(line).count(text) == 1 for line in lines)
     assert 'Student t interval' in printed
 

@@ -220,25 +220,25 @@ def _average_table(averages: list[dict[str, Any]]) -> Table:
     """Make a line for each limit, averaged over runs."""
     table = _table(
         f'{averages[0]["env_id"]}, mean over runs',
-        'in brackets: 95 % Student t interval over runs, wide for two or three;\n'
-        'safe: normalised cost at most 1, and in how many runs',
+        'mean ± half of the 95 % Student t interval over runs, which is wide for two or three;\n'
+        'safe: mean normalised cost at most 1, and in how many runs',
         ('Limit', 'Return', 'normalised', 'Cost', 'normalised', 'Unsafe', 'Safe'),
     )
     for row in averages:
         table.add_row(
             f'{row["cost_limit"]:g}',
             f'{row["return_mean"]:.1f}',
-            f'{row["normalized_return"]:.3f}{_interval(row["normalized_return_interval"])}',
+            f'{row["normalized_return"]:.3f}{_half(row["normalized_return_interval"])}',
             f'{row["cost_mean"]:.1f}',
-            f'{row["normalized_cost"]:.3f}{_interval(row["normalized_cost_interval"])}',
+            f'{row["normalized_cost"]:.3f}{_half(row["normalized_cost_interval"])}',
             f'{row["unsafe_share"]:.0%}',
             f'{"yes" if row["safe"] else "NO"} {row["safe_runs"]}/{row["runs"]}',
         )
     return table
 
 
-def _interval(ends: tuple[float, float] | None) -> str:
-    return '' if ends is None else f' [{ends[0]:.2f}, {ends[1]:.2f}]'
+def _half(interval: tuple[float, float] | None) -> str:
+    return '' if interval is None else f' ± {(interval[1] - interval[0]) / 2:.3f}'
 
 
 def _table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
