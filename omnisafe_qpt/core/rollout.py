@@ -321,7 +321,9 @@ class RolloutPolicy:
         pairs = list(zip(target_returns, cost_limits))
         for pair in pairs:
             _check_targets(*pair)
-        targets = torch.tensor(pairs, dtype=torch.float32, device=self._device).reshape(-1, 2)
+        targets = torch.as_tensor(
+            np.array(pairs, dtype=np.float32).reshape(-1, 2), device=self._device
+        )
         episodes = list(episodes)
         difference = targets - self._targets[episodes]
         self._now[episodes] += difference

@@ -17,14 +17,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
@@ -32,6 +29,7 @@ from omnisafe_qpt.data.trajectories import Frontier
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_networks
 from omnisafe_qpt.host.config import resolve_device
+from omnisafe_qpt.runner import LoopPolicy
 
 
 if TYPE_CHECKING:
@@ -39,21 +37,18 @@ if TYPE_CHECKING:
     from omnisafe.models.base import Actor
 
 
-class DeployedPolicy:
+class DeployedPolicy(LoopPolicy):
     """A trained policy in the user's own loop, for one episode or for several at once.
-
-    Call :meth:`reset` at the start of an episode, then :meth:`act` and :meth:`observe` in turn. A
-    call that is refused, with a :class:`omnisafe_qpt.UserError`, changes nothing: go on with a
-    better one.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
         target_return (float): Return to ask for.
-        num_episodes (int, optional): B, how many episodes go on at once. Then observations,
-            actions, rewards and costs have a first axis for them, and so have the properties.
-            Defaults to None, one episode without that axis.
+        num_episodes (int, optional): See :class:`omnisafe_qpt.runner.LoopPolicy`. Defaults to
+            None, one episode.
     """
+
+    error = UserError
 
     def __init__(
         self,
@@ -63,195 +58,29 @@ class DeployedPolicy:
         num_episodes: int | None = None,
     ) -> None:
         """Initialize an instance of :class:`DeployedPolicy`."""
-        if num_episodes is not None and num_episodes < 1:
-            raise UserError(f'num_episodes is {num_episodes}; it must be at least 1')
-        self.num_episodes = num_episodes
-        self._count = 1 if num_episodes is None else num_episodes
         self._spec = networks.spec
+        super().__init__(self._spec['obs_dim'], num_episodes)
         self._rollout = RolloutPolicy(networks, config, self._count)
-        self._cost_limits = np.full(self._count, config.cost_limit, dtype=np.float64)
-        self._target_returns = np.full(self._count, target_return, dtype=np.float64)
-        self._awaits_observe = False
+        self.set_cost_limit(config.cost_limit, target_return)
         self.reset()
 
-    @property
-    def cost_limit(self) -> float | np.ndarray:
-        """Undiscounted cost of an episode that the policy is to keep within."""
-        return self._shown(self._cost_limits)
+    def _target_return_for(self, cost_limit: float) -> float:
+        return _target_return_for(self._spec, cost_limit)
 
-    @property
-    def target_return(self) -> float | np.ndarray:
-        """Undiscounted return of an episode that the policy is asked for."""
-        return self._shown(self._target_returns)
+    def _begin(self, row: int, seed: int) -> None:
+        self._rollout.reset(*self._targets[row].tolist(), seeds=(seed,), episodes=(row,))
 
-    @property
-    def remaining_budget(self) -> float | np.ndarray:
-        """What the rest of the episode may still cost; below 0 once the limit is exceeded."""
-        return self._shown(self._rollout.remaining[:, 1].cpu().numpy())
+    def _choose(self, observations: np.ndarray) -> np.ndarray:
+        return self._rollout.act(observations).cpu().numpy()
 
-    @property
-    def remaining_return(self) -> float | np.ndarray:
-        """What the rest of the episode is asked to return."""
-        return self._shown(self._rollout.remaining[:, 0].cpu().numpy())
+    def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
+        self._rollout.observe(rewards, costs)
 
-    def reset(
-        self,
-        seed: int | Sequence[int] = 0,
-        episodes: Sequence[int] | np.ndarray | None = None,
-    ) -> None:
-        """Begin an episode, or several.
+    def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
+        self._rollout.retarget(*targets.T.tolist(), rows)
 
-        Args:
-            seed (int or Sequence[int], optional): Fixes the candidates: the same seed and
-                observations give the same actions. One for each episode begun; a single number
-                is the first one's, and each further one has the next. Defaults to 0.
-            episodes (Sequence[int] or np.ndarray, optional): Which of several to begin, by number
-                or as (B,) bool; the others go on. Defaults to all.
-
-        Raises:
-            UserError: If the seeds or the episodes make no sense, or some episodes are begun
-                while others wait for :meth:`observe`.
-        """
-        rows = self._rows(episodes)
-        seeds = _seeds(seed, len(rows))
-        if self._awaits_observe and len(rows) < self._count:
-            raise UserError('reset of some episodes between act and observe; call observe first')
-        for row, row_seed in zip(rows, seeds):
-            targets = self._target_returns[row], self._cost_limits[row]
-            self._rollout.reset(*targets, seeds=(row_seed,), episodes=(row,))
-        self._awaits_observe = False
-
-    def act(self, obs: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Choose the action at an observation.
-
-        Args:
-            obs (np.ndarray or torch.Tensor): (S,) in the environment's own units, or (B, S).
-
-        Returns:
-            (A,) or (B, A) float32 in [-1, 1].
-
-        Raises:
-            UserError: If the observation has another size or holds NaN or infinity, or the last
-                action's reward and cost are not known yet.
-        """
-        if self._awaits_observe:
-            raise UserError(
-                'act was called twice in a row; tell the policy the reward and cost of the last '
-                'action first: observe(reward, cost)',
-            )
-        size = (self._spec['obs_dim'],)
-        actions = self._rollout.act(self._batched('observation', obs, size)).cpu().numpy()
-        self._awaits_observe = True
-        return actions[0] if self.num_episodes is None else actions
-
-    def observe(
-        self,
-        reward: float | np.ndarray | torch.Tensor,
-        cost: float | np.ndarray | torch.Tensor,
-    ) -> None:
-        """Take in the reward and the cost that the last action brought.
-
-        Args:
-            reward (float, np.ndarray or torch.Tensor): Of one step, or (B,).
-            cost (float, np.ndarray or torch.Tensor): Of one step, or (B,).
-
-        Raises:
-            UserError: If a number is NaN or infinity, there are not as many as episodes, or there
-                was no action.
-        """
-        if not self._awaits_observe:
-            raise UserError('observe was called without an action before it; call act(obs) first')
-        self._rollout.observe(self._batched('reward', reward), self._batched('cost', cost))
-        self._awaits_observe = False
-
-    def set_cost_limit(
-        self,
-        cost_limit: float | Sequence[float] | np.ndarray,
-        target_return: float | Sequence[float] | np.ndarray | None = None,
-        episodes: Sequence[int] | np.ndarray | None = None,
-    ) -> None:
-        """Change the cost limit, at any moment of an episode and for those that follow.
-
-        The policy goes on as if the new limit had held from the start of the episode: what it
-        has spent counts, so the remaining budget changes by the difference of the limits, and
-        the remaining return by that of the target returns. The history that the policy looks
-        back on shifts alike.
-
-        Args:
-            cost_limit (float, Sequence[float] or np.ndarray): Undiscounted cost of an episode,
-                for all episodes or one each.
-            target_return (float, Sequence[float] or np.ndarray, optional): Undiscounted return of
-                an episode to ask for. Defaults to the highest return that the dataset reached
-                within the limit, or the run's own if it was trained with one for this limit.
-            episodes (Sequence[int] or np.ndarray, optional): Which of several are meant, by
-                number or as (B,) bool. Defaults to all.
-
-        Raises:
-            UserError: If a limit is negative, or a number is not finite.
-        """
-        rows = self._rows(episodes)
-        limits = _numbers('cost_limit', cost_limit, len(rows))
-        if not (limits >= 0).all():
-            raise UserError(f'cost_limit is {cost_limit}; it must be 0 or more')
-        if target_return is None:
-            target_return = [_target_return_for(self._spec, limit) for limit in limits]
-        targets = _numbers('target_return', target_return, len(rows))
-        self._rollout.retarget(targets, limits, rows)
-        self._cost_limits[rows], self._target_returns[rows] = limits, targets
-
-    def _rows(self, episodes: Sequence[int] | np.ndarray | None) -> list[int]:
-        """Turn a choice of episodes into their numbers."""
-        if episodes is None:
-            return list(range(self._count))
-        given = np.asarray(episodes)
-        if given.dtype == bool and given.shape == (self._count,):
-            return np.flatnonzero(given).tolist()
-        numbers = given.reshape(-1).tolist()
-        is_choice = set(numbers) <= set(range(self._count)) and len(set(numbers)) == len(numbers)
-        if not is_choice or (numbers and given.dtype.kind not in 'iu'):
-            raise UserError(
-                f'episodes is {episodes}; it must be numbers from 0 to {self._count - 1}, each '
-                f'once, or {self._count} times true or false',
-            )
-        return numbers
-
-    def _batched(self, name: str, values: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Return values as (B, *shape), on the host."""
-        if isinstance(values, torch.Tensor):
-            values = values.detach().cpu()
-        expected = shape if self.num_episodes is None else (self._count, *shape)
-        array = _as_numbers(name, values)
-        if array.shape != expected:
-            raise UserError(f'{name} has shape {array.shape}; the policy takes {expected}')
-        return array.reshape(self._count, *shape)
-
-    def _shown(self, values: np.ndarray) -> float | np.ndarray:
-        return float(values[0]) if self.num_episodes is None else values.copy()
-
-
-def _as_numbers(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{name} is no array of numbers: {type(values).__name__}') from error
-
-
-def _numbers(name: str, values: Any, count: int) -> np.ndarray:
-    """Return one number for each of some episodes, where one is given for all or each."""
-    array = _as_numbers(name, values)
-    if array.shape not in ((), (count,)):
-        raise UserError(f'{name} has shape {array.shape}; give one for all, or {count}')
-    return np.broadcast_to(array, (count,))
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> Sequence[int]:
-    """Return a seed for each of some episodes."""
-    seeds = range(seed, seed + count) if isinstance(seed, Integral) else list(seed)
-    if len(seeds) != count:
-        raise UserError(f'{len(seeds)} seeds for {count} episodes')
-    if any(not isinstance(value, Integral) or value < 0 for value in seeds):
-        raise UserError(f'seed is {seed}; it must be a whole number, 0 or more')
-    return seeds
+    def _remaining(self) -> np.ndarray:
+        return self._rollout.remaining.cpu().numpy()
 
 
 def load_policy(  # pylint: disable=too-many-arguments
@@ -352,8 +181,9 @@ def build_evaluation(
         horizon and seeds them from the run's seed; and the deployed policy.
     """
     from omnisafe_qpt.host.actor import QPTActor
-    from omnisafe_qpt.host.adapter import DeploymentEnv, evaluation_seed
+    from omnisafe_qpt.host.adapter import DeploymentEnv
     from omnisafe_qpt.host.environments import make_env
+    from omnisafe_qpt.host.seeds import final_seeds
 
     networks, _ = load_networks(Path(save_dir) / 'torch_save' / model_name)
     config, target_return = deployment_of(networks)
@@ -361,4 +191,4 @@ def build_evaluation(
     env = make_env(env_kwargs['env_id'], **options)
     spaces = (env.observation_space, env.action_space)
     actor = QPTActor(*spaces, networks, config, target_return)
-    return DeploymentEnv(env, actor, evaluation_seed(cfgs['seed'])), actor
+    return DeploymentEnv(env, actor, final_seeds(cfgs['seed'], 1).start), actor

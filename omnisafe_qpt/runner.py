@@ -1,0 +1,403 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Policies in the user's own loop, and the runner of exported ones: numpy and onnxruntime suffice.
+
+This file imports nothing of the package: copy it to a machine that has no torch, together with the
+model that ``omnisafe-qpt export`` wrote, and use :class:`OnnxPolicy`. It is used as the policy of
+``omnisafe_qpt.load_policy`` is, and acts the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+# Of the inputs, outputs and metadata of an exported model.
+FORMAT = 1
+
+# Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
+_LARGEST_NUMBER = 1e15
+
+
+class LoopPolicy(ABC):
+    """A policy in the user's own loop, for one episode or for several at once.
+
+    Call :meth:`reset` at the start of an episode, then :meth:`act` and :meth:`observe` in turn.
+    Here sizes, numbers and the order of calls are checked, before anything changes: after a
+    refusal, go on with a better call. Subclasses act, and begin the first episode.
+
+    Args:
+        obs_dim (int): S.
+        num_episodes (int, optional): B, how many episodes go on at once. Then observations,
+            actions, rewards and costs have a first axis for them, and so have the properties.
+            Defaults to None, one episode without that axis.
+    """
+
+    error: type[Exception] = ValueError
+
+    def __init__(self, obs_dim: int, num_episodes: int | None = None) -> None:
+        """Initialize an instance of :class:`LoopPolicy`."""
+        if num_episodes is not None and num_episodes < 1:
+            raise self.error(f'num_episodes is {num_episodes}; it must be at least 1')
+        self.num_episodes = num_episodes
+        self._count = 1 if num_episodes is None else num_episodes
+        self._obs_dim = obs_dim
+        self._targets = np.zeros((self._count, 2))  # asked for of an episode: return, cost
+        self._awaits_observe = False
+
+    @property
+    def cost_limit(self) -> float | np.ndarray:
+        """Undiscounted cost of an episode that the policy is to keep within."""
+        return self._shown(self._targets[:, 1])
+
+    @property
+    def target_return(self) -> float | np.ndarray:
+        """Undiscounted return of an episode that the policy is asked for."""
+        return self._shown(self._targets[:, 0])
+
+    @property
+    def remaining_budget(self) -> float | np.ndarray:
+        """What the rest of the episode may still cost; below 0 once the limit is exceeded."""
+        return self._shown(self._remaining()[:, 1])
+
+    @property
+    def remaining_return(self) -> float | np.ndarray:
+        """What the rest of the episode is asked to return."""
+        return self._shown(self._remaining()[:, 0])
+
+    def reset(
+        self,
+        seed: int | Sequence[int] = 0,
+        episodes: Sequence[int] | np.ndarray | None = None,
+    ) -> None:
+        """Begin an episode, or several.
+
+        Args:
+            seed (int or Sequence[int], optional): Fixes the candidates: the same seed and
+                observations give the same actions. One for each episode begun; a single number
+                is the first one's, and each further one has the next. Defaults to 0.
+            episodes (Sequence[int] or np.ndarray, optional): Which of several to begin, by number
+                or as (B,) bool; the others go on. Defaults to all.
+
+        Raises:
+            UserError: If the seeds or the episodes make no sense, or some episodes are begun
+                while others wait for :meth:`observe`.
+        """
+        rows = self._rows(episodes)
+        seeds = self._seeds(seed, len(rows))
+        if self._awaits_observe and len(rows) < self._count:
+            raise self.error('reset of some episodes between act and observe; call observe first')
+        for row, row_seed in zip(rows, seeds):
+            self._begin(row, row_seed)
+        self._awaits_observe = False
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Choose the action at an observation.
+
+        Args:
+            obs (np.ndarray or torch.Tensor): (S,) in the environment's own units, or (B, S).
+
+        Returns:
+            (A,) or (B, A) float32 in [-1, 1].
+
+        Raises:
+            UserError: If the observation has another size or holds NaN or infinity, or the last
+                action's reward and cost are not known yet.
+        """
+        if self._awaits_observe:
+            raise self.error(
+                'act was called twice in a row; tell the policy the reward and cost of the last '
+                'action first: observe(reward, cost)',
+            )
+        actions = self._choose(self._batched('observation', obs, (self._obs_dim,)))
+        self._awaits_observe = True
+        return actions[0] if self.num_episodes is None else actions
+
+    def observe(self, reward: Any, cost: Any) -> None:
+        """Take in the reward and the cost that the last action brought.
+
+        Args:
+            reward (float, np.ndarray or torch.Tensor): Of one step, or (B,).
+            cost (float, np.ndarray or torch.Tensor): Of one step, or (B,).
+
+        Raises:
+            UserError: If a number is NaN or infinity, there are not as many as episodes, or there
+                was no action.
+        """
+        if not self._awaits_observe:
+            raise self.error('observe was called without an action before it; call act(obs) first')
+        self._receive(self._batched('reward', reward), self._batched('cost', cost))
+        self._awaits_observe = False
+
+    def set_cost_limit(
+        self,
+        cost_limit: float | Sequence[float] | np.ndarray,
+        target_return: float | Sequence[float] | np.ndarray | None = None,
+        episodes: Sequence[int] | np.ndarray | None = None,
+    ) -> None:
+        """Change the cost limit, at any moment of an episode and for those that follow.
+
+        The policy goes on as if the new limit had held from the start of the episode: what it
+        has spent counts, so the remaining budget changes by the difference of the limits, and
+        the remaining return by that of the target returns. The history that the policy looks
+        back on shifts alike.
+
+        Args:
+            cost_limit (float, Sequence[float] or np.ndarray): Undiscounted cost of an episode,
+                for all episodes or one each.
+            target_return (float, Sequence[float] or np.ndarray, optional): Undiscounted return of
+                an episode to ask for. Defaults to the highest that the dataset reached within the
+                limit, or the model's own target at its own limit.
+            episodes (Sequence[int] or np.ndarray, optional): Which of several are meant, by
+                number or as (B,) bool. Defaults to all.
+
+        Raises:
+            UserError: If a limit is negative, or a number is not finite.
+        """
+        rows = self._rows(episodes)
+        limits = self._one_each('cost_limit', cost_limit, len(rows))
+        if (limits < 0).any():
+            raise self.error(f'cost_limit is {cost_limit}; it must be 0 or more')
+        if target_return is None:
+            target_return = [self._target_return_for(limit) for limit in limits]
+        returns = self._one_each('target_return', target_return, len(rows))
+        targets = np.stack([returns, limits], axis=-1)
+        self._retarget(rows, targets)
+        self._targets[rows] = targets
+
+    @abstractmethod
+    def _target_return_for(self, cost_limit: float) -> float:
+        """Return what to ask for at a cost limit when the user does not say."""
+
+    @abstractmethod
+    def _begin(self, row: int, seed: int) -> None:
+        """Begin an episode with its targets."""
+
+    @abstractmethod
+    def _choose(self, observations: np.ndarray) -> np.ndarray:
+        """Return actions (B, A) at observations (B, S)."""
+
+    @abstractmethod
+    def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
+        """Take in rewards and costs, each (B,)."""
+
+    @abstractmethod
+    def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
+        """Go on as if n episodes had begun with other targets (n, 2)."""
+
+    @abstractmethod
+    def _remaining(self) -> np.ndarray:
+        """Return what is left of return and cost, (B, 2)."""
+
+    def _rows(self, episodes: Sequence[int] | np.ndarray | None) -> list[int]:
+        """Turn a choice of episodes into their numbers."""
+        if episodes is None:
+            return list(range(self._count))
+        given = np.asarray(episodes)
+        if given.dtype == bool and given.shape == (self._count,):
+            return np.flatnonzero(given).tolist()
+        numbers = given.reshape(-1).tolist()
+        is_choice = set(numbers) <= set(range(self._count)) and len(set(numbers)) == len(numbers)
+        if not is_choice or (numbers and given.dtype.kind not in 'iu'):
+            raise self.error(
+                f'episodes is {episodes}; it must be numbers from 0 to {self._count - 1}, each '
+                f'once, or {self._count} times true or false',
+            )
+        return numbers
+
+    def _seeds(self, seed: int | Sequence[int], count: int) -> Sequence[int]:
+        """Return a seed for each of some episodes."""
+        seeds = range(seed, seed + count) if isinstance(seed, Integral) else np.atleast_1d(seed)
+        if len(seeds) != count:
+            raise self.error(f'{len(seeds)} seeds for {count} episodes')
+        if any(not isinstance(value, Integral) or value < 0 for value in seeds):
+            raise self.error(f'seed is {seed}; it must be a whole number, 0 or more')
+        return seeds
+
+    def _batched(self, name: str, values: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
+        """Return values as (B, *shape) float32."""
+        expected = shape if self.num_episodes is None else (self._count, *shape)
+        array = self._as_numbers(name, values)
+        if array.shape != expected:
+            raise self.error(f'{name} has shape {array.shape}; the policy takes {expected}')
+        return array.reshape(self._count, *shape).astype(np.float32)
+
+    def _one_each(self, name: str, values: Any, count: int) -> np.ndarray:
+        """Return a number for each of some episodes, where one is given for all or each."""
+        array = self._as_numbers(name, values)
+        if array.shape not in ((), (count,)):
+            raise self.error(f'{name} has shape {array.shape}; give one for all, or {count}')
+        return np.broadcast_to(array, (count,))
+
+    def _as_numbers(self, name: str, values: Any) -> np.ndarray:
+        """Return values as finite float64, on the host if they are a tensor."""
+        values = values.detach().cpu() if hasattr(values, 'detach') else values
+        try:
+            array = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            kind = type(values).__name__
+            raise self.error(f'{name} must be an array of numbers; this is a {kind}') from error
+        if not (np.abs(array) <= _LARGEST_NUMBER).all():  # not so for NaN
+            raise self.error(
+                f'{name} holds NaN or infinity, or a number beyond {_LARGEST_NUMBER:g}; the policy '
+                'does not act on it',
+            )
+        return array
+
+    def _shown(self, values: np.ndarray) -> float | np.ndarray:
+        return float(values[0]) if self.num_episodes is None else values.copy()
+
+
+class OnnxPolicy(LoopPolicy):
+    """A policy that ``omnisafe-qpt export`` wrote, run by onnxruntime.
+
+    Its refusals are ValueErrors.
+
+    Args:
+        path (str or os.PathLike): The exported model.
+        cost_limit (float, optional): Undiscounted cost of an episode to keep within. Defaults to
+            the model's.
+        target_return (float, optional): See :meth:`set_cost_limit`.
+        num_episodes (int, optional): See :class:`LoopPolicy`.
+        threads (int, optional): CPU threads of a step; more hardly help so small a network.
+            Defaults to 1.
+        providers (Sequence[str], optional): Where onnxruntime computes. Defaults to the CPU.
+
+    Attributes:
+        metadata (dict[str, Any]): What the model says of itself: environment, sizes, candidates,
+            selection rule, cost limit, frontier, dataset, versions.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no exported policy, or a value is impossible.
+    """
+
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        path: str | os.PathLike[str],
+        cost_limit: float | None = None,
+        target_return: float | None = None,
+        num_episodes: int | None = None,
+        threads: int = 1,
+        providers: Sequence[str] = ('CPUExecutionProvider',),
+    ) -> None:
+        """Initialize an instance of :class:`OnnxPolicy`."""
+        self._session = _open(path, threads, providers)
+        self.metadata = _read_metadata(path, self._session)
+        context_len, obs_dim, act_dim, candidates = (
+            self.metadata[name] for name in ('context_len', 'obs_dim', 'act_dim', 'candidates')
+        )
+        super().__init__(obs_dim, num_episodes)
+        count = self._count
+        # What the model is given, by its names: windows of the last steps, and the candidates.
+        self._inputs = {
+            'states': np.zeros((count, context_len, obs_dim), dtype=np.float32),
+            'actions': np.zeros((count, context_len, act_dim), dtype=np.float32),
+            'to_go': np.zeros((count, context_len, 2), dtype=np.float32),  # return, cost
+            'timesteps': np.zeros((count, context_len), dtype=np.int64),
+            'mask': np.zeros((count, context_len), dtype=bool),
+            'shifts': np.zeros((count, candidates), dtype=np.float32),
+        }
+        self._now = np.zeros((count, 2), dtype=np.float32)  # left of return and cost
+        self._step = np.zeros(count, dtype=np.int64)
+        limit = self.metadata['cost_limit'] if cost_limit is None else cost_limit
+        self.set_cost_limit(limit, target_return)
+        self.reset()
+
+    def _target_return_for(self, cost_limit: float) -> float:
+        if cost_limit == self.metadata['cost_limit']:
+            return self.metadata['target_return']
+        frontier = self.metadata['frontier']
+        # Where all episodes cost more than the limit, the one of least cost stands in.
+        step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
+        return frontier['returns'][max(step, 0)]
+
+    def _begin(self, row: int, seed: int) -> None:
+        shifts = self._inputs['shifts'][row]
+        shifts[:] = np.random.default_rng(seed).standard_normal(len(shifts))
+        shifts[0] = 0.0  # candidate 0 asks for the target itself
+        shifts *= np.float32(self.metadata['shift_scale'])
+        self._inputs['mask'][row] = False
+        self._now[row], self._step[row] = self._targets[row], 0
+
+    def _choose(self, observations: np.ndarray) -> np.ndarray:
+        for name, newest in (
+            ('states', observations),
+            ('actions', 0.0),
+            ('to_go', self._now),
+            ('timesteps', self._step),
+            ('mask', True),
+        ):
+            history = self._inputs[name]
+            history[:, :-1] = history[:, 1:]
+            history[:, -1] = newest
+        (actions,) = self._session.run(['action'], self._inputs)
+        self._inputs['actions'][:, -1] = actions
+        self._step += 1
+        return actions
+
+    def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
+        self._now -= np.stack([rewards, costs], axis=-1)
+
+    def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
+        # In float32 as torch's, so that both come to the same numbers.
+        difference = targets.astype(np.float32) - self._targets[rows].astype(np.float32)
+        self._now[rows] += difference
+        self._inputs['to_go'][rows] += difference[:, None]
+
+    def _remaining(self) -> np.ndarray:
+        return self._now
+
+
+def _open(
+    path: str | os.PathLike[str],
+    threads: int,
+    providers: Sequence[str],
+) -> InferenceSession:
+    # Here, as the class above is for those too who have only torch.
+    import onnxruntime
+
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'{path}: no such file')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime raises many kinds for a broken file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'{path}: cannot be read as an ONNX model ({reason})') from error
+
+
+def _read_metadata(path: str | os.PathLike[str], session: InferenceSession) -> dict[str, Any]:
+    entries = session.get_modelmeta().custom_metadata_map
+    if 'omnisafe_qpt_format' not in entries:
+        raise ValueError(f'{path}: not a policy that omnisafe-qpt exported')
+    version = json.loads(entries['omnisafe_qpt_format'])
+    if version != FORMAT:
+        raise ValueError(
+            f'{path}: has format {version}, this runner reads {FORMAT}; use the runner.py of the '
+            'version that exported it',
+        )
+    return {name: json.loads(text) for name, text in entries.items()}
