@@ -220,7 +220,7 @@ def _average_table(averages: list[dict[str, Any]]) -> Table:
     """Make a line for each limit, averaged over runs."""
     table = _table(
         f'{averages[0]["env_id"]}, mean over runs',
-        'mean ± half of the 95 % Student t interval over runs, which is wide for two or three;\n'
+        '±: 95 % Student t interval over runs, wide for two or three;\n'
         'safe: mean normalised cost at most 1, and in how many runs',
         ('Limit', 'Return', 'normalised', 'Cost', 'normalised', 'Unsafe', 'Safe'),
     )
