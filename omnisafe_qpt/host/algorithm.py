@@ -736,11 +736,11 @@ class QPT(BaseOffline):
         The number of updates may differ: a run may be made longer.
         """
         resume = self._resumed_run
-        held_out = state.get('held_out', [])  # none in runs from before there was such a thing
-        if held_out != self._held_out:
+        # None in runs from before there was such a thing; another version may choose otherwise.
+        if state.get('held_out', []) != self._held_out:
             raise UserError(
-                f'{resume} was trained with {len(held_out)} episodes held out, now they are '
-                f'{len(self._held_out)}; resume with the same train_cfgs:holdout_share',
+                f'{resume} holds out other episodes than this version of omnisafe-qpt chooses, so '
+                'it would train on them; resume it with the version that it was started with',
             )
         before, now = state['learner_config'], asdict(self._learner.config)
         for name in before:

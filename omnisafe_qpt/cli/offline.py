@@ -1,0 +1,247 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""``omnisafe-qpt evaluate --offline``: checks of trained runs on a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from omnisafe_qpt.cli.common import write_json
+from omnisafe_qpt.errors import UserError
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+_SUMS = {
+    'reward_discounted': 'reward to the end',
+    'reward_completed': 'reward and beyond',
+    'cost_discounted': 'cost to the end',
+    'cost_completed': 'cost and beyond',
+    'cost_to_go': 'cost, plain',
+}
+_UNDEFINED = '-'
+
+
+def run_offline(options: argparse.Namespace) -> None:
+    """Check each run on ``options.offline`` and tell what was found.
+
+    Args:
+        options (argparse.Namespace): Those of ``omnisafe-qpt evaluate``.
+    """
+    if options.summary is not None:
+        raise UserError('--summary averages episodes in the environment; leave out --offline or it')
+    from omnisafe_qpt.host.offline import evaluate_offline
+    from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.plots import check_suffix, plot_calibrations
+
+    if options.plot is not None:
+        check_suffix(options.plot)
+    reports = []
+    for run in options.runs:
+        progress = ProgressReporter('Checking', 1, unit='windows')
+        with progress.shown():
+            report = evaluate_offline(
+                run,
+                options.offline,
+                options.cost_limit,
+                options.target_return,
+                candidates=options.candidates,
+                rule=options.rule,
+                candidate_shift=options.candidate_shift,
+                seed=options.seed,
+                device=options.device,
+                on_progress=progress.update,
+            )
+        reports.append(report)
+        if report['dataset_warning']:
+            print(report['dataset_warning'], file=sys.stderr)
+        _print_report(report)
+    if options.json is not None:
+        write_json(reports, options.json)
+    if options.plot is not None:
+        plot_calibrations(reports, options.plot)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print(f'{report["run"]}, {report["checkpoint"]}', soft_wrap=True)
+    console.print(f'Dataset {report["dataset"]}', soft_wrap=True)
+    console.print(
+        f'Data    {report["data"]}: {report["episodes"]:,} episodes, '
+        f'{report["transitions"]:,} transitions',
+        style='bold',
+    )
+    _print_table(console, _action_table(report), _ACTION_NOTE)
+    if report['calibrations'] is None:
+        console.print('\nThe run trained no critics: nothing to calibrate or to choose by.')
+        return
+    _print_table(console, _critic_table(report), _critic_note(report))
+    _print_table(console, _bin_table(report), _BIN_NOTE)
+    if report['candidates'] is None:
+        console.print('\nThe policy has one candidate: nothing to choose.')
+        return
+    _print_table(console, _candidate_table(report), _CANDIDATE_NOTE)
+
+
+def _print_table(console: Console, table: Table, note: str) -> None:
+    # Not as the table's caption, which would be as narrow as the table.
+    console.print()
+    console.print(table)
+    console.print(note, style='italic dim')
+
+
+_ACTION_NOTE = (
+    "The policy is given the data's own targets. Mean action: always that of these data. Ratio: 0 "
+    'is perfect, 1 is no better than the mean action.'
+)
+
+
+def _action_table(report: dict[str, Any]) -> Table:
+    table = _table(
+        'Actions: mean squared error',
+        ('Episodes', 'Number', 'Steps', 'Policy', 'Mean action', 'Ratio'),
+    )
+    for row in report['action_errors']:
+        name = row['episodes']
+        if row['cost_limit'] is not None:
+            name += f' cost {row["cost_limit"]:g}'
+        error, constant = row['error'], row['mean_action_error']
+        table.add_row(
+            name,
+            f'{row["num_episodes"]:,}',
+            f'{row["num_steps"]:,}',
+            _number(error),
+            _number(constant),
+            f'{error / constant:.3f}' if constant else _UNDEFINED,
+        )
+    return table
+
+
+def _critic_table(report: dict[str, Any]) -> Table:
+    table = _table(
+        "Critics: values of the data's actions, and what came",
+        ('Sum', 'Predicted', 'Realised', 'Bias', 'RMSE', 'Corr.', 'Rank corr.'),
+    )
+    for name, row in report['calibrations'].items():
+        table.add_row(
+            _SUMS[name],
+            *(_number(row[key]) for key in ('predicted_mean', 'realised_mean', 'bias', 'rmse')),
+            *(
+                _UNDEFINED if row[key] is None else f'{row[key]:.3f}'
+                for key in ('correlation', 'rank_correlation')
+            ),
+        )
+    return table
+
+
+def _critic_note(report: dict[str, Any]) -> str:
+    texts = [
+        f'Sums are discounted by {report["gamma"]:g}; the plain one is not, as a budget is not.'
+    ]
+    cut = report['time_limit_episodes']
+    if cut:
+        texts += [
+            f'A time limit cut {cut:,} of {report["episodes"]:,} episodes.',
+            'To the end: what would have come after it is left out,',
+            f'{report["uncounted_weight"]:.0%} of the discounted future.',
+            "And beyond: the critic's own value of the last state stands for it.",
+        ]
+    if any(row['rank_correlation'] is None for row in report['calibrations'].values()):
+        texts.append(f'{_UNDEFINED}: not defined, as all values on one side are the same.')
+    return ' '.join(texts)
+
+
+_BIN_NOTE = (
+    'Means over bins of as many states each, from low to high Q^r, and from low to high Q^c.'
+)
+
+
+def _bin_table(report: dict[str, Any]) -> Table:
+    found = report['calibrations']
+    headings, keys = [], []
+    for name, heading in {
+        'reward_discounted': 'reward',
+        'reward_completed': 'beyond',
+        'cost_discounted': 'cost',
+        'cost_completed': 'beyond',
+        'cost_to_go': 'plain',
+    }.items():
+        if name.endswith('discounted'):
+            headings.append('Q^r' if name.startswith('reward') else 'Q^c')
+            keys.append((name, 'predicted'))
+        if name in found:
+            headings.append(heading)
+            keys.append((name, 'realised'))
+    table = _table('Calibration', ('Bin', *headings))
+    for number in range(len(found['cost_to_go']['bins'])):
+        cells = [_number(found[name]['bins'][number][key]) for name, key in keys]
+        table.add_row(str(number + 1), *cells)
+    return table
+
+
+_CANDIDATE_NOTE = (
+    'Budget at a state: the limit less the cost so far in its episode of the data. Spent: it is '
+    'below 0. Infeasible: no candidate fits it. Changed: not the unshifted candidate is chosen.'
+)
+
+
+def _candidate_table(report: dict[str, Any]) -> Table:
+    first = report['candidates'][0]
+    table = _table(
+        f'Choice: {first["candidates"]} candidates, {first["rule"]} rule, '
+        f'{first["num_states"]:,} states',
+        ('Limit', 'Target', 'Spent', 'Infeasible', 'of unspent', 'Changed'),
+    )
+    for row in report['candidates']:
+        within = row['infeasible_within_share']
+        table.add_row(
+            f'{row["cost_limit"]:g}',
+            f'{row["target_return"]:.1f}',
+            f'{row["overspent_share"]:.1%}',
+            f'{row["infeasible_share"]:.1%}',
+            _UNDEFINED if within is None else f'{within:.1%}',
+            f'{row["changed_share"]:.1%}',
+        )
+    return table
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    """Begin a table whose first column is text and whose others are numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify='left',
+        box=SIMPLE_HEAD,
+        show_edge=False,  # so that it fits 80 columns
+        padding=(0, 1, 0, 0),
+    )
+    for number, name in enumerate(columns):
+        table.add_column(name, justify='right' if number else 'left', no_wrap=True)
+    return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return _UNDEFINED
+    return f'{value:.0f}' if abs(value) >= 1e3 else f'{value:.4g}'
