@@ -153,13 +153,13 @@ def plot_return_cost(
     return figure
 
 
-def plot_limits(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_limits(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     """Draw return and cost against the cost limit, the paper's Figure 2: a column for each task.
 
     Args:
         rows (Sequence[dict[str, Any]]): What :func:`omnisafe_qpt.evaluate` returned, for one task
             or several.
-        path (Path): Where to; the suffix tells the format.
+        path (str or Path): Where to; the suffix tells the format.
 
     Raises:
         UserError: If the suffix is another; see :func:`check_suffix`.
@@ -175,7 +175,7 @@ def plot_limits(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes = figure.subplots(2, len(tasks), sharex='col', squeeze=False)
         for column, own in zip(axes.T, tasks.values()):
             draw_limits(*column, own)
-    save_figure(figure, path)
+    save_figure(figure, Path(path))
 
 
 def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any]]) -> None:

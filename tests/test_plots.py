@@ -361,7 +361,7 @@ def test_few_limits_can_be_drawn_and_tasks_have_columns(tmp_path, limits):
     rows = limit_rows(limits) + limit_rows(limits, env_id='Other-v0')
     for suffix in ('png', 'svg', 'pdf'):
         path = tmp_path / f'limits.{suffix}'
-        plot_limits(rows, path)
+        plot_limits(rows, str(path))
         assert path.stat().st_size > 1000
     text = (tmp_path / 'limits.svg').read_text()
     assert text.count('Task-v0: 2 runs') == text.count('Other-v0: 2 runs') == 1
