@@ -14,7 +14,8 @@
 # ==============================================================================
 """QPT, the Q-learning Penalized Transformer, as a plugin for OmniSafe.
 
-Importing this package is cheap: torch, OmniSafe and the simulators are only imported by the
+:func:`evaluate` runs trained models at any cost limits; :func:`load_policy` loads one for your own
+loop. Importing this package is cheap: torch, OmniSafe and the simulators are only imported by the
 functions that need them. Once installed, QPT is known to OmniSafe without any import.
 """
 

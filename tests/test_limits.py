@@ -68,6 +68,7 @@ class Asked:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.series: list[Series] = []
         self.env_ids: list[str] = []
+        self.costs: list[float] | None = None
         monkeypatch.setattr(limits, 'evaluate_together', self)
 
     def __call__(
@@ -80,7 +81,9 @@ class Asked:
         for number, each in enumerate(series):
             count = len(each.seeds)
             returns, costs = (generator.uniform(0, 40, count).tolist() for _ in range(2))
-            found.append(Evaluation(returns, costs, [9] * count, 0.25, 100.0, None))
+            found.append(
+                Evaluation(returns, self.costs or costs, [9] * count, 0.25, 100.0, None)
+            )
             report(number, len(series), number)
         return found
 
@@ -156,6 +159,13 @@ def test_the_figures_of_a_row(run: Path, asked: Asked) -> None:
     assert (row['episodes'], row['seed'], row['env_id']) == (30, 0, ENV_ID)
     assert (row['checkpoint'], row['reference_returns']) == ('epoch-3.pt', [10.0, 60.0])
     assert 'traces' not in row
+
+
+def test_a_cost_at_the_limit_is_safe(run: Path, asked: Asked) -> None:
+    asked.costs = [10.0, 10.0, 10.0]
+    at, below = evaluate_runs(run, [10, 9.9], episodes=3, device='cpu')
+    assert (at['unsafe_share'], at['normalized_cost'], at['safe']) == (0.0, 1.0, True)
+    assert (below['unsafe_share'], below['safe']) == (1.0, False)
 
 
 def test_progress_says_which_run_and_limit(run: Path, other: Path, asked: Asked) -> None:
