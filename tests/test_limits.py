@@ -81,9 +81,7 @@ class Asked:
         for number, each in enumerate(series):
             count = len(each.seeds)
             returns, costs = (generator.uniform(0, 40, count).tolist() for _ in range(2))
-            found.append(
-                Evaluation(returns, self.costs or costs, [9] * count, 0.25, 100.0, None)
-            )
+            found.append(Evaluation(returns, self.costs or costs, [9] * count, 0.25, 100.0, None))
             report(number, len(series), number)
         return found
 
