@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 # row, on a desk; other figures have more room there.
 _PANEL = (4.4, 3.0)
 _MEDIUM = (5.2, 3.8)
-_LARGE = (6.2, 6.0)
+_LARGE = (5.4, 5.8)
 
 _STYLE = {
     **STYLE,
@@ -202,7 +202,7 @@ class Studio:
         caption = 'Each dot is an episode of the dataset. The line is the best return within a cost'
         if view.relabelled is not None and len(view.relabelled):
             caption += ', crosses are targets that augmentation adds'
-        caption += '; the star is what the policy is asked for at its own limit.'
+        caption += '; the star is the best within the limit of training.'
         figure.set_size_inches(_LARGE)
         _stack_legend(figure)
         return self._picture(figure, caption)
@@ -248,8 +248,7 @@ class Studio:
             if curves:
                 _draw_curves(axes, curves, label, colour, dashes)
                 drawn += [values for _, values in curves]
-        values = np.concatenate(drawn)
-        if panel.is_log and values.min() > 0 and values.max() > _LOG_SPAN * values.min():
+        if panel.is_log and _spans_decades(np.concatenate(drawn)):
             _make_logarithmic(axes)
         if COST_COLUMN in panel.columns:
             for limit in sorted({run.cost_limit for run in runs}):
@@ -268,7 +267,7 @@ class Studio:
             over += is_over
             axes.plot(spent, color=ORANGE if is_over else BLUE, linewidth=1.1, alpha=0.8)
         _draw_limit(axes, result.cost_limit, 'budget')
-        axes.set_ylim(bottom=0.0)
+        axes.set_ylim(0.0, max(axes.get_ylim()[1], 1.15 * result.cost_limit))
         axes.legend(loc='upper left')
         caption = f'{len(traces)} of {result.episodes} episodes, {over} of them over the budget.'
         return self._picture(figure, caption)
@@ -336,6 +335,11 @@ def _mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.nda
     values = [dict(zip(steps.tolist(), column.tolist())) for steps, column in curves]
     means = [np.mean([column[step] for column in values]) for step in common]
     return np.array(common), np.array(means)
+
+
+def _spans_decades(values: np.ndarray) -> bool:
+    finite = values[np.isfinite(values)]
+    return len(finite) > 0 and 0 < _LOG_SPAN * finite.min() < finite.max()
 
 
 def _make_logarithmic(axes: Axes) -> None:

@@ -31,7 +31,13 @@ from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.checkpoint import find_run, list_checkpoints, load_networks
+from omnisafe_qpt.host.checkpoint import (
+    BEST_FILE,
+    find_run,
+    list_checkpoints,
+    load_best,
+    load_networks,
+)
 from omnisafe_qpt.host.config import load_defaults, run_settings
 from omnisafe_qpt.plots import Relabelled, relabel
 
@@ -56,6 +62,7 @@ class Run:
         progress (dict[str, np.ndarray]): The columns of ``progress.csv``, a number an epoch.
         checkpoints (dict[int, Path]): The checkpoint for each number of epochs, rising.
         spec (dict[str, Any]): What the last checkpoint holds besides networks; empty without one.
+        best (dict[str, Any], optional): Its ``best.json``.
     """
 
     folder: Path
@@ -63,6 +70,7 @@ class Run:
     progress: dict[str, np.ndarray]
     checkpoints: dict[int, Path]
     spec: dict[str, Any]
+    best: dict[str, Any] | None
 
     @property
     def env_id(self) -> str:
@@ -114,12 +122,12 @@ class Run:
 
     @property
     def command(self) -> str:
-        """A command line that trains with the same settings."""
-        words = ['omnisafe', 'train', '--algo', 'QPT', '--env-id', self.env_id]
+        """A command line that trains with the same settings, an option a line."""
+        lines = [shlex.join(['omnisafe', 'train', '--algo', 'QPT', '--env-id', self.env_id])]
         for path, value in self.settings.items():
             text = value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
-            words += ['--custom-cfgs', path, '--custom-cfgs', text]
-        return shlex.join(words)
+            lines.append(shlex.join(['--custom-cfgs', path, '--custom-cfgs', text]))
+        return ' \\\n    '.join(lines)
 
 
 @dataclass(frozen=True)
@@ -186,6 +194,7 @@ def _read_run(folder: Path) -> Run:
         progress=_read_progress(folder),
         checkpoints=checkpoints,
         spec=load_networks(folder)[0].spec if checkpoints else {},
+        best=load_best(folder) if (folder / BEST_FILE).is_file() else None,
     )
 
 

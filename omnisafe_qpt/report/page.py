@@ -63,7 +63,7 @@ class Block:
         pictures (list[Picture]): Figures side by side.
         table (Table, optional): A table of numbers.
         facts (list[tuple[str, Any]]): Names and values.
-        code (str): What may be copied.
+        command (str): A command line to copy.
         details (list[tuple[str, list]]): Names and values under a line that opens them.
     """
 
@@ -73,7 +73,7 @@ class Block:
     pictures: list[Picture] = field(default_factory=list)
     table: Table | None = None
     facts: list[tuple[str, Any]] = field(default_factory=list)
-    code: str = ''
+    command: str = ''
     details: list[tuple[str, list[tuple[str, Any]]]] = field(default_factory=list)
 
 
@@ -181,15 +181,18 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
 
 def _headline_of_training(runs: Sequence[Run]) -> str:
     """Say what the last evaluation of training found, where there is no other."""
-    cost, reward, share = (
-        float(np.mean([run.progress[f'Metrics/{name}'][-1] for run in runs]))
-        for name in ('EpCost', 'EpRet', 'NormCost')
-    )
+    found = [
+        [run.progress[f'Metrics/{name}'][-1] for name in ('EpCost', 'EpRet', 'NormCost')]
+        for run in runs
+    ]
+    if not np.isfinite(found).all():
+        return 'Not evaluated yet.'
+    cost, episode_return, share = np.mean(found, axis=0)
     verdict = 'Safe' if share <= 1.0 else 'Not safe'
     limits = ', '.join(f'{limit:g}' for limit in sorted({run.cost_limit for run in runs}))
     return (
         f'{verdict} in the last evaluation of training: cost {cost:.1f} at limit {limits}, '
-        f'return {reward:.1f}.'
+        f'return {episode_return:.1f}.'
     )
 
 
@@ -232,20 +235,19 @@ def _limit_table(
     averages: Sequence[dict[str, Any]],
 ) -> Table:
     has_runs = averages[0]['runs'] > 1
-    columns = ('Limit', 'Safe', 'Return', 'normalised', 'Cost', 'of limit', 'Episodes above')
-    cells = []
-    for average in averages:
-        cells.append(
-            (
-                f'{average["cost_limit"]:g}',
-                'yes' if average['safe'] else 'NO',
-                _spread(average, 'return_mean', rows),
-                f'{average["normalized_return"]:.3f}',
-                _spread(average, 'cost_mean', rows),
-                f'{average["normalized_cost"]:.0%}',
-                f'{average["unsafe_share"]:.0%}',
-            ),
+    columns = ('Limit', 'Safe', 'Cost', 'of limit', 'Episodes above', 'Return', 'normalised')
+    cells = [
+        (
+            f'{average["cost_limit"]:g}',
+            'yes' if average['safe'] else 'NO',
+            _spread(average, 'cost_mean', rows),
+            f'{average["normalized_cost"]:.0%}',
+            f'{average["unsafe_share"]:.0%}',
+            _spread(average, 'return_mean', rows),
+            f'{average["normalized_return"]:.3f}',
         )
+        for average in averages
+    ]
     first = rows[0]
     caption = (
         f'{count(first["episodes"], "episode")} at each limit'
@@ -257,7 +259,11 @@ def _limit_table(
         if has_runs
         else 'Mean ± standard deviation over episodes.'
     )
-    return Table(columns, cells, f'{caption} Safe: an average cost of at most the limit.')
+    caption += (
+        ' Safe: an average cost of at most the limit. Normalised: 0 and 1 are the returns '
+        f'{first["reference_returns"][0]:.4g} and {first["reference_returns"][1]:.4g}.'
+    )
+    return Table(columns, cells, caption)
 
 
 def _spread(average: dict[str, Any], name: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -298,7 +304,7 @@ def _choice_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
 
 def _training_section(studio: Studio, runs: Sequence[Run]) -> Section:
     text = 'Losses, values and norms are means over the updates of an epoch, in the units of the '
-    text += 'networks; return and cost are of a few episodes after each epoch.'
+    text += 'networks; return and cost are of some episodes after each epoch.'
     if len(runs) > 1:
         text += ' Pale lines are the runs.'
     return Section('training', 'Training', text, [Block(pictures=studio.training(runs))])
@@ -349,7 +355,7 @@ def _run_block(run: Run, rows: Sequence[dict[str, Any]]) -> Block:
     return Block(
         title=run.folder.name,
         facts=facts,
-        code=run.command,
+        command=run.command,
         details=[
             ('Settings other than the defaults', list(run.settings.items())),
             ('All settings', list(run.options.items())),
@@ -375,7 +381,10 @@ def _checkpoints(run: Run) -> str:
     if not run.checkpoints:
         return 'none yet'
     last = run.checkpoints[max(run.checkpoints)]
-    return f'{len(run.checkpoints)} in {last.parent.name}, the last is {last.name}'
+    text = f'{len(run.checkpoints)} in {last.parent.name}, the last is {last.name}'
+    if run.best is None:
+        return text
+    return f'{text}, the best is {run.best["checkpoint"]}. {run.best["rule"]}'
 
 
 def _difference_table(runs: Sequence[Run]) -> Table:
