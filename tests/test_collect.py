@@ -39,10 +39,12 @@ from omnisafe_qpt.collect.episodes import (
     round_mantissa,
     run_episode,
 )
+from omnisafe_qpt.collect.simulator import Simulator
 from omnisafe_qpt.collect.workers import run_episodes
 from omnisafe_qpt.data.files import open_dataset, read_attributes
 from omnisafe_qpt.data.resolve import SAMPLE_FILE
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.signals import Stopped
 
 
 ENV_ID = 'SafetyBallRun-v0'  # the shortest task: 100 steps, 3000 of them a second
@@ -274,6 +276,33 @@ def test_a_broken_collection_goes_on_to_the_same_bytes(tmp_path, interrupted, si
     assert sorted(path.name for path in interrupted.parent.iterdir()) == ['mine.hdf5']
 
 
+def test_a_signal_within_a_simulator_is_not_lost(tmp_path, monkeypatch):
+    """Python drops what is raised while an object is deleted, an interruption too."""
+    step, steps = Simulator.step, []
+
+    class Finalised:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def interrupted_step(simulator, action):
+        steps.append(action)
+        if len(steps) == 130:  # the second episode's 30th
+            Finalised()
+        return step(simulator, action)
+
+    monkeypatch.setattr(Simulator, 'step', interrupted_step)
+    out = tmp_path / 'mine.hdf5'
+    with pytest.raises(Stopped) as error:
+        collect(ENV_ID, 3, 4, out, workers=1, progress=False)
+    assert error.value.exit_status == 143
+    assert len(steps) == 130, 'it stops within the episode'
+    assert len(list(partial_of(out).glob('*.npz'))) == 1
+    unbroken = tmp_path / 'unbroken' / 'mine.hdf5'
+    for path in (out, unbroken):
+        collect(ENV_ID, 3, 4, path, workers=1, progress=False)
+    assert out.read_bytes() == unbroken.read_bytes()
+
+
 def test_other_settings_are_refused_until_overwriting_is_asked_for(interrupted, simulated):
     with pytest.raises(
         UserError, match=r'other settings \(seed, precision\).*--overwrite'
@@ -472,7 +501,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, number, count):
     with started(out, '--episodes', '500', '--workers', count) as process:
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert 'the same command goes on with them' in errors
     assert 'Traceback' not in errors
     assert list(partial_of(out).glob('episode-*.npz'))

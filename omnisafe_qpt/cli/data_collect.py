@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -177,8 +176,6 @@ class _ListEnvironments(argparse.Action):
 def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
-    # A scheduler's end of time is an interruption like any other.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         summary = _collect(options)
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -36,6 +36,7 @@ from omnisafe_qpt.collect.store import EpisodeStore, Totals
 from omnisafe_qpt.collect.workers import run_episodes
 from omnisafe_qpt.data.files import write_hdf5_blocks
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.signals import StopSignal
 
 
 __all__ = ['collect', 'run_episode', 'supported_env_ids']
@@ -74,6 +75,7 @@ def collect(  # pylint: disable=too-many-arguments,too-many-locals
 
     Finished episodes are kept in the folder ``.NAME.partial`` beside the file. After an
     interruption the same call goes on with them; when the file is written the folder is removed.
+    SIGINT and SIGTERM interrupt it where that is safe, a second Ctrl-C at once.
 
     Args:
         env_id (str): Environment id.
@@ -129,6 +131,7 @@ def collect(  # pylint: disable=too-many-arguments,too-many-locals
     Raises:
         UserError: If an argument is impossible, the file exists, the simulator is missing, or a
             process died.
+        Stopped: After SIGINT or SIGTERM, a kind of KeyboardInterrupt.
     """
     request = check_request(
         env_id,
@@ -151,13 +154,17 @@ def collect(  # pylint: disable=too-many-arguments,too-many-locals
     )
     started = time.monotonic()
     versions = _versions()
-    with EpisodeStore(request.out, _settings(request, versions), overwrite) as store:
-        _run_missing(request, store, progress)
+    with (
+        StopSignal() as stop,
+        EpisodeStore(request.out, _settings(request, versions), overwrite) as store,
+    ):
+        with stop.blamed_for_failures():
+            _run_missing(request, store, progress, stop)
         kept = _choose(request, store)
         totals = [store.finished[number] for number in kept]
         write_hdf5_blocks(
             request.out,
-            (store.load(number).columns() for number in kept),
+            _columns(store, kept, stop),
             np.cumsum([total.length for total in totals]) - 1,
             _attributes(request, kept, [total.kind for total in totals], versions),
         )
@@ -196,7 +203,12 @@ def _settings(request: Request, versions: dict[str, str]) -> dict[str, Any]:
     return {**settings, **mixture, 'versions': versions}
 
 
-def _run_missing(request: Request, store: EpisodeStore, progress: bool) -> None:
+def _run_missing(
+    request: Request,
+    store: EpisodeStore,
+    progress: bool,
+    stop: StopSignal,
+) -> None:
     """Run the episodes that are not there yet."""
     from omnisafe_qpt.host.progress import ProgressReporter
 
@@ -211,11 +223,21 @@ def _run_missing(request: Request, store: EpisodeStore, progress: bool) -> None:
     with reporter.shown() if progress else nullcontext():
         if progress:
             reporter.update(done)
-        for episode in run_episodes(request.recipe, missing, request.workers):
+        for episode in run_episodes(request.recipe, missing, request.workers, stop.check):
             store.add(episode)
             done += 1
             if progress:
                 reporter.update(done)
+
+
+def _columns(
+    store: EpisodeStore,
+    kept: Sequence[int],
+    stop: StopSignal,
+) -> Iterator[dict[str, np.ndarray]]:
+    for number in kept:
+        stop.check()
+        yield store.load(number).columns()
 
 
 def _choose(request: Request, store: EpisodeStore) -> list[int]:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,11 +107,14 @@ class Recorder:
 
     Args:
         recipe (Recipe): What decides the episodes, each with its number.
+        on_step (Callable, optional): Called before each step; what it raises ends the episode.
+            Defaults to None.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, on_step: Callable[[], None] | None = None) -> None:
         """Initialize an instance of :class:`Recorder`."""
         self._recipe = recipe
+        self._on_step = on_step or (lambda: None)
         self._simulator: Simulator | None = None
 
     def __enter__(self) -> Recorder:
@@ -143,10 +147,15 @@ class Recorder:
             self._simulator = Simulator(self._recipe.env_id)
         # Policies draw from torch's global generator.
         with torch.random.fork_rng(devices=[]):
-            return _run(self._recipe, number, self._simulator)
+            return _run(self._recipe, number, self._simulator, self._on_step)
 
 
-def _run(recipe: Recipe, number: int, simulator: Simulator) -> Episode:
+def _run(
+    recipe: Recipe,
+    number: int,
+    simulator: Simulator,
+    on_step: Callable[[], None],
+) -> Episode:
     rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, number]))
     env_seed = int(rng.integers(2**31))
     steps = recipe.max_steps or simulator.horizon
@@ -156,6 +165,7 @@ def _run(recipe: Recipe, number: int, simulator: Simulator) -> Episode:
     actions, rewards, costs = [], [], []
     terminated = truncated = False
     while not (terminated or truncated) and len(actions) < steps:
+        on_step()
         action = controller.act(states[-1], len(actions))
         actions.append(round_mantissa(np.clip(action, -1.0, 1.0), recipe.precision))
         observation, reward, cost, terminated, truncated = simulator.step(actions[-1])

@@ -21,7 +21,7 @@ import multiprocessing
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -30,13 +30,23 @@ from omnisafe_qpt.collect.episodes import Episode, Recipe, Recorder
 from omnisafe_qpt.errors import UserError
 
 
-def run_episodes(recipe: Recipe, numbers: Sequence[int], workers: int) -> Iterator[Episode]:
+_SECONDS_BETWEEN_CHECKS = 0.2
+
+
+def run_episodes(
+    recipe: Recipe,
+    numbers: Sequence[int],
+    workers: int,
+    check: Callable[[], None] | None = None,
+) -> Iterator[Episode]:
     """Run episodes in so many processes, or in this one where it is just one.
 
     Args:
         recipe (Recipe): What decides the episodes.
         numbers (Sequence[int]): Their numbers.
         workers (int): Processes at most.
+        check (Callable, optional): Called every now and then; what it raises ends the episodes.
+            Defaults to None.
 
     Yields:
         The episodes, each as soon as it is finished.
@@ -47,7 +57,7 @@ def run_episodes(recipe: Recipe, numbers: Sequence[int], workers: int) -> Iterat
     """
     workers = min(workers, len(numbers))
     if workers <= 1:
-        yield from _run_here(recipe, numbers)
+        yield from _run_here(recipe, numbers, check)
         return
     context = _context()
     crew = [_Worker(context, recipe) for _ in range(workers)]
@@ -57,7 +67,9 @@ def run_episodes(recipe: Recipe, numbers: Sequence[int], workers: int) -> Iterat
             worker.begin(waiting.pop())
         busy = {worker.connection: worker for worker in crew}
         while busy:
-            for connection in wait(list(busy)):
+            if check is not None:
+                check()
+            for connection in wait(list(busy), timeout=_SECONDS_BETWEEN_CHECKS):
                 worker = busy[connection]
                 yield worker.finish()
                 if waiting:
@@ -69,12 +81,16 @@ def run_episodes(recipe: Recipe, numbers: Sequence[int], workers: int) -> Iterat
             worker.close()
 
 
-def _run_here(recipe: Recipe, numbers: Sequence[int]) -> Iterator[Episode]:
+def _run_here(
+    recipe: Recipe,
+    numbers: Sequence[int],
+    check: Callable[[], None] | None,
+) -> Iterator[Episode]:
     import torch
 
     # One thread, as in the other processes: more of them may add up in another order.
     threads = torch.get_num_threads()
-    with Recorder(recipe) as recorder:
+    with Recorder(recipe, check) as recorder:
         for number in numbers:
             torch.set_num_threads(1)
             try:

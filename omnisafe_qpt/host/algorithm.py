@@ -82,9 +82,6 @@ from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_re
 # for the GPU.
 _UPDATES_BETWEEN_LOOKS = 50
 
-# How much earlier than this process its simulators may end when a signal is sent to all of them.
-_SECONDS_AFTER_A_FAILURE = 0.5
-
 
 @registry.register
 class QPT(BaseOffline):
@@ -579,13 +576,8 @@ class QPT(BaseOffline):
             self._stop_signal.check()
             progress.update(done, total)
 
-        try:
-            with progress.shown():
-                return self._env.evaluate(seeds, self._actor, report)
-        except Exception:
-            time.sleep(_SECONDS_AFTER_A_FAILURE)
-            self._stop_signal.check()  # then the signal is the reason
-            raise
+        with self._stop_signal.blamed_for_failures(), progress.shown():
+            return self._env.evaluate(seeds, self._actor, report)
 
     def _refresh_actor(self) -> None:
         """Take the networks to deploy from the learner."""

@@ -20,18 +20,22 @@ or break off what has to be whole.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
 
 # One press of Ctrl-C may arrive twice, from the terminal and from a launcher.
 _SECONDS_OF_ONE_PRESS = 1.0
+
+_SECONDS_AFTER_A_FAILURE = 0.5
 
 
 class Stopped(KeyboardInterrupt):
@@ -98,6 +102,22 @@ class StopSignal:
         """
         if self.received is not None:
             raise Stopped(self.received)
+
+    @contextlib.contextmanager
+    def blamed_for_failures(self) -> Iterator[None]:
+        """Take the signal for the reason of a failure in the block, if it comes with it.
+
+        Sent to a whole group of processes, it may end others before this one hears of it.
+
+        Raises:
+            Stopped: In place of the failure.
+        """
+        try:
+            yield
+        except Exception:
+            time.sleep(_SECONDS_AFTER_A_FAILURE)
+            self.check()
+            raise
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         del frame
