@@ -34,15 +34,17 @@ from omnisafe_qpt.cli import (
     data_plot,
     doctor,
     evaluate,
+    export,
     report,
     tasks,
 )
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.simulators import opengl_problem
 from omnisafe_qpt.version import __version__
 
 
 # In the order in which the help lists them.
-_COMMANDS = (doctor, tasks, evaluate, report)
+_COMMANDS = (doctor, tasks, evaluate, export, report)
 _DATA_COMMANDS = (data_download, data_info, data_plot, data_convert, data_collect)
 
 
@@ -62,9 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f'Error: {error}', file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print('Interrupted', file=sys.stderr)
-        return 130
+        return getattr(error, 'exit_status', 130)  # another one after SIGTERM
+    except Exception as error:
+        problem = opengl_problem(error)
+        if problem is None:
+            raise
+        print(f'Error: {problem}', file=sys.stderr)
+        return 1
     return 0
 
 

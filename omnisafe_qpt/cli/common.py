@@ -46,6 +46,27 @@ def add_command(commands: Any, name: str, summary: str, example: str) -> argpars
     )
 
 
+def add_deployment_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how candidates are made and chosen; what is not given is the run's own."""
+    parser.add_argument(
+        '--candidates',
+        type=positive,
+        metavar='M',
+        help="return targets tried at each step; 1 is the plain policy (default: the run's)",
+    )
+    parser.add_argument(
+        '--rule',
+        choices=('paper', 'bounded'),
+        help="how a candidate is chosen (default: the run's)",
+    )
+    parser.add_argument(
+        '--candidate-shift',
+        choices=('history', 'last'),
+        help="where the candidates' targets differ: in the whole history, or in the last step "
+        "alone, which takes a fraction of the time (default: the run's)",
+    )
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
     value = int(text)

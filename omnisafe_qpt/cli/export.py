@@ -1,0 +1,97 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""``omnisafe-qpt export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from omnisafe_qpt.cli.common import (
+    add_command,
+    add_deployment_options,
+    check_writable,
+    write_json,
+)
+from omnisafe_qpt.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        'export',
+        'write a trained policy as one ONNX file that runs without torch',
+        "omnisafe-qpt export 'runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-...' policy.onnx"
+        ' --cost-limit 20',
+    )
+    parser.add_argument('run', help="a run's folder, or one of its torch_save/epoch-N.pt")
+    parser.add_argument('out', type=Path, metavar='OUT.onnx', help='the file to write')
+    parser.add_argument(
+        '--checkpoint',
+        default='last',
+        metavar='W',
+        help='which one of the run: last, best or a number of epochs (default: last)',
+    )
+    parser.add_argument(
+        '--cost-limit',
+        type=float,
+        metavar='X',
+        help="the file's default, any other can be asked for where it runs (default: the run's)",
+    )
+    parser.add_argument(
+        '--target-return',
+        type=float,
+        metavar='R',
+        help="asked for at the file's default limit (default: the highest return that the dataset "
+        'reached within it)',
+    )
+    add_deployment_options(parser)
+    parser.add_argument('--json', type=Path, metavar='F', help='write what was done to this file')
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_writable(options.out, 'OUT.onnx')
+    if options.out.suffix != '.onnx':
+        raise UserError(f'OUT.onnx {options.out}: its name must end in .onnx')
+    if options.json is not None:
+        check_writable(options.json)
+    from omnisafe_qpt import runner
+    from omnisafe_qpt.host.export import export_policy
+
+    report = export_policy(
+        options.run,
+        options.out,
+        cost_limit=options.cost_limit,
+        target_return=options.target_return,
+        candidates=options.candidates,
+        rule=options.rule,
+        candidate_shift=options.candidate_shift,
+        checkpoint=options.checkpoint,
+    )
+    print(
+        f'{report["env_id"]}, {report["checkpoint"]} of {report["run"]}: {options.out}, '
+        f'{report["bytes"] / 1e6:.1f} MB\n'
+        f'Candidates: {report["candidates"]}, rule: {report["rule"]}, shift: '
+        f'{report["candidate_shift"]}; by default cost limit {report["cost_limit"]:g} and target '
+        f'return {report["target_return"]:.1f}\n'
+        f'Actions as torch chooses them, within {report["difference"]:.1g}\n'
+        'To run it, with numpy and onnxruntime alone: omnisafe_qpt.runner.OnnxPolicy, or a copy of '
+        f'{runner.__file__}',
+    )
+    if options.json is not None:
+        write_json(report, options.json)
