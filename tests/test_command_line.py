@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from host_helpers import ENV_ID, HORIZON, command_line_options, small_options, write_dataset
 
@@ -181,44 +179,3 @@ def test_help_answers_at_once_with_an_example(place: Path, command: tuple[str, .
     if command and command != ('data',):
         assert 'example:\n  omnisafe-qpt ' in done.stdout
     assert min(times) < 0.5
-
-
-@pytest.mark.slow
-def test_a_run_killed_outright_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    """SIGKILL at whatever moment it is, then the resume command; bit for bit on a CPU."""
-    dataset = write_dataset(tmp_path / 'data.hdf5', episodes=4)
-
-    def options(folder: str, **train_cfgs: Any) -> list[str]:
-        small = small_options(dataset, tmp_path / folder, total_steps=400, **train_cfgs)
-        small['algo_cfgs']['steps_per_epoch'] = 100
-        return train_arguments(small)
-
-    def last_weights(folder: str) -> dict[str, Any]:
-        (path,) = (tmp_path / folder).rglob('epoch-4.pt')
-        return torch.load(path, weights_only=True)['pi']
-
-    assert run_command('omnisafe', *options('unbroken'), cwd=tmp_path).returncode == 0
-    process = subprocess.Popen(
-        [str(SCRIPTS / 'omnisafe'), *options('killed')],
-        cwd=tmp_path,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while not list((tmp_path / 'killed').rglob('training_state.pt')):
-            assert process.poll() is None
-            time.sleep(0.05)
-        time.sleep(0.3)
-        assert process.poll() is None, 'it was to be killed before its end'
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    (state,) = (tmp_path / 'killed').rglob('training_state.pt')
-    done = run_command('omnisafe', *options('resumed', resume=str(state.parent)), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert 'Resumed after epoch' in done.stdout
-    unbroken, resumed = last_weights('unbroken'), last_weights('resumed')
-    for key, value in unbroken.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, resumed[key]), key

@@ -43,6 +43,7 @@ from host_helpers import (
     small_options,
     write_dataset,
 )
+from omnisafe_qpt.cli import main
 from omnisafe_qpt.host import checkpoint as checkpoint_module
 from omnisafe_qpt.host.algorithm import QPT
 from omnisafe_qpt.host.best import best_epoch
@@ -583,6 +584,26 @@ def test_checkpoints_by_name_and_number(tmp_path: Path) -> None:
     save_best(run, {'epoch': 7})
     with pytest.raises(omnisafe_qpt.UserError, match='no checkpoint best'):
         checkpoint_path(run, 'best')
+
+
+@pytest.mark.parametrize(('which', 'name'), [('1', 'epoch-1.pt'), ('last', 'epoch-4.pt')])
+def test_evaluate_takes_the_checkpoint_asked_for(
+    unbroken: Path, tmp_path: Path, which: str, name: str
+) -> None:
+    arguments = ['evaluate', str(unbroken), '--checkpoint', which, '--episodes', '1']
+    rows = tmp_path / 'rows.json'
+    assert main([*arguments, '--device', 'cpu', '--json', str(rows)]) == 0
+    assert [row['checkpoint'] for row in json.loads(rows.read_text())] == [name]
+
+
+def test_evaluate_leaves_the_seeds_of_validation_alone(
+    unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = str(FIRST_VALIDATION_SEED - 1)
+    for seed in ('-1', str(FIRST_VALIDATION_SEED), last):
+        assert main(['evaluate', str(unbroken), '--episodes', '2', '--seed', seed]) == 1
+    assert capsys.readouterr().err.count('seeds of evaluated episodes go from 0 to 999999999') == 2
+    assert main(['evaluate', str(unbroken), '--episodes', '1', '--seed', last]) == 0
 
 
 # ------------------------------------------------------------------ numbers that break down

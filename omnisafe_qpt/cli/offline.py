@@ -67,6 +67,7 @@ def run_offline(options: argparse.Namespace) -> None:
                 candidate_shift=options.candidate_shift,
                 seed=options.seed,
                 device=options.device,
+                checkpoint=options.checkpoint,
                 on_progress=progress.update,
             )
         reports.append(report)
