@@ -119,12 +119,12 @@ def test_series_played_together_are_those_played_alone(monkeypatch: pytest.Monke
     networks = [make_networks(7, 2, 20, ENV_ID) for _ in range(2)]
     networks[1].policy.head.weight.mul_(0.5)
     series = [
-        Series(net, DeploymentConfig(candidates=candidates, cost_limit=limit), TARGET, seeds)
-        for net, limit, candidates, seeds in (
-            (networks[0], 5.0, 1, range(5)),
-            (networks[0], 40.0, 3, range(7)),
-            (networks[1], 5.0, 3, range(4)),
-            (networks[0], 5.0, 3, range(7)),
+        Series(net, DeploymentConfig(candidates=candidates, cost_limit=limit), target, seeds)
+        for net, limit, target, candidates, seeds in (
+            (networks[0], 5.0, TARGET, 1, range(5)),
+            (networks[0], 40.0, 2 * TARGET, 3, range(7)),
+            (networks[1], 5.0, TARGET, 3, range(4)),
+            (networks[0], 5.0, TARGET, 3, range(7)),
         )
     ]
     alone = [results(evaluate_together(ENV_ID, [each])[0]) for each in series]
