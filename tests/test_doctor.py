@@ -29,6 +29,7 @@ import time
 import pytest
 
 from omnisafe_qpt.cli import doctor, main
+from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host import checks
 from omnisafe_qpt.host.checks import CHECKS, FAILED, MISSING, OK, Answer, run_check
 from omnisafe_qpt.host.simulators import METADRIVE_PACKAGES, why_unavailable
@@ -190,22 +191,56 @@ def test_a_cache_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
     assert not (tmp_path / 'new').exists()
 
 
-@pytest.mark.parametrize(
-    ('with_egl', 'fix'),
-    [(OK, 'export MUJOCO_GL=egl'), (FAILED, 'needed for pictures only')],
-)
-def test_rendering_that_fails_is_missing_with_the_way_that_works(monkeypatch, with_egl, fix):
-    monkeypatch.delenv('MUJOCO_GL', raising=False)
+def test_rendering_names_what_to_set_for_other_programs(monkeypatch):
+    from omnisafe_qpt.host import video
 
-    def ask(name, timeout, **variables):
-        assert name == 'rendering'
-        return Answer(with_egl if variables else FAILED, 'whatever', seconds=1.0)
+    monkeypatch.setattr(video, 'find_graphics', lambda _: {'MUJOCO_GL': 'osmesa'})
+    answer = checks._check_rendering()
+    assert answer.state == OK
+    assert 'with MUJOCO_GL=osmesa' in answer.detail
+    assert answer.fix.startswith('export MUJOCO_GL=osmesa,')
+    monkeypatch.setattr(video, 'find_graphics', lambda _: {})
+    monkeypatch.setenv('MUJOCO_GL', 'egl')
+    assert checks._check_rendering() == Answer(OK, 'pictures with MUJOCO_GL=egl; clips')
 
-    monkeypatch.setattr(checks, '_ask', ask)
-    answer = run_check('rendering', timeout=1)
+
+def test_rendering_that_fails_is_missing_with_what_was_tried(monkeypatch):
+    from omnisafe_qpt.host import video
+
+    def none_works(env_id, graphics):
+        return f'{graphics["MUJOCO_GL"]} is not there'
+
+    for name in ('MUJOCO_GL', 'DISPLAY', 'WAYLAND_DISPLAY'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(video, '_why_not', none_works)
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    answer = checks._check_rendering()
     assert answer.state == MISSING
-    assert answer.detail.startswith('no pictures with MUJOCO_GL=unset')
-    assert fix in answer.fix
+    assert answer.detail.endswith(
+        '(tried MUJOCO_GL=egl: egl is not there; MUJOCO_GL=osmesa: osmesa is not there)'
+    )
+    assert answer.fix.startswith('set MUJOCO_GL=egl, which needs EGL (apt-get install libegl1')
+
+
+def test_a_missing_ffmpeg_is_missing(monkeypatch):
+    from omnisafe_qpt.host import video
+
+    def nothing_found():
+        raise UserError('clips need ffmpeg: pip install imageio-ffmpeg')
+
+    monkeypatch.setattr(video, 'find_graphics', lambda _: {})
+    monkeypatch.setattr(video, 'ffmpeg_program', nothing_found)
+    answer = checks._check_rendering()
+    assert answer.state == MISSING
+    assert 'pip install imageio-ffmpeg' in answer.fix
+
+
+def test_a_graphics_setting_with_which_nothing_loads_is_explained(tmp_path):
+    """MuJoCo, and OmniSafe with it, does not even load then."""
+    ran = run_doctor('--only', 'safety-gymnasium', MUJOCO_GL='nonsense')
+    assert ran.returncode == 1
+    found = ' '.join(ran.stdout.replace('│', ' ').split())
+    assert 'MuJoCo does not load with MUJOCO_GL=nonsense' in found
 
 
 def test_another_omnisafe_is_a_failure_with_the_command(monkeypatch):

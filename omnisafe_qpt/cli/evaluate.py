@@ -26,6 +26,8 @@ from omnisafe_qpt.errors import UserError
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
 
@@ -44,6 +46,13 @@ def add(commands: Any) -> None:
         nargs='+',
         metavar='RUN',
         help="a run's folder, or one of its torch_save/epoch-N.pt; several are averaged",
+    )
+    parser.add_argument(
+        '--checkpoint',
+        default='last',
+        metavar='W',
+        help='which one of a run: last, best (by its validation in training, see its best.json) '
+        'or a number of epochs (default: last)',
     )
     parser.add_argument(
         '--cost-limit',
@@ -117,6 +126,12 @@ def add(commands: Any) -> None:
         'critics predict: F.png, F.pdf or F.svg',
     )
     parser.add_argument(
+        '--video',
+        type=Path,
+        metavar='DIR',
+        help='write a clip (MP4) of the first episode at each limit of each run to this folder',
+    )
+    parser.add_argument(
         '--json',
         type=Path,
         metavar='F',
@@ -134,6 +149,8 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     _check_files({f'--{name}': getattr(options, name) for name in ('json', 'summary', 'plot')})
     if options.offline is not None:
+        if options.video is not None:
+            raise UserError('--video shows episodes in the environment; leave out --offline or it')
         run_offline(options)
         return
     from omnisafe_qpt.host.limits import average_runs, evaluate_runs
@@ -142,6 +159,7 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.plot is not None:
         check_suffix(options.plot)
+    film = None if options.video is None else _prepare_film(options)
     progress = ProgressReporter('Evaluating', 1)
     with progress.shown():
         rows = evaluate_runs(
@@ -155,8 +173,11 @@ def _run(options: argparse.Namespace) -> None:
             seed=options.seed,
             device=options.device,
             processes=options.processes,
+            checkpoint=options.checkpoint,
+            traces=film is not None,
             on_progress=progress.update,
         )
+    traces = [row.pop('traces', None) for row in rows]
     averages = average_runs(rows)
     _print_tables(rows, averages)
     if options.json is not None:
@@ -165,6 +186,25 @@ def _run(options: argparse.Namespace) -> None:
         write_json(averages, options.summary)
     if options.plot is not None:
         plot_limits(rows, options.plot)
+    if film is not None:  # last, so that nothing of the evaluation is lost if it fails
+        film([{**row, 'traces': trace} for row, trace in zip(rows, traces)])
+
+
+def _prepare_film(options: argparse.Namespace) -> Callable[[list[dict[str, Any]]], None]:
+    """Find out whether clips can be made, and return what makes them of the rows."""
+    from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.host.video import check_video, write_clips
+
+    graphics = check_video(options.video, options.runs[0])
+
+    def film(rows: list[dict[str, Any]]) -> None:
+        progress = ProgressReporter('Filming', 1)
+        with progress.shown():
+            paths = write_clips(rows, options.video, graphics, options.processes, progress.update)
+        for path in paths:
+            print(f'Video: {path}')
+
+    return film
 
 
 def _check_files(files: dict[str, Path | None]) -> None:

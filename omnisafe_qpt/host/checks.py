@@ -36,7 +36,7 @@ from importlib import metadata
 from pathlib import Path
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.simulators import why_unavailable
+from omnisafe_qpt.host.simulators import OPENGL_HELP, opengl_problem, why_unavailable
 
 
 OK, MISSING, FAILED = 'ok', 'missing', 'FAILED'
@@ -150,17 +150,30 @@ def _check_simulator(suite: str, env_id: str, steps: int = 20) -> Answer:
 
 
 def _check_rendering() -> Answer:
-    """Render a task of MuJoCo; the Bullet and MetaDrive tasks need no graphics system."""
-    from omnisafe_qpt.host.environments import make_env
-
+    """Draw a task of MuJoCo; the Bullet and MetaDrive tasks need no graphics system."""
     reason = why_unavailable('safety_gymnasium')
     if reason is not None:
         return _not_installed(reason)
-    env = make_env('SafetyHopperVelocity-v1', render_mode='rgb_array', width=64, height=64)
-    env.reset(seed=0)
-    if env.render().std() == 0:
-        return Answer(FAILED, 'pictures are blank')
-    return Answer(OK, f'with MUJOCO_GL={os.environ.get("MUJOCO_GL", "unset")}')
+    from omnisafe_qpt.host.video import ffmpeg_program, find_graphics
+
+    # Training and evaluation do without pictures: what fails here is missing rather than broken.
+    try:
+        graphics = find_graphics('SafetyHopperVelocity-v1')
+    except UserError as error:
+        detail = str(error).removesuffix(f': {OPENGL_HELP}')
+        return Answer(MISSING, detail, f'{OPENGL_HELP}; for pictures of MuJoCo only')
+    try:
+        ffmpeg_program()
+    except UserError as error:
+        return Answer(MISSING, 'pictures, but no clips', str(error))
+    if not graphics:
+        return Answer(OK, f'pictures with MUJOCO_GL={os.environ.get("MUJOCO_GL", "unset")}; clips')
+    backend = graphics['MUJOCO_GL']
+    return Answer(
+        OK,
+        f'pictures with MUJOCO_GL={backend}, which evaluate --video finds by itself; clips',
+        f'export MUJOCO_GL={backend}, for omnisafe eval and for programs of your own that draw',
+    )
 
 
 def _check_cache() -> Answer:
@@ -234,26 +247,12 @@ def run_check(name: str, timeout: float) -> Answer:
         name (str): One of :data:`CHECKS`.
         timeout (float): Seconds after which it is stopped.
     """
-    answer = _ask(name, timeout)
-    if name != 'rendering' or answer.state != FAILED:
-        return answer
-    # Training and evaluation do without: it is not there rather than broken.
-    reason = f'no pictures with MUJOCO_GL={os.environ.get("MUJOCO_GL", "unset")}'
-    fix = 'export MUJOCO_GL=egl'
-    if _ask(name, timeout, MUJOCO_GL='egl').state != OK:
-        reason += ' nor with egl'
-        fix = f'install EGL (apt install libegl1) and {fix}; needed for pictures only'
-    return replace(answer, state=MISSING, detail=reason, fix=fix)
-
-
-def _ask(name: str, timeout: float, **variables: str) -> Answer:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         file, log = Path(folder, 'answer.json'), Path(folder, 'log')
         with log.open('wb') as output:
             process = subprocess.Popen(
                 [sys.executable, '-m', 'omnisafe_qpt.host.checks', name, str(file)],
-                env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -292,7 +291,8 @@ def _make_check(name: str, file: Path) -> None:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
         message = ' '.join(str(error).split())
         is_users = isinstance(error, UserError)
-        answer = Answer(FAILED, message if is_users else f'{type(error).__name__}: {message}')
+        described = message if is_users else f'{type(error).__name__}: {message}'
+        answer = Answer(FAILED, opengl_problem(error) or described)
     file.write_text(json.dumps(vars(answer)), encoding='utf-8')
 
 

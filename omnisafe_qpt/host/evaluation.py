@@ -507,7 +507,7 @@ def _play(
             if has_ended or lengths[row] >= horizon:
                 ended.append(row)
         if traces is not None:
-            _record(traces, running, step_rewards, step_costs, policy.choice)
+            _record(traces, running, actions, step_rewards, step_costs, policy.choice)
         policy.observe(step_rewards, step_costs)
         returns += step_rewards
         costs += step_costs
@@ -521,18 +521,20 @@ def _play(
 
 
 def _empty_trace() -> Trace:
-    return {name: [] for name in ('rewards', 'costs', 'chosen', 'shift', 'feasible', 'cost_value')}
+    names = ('actions', 'rewards', 'costs', 'chosen', 'shift', 'feasible', 'cost_value')
+    return {name: [] for name in names}
 
 
 def _record(
     traces: list[Trace],
     rows: list[int],
+    actions: np.ndarray,
     rewards: np.ndarray,
     costs: np.ndarray,
     choice: Choice | None,
 ) -> None:
     """Add a step to the traces of the episodes that are going on."""
-    step = {'rewards': rewards.tolist(), 'costs': costs.tolist()}
+    step = {'actions': actions.tolist(), 'rewards': rewards.tolist(), 'costs': costs.tolist()}
     if choice is None:
         nothing = [None] * len(rewards)
         step |= {'chosen': [0] * len(rewards), 'shift': [0.0] * len(rewards)}

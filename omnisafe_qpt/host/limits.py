@@ -25,12 +25,15 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
+
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks
 from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
+from omnisafe_qpt.host.seeds import check_test_seeds
 from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
 
 
@@ -95,8 +98,8 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
     Returns:
         A row of plain values for each limit of each run, with everything needed to repeat it: first
         all limits of the first run. With ``traces``, a row's ``traces`` has a dict for each episode
-        with equally long lists: ``rewards``; ``costs``; ``chosen``, the candidate's number;
-        ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
+        with equally long lists: ``actions``; ``rewards``; ``costs``; ``chosen``, the candidate's
+        number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
         ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
         lists of None.
 
@@ -112,6 +115,7 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
     ):
         if value is not None and value < least:
             raise UserError(f'{name} is {value}; it must be at least {least}')
+    check_test_seeds(seed, episodes)
     models = _models(runs, checkpoint, device)
     seeds = range(seed, seed + episodes)
     series = [

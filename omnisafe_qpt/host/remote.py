@@ -45,6 +45,22 @@ class Partial:
     value: Any
 
 
+class ProcessEnded(UserError):
+    """The process of a :class:`RemoteObject` has ended by itself.
+
+    Args:
+        exit_code (int): Its status; that of a process that was killed is minus the signal.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        """Initialize an instance of :class:`ProcessEnded`."""
+        super().__init__(
+            f'a process that runs episodes ended unexpectedly (exit code {exit_code}; out of '
+            'memory?): fewer processes need less memory',
+        )
+        self.exit_code = exit_code
+
+
 class RemoteObject:
     """An object in a process of its own, which is asked now and answers later.
 
@@ -100,10 +116,7 @@ class RemoteObject:
             answer = self.connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(timeout=5)
-            raise UserError(
-                'a process that runs episodes ended unexpectedly (exit code '
-                f'{self._process.exitcode}; out of memory?): fewer processes need less memory',
-            ) from error
+            raise ProcessEnded(self._process.exitcode) from error
         if not isinstance(answer, _Failure):
             return answer
         if answer.is_users:

@@ -21,9 +21,12 @@ seconds and may fail.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import traceback
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,29 @@ _SUITES = {
     'bullet_safety_gym': ('Bullet-Safety-Gym', _BULLET_PACKAGES),
     'metadrive': ('MetaDrive', METADRIVE_PACKAGES),
 }
+
+
+# MuJoCo's pictures alone need it: Bullet and MetaDrive draw without.
+OPENGL_HELP = (
+    'set MUJOCO_GL=egl, which needs EGL (apt-get install libegl1, and libgl1-mesa-dri where there '
+    'is no graphics driver), or MUJOCO_GL=osmesa, which needs OSMesa (apt-get install libosmesa6)'
+)
+
+
+def opengl_problem(error: BaseException) -> str | None:
+    """Explain an error that MUJOCO_GL has caused: MuJoCo does not even load if it is wrong.
+
+    Args:
+        error (BaseException): Whatever was raised.
+
+    Returns:
+        One line, or None for another error.
+    """
+    backend = os.environ.get('MUJOCO_GL')
+    frames = traceback.walk_tb(error.__traceback__)
+    if not backend or all(Path(f.f_code.co_filename).name != 'gl_context.py' for f, _ in frames):
+        return None
+    return f'MuJoCo does not load with MUJOCO_GL={backend} ({error}): unset it, or {OPENGL_HELP}'
 
 
 def install_command(packages: tuple[Package, ...] = METADRIVE_PACKAGES) -> str:
