@@ -80,7 +80,7 @@ _LINES = tuple(zip((BLUE, ORANGE, PURPLE, BLACK, GREY), ('-', '--', '-.', ':', (
 _MARKED_POINTS = 30
 # A panel of losses or norms has a logarithmic scale where they span more than this factor.
 _LOG_SPAN = 10.0
-_SAMPLE_EPISODES = 10
+_SAMPLE_EPISODES = 20
 _BINS = 31
 # Moments of an episode into which shares of steps are put together.
 _MOMENTS = 50
@@ -265,7 +265,7 @@ class Studio:
             spent = np.cumsum([0.0, *trace['costs']])
             is_over = spent[-1] > result.cost_limit
             over += is_over
-            axes.plot(spent, color=ORANGE if is_over else BLUE, linewidth=1.1, alpha=0.8)
+            axes.plot(spent, color=ORANGE if is_over else BLUE, linewidth=1.0, alpha=0.7)
         _draw_limit(axes, result.cost_limit, 'budget')
         axes.set_ylim(0.0, max(axes.get_ylim()[1], 1.15 * result.cost_limit))
         axes.legend(loc='upper left')

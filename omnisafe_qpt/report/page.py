@@ -105,11 +105,12 @@ def make_page(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     results, averages = by_limit(rows), _averages(rows)
+    has_traces = any(result.traces for result in results)
     with open_studio() as studio:
         sections = [
-            _limits_section(studio, rows, averages),
-            _episodes_section(studio, results),
-            _choice_section(studio, results),
+            _limits_section(studio, rows, averages) if rows else None,
+            _episodes_section(studio, results) if has_traces else None,
+            _choice_section(studio, results) if has_traces else None,
             _training_section(studio, runs),
             _dataset_section(studio, datasets),
             _record_section(runs, rows),
@@ -127,8 +128,8 @@ def make_page(
         subtitle=_subtitle(runs),
         headline=_headline(verdicts) if verdicts else _headline_of_training(runs),
         verdicts=verdicts,
-        notes=_notes(runs, rows),
-        sections=sections,
+        notes=[*_notes(runs, rows), *([] if has_traces else [_left_out(rows)])],
+        sections=[section for section in sections if section is not None],
         footer=f'Written by omnisafe-qpt {__version__} on {time.strftime("%Y-%m-%d %H:%M")}.',
     )
 
@@ -211,6 +212,18 @@ def _notes(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[str]:
     return notes
 
 
+def _left_out(rows: Sequence[dict[str, Any]]) -> str:
+    if rows:
+        return (
+            'The results were simulated before. How cost grows over an episode and how actions '
+            'were chosen needs simulated episodes: make the report without --evaluation.'
+        )
+    return (
+        'Nothing was simulated. What the policy reaches at each cost limit and how actions were '
+        'chosen needs simulated episodes: make the report without --no-simulator.'
+    )
+
+
 # The sections -----------------------------------------------------------------------------------
 
 
@@ -219,10 +232,7 @@ def _limits_section(
     rows: Sequence[dict[str, Any]],
     averages: Sequence[dict[str, Any]],
 ) -> Section:
-    if not rows:
-        blocks = [Block(problem='No episodes were simulated for this report.')]
-    else:
-        blocks = [Block(pictures=studio.limits(rows), table=_limit_table(rows, averages))]
+    blocks = [Block(pictures=studio.limits(rows), table=_limit_table(rows, averages))]
     text = (
         'One trained policy, asked to keep within different limits. At each limit it is also asked '
         'for a return, the best that the dataset reached within it.'
@@ -275,16 +285,12 @@ def _spread(average: dict[str, Any], name: str, rows: Sequence[dict[str, Any]]) 
     return f'{row[name]:.1f} ± {row[name.replace("_mean", "_std")]:.1f}'
 
 
-_NO_TRACES = 'Needs episodes step by step: run the command without --evaluation and --no-simulator.'
-
-
 def _episodes_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
-    pictures = studio.costs_over_time(results)
     return Section(
         'episodes',
         'Cost over time',
         'What the episode has cost so far; above the dashed line the budget is overspent.',
-        [Block(pictures=pictures, problem='' if pictures else _NO_TRACES)],
+        [Block(pictures=studio.costs_over_time(results))],
     )
 
 
@@ -298,7 +304,7 @@ def _choice_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
         blocks = [Block(problem='There was one candidate, the plain policy: nothing to choose.')]
     else:
         pictures = [*studio.feasible_share(results), *studio.chosen_shifts(results)]
-        blocks = [Block(pictures=pictures, problem='' if pictures else _NO_TRACES)]
+        blocks = [Block(pictures=pictures)]
     return Section('choice', 'How actions were chosen', text, blocks)
 
 
@@ -357,7 +363,6 @@ def _run_block(run: Run, rows: Sequence[dict[str, Any]]) -> Block:
         facts=facts,
         command=run.command,
         details=[
-            ('Settings other than the defaults', list(run.settings.items())),
             ('All settings', list(run.options.items())),
             ('Versions', list(run.spec.get('versions', {}).items())),
         ],
@@ -384,7 +389,7 @@ def _checkpoints(run: Run) -> str:
     text = f'{len(run.checkpoints)} in {last.parent.name}, the last is {last.name}'
     if run.best is None:
         return text
-    return f'{text}, the best is {run.best["checkpoint"]}. {run.best["rule"]}'
+    return f'{text}, the best is {Path(run.best["checkpoint"]).name}. {run.best["rule"]}'
 
 
 def _difference_table(runs: Sequence[Run]) -> Table:
