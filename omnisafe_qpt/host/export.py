@@ -127,7 +127,9 @@ def export_policy(  # pylint: disable=too-many-arguments
         UserError: If onnx, onnxruntime or onnxscript is not installed, the run does not exist, a
             value is impossible, or the file acts differently than torch.
     """
-    require_extra()
+    missing = ' '.join(missing_packages())
+    if missing:
+        raise UserError(f'export needs packages that are not installed: pip install {missing}')
     path = Path(path)
     networks, source = load_networks(run, which=checkpoint)
     config, target_return = deployment_of(
@@ -142,17 +144,9 @@ def export_policy(  # pylint: disable=too-many-arguments
     return {**metadata, 'path': str(path), 'bytes': path.stat().st_size, 'difference': difference}
 
 
-def require_extra() -> None:
-    """Refuse to export without the packages for it.
-
-    Raises:
-        UserError: If one of them is not installed.
-    """
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f'export needs {", ".join(missing)}: pip install {" ".join(EXTRA)}',
-        )
+def missing_packages() -> list[str]:
+    """Return those packages for exporting that are not installed."""
+    return [name for name in EXTRA if importlib.util.find_spec(name) is None]
 
 
 def _write(

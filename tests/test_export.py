@@ -1,0 +1,424 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Exported policies: the same actions as torch, from one file, without torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import omnisafe_qpt
+from host_helpers import ENV_ID, HORIZON, make_networks
+from omnisafe_qpt import runner
+from omnisafe_qpt.cli import main
+from omnisafe_qpt.host import export
+from omnisafe_qpt.host.checkpoint import save_checkpoint
+from omnisafe_qpt.runner import OnnxPolicy
+
+
+STEPS = 60
+
+
+def needs_extra(test: Any) -> Any:
+    """Skip where the packages for exporting are absent; `make test` installs them."""
+    missing = export.missing_packages()
+    return pytest.mark.skipif(bool(missing), reason=f'needs {", ".join(missing)}')(test)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory: Any) -> Path:
+    """A run whose candidates fit the budget at some steps and not at others."""
+    folder = tmp_path_factory.mktemp('runs') / 'seed-000-now'
+    networks = make_networks(7, 2, HORIZON, ENV_ID)
+    networks.spec['versions'] = {'torch': '2'}
+    networks.spec['dataset'] = {'path': '/home/someone/data/ball.hdf5', 'sha256': 'abc'}
+    with torch.no_grad():
+        networks.reward_critic.weights[0].mul_(8.0)
+        networks.cost_critic.weights[0].mul_(8.0)
+        networks.cost_critic.biases[-1].add_(0.5)
+    save_checkpoint(folder, 3, networks)
+    (folder / 'config.json').write_text('{}')
+    return folder
+
+
+@dataclass
+class Written:
+    """What the command did."""
+
+    path: Path
+    report: dict[str, Any]
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope='module')
+def written(run: Path, tmp_path_factory: Any) -> Written:
+    path = tmp_path_factory.mktemp('command') / 'policy.onnx'
+    report, out, err = path.with_suffix('.json'), io.StringIO(), io.StringIO()
+    options = ['--candidates', '1', '--cost-limit', '5', '--target-return', '42']
+    with redirect_stdout(out), redirect_stderr(err):
+        assert main(['export', str(run), str(path), *options, '--json', str(report)]) == 0
+    return Written(path, json.loads(report.read_text()), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope='module')
+def exported(run: Path, tmp_path_factory: Any, request: Any) -> Any:
+    """A model exported with given options; each is made once, as it takes seconds."""
+    folder, made = tmp_path_factory.mktemp('models'), {}
+
+    def model(**options: Any) -> Path:
+        if options == PLAIN:
+            return request.getfixturevalue('written').path
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            made[key] = folder / f'{len(made)}.onnx'
+            export.export_policy(run, made[key], **options)
+        return made[key]
+
+    return model
+
+
+HISTORY = {'candidates': 6, 'candidate_shift': 'history', 'rule': 'paper'}
+LAST = {'candidates': 6, 'candidate_shift': 'last', 'rule': 'bounded'}
+PLAIN = {'candidates': 1}
+
+
+def play(policies: Any, count: int | None = None, watch: Any = None) -> np.ndarray:
+    """Two episodes with new limits on the way, and with several also some begun between.
+
+    All policies live through the same; after each step ``watch`` is given their actions. Returns
+    the first one's.
+    """
+    generator = np.random.default_rng(0)
+    shape = () if count is None else (count,)
+    actions = []
+    for step in range(2 * STEPS):
+        obs = generator.standard_normal((*shape, 7))
+        received = generator.uniform(0, 2, shape), generator.uniform(0, 0.3, shape)
+        chosen = []
+        for policy in policies:
+            if step % STEPS == 0:
+                policy.reset(step + 4)
+            if step % STEPS == 20:
+                policy.set_cost_limit(3.0)
+            if step % STEPS == 40:
+                policy.set_cost_limit(np.full(shape, 40.0), target_return=70.0)
+            if count and step == 30:
+                policy.reset(seed=11, episodes=[1])
+            chosen.append(policy.act(obs))
+            policy.observe(*received)
+        if watch is not None:
+            watch(*chosen)
+        actions.append(chosen[0])
+    return np.stack(actions)
+
+
+class Comparison:
+    """Holds an exported policy against torch's, step by step.
+
+    Where two candidates are worth the same up to rounding, each may take another: that must be
+    so, and rare. The exported one then goes on from torch's action, so that one does not lead to
+    another.
+    """
+
+    def __init__(self, policy: Any, exported: OnnxPolicy, rule: str) -> None:
+        self.policy, self.exported, self.rule = policy, exported, rule
+        self.compared = self.ties = 0
+
+    def __call__(self, expected: np.ndarray, actions: np.ndarray) -> None:
+        for name in ('remaining_budget', 'remaining_return', 'cost_limit', 'target_return'):
+            assert np.all(getattr(self.exported, name) == getattr(self.policy, name))
+        expected, actions = np.atleast_2d(expected), np.atleast_2d(actions)
+        rows = np.flatnonzero((np.abs(actions - expected) > 1e-5).any(axis=1))
+        for row in rows:
+            self.assert_tie(row)
+        self.exported._inputs['actions'][rows, -1] = expected[rows]
+        self.compared += len(expected)
+        self.ties += len(rows)
+
+    def assert_tie(self, row: int) -> None:
+        _, _, rewards, costs = (values.numpy() for values in self.policy._rollout._scored)
+        one = self.policy._rollout.choice.candidate[row]
+        (others,) = self.exported._session.run(['candidate'], self.exported._inputs)
+        pair = [one, others[row]]
+        differences = [np.ptp(rewards[row, pair]), np.ptp(costs[row, pair])]
+        if self.rule == 'bounded':  # then one may be just as dear as candidate 0
+            differences.extend(np.abs(costs[row, pair] - costs[row, 0]))
+        assert min(differences) < 1e-5
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    'options',
+    [
+        HISTORY,
+        LAST,
+        PLAIN,
+        pytest.param({**HISTORY, 'rule': 'bounded'}, marks=pytest.mark.slow),
+        pytest.param({**LAST, 'rule': 'paper'}, marks=pytest.mark.slow),
+    ],
+    ids=['history-paper', 'last-bounded', 'plain', 'history-bounded', 'last-paper'],
+)
+@pytest.mark.parametrize('count', [None, 3])
+def test_the_same_actions_as_torch(run: Path, exported: Any, options: Any, count: Any) -> None:
+    def load(**others: Any) -> Any:
+        choice = {**options, **others, 'cost_limit': 7.0, 'num_episodes': count}
+        return omnisafe_qpt.load_policy(run, device='cpu', **choice)
+
+    policies = load(), OnnxPolicy(exported(**options), 7.0, num_episodes=count)
+    comparison = Comparison(*policies, options.get('rule'))
+    expected = play(policies, count, comparison)
+    assert comparison.compared == 2 * STEPS * (count or 1)
+    assert comparison.ties <= 0.02 * comparison.compared
+    for other in ({'rule': 'paper'}, {'rule': 'bounded'}, {'candidate_shift': 'last'}):
+        if options is not PLAIN and not other.items() <= options.items():
+            assert np.abs(play([load(**other)], count) - expected).max() > 0.01, 'it matters here'
+
+
+def test_all_of_the_rule_is_met_in_these_episodes(run: Path) -> None:
+    """Or else the test above would show little."""
+    policy = omnisafe_qpt.load_policy(run, device='cpu', **LAST, cost_limit=7.0)
+    met = set()
+
+    def watch(_: np.ndarray) -> None:
+        choice = policy._rollout.choice
+        met.add((choice.feasible.item(), choice.candidate.item() > 0))
+
+    play([policy], watch=watch)
+    assert {(True, True), (True, False), (False, True)} <= met
+
+
+@needs_extra
+def test_limits_and_targets_are_those_of_the_run(run: Path, exported: Any) -> None:
+    path = exported(**HISTORY)
+    for limit in (None, 0.0, 4.9, 5.0, 10.0, 29.0, 1000.0):
+        expected = omnisafe_qpt.load_policy(run, limit, device='cpu')
+        policy = OnnxPolicy(path, limit)
+        assert (policy.cost_limit, policy.target_return) == (
+            expected.cost_limit,
+            expected.target_return,
+        )
+    assert OnnxPolicy(path, target_return=7.0).target_return == 7.0
+
+
+@needs_extra
+def test_the_file_says_what_it_is(exported: Any) -> None:
+    metadata = OnnxPolicy(exported(**LAST)).metadata
+    expected = {
+        'env_id': ENV_ID,
+        'obs_dim': 7,
+        'act_dim': 2,
+        'context_len': 4,
+        'horizon': HORIZON,
+        'cost_limit': 10.0,
+        'target_return': 50.0,
+        'frontier': {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]},
+        **LAST,
+        'return_unit': 100.0,
+        'cost_unit': 10.0,
+        'target_spread': 0.5,
+        'reference_returns': [0.0, 100.0],
+        'dataset': 'ball.hdf5',
+        'dataset_sha256': 'abc',
+        'run': 'seed-000-now',
+        'checkpoint': 'epoch-3.pt',
+        'trained_with': {'torch': '2'},
+    }
+    assert {name: metadata[name] for name in expected} == expected
+    assert metadata['exported_with']['torch'] == str(torch.__version__)
+    assert metadata['exported_with']['omnisafe-qpt'] == omnisafe_qpt.__version__
+
+
+ROBOT = """
+import sys
+sys.modules['torch'] = None  # as where it is not installed
+{imports}
+policy = OnnxPolicy({model!r}, cost_limit=7.0)
+import numpy as np
+generator = np.random.default_rng(0)
+for step in range(20):
+    action = policy.act(generator.standard_normal(7))
+    policy.observe(1.0, 0.1)
+print(action.tolist())
+print(sorted(name for name in sys.modules if name.partition('.')[0] in ('torch', 'onnx')))
+"""
+
+
+@needs_extra
+@pytest.mark.parametrize('copied', [False, True], ids=['package', 'copy'])
+def test_it_runs_where_there_is_no_torch(
+    run: Path,
+    exported: Any,
+    tmp_path: Path,
+    copied: bool,
+) -> None:
+    imports = 'from omnisafe_qpt.runner import OnnxPolicy'
+    if copied:
+        shutil.copy(runner.__file__, tmp_path / 'runner.py')
+        imports = 'sys.modules["omnisafe_qpt"] = None\nfrom runner import OnnxPolicy'
+    program = ROBOT.format(imports=imports, model=str(exported(**HISTORY)))
+    command = [sys.executable, '-c', program]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    action, modules = ran.stdout.splitlines()
+    assert modules == "['torch']", 'the name that was blocked, and nothing of onnx'
+    policy = omnisafe_qpt.load_policy(run, cost_limit=7.0, device='cpu', **HISTORY)
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        expected = policy.act(generator.standard_normal(7))
+        policy.observe(1.0, 0.1)
+    np.testing.assert_allclose(json.loads(action), expected, atol=1e-5)
+
+
+@needs_extra
+def test_refusals_change_nothing(exported: Any) -> None:
+    policy, untouched = (OnnxPolicy(exported(**HISTORY)) for _ in '12')
+    actions, expected = [], []
+    for step in range(6):
+        obs = np.full(7, step / 3)
+        for bad in (np.full(7, np.nan), np.zeros(6), (obs, {})):
+            with pytest.raises(ValueError, match='observation'):
+                policy.act(bad)
+        actions.append(policy.act(obs))
+        with pytest.raises(ValueError, match='twice in a row'):
+            policy.act(obs)
+        with pytest.raises(ValueError, match='NaN'):
+            policy.observe(1.0, np.nan)
+        with pytest.raises(ValueError, match='0 or more'):
+            policy.set_cost_limit(-1.0)
+        policy.observe(1.0, 0.5)
+        expected.append(untouched.act(obs))
+        untouched.observe(1.0, 0.5)
+    np.testing.assert_array_equal(actions, expected)
+
+
+@needs_extra
+def test_what_is_no_exported_policy_is_said_so(exported: Any, tmp_path: Path) -> None:
+    import onnx
+
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        OnnxPolicy(tmp_path / 'none.onnx')
+    cut = tmp_path / 'cut.onnx'
+    cut.write_bytes(exported(**PLAIN).read_bytes()[:5000])
+    with pytest.raises(ValueError, match='cannot be read'):
+        OnnxPolicy(cut)
+    model = onnx.load(exported(**PLAIN))
+    for entry in model.metadata_props:
+        entry.value = '2' if entry.key == 'omnisafe_qpt_format' else entry.value
+    onnx.save(model, tmp_path / 'newer.onnx')
+    with pytest.raises(ValueError, match='format 2, this runner reads 1'):
+        OnnxPolicy(tmp_path / 'newer.onnx')
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / 'other.onnx')
+    with pytest.raises(ValueError, match='not a policy that omnisafe-qpt exported'):
+        OnnxPolicy(tmp_path / 'other.onnx')
+
+
+# ---------------------------------------------------------------------- the command
+
+
+@needs_extra
+def test_the_command_writes_and_reports(written: Written) -> None:
+    path, report = written.path, written.report
+    assert f'{path}, {path.stat().st_size / 1e6:.1f} MB' in written.stdout
+    assert 'cost limit 5 and target return 42.0' in written.stdout
+    assert runner.__file__ in written.stdout
+    assert not written.stderr, 'the exporter keeps its notes to itself'
+    assert (report['path'], report['bytes']) == (str(path), path.stat().st_size)
+    assert report['difference'] < 1e-5
+    assert sorted(file.name for file in path.parent.iterdir()) == ['policy.json', 'policy.onnx']
+
+
+@needs_extra
+def test_a_target_of_the_file_belongs_to_its_limit(written: Written) -> None:
+    policy = OnnxPolicy(written.path)
+    targets = [(policy.cost_limit, policy.target_return)]
+    for limit in (30.0, 5.0):
+        policy.set_cost_limit(limit)
+        targets.append((policy.cost_limit, policy.target_return))
+    assert targets == [(5.0, 42.0), (30.0, 90.0), (5.0, 42.0)]
+
+
+@needs_extra
+def test_a_failed_export_leaves_the_file_that_was_there(
+    run: Path,
+    exported: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: Any,
+) -> None:
+    """Here the new model acts differently than torch, as a defect of the exporter would have it."""
+    out = tmp_path / 'policy.onnx'
+    out.write_bytes(b'what was there')
+
+    def write(*args: Any) -> None:
+        model = exported(**PLAIN).read_bytes()
+        args[-1].write_bytes(model)
+
+    monkeypatch.setattr(export, '_write', write)
+    other = make_networks(7, 2, HORIZON, ENV_ID)
+    with torch.no_grad():
+        other.policy.head.bias.add_(0.5)
+    changed = tmp_path / 'changed'
+    save_checkpoint(changed, 1, other)
+    (changed / 'config.json').write_text('{}')
+    assert main(['export', str(changed), str(out), '--candidates', '1']) == 1
+    assert 'acts differently than torch' in capsys.readouterr().err
+    assert out.read_bytes() == b'what was there'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['changed', 'policy.onnx']
+    assert main(['export', str(run), str(out), '--candidates', '1']) == 0
+    assert out.read_bytes() == exported(**PLAIN).read_bytes()
+
+
+def test_mistakes_are_one_line(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(export, 'missing_packages', list)
+    for arguments, message in (
+        ([str(run), str(tmp_path / 'policy.pt')], 'must end in .onnx'),
+        ([str(run), str(tmp_path / 'no' / 'policy.onnx')], 'there is no folder'),
+        ([str(tmp_path / 'none'), str(tmp_path / 'policy.onnx')], 'no such run folder'),
+        ([str(run), str(tmp_path / 'policy.onnx'), '--cost-limit', '-1'], 'cost_limit is -1.0'),
+        ([str(run), str(tmp_path / 'policy.onnx'), '--checkpoint', '9'], 'no checkpoint 9'),
+    ):
+        assert main(['export', *arguments]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    monkeypatch.setattr(export, 'missing_packages', lambda: ['onnxruntime', 'onnxscript'])
+    assert main(['export', str(run), str(tmp_path / 'policy.onnx')]) == 1
+    assert 'pip install onnxruntime onnxscript' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_onnxruntime_the_policies_of_torch_work(run: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert omnisafe_qpt.load_policy(run, device='cpu').act(np.zeros(7)).shape == (2,)
+    with pytest.raises(ImportError, match='onnxruntime'):
+        OnnxPolicy('policy.onnx')
+
+
+def test_the_runner_needs_nothing_of_the_package() -> None:
+    source = Path(runner.__file__).read_text(encoding='utf-8')
+    assert 'from omnisafe_qpt' not in source
+    assert 'import omnisafe_qpt' not in source
