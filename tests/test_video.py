@@ -45,7 +45,9 @@ SMALL = (96, 72)
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, 'SIZE', SMALL)  # which processes that are forked see
+    # Which processes that are forked see.
+    monkeypatch.setattr(video, 'SIZE', SMALL)
+    monkeypatch.setattr(video, '_has_opengl', lambda: False)
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +100,13 @@ def frames_of(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     return about, np.stack(pictures)
 
 
-@pytest.mark.parametrize('first', ['omnisafe_qpt.host.video', 'omnisafe_qpt.host.limits'])
+@pytest.mark.parametrize(
+    'first',
+    [
+        'omnisafe_qpt.host.limits',
+        pytest.param('omnisafe_qpt.host.video', marks=pytest.mark.slow),
+    ],
+)
 def test_omnisafe_knows_qpt_whatever_is_imported_first(first: str) -> None:
     """OmniSafe's import brings QPT's modules, among them those that are just being imported."""
     code = f'import {first}; from omnisafe_qpt.host.plugin import require_available as r; r()'
@@ -173,6 +181,22 @@ def test_mujocos_episodes_come_again_and_can_be_seen(
     scenes = found[:, 20:].astype(float)
     assert scenes.std(axis=(1, 2, 3)).min() > 10
     assert np.abs(scenes[-1] - scenes[0]).mean() > 0.05
+
+
+@pytest.mark.slow
+def test_a_process_with_opengl_is_not_forked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Graphics drivers do not stand it."""
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, 'mujoco.egl', raising=False)
+    monkeypatch.delitem(sys.modules, 'mujoco.osmesa', raising=False)
+    assert not video._has_opengl()
+    monkeypatch.setitem(sys.modules, 'mujoco.egl', sys)
+    assert video._has_opengl()
+    monkeypatch.setattr(video, 'SIZE', SMALL)
+    (path,) = write_clips([row_of(ENV_ID, steps=2)], tmp_path, {})
+    assert frames_of(path)[0]['size'] == (480, 360), 'it does not know of the small ones here'
 
 
 @pytest.mark.slow

@@ -69,13 +69,16 @@ class RemoteObject:
 
     Args:
         build (Callable): Makes the object there; it must have a ``close``.
+        fresh (bool, optional): Whether the process must share nothing with this one, which takes
+            seconds more. Defaults to False.
     """
 
-    def __init__(self, build: Callable[[], Any]) -> None:
+    def __init__(self, build: Callable[[], Any], fresh: bool = False) -> None:
         """Initialize an instance of :class:`RemoteObject`."""
         # A fork shares what is in memory, where importing OmniSafe anew takes seconds. The children
         # touch no CUDA, and with one thread have no use for torch's pool, which a fork leaves out.
-        context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
+        forks = sys.platform == 'linux' and not fresh
+        context = multiprocessing.get_context('fork' if forks else 'spawn')
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve,

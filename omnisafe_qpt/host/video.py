@@ -136,7 +136,7 @@ def _choices(env_id: str) -> list[Graphics]:
 def _why_not(env_id: str, graphics: Graphics) -> str | None:
     """Draw a picture and say in a few words why it failed, if it did."""
     try:
-        with RemoteObject(partial(_Studio, env_id, graphics)) as studio:
+        with _studio(env_id, graphics) as studio:
             studio.ask('try_out')
             if not studio.connection.poll(_SECONDS_FOR_A_PICTURE):
                 return f'no picture within {_SECONDS_FOR_A_PICTURE:g} s'
@@ -145,6 +145,15 @@ def _why_not(env_id: str, graphics: Graphics) -> str | None:
         return _end_of(ended)
     except (UserError, RuntimeError) as error:
         return shorten(str(error).strip().splitlines()[-1], 120)
+
+
+def _studio(env_id: str, graphics: Graphics) -> RemoteObject:
+    return RemoteObject(partial(_Studio, env_id, graphics), fresh=_has_opengl())
+
+
+def _has_opengl() -> bool:
+    """Whether OpenGL is in use here, as MuJoCo has it from its import on if MUJOCO_GL says so."""
+    return any(f'mujoco.{backend}' in sys.modules for backend in ('egl', 'osmesa'))
 
 
 def _end_of(ended: ProcessEnded) -> str:
@@ -274,8 +283,7 @@ def _film(clips: Sequence[_Clip], graphics: Graphics, processes: int) -> Iterato
                 clip = waiting.popleft()
                 stack = everything.enter_context(ExitStack())
                 temporary = stack.enter_context(atomic_path(clip.path))
-                build = partial(_Studio, clip.env_id, graphics)
-                studio = stack.enter_context(RemoteObject(build))
+                studio = stack.enter_context(_studio(clip.env_id, graphics))
                 studio.ask('film', clip, temporary)
                 busy[studio.connection] = clip, studio, stack
             for connection in wait(list(busy)):
