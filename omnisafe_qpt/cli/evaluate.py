@@ -179,13 +179,13 @@ def _run(options: argparse.Namespace) -> None:
         )
     traces = [row.pop('traces', None) for row in rows]
     averages = average_runs(rows)
-    _print_tables(rows, averages)
     if options.json is not None:
         write_json(rows, options.json)
     if options.summary is not None:
         write_json(averages, options.summary)
     if options.plot is not None:
         plot_limits(rows, options.plot)
+    _print_tables(rows, averages)
     if film is not None:  # last, so that nothing of the evaluation is lost if it fails
         film([{**row, 'traces': trace} for row, trace in zip(rows, traces)])
 
