@@ -31,6 +31,7 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks, small_options, write_dataset
+from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
 from omnisafe_qpt.data.holdout import choose_held_out
@@ -380,19 +381,23 @@ def test_mistakes_are_one_line(
     make_run: Callable[..., Path],
     episodes: Arrays,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_hdf5(tmp_path / 'mine.hdf5', episodes)
-    run = make_run()
+    monkeypatch.chdir(tmp_path)
+    run = str(make_run())
     for arguments, message in (
         (('--offline', 'no.hdf5'), 'Error: no.hdf5: no such dataset file; check --offline'),
-        (('--offline', 'mine.hdf5', '--summary', 's.json'), 'Error: --summary'),
+        (('--offline', 'mine.hdf5', '--summary', 's.json'), 'Error: --summary averages episodes'),
+        (('--offline', 'mine.hdf5', '--video', 'clips'), 'Error: --video shows episodes'),
         (('--offline', 'mine.hdf5', '--plot', 'mine.txt'), 'Error: mine.txt: unknown kind'),
     ):
-        done = run_command('evaluate', run, *arguments, cwd=tmp_path)
-        assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+        assert main(['evaluate', run, *arguments]) == 1
+        written = capsys.readouterr()
+        (line,) = written.err.splitlines()
         assert line.startswith(message)
-        assert not done.stdout
+        assert not written.out
 
 
 def test_neither_omnisafe_nor_a_simulator_is_needed(
