@@ -73,9 +73,9 @@ class Evaluation:
     traces: list[Trace] | None
 
 
-# A list for each of: `actions`, `rewards`, `costs`; `chosen`, the candidate's number; `shift` of its
-# return target, in returns; `feasible`, whether any candidate fitted; `cost_value` of the chosen
-# action, in units of cost. The last two are None where there is one candidate: nothing to choose.
+# A list for each of: `actions`, `rewards`, `costs`; `chosen`, the candidate's number; `shift` of
+# its return target, in returns; `feasible`, whether any candidate fitted; `cost_value` of the
+# chosen action, in units of cost. The last two are None where there is one candidate.
 Trace = dict[str, list[Any]]
 
 
