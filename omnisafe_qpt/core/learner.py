@@ -475,8 +475,12 @@ class Learner:
             else:
                 owner.load_state_dict(values)
         self.step = state['step']
-        self._metric_sums.copy_(state['metrics']['sums'])
-        self._metric_count = state['metrics']['count']
+        self.load_metrics(state['metrics'])
+
+    def load_metrics(self, state: dict[str, Any]) -> None:
+        """Restore the metrics of :meth:`state_dict` alone: with replicas each has its own."""
+        self._metric_sums.copy_(state['sums'])
+        self._metric_count = state['count']
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

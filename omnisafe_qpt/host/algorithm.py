@@ -104,6 +104,7 @@ class QPT(BaseOffline):
     def __init__(self, env_id: str, cfgs: Config) -> None:
         """Initialize an instance of :class:`QPT`."""
         self._replicas = Replicas.from_process_group()
+        self._has_learned = False
         with speaking_in_turn():
             super().__init__(env_id, cfgs)
 
@@ -304,6 +305,8 @@ class QPT(BaseOffline):
         self._changes = self._describe_changes()
         # What it is from now on, for whoever starts from its settings.
         self._cfgs.train_cfgs.resume = None
+        if self._resumed_run is not None:
+            self._cfgs.logger_cfgs.log_dir = str(self._resumed_run.parents[1])
         self._logger = RunLogger(
             self._cfgs,
             # The short name: a path would nest folders.
@@ -350,6 +353,12 @@ class QPT(BaseOffline):
             Stopped: After SIGINT, a kind of KeyboardInterrupt.
             SystemExit: After SIGTERM, with status 143.
         """
+        if self._has_learned:
+            raise UserError(
+                f'this agent has been trained or stopped; to go on make another one with '
+                f'train_cfgs:resume {self._run}',
+            )
+        self._has_learned = True
         notice = 'Saving what is needed to go on; Ctrl-C again ends at once'
         self._stop_signal = StopSignal(notice if self._replicas.is_first else '')
         try:
@@ -392,7 +401,7 @@ class QPT(BaseOffline):
             eval_time = time.time()
             self._evaluate_or_stop(is_last=epoch == epochs)
             eval_time = time.time() - eval_time
-            updates = self._learner.step - (epoch - 1) * steps_per_epoch
+            updates = self._learner.step - (self._rows[-1]['TotalSteps'] if self._rows else 0)
             values = {
                 **self._metrics,
                 'Time/Evaluate': eval_time,
@@ -463,10 +472,10 @@ class QPT(BaseOffline):
         if not broken:
             return
         checkpoints = list(list_checkpoints(self._run).values())
-        kept = f'the last good checkpoint is {checkpoints[-1]}' if checkpoints else 'none is yet'
+        kept = f' (the last good checkpoint is {checkpoints[-1]})' if checkpoints else ''
         raise UserError(
             f'{broken[0]} in epoch {self.epoch}: training has stopped and nothing of this epoch is '
-            f'saved, {kept}; start a new run with lower learning rates or etas',
+            f'saved{kept}; start a new run with lower learning rates or etas',
         )
 
     def _is_to_stop(self) -> bool:
@@ -485,9 +494,10 @@ class QPT(BaseOffline):
         Raises:
             Stopped: Always.
         """
-        others = self._replicas.gather(random_state())[1:]
+        share = {'random': random_state(), 'metrics': self._learner.state_dict()['metrics']}
+        shares = self._replicas.gather(share)
         if self._replicas.is_first:
-            self._save_state(self.epoch - 1, others)
+            self._save_state(self.epoch - 1, shares)
             print(
                 f'Stopped after {self._learner.step} of {self._cfgs.train_cfgs.total_steps} '
                 'updates. To go on: '
@@ -645,13 +655,13 @@ class QPT(BaseOffline):
             save_best(self._run, {**best, 'first_seed': seeds.start, 'episodes': len(seeds)})
         self._save_state(self.epoch)
 
-    def _save_state(self, epochs_done: int, others: Sequence[dict[str, Any]] = ()) -> None:
+    def _save_state(self, epochs_done: int, shares: Sequence[dict[str, Any]] = ()) -> None:
         """Write the state to resume from.
 
         Args:
             epochs_done (int): Epochs that are logged; updates may be further.
-            others (Sequence[dict[str, Any]], optional): The random states of the other processes.
-                Defaults to none, which is enough between epochs.
+            shares (Sequence[dict[str, Any]], optional): What each process has for itself within
+                an epoch. Defaults to none, which is enough between epochs.
         """
         save_training_state(
             self._run,
@@ -663,7 +673,7 @@ class QPT(BaseOffline):
                 'learner_config': asdict(self._learner.config),
                 'sampler': self._sampler.generator.get_state(),
                 'random': random_state(),
-                'random_of_others': list(others),
+                'shares': list(shares),
                 'rows': self._rows,
                 'dataset': self._dataset_record,
                 'held_out': self._held_out,
@@ -693,15 +703,21 @@ class QPT(BaseOffline):
             return
         self._learner.load_state_dict(state['learner'])
         self._restore_sampler(state['sampler'])
-        self._restore_random(state)
+        set_random_state(state['random'])
+        self._restore_share(state['shares'])
         self.epoch = state['epoch']
         self._metrics, self._update_time = state['metrics'], state['update_time']
 
-    def _restore_random(self, state: dict[str, Any]) -> None:
-        """Let each process draw on where it was, if as many were stopped within an epoch."""
-        states = [state['random'], *state['random_of_others']]
-        self._has_own_dropout = len(states) == self._replicas.size
-        set_random_state(states[self._replicas.rank if self._has_own_dropout else 0])
+    def _restore_share(self, shares: Sequence[dict[str, Any]]) -> None:
+        """Let each process go on where it was, if as many were stopped within an epoch."""
+        self._has_own_dropout = len(shares) == self._replicas.size
+        if self._has_own_dropout:
+            share = shares[self._replicas.rank]
+            set_random_state(share['random'])
+            self._learner.load_metrics(share['metrics'])
+        elif shares:
+            sums = torch.stack([share['metrics']['sums'] for share in shares]).mean(0)
+            self._learner.load_metrics({**shares[0]['metrics'], 'sums': sums})
 
     def _restore_sampler(self, state: torch.Tensor) -> None:
         """Let the sampler go on where it was, if it still draws on the same kind of device."""
