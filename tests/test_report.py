@@ -428,6 +428,19 @@ def test_the_mean_of_curves_is_taken_where_all_have_a_value() -> None:
     assert means.tolist() == [3, 6]
 
 
+def test_runs_are_drawn_pale_behind_their_mean() -> None:
+    from matplotlib.figure import Figure
+
+    steps = np.array([10.0, 20.0])
+    curves = [(steps, np.array([1.0, 2.0])), (steps, np.array([3.0, 6.0]))]
+    axes = Figure().add_subplot()
+    figures._draw_curves(axes, curves, 'loss', figures.BLUE, '-')
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 2], [3, 6], [2, 4]]
+    assert [line.get_alpha() for line in axes.lines[:2]] == [0.4, 0.4]
+    assert axes.lines[2].get_alpha() is None
+    assert axes.lines[2].get_label() == 'loss'
+
+
 # ------------------------------------------------------------------ what is drawn
 
 
