@@ -259,19 +259,17 @@ def plot_calibrations(reports: Sequence[dict[str, Any]], path: Path) -> None:
 
     Args:
         reports (Sequence[dict[str, Any]]): What
-            :func:`omnisafe_qpt.host.offline.evaluate_offline` returned, for one run or several;
-            those without critics are left out.
+            :func:`omnisafe_qpt.host.offline.evaluate_offline` returned, for one run or several
+            of which at least one has critics; the others are left out.
         path (Path): Where to; the suffix tells the format.
 
     Raises:
-        UserError: If no run has critics, or the suffix is another; see :func:`check_suffix`.
+        UserError: If the suffix is another; see :func:`check_suffix`.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     shown = [report for report in reports if report['calibrations'] is not None]
-    if not shown:
-        raise UserError(f'{path}: the run trained no critics, nothing can be drawn')
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 4.8), layout='constrained')
         for axes, (title, kinds) in zip(figure.subplots(1, 3), _CALIBRATION_PANELS.items()):

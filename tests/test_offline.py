@@ -377,6 +377,25 @@ def test_without_any_cost_the_command_says_what_is_not_defined(
     assert '<svg' in (tmp_path / 'two.svg').read_text(encoding='utf-8')
 
 
+def test_without_critics_there_is_a_table_of_actions_and_no_figure(
+    make_run: Callable[..., Path],
+    episodes: Arrays,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_hdf5(tmp_path / 'mine.hdf5', episodes)
+    off = {'use_reward_critic': False, 'use_cost_critic': False, 'use_ensemble': False}
+    arguments = ['evaluate', make_run(**off), '--offline', tmp_path / 'mine.hdf5',
+                 '--json', tmp_path / 'found.json', '--plot', tmp_path / 'found.png']  # fmt: skip
+    assert main([*map(str, arguments)]) == 1
+    written = capsys.readouterr()
+    assert 'Ratio' in written.out
+    assert 'The run trained no critics' in written.out
+    assert 'trained no critics, nothing can be drawn' in written.err
+    assert (tmp_path / 'found.json').is_file()
+    assert not (tmp_path / 'found.png').exists()
+
+
 def test_mistakes_are_one_line(
     make_run: Callable[..., Path],
     episodes: Arrays,

@@ -73,11 +73,16 @@ def run_offline(options: argparse.Namespace) -> None:
         reports.append(report)
         if report['dataset_warning']:
             print(report['dataset_warning'], file=sys.stderr)
-        _print_report(report)
+    # Before anything is printed, so that they are there even if the reader of the tables is gone.
     if options.json is not None:
         write_json(reports, options.json)
-    if options.plot is not None:
+    has_critics = any(report['calibrations'] is not None for report in reports)
+    if options.plot is not None and has_critics:
         plot_calibrations(reports, options.plot)
+    for report in reports:
+        _print_report(report)
+    if options.plot is not None and not has_critics:
+        raise UserError(f'--plot {options.plot}: the run trained no critics, nothing can be drawn')
 
 
 def _print_report(report: dict[str, Any]) -> None:
