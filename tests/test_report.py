@@ -469,6 +469,7 @@ def traces(generator: np.random.Generator, lengths: list[int]) -> Iterator[dict[
             'chosen': generator.integers(0, 3, length).tolist(),
             'shift': generator.normal(size=length).tolist(),
             'feasible': (generator.random(length) < 0.5).tolist(),
+            'cost_value': generator.random(length).tolist(),
         }
 
 
@@ -493,9 +494,30 @@ def test_episodes_are_told_apart_by_their_budget(monkeypatch: pytest.MonkeyPatch
 
 def test_the_share_over_time_counts_episodes_that_still_run() -> None:
     episodes = [[True, False, True, True], [True, True], [False, False, True]]
-    moments, shares = figures._share_over_time(episodes)
+    moments, shares = figures._mean_over_time(episodes)
     assert moments.tolist() == [0.5, 1.5, 2.5, 3.5]
     np.testing.assert_allclose(shares, [2 / 3, 1 / 3, 1.0, 1.0])
+
+
+def test_expected_costs_stand_beside_what_came_and_what_was_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, '_to_svg', lambda figure, *_: drawn.append(figure) or '')
+    episodes = list(traces(np.random.default_rng(2), [4, 4]))
+    result = gather.LimitResult(9.0, [{'costs': [0, 0], 'traces': episodes}])
+    with figures.open_studio() as studio:
+        studio.expected_costs([result])
+    costs = [trace['costs'] for trace in episodes]
+    wanted = {
+        'left of the budget': [[9.0 - sum(each[:step]) for step in range(4)] for each in costs],
+        'expected by the critics': [trace['cost_value'] for trace in episodes],
+        'what came': [[sum(each[step:]) for step in range(4)] for each in costs],
+    }
+    lines = {line.get_label(): line.get_ydata() for line in drawn[0].axes[0].lines}
+    assert list(lines) == list(wanted)
+    for label, values in wanted.items():
+        np.testing.assert_allclose(lines[label], np.mean(values, axis=0))
 
 
 def test_the_choice_is_told_in_shares_of_steps() -> None:

@@ -82,7 +82,7 @@ _MARKED_POINTS = 30
 _LOG_SPAN = 10.0
 _SAMPLE_EPISODES = 20
 _BINS = 31
-# Moments of an episode into which shares of steps are put together.
+# Moments of an episode at which steps are put together.
 _MOMENTS = 50
 
 
@@ -218,6 +218,10 @@ class Studio:
         edges = np.histogram_bin_edges(np.concatenate(shifts), _BINS) if shifts else None
         return [self._shifts_at(result, values, edges) for result, values in zip(traced, shifts)]
 
+    def expected_costs(self, results: Sequence[LimitResult]) -> list[Picture]:
+        """Draw the cost that the critics expected beside what came and what was left for it."""
+        return [self._expectation_at(result) for result in results if result.traces]
+
     def feasible_share(self, results: Sequence[LimitResult]) -> list[Picture]:
         """Draw at how many of the steps a candidate was feasible, over the episode."""
         traced = [result for result in results if result.traces]
@@ -226,7 +230,7 @@ class Studio:
         figure, axes = _panel('Steps at which a candidate was feasible', 'step', 'share')
         for result, (colour, dashes) in zip(traced, itertools.cycle(_LINES)):
             axes.plot(
-                *_share_over_time([trace['feasible'] for trace in result.traces]),
+                *_mean_over_time([trace['feasible'] for trace in result.traces]),
                 color=colour,
                 linestyle=dashes,
                 label=f'limit {result.cost_limit:g}',
@@ -291,6 +295,23 @@ class Studio:
             f'asks for more at {(shifts > 0).mean():.0%}, for less at {(shifts < 0).mean():.0%}.'
         )
         return self._picture(figure, caption)
+
+    def _expectation_at(self, result: LimitResult) -> Picture:
+        figure, axes = _panel(f'Cost limit {result.cost_limit:g}', 'step', 'cost still to come')
+        costs = [np.asarray(trace['costs']) for trace in result.traces]
+        curves = {
+            'left of the budget': [result.cost_limit - each.cumsum() + each for each in costs],
+            'expected by the critics': [trace['cost_value'] for trace in result.traces],
+            'what came': [each[::-1].cumsum()[::-1] for each in costs],
+        }
+        for (label, episodes), (colour, dashes) in zip(curves.items(), _LINES):
+            axes.plot(*_mean_over_time(episodes), color=colour, linestyle=dashes, label=label)
+        axes.legend()
+        first = {label: np.mean([each[0] for each in steps]) for label, steps in curves.items()}
+        caption = 'In the first step: ' + ', '.join(
+            f'{label} {value:.1f}' for label, value in first.items()
+        )
+        return self._picture(figure, f'{caption}.')
 
     def _picture(self, figure: Figure, caption: str) -> Picture:
         return Picture(_to_svg(figure, f'figure-{next(self._numbers)}-', caption), caption)
@@ -377,17 +398,17 @@ def _joined(result: LimitResult, key: str) -> np.ndarray:
     return np.concatenate([np.asarray(trace[key], dtype=np.float64) for trace in result.traces])
 
 
-def _share_over_time(episodes: Sequence[Sequence[bool]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return moments of the episode and the share of steps around them that are true.
+def _mean_over_time(episodes: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return moments of the episode and the mean of the steps around them.
 
     Episodes that have ended by then do not count.
     """
     longest = max(len(episode) for episode in episodes)
     steps = np.concatenate([np.arange(len(episode)) for episode in episodes])
     edges = np.linspace(0, longest, min(_MOMENTS, longest) + 1)
-    true, _ = np.histogram(steps, edges, weights=np.concatenate(episodes).astype(np.float64))
+    sums, _ = np.histogram(steps, edges, weights=np.concatenate(episodes).astype(np.float64))
     counted, _ = np.histogram(steps, edges)
-    return (edges[:-1] + edges[1:]) / 2, true / counted
+    return (edges[:-1] + edges[1:]) / 2, sums / counted
 
 
 def _stack_legend(figure: Figure) -> None:

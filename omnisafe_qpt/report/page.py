@@ -58,6 +58,7 @@ class Block:
 
     Args:
         title (str): Its heading.
+        text (str): What it is about.
         problem (str): Why something is missing.
         large (Picture, optional): A figure as wide as the text.
         pictures (list[Picture]): Figures side by side.
@@ -68,6 +69,7 @@ class Block:
     """
 
     title: str = ''
+    text: str = ''
     problem: str = ''
     large: Picture | None = None
     pictures: list[Picture] = field(default_factory=list)
@@ -303,8 +305,16 @@ def _choice_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
     if any(row['candidates'] == 1 for result in results for row in result.rows):
         blocks = [Block(problem='There was one candidate, the plain policy: nothing to choose.')]
     else:
-        pictures = [*studio.feasible_share(results), *studio.chosen_shifts(results)]
-        blocks = [Block(pictures=pictures)]
+        chosen = [*studio.feasible_share(results), *studio.chosen_shifts(results)]
+        blocks = [
+            Block('Which candidates were chosen', pictures=chosen),
+            Block(
+                'What the critics expected',
+                'Means over the episodes. Expected and real costs differ where the critics are '
+                'wrong, and because they discount what is far off.',
+                pictures=studio.expected_costs(results),
+            ),
+        ]
     return Section('choice', 'How actions were chosen', text, blocks)
 
 
@@ -323,7 +333,8 @@ def _dataset_section(studio: Studio, datasets: Sequence[DatasetView]) -> Section
 def _dataset_block(studio: Studio, view: DatasetView) -> Block:
     facts = [('File', view.record['path']), ('SHA-256', view.record['sha256'] or 'not recorded')]
     if view.episodes is None:
-        return Block(view.record['name'], f'Not shown: {view.problem}.', facts=facts)
+        problem = f'Not shown: {view.problem}.'
+        return Block(view.record['name'], problem=problem, facts=facts)
     (safe,) = (view.episodes.costs <= view.cost_limit).nonzero()
     facts += [
         ('Episodes', f'{len(view.episodes):,}, {view.episodes.lengths.sum():,} transitions'),
@@ -334,7 +345,8 @@ def _dataset_block(studio: Studio, view: DatasetView) -> Block:
     if view.relabelled is not None:
         facts.append(('Relabelled', f'{len(view.relabelled):,} more episodes by augmentation'))
     problem = '' if view.problem is None else f'Augmentation is not drawn: {view.problem}.'
-    return Block(view.record['name'], problem, studio.dataset(view), facts=facts)
+    large = studio.dataset(view)
+    return Block(view.record['name'], problem=problem, large=large, facts=facts)
 
 
 def _record_section(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> Section:
