@@ -272,7 +272,7 @@ class Studio:
             axes.plot(spent, color=ORANGE if is_over else BLUE, linewidth=1.0, alpha=0.7)
         _draw_limit(axes, result.cost_limit, 'budget')
         axes.set_ylim(0.0, max(axes.get_ylim()[1], 1.15 * result.cost_limit))
-        axes.legend(loc='upper left')
+        axes.legend()
         caption = f'{len(traces)} of {result.episodes} episodes, {over} of them over the budget.'
         return self._picture(figure, caption)
 

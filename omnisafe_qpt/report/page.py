@@ -60,8 +60,8 @@ class Block:
         title (str): Its heading.
         text (str): What it is about.
         problem (str): Why something is missing.
-        large (Picture, optional): A figure as wide as the text.
-        pictures (list[Picture]): Figures side by side.
+        large (list[Picture]): Figures, two in a row at most.
+        pictures (list[Picture]): Smaller figures, three in a row at most.
         table (Table, optional): A table of numbers.
         facts (list[tuple[str, Any]]): Names and values.
         command (str): A command line to copy.
@@ -71,7 +71,7 @@ class Block:
     title: str = ''
     text: str = ''
     problem: str = ''
-    large: Picture | None = None
+    large: list[Picture] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     table: Table | None = None
     facts: list[tuple[str, Any]] = field(default_factory=list)
@@ -234,7 +234,7 @@ def _limits_section(
     rows: Sequence[dict[str, Any]],
     averages: Sequence[dict[str, Any]],
 ) -> Section:
-    blocks = [Block(pictures=studio.limits(rows), table=_limit_table(rows, averages))]
+    blocks = [Block(large=studio.limits(rows), table=_limit_table(rows, averages))]
     text = (
         'One trained policy, asked to keep within different limits. At each limit it is also asked '
         'for a return, the best that the dataset reached within it.'
@@ -345,7 +345,7 @@ def _dataset_block(studio: Studio, view: DatasetView) -> Block:
     if view.relabelled is not None:
         facts.append(('Relabelled', f'{len(view.relabelled):,} more episodes by augmentation'))
     problem = '' if view.problem is None else f'Augmentation is not drawn: {view.problem}.'
-    large = studio.dataset(view)
+    large = [studio.dataset(view)]
     return Block(view.record['name'], problem=problem, large=large, facts=facts)
 
 
