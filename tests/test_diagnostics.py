@@ -46,7 +46,7 @@ def fixture_networks():
     learner = small_learner(small_config(), scaling=small_scaling())
     for network in (learner.policy, learner.target_reward_critic, learner.target_cost_critic):
         roughen(network)
-    return DeployableNetworks.from_learner(learner, {'env_id': 'none'})
+    return DeployableNetworks.from_learner(learner, {'horizon': max(LENGTHS), 'gamma': GAMMA})
 
 
 @pytest.fixture(autouse=True)
