@@ -539,11 +539,14 @@ def test_offline_checks_have_no_episodes_to_show(
 
 
 def test_a_folder_that_cannot_be_is_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / 'file').write_text('')
     assert main(['evaluate', str(run), '--video', str(tmp_path / 'file' / 'clips')]) == 1
     assert f'--video {tmp_path / "file" / "clips"}: ' in capsys.readouterr().err
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    assert main(['evaluate', str(run), '--video', str(tmp_path)]) == 1
+    assert f'--video {tmp_path}: nothing can be written there' in capsys.readouterr().err
 
 
 def test_without_ffmpeg_the_command_names_the_package(

@@ -89,6 +89,8 @@ def check_video(
         raise UserError(
             f'--video {folder}: no such folder can be made ({error.strerror})'
         ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'--video {folder}: nothing can be written there')
     ffmpeg_program()
     networks, _ = load_networks(run)
     return find_graphics(networks.spec['env_id'])
