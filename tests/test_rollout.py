@@ -36,7 +36,13 @@ from core_helpers import (
     tensors_of,
 )
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy, select_candidate
+from omnisafe_qpt.core.rollout import (
+    PACED_HISTORY,
+    DeployableNetworks,
+    RolloutPolicy,
+    even_spend,
+    select_candidate,
+)
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
@@ -45,6 +51,7 @@ from omnisafe_qpt.errors import UserError
 CONTEXT = 5
 STEPS = 13
 SPEC = {'horizon': 30}
+GAMMA = small_config().gamma
 PLAIN = DeploymentConfig(cost_limit=4.0, candidates=1)
 ENSEMBLE = DeploymentConfig(cost_limit=4.0, candidates=7, target_spread=0.8)
 
@@ -120,6 +127,8 @@ class Record:
 
 def slow_select(reward_values, cost_values, budget, rule):
     """Eq. (13)-(14) for one episode, candidate by candidate."""
+    if rule == 'paced' and cost_values[0] > budget:
+        return 0
     bound = min(budget, cost_values[0]) if rule == 'bounded' else budget
     best = None
     for j, (reward, cost) in enumerate(zip(reward_values, cost_values)):
@@ -134,6 +143,11 @@ def slow_select(reward_values, cost_values, budget, rule):
     return cheapest
 
 
+def slow_worth(budget, steps_left, gamma):
+    """What a critic says of a budget that is spent evenly."""
+    return sum(gamma**k * budget / steps_left for k in range(steps_left))
+
+
 @torch.no_grad()
 def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
     """One episode, keeping lists and asking the policy for one candidate at a time."""
@@ -145,7 +159,9 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
         returns_to_go.append(target)
         costs_to_go.append(budget)
         actions.append(torch.zeros(ACT_DIM))
-        first = max(0, t + 1 - CONTEXT)
+        is_paced = config.rule == 'paced'
+        first = max(0, t + 1 - (PACED_HISTORY if is_paced else CONTEXT))
+        allowed = [max(cost, 0.0) if is_paced else cost for cost in costs_to_go[first:]]
         state = scaling.observation(torch.stack(states[first:]))
         candidates, reward_values, cost_values = [], [], []
         for shift in shifts:
@@ -159,7 +175,7 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
                 state[None],
                 torch.stack(actions[first:])[None],
                 scaling.return_token(shifted)[None],
-                scaling.cost_token(torch.tensor(costs_to_go[first:]))[None],
+                scaling.cost_token(torch.tensor(allowed))[None],
                 torch.arange(first, t + 1)[None],
                 torch.ones(1, t + 1 - first, dtype=torch.bool),
             )[0, -1]
@@ -168,8 +184,9 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
             cost_twins = networks.cost_critic(state[-1:], action[None])
             cost = cost_twins.min() if config.cost_value == 'min' else cost_twins.max()
             cost_values.append(scaling.cost_value(cost).item())
-        chosen = slow_select(reward_values, cost_values, budget, config.rule)
-        infeasible += all(cost > budget for cost in cost_values)
+        bound = slow_worth(budget, SPEC['horizon'] - t, GAMMA) if is_paced else budget
+        chosen = slow_select(reward_values, cost_values, bound, config.rule)
+        infeasible += all(cost > bound for cost in cost_values)
         actions[-1] = candidates[chosen]
         target -= float(rewards[episode])
         budget -= float(costs[episode])
@@ -196,7 +213,7 @@ def test_one_candidate_is_the_plain_policy(networks):
 
 
 @pytest.mark.parametrize('cost_value', ['min', 'max'])
-@pytest.mark.parametrize('rule', ['paper', 'bounded'])
+@pytest.mark.parametrize('rule', ['paper', 'bounded', 'paced'])
 @pytest.mark.parametrize('candidate_shift', ['history', 'last'])
 @pytest.mark.parametrize('cost_level', [-50.0, 5.0, 50.0])
 def test_candidates_equal_a_loop_over_them(cost_level, candidate_shift, rule, cost_value):
@@ -453,24 +470,26 @@ def test_targets_move_the_actions(networks):
 # ---------------------------------------------------------------------- choice of a candidate
 
 FIXED = [
-    # reward values, cost values, budget, choice of the paper's rule, of the bounded rule
-    ([1, 5, 3], [1, 9, 2], 4, 2, 0),  # the best is too dear
-    ([1, 5, 3], [3, 2, 1], 4, 1, 1),  # the best is cheap
-    ([5, 1, 3], [1, 0, 0], 4, 0, 0),  # candidate 0 is the best
-    ([5, 1, 3], [9, 1, 2], 4, 2, 2),  # candidate 0 is too dear itself
-    ([1, 5, 5], [2, 2, 1], 4, 1, 1),  # a tie of reward goes to the first
-    ([1, 5, 3], [4, 4, 4], 4, 1, 1),  # exactly the budget fits
-    ([1, 5, 3], [9, 7, 8], 4, 1, 1),  # none fits: the cheapest
-    ([1, 5, 3], [9, 7, 7], 4, 1, 1),  # none fits, a tie: the first
-    ([1, 5, 3], [1, 1, 2], -1, 0, 0),  # an overdrawn budget
-    ([1, 5, 3], [1, 3, 2], 4, 1, 0),  # dearer than candidate 0
-    ([-9, -5, -3], [1, 0.5, 9], 4, 1, 1),  # negative values are values
+    # reward values, cost values, budget, choice of the paper's rule, the bounded and the paced one
+    ([1, 5, 3], [1, 9, 2], 4, 2, 0, 2),  # the best is too dear
+    ([1, 5, 3], [3, 2, 1], 4, 1, 1, 1),  # the best is cheap
+    ([5, 1, 3], [1, 0, 0], 4, 0, 0, 0),  # candidate 0 is the best
+    ([5, 1, 3], [9, 1, 2], 4, 2, 2, 0),  # candidate 0 is too dear itself
+    ([1, 5, 5], [2, 2, 1], 4, 1, 1, 1),  # a tie of reward goes to the first
+    ([1, 5, 3], [4, 4, 4], 4, 1, 1, 1),  # exactly the budget fits
+    ([1, 5, 3], [9, 7, 8], 4, 1, 1, 0),  # none fits: the cheapest, or the unshifted one
+    ([1, 5, 3], [9, 7, 7], 4, 1, 1, 0),  # none fits, a tie: the first
+    ([1, 5, 3], [1, 1, 2], -1, 0, 0, 0),  # an overdrawn budget
+    ([1, 5, 3], [1, 3, 2], 4, 1, 0, 1),  # dearer than candidate 0
+    ([-9, -5, -3], [1, 0.5, 9], 4, 1, 1, 1),  # negative values are values
 ]
 
 
-@pytest.mark.parametrize(('rewards', 'costs', 'budget', 'paper', 'bounded'), FIXED)
-def test_choice_in_hand_made_cases(rewards, costs, budget, paper, bounded):
-    for rule, expected in (('paper', paper), ('bounded', bounded)):
+@pytest.mark.parametrize(('rewards', 'costs', 'budget', 'paper', 'bounded', 'paced'), FIXED)
+def test_choice_in_hand_made_cases(  # pylint: disable=too-many-arguments
+    rewards, costs, budget, paper, bounded, paced
+):
+    for rule, expected in (('paper', paper), ('bounded', bounded), ('paced', paced)):
         chosen, any_feasible = select_candidate(
             torch.tensor([rewards], dtype=torch.float32),
             torch.tensor([costs], dtype=torch.float32),
@@ -483,7 +502,7 @@ def test_choice_in_hand_made_cases(rewards, costs, budget, paper, bounded):
         ]
 
 
-@pytest.mark.parametrize('rule', ['paper', 'bounded'])
+@pytest.mark.parametrize('rule', ['paper', 'bounded', 'paced'])
 def test_choice_equals_a_loop(rule):
     generator = np.random.default_rng(0)
     # Whole numbers, so that ties and exact fits are common.
@@ -492,6 +511,45 @@ def test_choice_equals_a_loop(rule):
     chosen, _ = select_candidate(*map(torch.from_numpy, (rewards, costs, budgets)), rule)
     expected = [slow_select(r, c, b, rule) for r, c, b in zip(rewards, costs, budgets)]
     assert chosen.tolist() == expected
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.9, 1.0])
+def test_an_even_spend_is_worth_what_a_loop_says(gamma):
+    expected = [slow_worth(1.0, 20 - step, gamma) for step in range(20)]
+    torch.testing.assert_close(even_spend(20, gamma), torch.tensor(expected))
+
+
+@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+def test_the_paced_rule_forgets_what_is_further_back(networks, config):
+    """Two episodes that differ in their first steps act alike once these are forgotten."""
+    early, stream = 4, Stream(2)
+    stream.observations[1, early:] = stream.observations[0, early:]
+    stream.rewards[1], stream.costs[1] = stream.rewards[0], stream.costs[0]
+    for rule, is_forgotten in (('paced', True), ('paper', False)):
+        rollout = start(networks, replace(config, rule=rule), seeds=(0, 0))
+        actions = []
+        for observations, rewards, costs in stream.steps():
+            actions.append(rollout.act(observations))
+            # The actions of the past are seen too: let them be the same.
+            rollout._actions[1] = rollout._actions[0]
+            rollout.observe(rewards, costs)
+        difference = (torch.stack(actions)[:, 0] - torch.stack(actions)[:, 1]).abs().amax(-1)
+        assert difference[:early].min() > 1e-3
+        later = difference[early + PACED_HISTORY - 1 :]
+        assert (later.max() < 1e-6) if is_forgotten else (later[0] > 1e-4)
+
+
+def test_the_paced_rule_never_asks_for_a_negative_cost(networks):
+    """Once the limit is exceeded it does not matter by how much."""
+    config = replace(PLAIN, cost_limit=1.0)
+    acts = {}
+    for rule in ('paced', 'paper'):
+        rollout = start(networks, replace(config, rule=rule), seeds=(0, 0))
+        rollout.act(np.zeros((2, OBS_DIM)))
+        rollout.observe(0.0, [1.0, 6.0])
+        acts[rule] = rollout.act(np.zeros((2, OBS_DIM)))
+    torch.testing.assert_close(acts['paced'][0], acts['paced'][1])
+    assert (acts['paper'][0] - acts['paper'][1]).abs().max() > 1e-3
 
 
 # ---------------------------------------------------------------------- mistakes

@@ -56,7 +56,7 @@ def add_deployment_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--rule',
-        choices=('paper', 'bounded'),
+        choices=('paper', 'bounded', 'paced'),
         help="how a candidate is chosen (default: the run's)",
     )
     parser.add_argument(

@@ -85,7 +85,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         '--rule',
-        choices=('paper', 'bounded'),
+        choices=('paper', 'bounded', 'paced'),
         help="how a candidate is chosen (default: the run's)",
     )
     parser.add_argument(

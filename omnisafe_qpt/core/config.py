@@ -161,6 +161,10 @@ class LearnerConfig:
             )
 
 
+# Ways of choosing a candidate, the paper's first.
+RULES = ('paper', 'bounded', 'paced')
+
+
 @dataclass(frozen=True)
 class DeploymentConfig:
     """How candidates are made and chosen, Eq. (13)-(14) and Appendix C.3.
@@ -173,7 +177,7 @@ class DeploymentConfig:
         candidate_shift (str): Which returns-to-go of a candidate are shifted: those of the whole
             ``history``, or the ``last`` one only, which is several times faster and spreads the
             candidates less.
-        rule (str): ``paper`` or ``bounded``; see
+        rule (str): ``paper``, ``bounded`` or ``paced``; see
             :func:`omnisafe_qpt.core.rollout.select_candidate`.
         cost_value (str): How twin cost values become one, ``min`` or ``max``.
     """
@@ -191,7 +195,7 @@ class DeploymentConfig:
         _require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
         _require(self.target_spread >= 0, 'target_spread', self.target_spread, '0 or more')
         _require_choice('candidate_shift', self.candidate_shift, ('history', 'last'))
-        _require_choice('rule', self.rule, ('paper', 'bounded'))
+        _require_choice('rule', self.rule, RULES)
         _require_choice('cost_value', self.cost_value, ('min', 'max'))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from omnisafe_qpt.core.config import DeploymentConfig, PolicyConfig
+from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
 from omnisafe_qpt.core.critics import TwinCritic
 from omnisafe_qpt.core.kernels import keep_freed_memory
 from omnisafe_qpt.core.learner import Learner, combine_cost
@@ -75,6 +75,7 @@ class DeployableNetworks(nn.Module):
                 'act_dim': learner.policy.head.out_features,
                 'policy': asdict(learner.config.policy),
                 'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
+                'gamma': learner.config.gamma,
             },
         ).to(learner.device)
         networks.policy.load_state_dict(learner.policy.state_dict())
@@ -114,18 +115,21 @@ def select_candidate(
     (candidate 0). While the budget is large, the paper's rule is a plain maximum of the reward
     value and spends it early; this one only ever takes a better action that is no riskier.
 
-    Both compare a discounted value with a plain sum, as Eq. (14) writes it. That is lenient far
-    from the end of an episode. The alternative, discounting the budget as if it were spent evenly
-    over the steps left, was tried and was worse: the critics' values are averages over all the
-    targets in the data, so that hardly any candidate fitted, and always taking the cheapest
-    action led away from the data (BallCircle at limit 10, 3000 updates of 32, 20 episodes:
-    normalised return 0.30 and cost 0.93, against 0.55 and 0.19 as it is here).
+    ``paced``: the highest reward value among candidates whose cost value fits, but only where the
+    unshifted candidate fits too; where it does not, the unshifted candidate. The budget to compare
+    with is discounted (:func:`even_spend`). Where the critics see the policy itself beyond its
+    budget, their values are averages over all the targets in the data and tell little; always
+    taking the cheapest action then leads away from the data, which costs return and safety.
+
+    ``paper`` and ``bounded`` compare a discounted value with a plain sum, as Eq. (14) writes it.
+    That is lenient far from the end of an episode.
 
     Args:
         reward_values (torch.Tensor): (B, M).
         cost_values (torch.Tensor): (B, M).
-        budgets (torch.Tensor): (B,) cost that each episode may still incur.
-        rule (str): ``paper`` or ``bounded``.
+        budgets (torch.Tensor): (B,) cost that each episode may still incur; discounted for
+            ``paced``.
+        rule (str): ``paper``, ``bounded`` or ``paced``.
 
     Returns:
         (B,) int64, the chosen candidates, and (B,) bool, whether any candidate fitted.
@@ -136,7 +140,31 @@ def select_candidate(
     feasible = cost_values <= bound[:, None]
     any_feasible = feasible.any(dim=1)
     best_feasible = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
+    if rule == 'paced':
+        return torch.where(feasible[:, 0], best_feasible, 0), any_feasible
     return torch.where(any_feasible, best_feasible, cost_values.argmin(dim=1)), any_feasible
+
+
+def even_spend(horizon: int, gamma: float) -> torch.Tensor:
+    """Return by how much a budget shrinks if it is spent evenly and discounted.
+
+    A cost of b / n in each of n steps is worth b (1 + gamma + ... + gamma^(n-1)) / n to a critic.
+
+    Args:
+        horizon (int): Steps of an episode, T.
+        gamma (float): Discount of the critics.
+
+    Returns:
+        (T,) float32, the factor at each step 0 .. T - 1 for the T .. 1 steps left.
+    """
+    worth = torch.cumsum(gamma ** torch.arange(horizon, dtype=torch.float64), dim=0)
+    return (worth / torch.arange(1, horizon + 1)).flip(0).float()
+
+
+# Steps of history that the rule ``paced`` acts on. Every shorter history than the context was
+# trained too, as the policy predicts at each state of a window from those before it. From a longer
+# one it tells which behaviour it has been imitating and goes on with that, whatever the targets.
+PACED_HISTORY = 3
 
 
 # Numbers in a batch of tokens below which more threads hardly help, and cost much time where other
@@ -219,7 +247,9 @@ class RolloutPolicy:
         self._obs_dim, self._act_dim = spec['obs_dim'], spec['act_dim']
         self._device = networks.scaling.obs_mean.device
         context_len = spec['policy']['context_len']
-        tokens, candidates = 4 * context_len - 1, config.candidates
+        # Steps of the window that the policy is shown.
+        self._seen = min(PACED_HISTORY, context_len) if config.rule == 'paced' else context_len
+        tokens, candidates = 4 * self._seen - 1, config.candidates
         if config.candidate_shift == 'last':
             tokens, candidates = tokens + 3 * (candidates - 1), 1
         self._work = num_episodes * candidates * tokens * spec['policy']['embed_dim']
@@ -243,6 +273,10 @@ class RolloutPolicy:
         self._scored_steps = torch.zeros_like(self._infeasible_steps)
         # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
         self._scored: tuple[torch.Tensor, ...] | None = None
+        if config.rule == 'paced':
+            # A checkpoint that does not say has the default.
+            gamma = spec.get('gamma', LearnerConfig.gamma)
+            self._even_spend = even_spend(spec['horizon'], gamma).to(self._device)
 
     @property
     def choice(self) -> Choice | None:
@@ -424,17 +458,21 @@ class RolloutPolicy:
     def _candidate_actions(self) -> torch.Tensor:
         """Return the actions of all candidates, (B, M, A), from one forward pass."""
         policy, scaling = self._networks.policy, self._networks.scaling
-        states = scaling.observation(self._states)
-        return_to_go = scaling.return_token(self._to_go[..., 0])
-        rest = (scaling.cost_token(self._to_go[..., 1]), self._timesteps, self._mask)
+        states, actions, to_go, timesteps, mask = (
+            history[:, -self._seen :]
+            for history in (self._states, self._actions, self._to_go, self._timesteps, self._mask)
+        )
+        states = scaling.observation(states)
+        return_to_go, cost_to_go = scaling.return_token(to_go[..., 0]), to_go[..., 1]
+        if self._config.rule == 'paced':
+            cost_to_go = cost_to_go.clamp_min(0.0)  # no episode of the data has less
+        rest = (scaling.cost_token(cost_to_go), timesteps, mask)
         shifts = scaling.return_token(self._shifts)  # (B, M)
         if self._config.candidate_shift == 'last':
             shifted = return_to_go[:, -1:] + shifts
-            return policy.last_candidate_actions(
-                states, self._actions, return_to_go, *rest, shifted
-            )
+            return policy.last_candidate_actions(states, actions, return_to_go, *rest, shifted)
         shifted = return_to_go[:, None] + shifts[..., None]  # (B, M, K)
-        return policy.candidate_actions(states, self._actions, shifted, *rest)
+        return policy.candidate_actions(states, actions, shifted, *rest)
 
     def _score(self, candidates: torch.Tensor) -> torch.Tensor:
         """Choose among candidates (B, M, A) by the critics' values; returns (B,) indices."""
@@ -446,11 +484,12 @@ class RolloutPolicy:
         cost_values = scaling.cost_value(
             combine_cost(networks.cost_critic(states, candidates), self._config.cost_value),
         )
+        budgets = self._now[:, 1]
+        if self._config.rule == 'paced':
+            step = self._timesteps[:, -1].clamp_max(len(self._even_spend) - 1)
+            budgets = budgets * self._even_spend[step]
         chosen, any_feasible = select_candidate(
-            reward_values,
-            cost_values,
-            self._now[:, 1],
-            self._config.rule,
+            reward_values, cost_values, budgets, self._config.rule
         )
         self._scored = (chosen, any_feasible, reward_values, cost_values)
         self._infeasible_steps += (self._running & ~any_feasible).sum()

@@ -1,0 +1,219 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Does realised cost follow the cost limit? Ways of choosing a candidate, compared at many limits.
+
+    python -m benchmarks.limits --train SafetyBallCircle-v0=BallCircle.hdf5 --seeds 0 1 \
+        --json benchmarks/results/limits.json --plot benchmarks/results/limits.png
+    python -m benchmarks.limits --run runs/.../seed-000-... --rules paper paced --episodes 10 \
+        --json benchmarks/results/limits.json
+
+Runs are trained with the CPU preset as a user would, or given. All rules and limits of a run get
+the same episodes' seeds, which are none of those that training evaluates with. Each rule of each
+run is written as soon as it is there. Where the file of --json exists, what it holds stays, and
+what it holds of the same checkpoint, rule, limit, seed and number of episodes is not run again. So
+a benchmark goes on after a break, and tasks may be added one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import omnisafe
+
+from benchmarks.command import make_parser, run_command
+from omnisafe_qpt.cli.common import write_json
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.checkpoint import load_networks, versions
+from omnisafe_qpt.host.config import load_preset, merge
+from omnisafe_qpt.host.limits import evaluate_runs
+from omnisafe_qpt.host.progress import ProgressReporter
+from omnisafe_qpt.plots import plot_limits
+
+
+# Training's own evaluations take seeds below this.
+_FIRST_SEED = 1_000_000
+
+# What tells one result from another.
+_IDENTITY = ('run', 'checkpoint', 'way', 'cost_limit', 'seed', 'episodes')
+
+# The rules, and the policy without candidates beside them.
+_PLAIN = 'plain'
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    return run_command(_parser(), run, _print)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    parser.add_argument('--run', nargs='+', default=[], metavar='RUN', help='trained runs')
+    parser.add_argument(
+        '--train',
+        nargs='+',
+        default=[],
+        metavar='ENV_ID=FILE',
+        help='runs to train with the CPU preset, one for each seed',
+    )
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1], help='of training')
+    parser.add_argument('--log-dir', default='runs')
+    parser.add_argument(
+        '--rules',
+        nargs='+',
+        default=['paper', 'paced'],
+        help='ways of choosing a candidate; plain is the policy without candidates',
+    )
+    parser.add_argument('--cost-limits', type=float, nargs='+', default=[5.0, 10.0, 20.0, 40.0])
+    parser.add_argument('--episodes', type=int, default=20, help='for each limit of each run')
+    parser.add_argument('--processes', type=int, default=1)
+    parser.add_argument('--json', required=True, type=Path)
+    parser.add_argument('--plot', type=Path, help="the last rule's results, as Figure 2")
+    return parser
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Train what is to be trained and evaluate every rule of every run."""
+    result = _started(options.json)
+    result['commands'].append(' '.join(['python -m benchmarks.limits', *sys.argv[1:]]))
+    runs = [*options.run, *(path for pair in options.train for path in _train(pair, options))]
+    if not runs:
+        raise UserError('nothing to evaluate: give --run or --train')
+    for folder in runs:
+        for way in options.rules:
+            for row in _evaluate(folder, way, options, result['rows']):
+                result['rows'].append(row)
+            write_json(result, options.json)
+    if options.plot is not None:
+        last = [row for row in result['rows'] if row['way'] == options.rules[-1]]
+        plot_limits(last, options.plot)
+    return result
+
+
+def _started(path: Path) -> dict[str, Any]:
+    """Return the results so far, or an empty record of this machine."""
+    if path.exists():
+        return json.loads(path.read_text(encoding='utf-8'))
+    return {
+        'commands': [],
+        'versions': versions(),
+        'hardware': f'{platform.machine()}, {os.cpu_count()} processors, 1 torch thread',
+        'date': time.strftime('%Y-%m-%d'),
+        'rows': [],
+    }
+
+
+def _train(pair: str, options: argparse.Namespace) -> list[str]:
+    env_id, _, dataset = pair.partition('=')
+    if not dataset:
+        raise UserError(f'--train {pair}: give ENV_ID=FILE')
+    folders = []
+    for seed in options.seeds:
+        settings = {
+            'seed': seed,
+            'train_cfgs': {
+                'dataset': dataset,
+                'evaluate_epoisodes': 1,
+                'final_evaluate_episodes': 1,
+                'torch_threads': 1,
+            },
+            'logger_cfgs': {'log_dir': options.log_dir},
+        }
+        agent = omnisafe.Agent('QPT', env_id, custom_cfgs=merge(load_preset('cpu'), settings))
+        agent.learn()
+        folders.append(agent.agent.logger.log_dir)
+    return folders
+
+
+def _evaluate(
+    folder: str,
+    way: str,
+    options: argparse.Namespace,
+    known: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Evaluate a run in one way at the limits for which that is not known yet."""
+    networks, checkpoint = load_networks(folder)
+    # The last two folders, as the rest is this machine's.
+    label = '/'.join(checkpoint.resolve().parent.parent.parts[-2:])
+    done = [{name: row[name] for name in _IDENTITY} for row in known]
+    asked = {
+        'run': label,
+        'checkpoint': checkpoint.name,
+        'way': way,
+        'seed': _FIRST_SEED,
+        'episodes': options.episodes,
+    }
+    limits = [limit for limit in options.cost_limits if {**asked, 'cost_limit': limit} not in done]
+    if not limits:
+        return []
+    horizon = networks.spec['horizon']
+    progress = ProgressReporter(f'{label} {way}', len(limits) * options.episodes * horizon)
+    started = time.perf_counter()
+    with progress.shown():
+        rows = evaluate_runs(
+            folder,
+            limits,
+            episodes=options.episodes,
+            seed=_FIRST_SEED,
+            processes=options.processes,
+            on_progress=lambda done, total, _: progress.update(done, total),
+            **({'candidates': 1} if way == _PLAIN else {'rule': way}),
+        )
+    seconds = time.perf_counter() - started
+    config = networks.spec['config']
+    for row in rows:
+        row.update(
+            asked,
+            dataset=Path(row['dataset']).name,
+            training={
+                'seed': config['seed'],
+                'updates': networks.spec['step'],
+                'batch_size': config['algo_cfgs']['batch_size'],
+                'eta_reward': config['algo_cfgs']['eta_reward'],
+                'eta_cost': config['algo_cfgs']['eta_cost'],
+            },
+            seconds_for_all_limits=seconds,
+        )
+    return rows
+
+
+def _print(result: dict[str, Any]) -> None:
+    """Print a line for each task and way: normalised return and cost at each limit."""
+    groups: dict[tuple[str, str], dict[float, list[dict[str, Any]]]] = {}
+    for row in result['rows']:
+        by_limit = groups.setdefault((row['env_id'], row['way']), {})
+        by_limit.setdefault(row['cost_limit'], []).append(row)
+    print('Normalised return / cost over the limit; * above 1')
+    for (env_id, way), by_limit in groups.items():
+        cells = []
+        for limit, rows in sorted(by_limit.items()):
+            episodes = sum(row['episodes'] for row in rows)
+            value, cost = (
+                sum(row[name] * row['episodes'] for row in rows) / episodes
+                for name in ('normalized_return', 'normalized_cost')
+            )
+            cells.append(f'{limit:g}: {value:.2f} / {cost:.2f}{"*" if cost > 1 else " "}')
+        runs = {row['run'] for rows in by_limit.values() for row in rows}
+        print(f'{env_id:<24}{way:<9}{"   ".join(cells)}   ({len(runs)} runs)')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
