@@ -299,7 +299,9 @@ def slow_choice(networks, config, target_return, seed, episode, step):
     return policy.choice
 
 
-@pytest.mark.parametrize(('rule', 'shift'), [('paper', 'history'), ('bounded', 'last')])
+@pytest.mark.parametrize(
+    ('rule', 'shift'), [('paper', 'history'), ('bounded', 'last'), ('paced', 'history')]
+)
 def test_candidates_are_chosen_as_at_deployment_after_the_same_history(networks, rule, shift):
     data = random_trajectories(LENGTHS, terminal=TERMINAL)
     config = DeploymentConfig(
