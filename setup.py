@@ -39,7 +39,13 @@ INSTALL_REQUIRES = [
     'dsrl==0.1.0',
     'filelock>=3.12,<5',
     'h5py>=3.15,<4',
+    # OmniSafe's moviepy brings it: the ffmpeg program with which clips are written.
+    'imageio-ffmpeg>=0.4.9,<1',
+    # Torch brings it; reports are filled into its templates.
+    'jinja2>=3.1,<4',
     'matplotlib>=3.8,<4',
+    # OmniSafe's moviepy asks for less than 12; fonts of any size are new in 10.1.
+    'pillow>=10.1,<12',
     'pyyaml>=6.0,<7',
     'requests>=2.31,<3',
     'rich>=13.0,<16',
@@ -105,6 +111,7 @@ setup(
     package_data={
         'omnisafe_qpt.configs': ['*.yaml'],
         'omnisafe_qpt.data': ['*.csv', 'sample/*'],
+        'omnisafe_qpt.report': ['*.html'],
     },
     # MANIFEST.in is for the source distribution alone: the wheel holds what is listed here.
     include_package_data=False,

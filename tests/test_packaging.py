@@ -79,6 +79,7 @@ def test_wheel_installs_one_top_level_package(wheel):
         (PACKAGE, '**/*.py', 10),
         (PACKAGE, 'data/*.csv', 1),
         (PACKAGE, 'data/sample/*.hdf5', 1),
+        (PACKAGE, 'report/*.html', 1),
         (ROOT, 'configs/*.yaml', 2),
     ],
 )
@@ -244,10 +245,11 @@ def _imported_modules(file):
         (
             'data',
             {'filelock', 'h5py', 'numpy', 'requests', 'rich', 'torch'},
-            ('core', 'host', 'cli', 'collect'),
+            ('core', 'host', 'cli', 'collect', 'report'),
         ),
-        ('core', {'numpy', 'torch'}, ('host', 'cli', 'collect')),
-        ('host', None, ('cli',)),
+        ('core', {'numpy', 'torch'}, ('host', 'cli', 'collect', 'report')),
+        ('host', None, ('cli', 'report')),
+        ('report', None, ('cli', 'collect')),
     ],
 )
 def test_imports_run_downward(wing, allowed, above):
