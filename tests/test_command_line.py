@@ -167,7 +167,10 @@ def test_mistakes_of_the_own_command(place: Path) -> None:
     assert run_command('omnisafe-qpt', cwd=place).returncode == 2
 
 
-@pytest.mark.parametrize('command', [(), ('evaluate',), ('report',), ('data',), ('data', 'collect')])
+@pytest.mark.parametrize(
+    'command',
+    [(), ('evaluate',), ('report',), ('data',), ('data', 'collect')],
+)
 def test_help_answers_at_once_with_an_example(place: Path, command: tuple[str, ...]) -> None:
     times = []
     for _ in range(3):  # the best of three: other processes may be busy
