@@ -44,11 +44,15 @@ EXTRA = ('onnx', 'onnxruntime', 'onnxscript')
 
 # In the order in which the model takes them, all with the episodes first.
 _INPUTS = ('states', 'actions', 'to_go', 'timesteps', 'mask', 'shifts')
-_OUTPUTS = ('action', 'candidate')
+# The last two only where there are several candidates to value.
+_OUTPUTS = ('action', 'candidate', 'reward_value', 'cost_value')
 
-# Situations in which the written model is held against torch, and how far it may be off.
+# Situations in which the written model is held against torch, and how far it may be off; values
+# in the units of the scaling.
 _NUM_CHECKED = 64
 _TOLERANCE = 1e-5
+# At the edge of the budget too, rounding may decide.
+_LEAST_AGREEMENT = 0.9
 
 
 class _Step(nn.Module):
@@ -64,8 +68,8 @@ class _Step(nn.Module):
         self.networks = networks
         self._choice = _Choice(networks, config)
 
-    def forward(self, *windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map the tensors named ``_INPUTS`` to actions (B, A) and candidates (B,)."""
+    def forward(self, *windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Map the tensors named ``_INPUTS`` to those named ``_OUTPUTS``, (B, A) and (B,)."""
         return self._choice.at(*windows)
 
 
@@ -80,7 +84,7 @@ class _Choice(RolloutPolicy):
         timesteps: torch.Tensor,
         mask: torch.Tensor,
         shifts: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         self.num_episodes = states.shape[0]
         self._states, self._actions, self._to_go = states, actions, to_go
         self._timesteps, self._mask, self._shifts = timesteps, mask, shifts
@@ -89,7 +93,9 @@ class _Choice(RolloutPolicy):
         candidates = self._candidate_actions()  # (B, M, A)
         chosen = self._score(candidates)
         index = chosen[:, None, None].expand(-1, 1, candidates.shape[-1])
-        return candidates.gather(1, index)[:, 0], chosen
+        outputs = candidates.gather(1, index)[:, 0], chosen
+        choice = self.choice
+        return outputs if choice is None else (*outputs, choice.reward_value, choice.cost_value)
 
 
 def export_policy(  # pylint: disable=too-many-arguments
@@ -140,7 +146,7 @@ def export_policy(  # pylint: disable=too-many-arguments
     with torch.no_grad(), atomic_path(path) as temporary:
         with _quiet():
             _write(step, networks, config, metadata, temporary)
-        difference = _difference(step, _examples(networks, config, _NUM_CHECKED), temporary)
+        difference = _difference(step, networks, config, temporary)
     return {**metadata, 'path': str(path), 'bytes': path.stat().st_size, 'difference': difference}
 
 
@@ -162,7 +168,7 @@ def _write(
         step,
         _examples(networks, config, 2),
         input_names=_INPUTS,
-        output_names=_OUTPUTS,
+        output_names=_OUTPUTS if config.candidates > 1 else _OUTPUTS[:2],
         dynamic_shapes=(({0: episodes},) * len(_INPUTS),),  # of the one argument, *windows
         dynamo=True,
         verbose=False,
@@ -239,27 +245,36 @@ def _examples(
     )
 
 
-def _difference(step: _Step, examples: tuple[torch.Tensor, ...], path: Path) -> float:
+def _difference(
+    step: _Step,
+    networks: DeployableNetworks,
+    config: DeploymentConfig,
+    path: Path,
+) -> float:
     """Return the largest difference between the actions of a written model and torch's.
 
-    Where two candidates are worth the same up to rounding, each may choose another: such
-    situations are left out, but most must agree.
+    Where two candidates are worth the same up to rounding, each may choose another. Such
+    situations are left out.
 
     Raises:
         UserError: If they differ by more than rounding.
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    examples = _examples(networks, config, _NUM_CHECKED)
     inputs = {name: example.numpy() for name, example in zip(_INPUTS, examples)}
-    actions, chosen = session.run(_OUTPUTS, inputs)
-    expected, expected_chosen = (output.numpy() for output in step(*examples))
-    is_same = chosen == expected_chosen
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    actions, chosen, *values = session.run(None, inputs)
+    expected, expected_chosen, *expected_values = (each.numpy() for each in step(*examples))
+    is_same = agrees = chosen == expected_chosen
+    units = networks.scaling.return_unit.item(), networks.scaling.cost_unit.item()
+    for value, expected_value, unit in zip(values, expected_values, units):
+        agrees = agrees | (np.abs(value - expected_value) <= _TOLERANCE * unit)
     difference = float(np.abs(actions - expected)[is_same].max(initial=0.0))
-    if is_same.mean() < 0.9 or not difference <= _TOLERANCE:
+    if agrees.mean() < _LEAST_AGREEMENT or not difference <= _TOLERANCE:
         raise UserError(
             f'the exported model acts differently than torch, by up to {difference:.1g}, and '
-            f'chooses alike in {is_same.mean():.0%} of situations; try other versions of '
+            f'chooses alike in {agrees.mean():.0%} of situations; try other versions of '
             f'{", ".join(EXTRA)}',
         )
     return difference
