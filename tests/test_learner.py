@@ -643,7 +643,6 @@ def test_continuing_from_a_state_equals_never_having_stopped():
     learner = small_learner(DROPOUT)
     for step in range(3):
         learner.update(random_batch(seed=step))
-    learner.pop_metrics()
     file = io.BytesIO()
     torch.save((learner.state_dict(), torch.get_rng_state()), file)
     for step in range(3, 6):

@@ -48,6 +48,7 @@ from omnisafe_qpt.host import checkpoint as checkpoint_module
 from omnisafe_qpt.host.algorithm import QPT
 from omnisafe_qpt.host.best import best_epoch
 from omnisafe_qpt.host.checkpoint import checkpoint_path, random_state, save_best, save_checkpoint
+from omnisafe_qpt.host.evaluation import Evaluation
 from omnisafe_qpt.host.resume import latest_run
 from omnisafe_qpt.host.run_log import RunLogger
 from omnisafe_qpt.host.seeds import FIRST_VALIDATION_SEED, final_seeds, validation_seeds
@@ -263,7 +264,7 @@ def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(
 ) -> None:
     """The real command, one and the same each time, killed at random moments."""
     generator = random.Random(episodes)
-    train_cfgs = {'total_steps': 70 * 3, 'evaluate_epoisodes': episodes, 'evaluate_processes': 2,
+    train_cfgs = {'total_steps': 60 * 3, 'evaluate_epoisodes': episodes, 'evaluate_processes': 2,
                   'final_evaluate_episodes': 2 * episodes}  # fmt: skip
     finish(start(options_of(dataset, tmp_path / 'unbroken', **train_cfgs), tmp_path))
     broken = tmp_path / 'broken'
@@ -558,21 +559,28 @@ def test_without_validation_no_epoch_is_the_best() -> None:
     assert best_epoch([row(1, float('nan'), float('nan'))], 10.0) is None
 
 
-def test_the_best_checkpoint_is_always_written(unbroken: Path, dataset: Path,
-                                               tmp_path: Path) -> None:  # fmt: skip
+def test_the_best_checkpoint_is_always_written(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([(1.0, 0.0), (5.0, 9.0), (6.0, 11.0), (3.0, 0.0), (99.0, 0.0)])
+
+    def played(self: QPT, label: str, seeds: range) -> Evaluation:
+        mean_return, cost = next(figures)
+        return Evaluation([mean_return], [cost], [100], 0.0, 1.0, None)
+
+    monkeypatch.setattr(QPT, '_play', played)
     options = options_of(dataset, tmp_path)
     options['logger_cfgs']['save_model_freq'] = 100
     run = train(options)
+    assert [path.name for path in sorted((run / 'torch_save').iterdir())] == [
+        f'epoch-{epoch}.pt' for epoch in (1, 2, 4)
+    ]
     best = json.loads((run / 'best.json').read_text())
-    values = {
-        int(float(row['Train/Epoch'])): float(row['Validation/EpRet'])
-        for row in rows_of(run)
-        if float(row['Validation/EpCost']) <= 10.0
-    }
-    assert best['epoch'] == max(values, key=values.get)
-    assert checkpoint_path(run, 'best').name == f'epoch-{best["epoch"]}.pt'
-    assert (run / 'best.json').read_text() == (unbroken / 'best.json').read_text()
+    assert (best['epoch'], best['validation_return'], best['validation_cost']) == (2, 5.0, 9.0)
+    assert best['first_seed'] == FIRST_VALIDATION_SEED + 30_000
+    assert checkpoint_path(run, 'best').name == 'epoch-2.pt'
     assert checkpoint_path(run).name == 'epoch-4.pt'
+    assert rows_of(run)[-1]['Metrics/EpRet'] == '99.0', 'the last row reports other episodes'
 
 
 def test_checkpoints_by_name_and_number(tmp_path: Path) -> None:
