@@ -34,6 +34,7 @@ import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks
 from omnisafe_qpt import runner
 from omnisafe_qpt.cli import main
+from omnisafe_qpt.core.config import RULES
 from omnisafe_qpt.host import export
 from omnisafe_qpt.host.checkpoint import save_checkpoint
 from omnisafe_qpt.runner import OnnxPolicy
@@ -177,10 +178,12 @@ class Comparison:
         HISTORY,
         LAST,
         PLAIN,
+        {**HISTORY, 'rule': 'paced'},
         pytest.param({**HISTORY, 'rule': 'bounded'}, marks=pytest.mark.slow),
         pytest.param({**LAST, 'rule': 'paper'}, marks=pytest.mark.slow),
+        pytest.param({**LAST, 'rule': 'paced'}, marks=pytest.mark.slow),
     ],
-    ids=['history-paper', 'last-bounded', 'plain', 'history-bounded', 'last-paper'],
+    ids=lambda options: '-'.join(map(str, options.values())),
 )
 @pytest.mark.parametrize('count', [None, 3])
 def test_the_same_actions_as_torch(run: Path, exported: Any, options: Any, count: Any) -> None:
@@ -193,7 +196,7 @@ def test_the_same_actions_as_torch(run: Path, exported: Any, options: Any, count
     expected = play(policies, count, comparison)
     assert comparison.compared == 2 * STEPS * (count or 1)
     assert comparison.ties <= 0.02 * comparison.compared
-    for other in ({'rule': 'paper'}, {'rule': 'bounded'}, {'candidate_shift': 'last'}):
+    for other in (*({'rule': rule} for rule in RULES), {'candidate_shift': 'last'}):
         if options is not PLAIN and not other.items() <= options.items():
             assert np.abs(play([load(**other)], count) - expected).max() > 0.01, 'it matters here'
 
