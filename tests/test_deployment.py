@@ -470,6 +470,7 @@ def test_what_is_no_run_is_said_so(run: Path, tmp_path: Path) -> None:
 
 def test_an_episode_starts_from_its_own_first_observation() -> None:
     """OmniSafe's renderer hands over the last observation of the episode before."""
+    import omnisafe  # noqa: F401 - QPT joins it whole before a part of it is asked for
     from gymnasium.spaces import Box
 
     from omnisafe_qpt.host.actor import QPTActor

@@ -20,7 +20,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
+from omnisafe_qpt.cli.common import (
+    add_command,
+    add_deployment_options,
+    check_writable,
+    positive,
+    write_json,
+)
 from omnisafe_qpt.cli.offline import run_offline
 from omnisafe_qpt.errors import UserError
 
@@ -77,23 +83,7 @@ def add(commands: Any) -> None:
         metavar='N',
         help='for each limit of each run (default: 20)',
     )
-    parser.add_argument(
-        '--candidates',
-        type=positive,
-        metavar='M',
-        help="return targets tried at each step; 1 is the plain policy (default: the run's)",
-    )
-    parser.add_argument(
-        '--rule',
-        choices=('paper', 'bounded', 'paced'),
-        help="how a candidate is chosen (default: the run's)",
-    )
-    parser.add_argument(
-        '--candidate-shift',
-        choices=('history', 'last'),
-        help="where the candidates' targets differ: in the whole history, or in the last step "
-        "alone, which takes a fraction of the time (default: the run's)",
-    )
+    add_deployment_options(parser)
     parser.add_argument(
         '--seed',
         type=int,
