@@ -501,7 +501,8 @@ class QPT(BaseOffline):
             print(
                 f'Stopped after {self._learner.step} of {self._cfgs.train_cfgs.total_steps} '
                 'updates. To go on: '
-                f'{resume_command(self._cfgs.algo, self._env_id, self._run)}',
+                f'{resume_command(self._cfgs.algo, self._env_id, self._run)}'
+                f'{" (by way of torchrun, as before)" if self._replicas.size > 1 else ""}',
                 file=sys.stderr,
             )
         self._replicas.share(None)  # a launcher ends all processes as soon as one ends

@@ -737,9 +737,10 @@ class _ReportingCommand:
             except UserError as error:
                 _exit_with(error)
             except KeyboardInterrupt as error:
-                # What there was to say has been said where it was stopped.
                 if not command.is_for_qpt:
                     raise
+                if not hasattr(error, 'exit_status'):  # or it has been said where it was stopped
+                    print('Interrupted', file=sys.stderr)
                 raise SystemExit(getattr(error, 'exit_status', 130)) from error
 
 
