@@ -55,7 +55,7 @@ lock: setup ## Renew the pinned lists in requirements/ from setup.py
 	@for version in 3.10 3.11; do \
 		list="requirements/py$$(echo $$version | tr -d .)"; \
 		echo "Resolving for Python $$version"; \
-		$(VENV)/bin/uv pip compile setup.py --extra dev --quiet --no-header --no-annotate \
+		$(VENV)/bin/uv pip compile setup.py --extra dev --extra export --quiet --no-header --no-annotate \
 			--constraints requirements/constraints.in --python-version "$$version" \
 			--python-platform x86_64-manylinux_2_28 >"$$list.tmp" \
 			|| { rm -f "$$list.tmp"; exit 1; }; \

@@ -53,6 +53,13 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+    'export': [
+        'onnx>=1.17,<2',
+        'onnxruntime>=1.20,<2',
+        'onnxscript>=0.5,<1',
+        # Earlier exporters do not take dynamic shapes this way.
+        'torch>=2.7,<3',
+    ],
     'dev': [
         'build>=1.0',
         'pip>=23.0',
