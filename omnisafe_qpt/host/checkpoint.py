@@ -25,7 +25,7 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -70,16 +70,27 @@ def save_training_state(run: Path, state: dict[str, Any]) -> None:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    """Put a file in place of an earlier one, which stays until this one is on the disk."""
+    with durable_file(path) as file:
+        torch.save(content, file)
+
+
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes an earlier one's place when all of it is on the disk.
+
+    Args:
+        path (Path): Its name.
+
+    Raises:
+        UserError: If it cannot be written, for instance on a full disk. The earlier one stays.
+    """
     try:
         with atomic_path(path) as temporary, temporary.open('wb') as file:
-            torch.save(content, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:  # a full disk, for instance
-        raise UserError(
-            f'{path} cannot be written, what was saved before stays: {error}'
-        ) from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be written, the one before stays: {error}') from error
 
 
 def load_training_state(run: Path) -> dict[str, Any] | None:
@@ -203,8 +214,8 @@ def checkpoint_path(run: str | os.PathLike[str], which: str | int = LAST) -> Pat
 
 def save_best(run: Path, record: dict[str, Any]) -> None:
     """Write which checkpoint is the best, and by which rule, as ``best.json``."""
-    with atomic_path(run / BEST_FILE) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
+    with durable_file(run / BEST_FILE) as file:
+        file.write(f'{json.dumps(record, indent=2)}\n'.encode())
 
 
 def load_best(run: Path) -> dict[str, Any]:

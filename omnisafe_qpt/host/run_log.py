@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import time
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ from typing import Any, TextIO
 from omnisafe.common.logger import Logger
 from omnisafe.utils.config import Config
 
-from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.checkpoint import durable_file
 
 
 # How long a process that was killed may leave others behind that hold the folder.
@@ -94,8 +95,8 @@ class RunLogger(Logger):
             return
         self._lock = _take_folder(self._folder)
         _remove_leftovers(Path(self._folder))
-        with atomic_path(Path(self._folder) / 'config.json') as temporary:
-            temporary.write_text(config.tojson(), encoding='utf-8')
+        with durable_file(Path(self._folder) / 'config.json') as file:
+            file.write(config.tojson().encode())
 
     def begin(self, rows: Sequence[dict[str, float]]) -> None:
         """Begin to log, after the rows of the epochs that were done before.
@@ -129,15 +130,12 @@ class RunLogger(Logger):
 
     def _restore_progress(self, rows: Sequence[dict[str, Any]]) -> TextIO:
         names = list(self._current_row)
-        with (
-            atomic_path(self.progress_file) as temporary,
-            temporary.open('w', newline='', encoding='utf-8') as file,
-        ):
-            writer = csv.DictWriter(file, names, restval='nan', extrasaction='ignore')
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
+        text = io.StringIO(newline='')
+        writer = csv.DictWriter(text, names, restval='nan', extrasaction='ignore')
+        writer.writeheader()
+        writer.writerows(rows)
+        with durable_file(self.progress_file) as file:
+            file.write(text.getvalue().encode())
         return self.progress_file.open('a', newline='', encoding='utf-8')
 
     def read_rows(self) -> list[dict[str, float]]:
