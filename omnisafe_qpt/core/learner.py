@@ -475,7 +475,8 @@ class Learner:
             else:
                 owner.load_state_dict(values)
         self.step = state['step']
-        self.load_metrics(state['metrics'])
+        if 'metrics' in state:  # not in older states, which are of the ends of epochs
+            self.load_metrics(state['metrics'])
 
     def load_metrics(self, state: dict[str, Any]) -> None:
         """Restore the metrics of :meth:`state_dict` alone: with replicas each has its own."""

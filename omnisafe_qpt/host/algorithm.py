@@ -705,9 +705,9 @@ class QPT(BaseOffline):
         self._learner.load_state_dict(state['learner'])
         self._restore_sampler(state['sampler'])
         set_random_state(state['random'])
-        self._restore_share(state['shares'])
+        self._restore_share(state.get('shares', ()))  # older states have none
         self.epoch = state['epoch']
-        self._metrics, self._update_time = state['metrics'], state['update_time']
+        self._metrics, self._update_time = state.get('metrics'), state.get('update_time', 0.0)
 
     def _restore_share(self, shares: Sequence[dict[str, Any]]) -> None:
         """Let each process go on where it was, if as many were stopped within an epoch."""
@@ -773,7 +773,7 @@ class QPT(BaseOffline):
             return ''
         changes = describe_changes(self._resumed_run, self._cfgs.todict())
         for name, now in (('torch', str(torch.__version__)), ('processes', self._replicas.size)):
-            before = now if self._resumed is None else self._resumed[name]
+            before = now if self._resumed is None else self._resumed.get(name, now)
             if before != now:
                 changes += f'{", " if changes else ""}{name} {before} -> {now}'
         return changes
