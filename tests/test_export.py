@@ -79,7 +79,7 @@ class Written:
 def written(run: Path, tmp_path_factory: Any) -> Written:
     path = tmp_path_factory.mktemp('command') / 'policy.onnx'
     report, out, err = path.with_suffix('.json'), io.StringIO(), io.StringIO()
-    options = ['--candidates', '1', '--cost-limit', '5', '--target-return', '42']
+    options = ['--candidates', '1', '--rule', 'paced', '--cost-limit', '5', '--target-return', '42']
     with redirect_stdout(out), redirect_stderr(err):
         assert main(['export', str(run), str(path), *options, '--json', str(report)]) == 0
     return Written(path, json.loads(report.read_text()), out.getvalue(), err.getvalue())
@@ -104,7 +104,7 @@ def exported(run: Path, tmp_path_factory: Any, request: Any) -> Any:
 
 HISTORY = {'candidates': 6, 'candidate_shift': 'history', 'rule': 'paper'}
 LAST = {'candidates': 6, 'candidate_shift': 'last', 'rule': 'bounded'}
-PLAIN = {'candidates': 1}
+PLAIN = {'candidates': 1, 'rule': 'paced'}  # which shows even this one another window
 
 
 def play(policies: Any, count: int | None = None, watch: Any = None) -> np.ndarray:
@@ -178,10 +178,10 @@ class Comparison:
         HISTORY,
         LAST,
         PLAIN,
-        {**HISTORY, 'rule': 'paced'},
         pytest.param({**HISTORY, 'rule': 'bounded'}, marks=pytest.mark.slow),
         pytest.param({**LAST, 'rule': 'paper'}, marks=pytest.mark.slow),
         pytest.param({**LAST, 'rule': 'paced'}, marks=pytest.mark.slow),
+        pytest.param({**HISTORY, 'rule': 'paced'}, marks=pytest.mark.slow),
     ],
     ids=lambda options: '-'.join(map(str, options.values())),
 )
@@ -197,7 +197,7 @@ def test_the_same_actions_as_torch(run: Path, exported: Any, options: Any, count
     assert comparison.compared == 2 * STEPS * (count or 1)
     assert comparison.ties <= 0.02 * comparison.compared
     for other in (*({'rule': rule} for rule in RULES), {'candidate_shift': 'last'}):
-        if options is not PLAIN and not other.items() <= options.items():
+        if len(options) == len(LAST) and not other.items() <= options.items():
             assert np.abs(play([load(**other)], count) - expected).max() > 0.01, 'it matters here'
 
 
@@ -388,11 +388,11 @@ def test_a_failed_export_leaves_the_file_that_was_there(
     changed = tmp_path / 'changed'
     save_checkpoint(changed, 1, other)
     (changed / 'config.json').write_text('{}')
-    assert main(['export', str(changed), str(out), '--candidates', '1']) == 1
+    assert main(['export', str(changed), str(out), '--candidates', '1', '--rule', 'paced']) == 1
     assert 'acts differently than torch' in capsys.readouterr().err
     assert out.read_bytes() == b'what was there'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['changed', 'policy.onnx']
-    assert main(['export', str(run), str(out), '--candidates', '1']) == 0
+    assert main(['export', str(run), str(out), '--candidates', '1', '--rule', 'paced']) == 0
     assert out.read_bytes() == exported(**PLAIN).read_bytes()
 
 
