@@ -21,7 +21,7 @@ from typing import Any
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import find_run
-from omnisafe_qpt.host.config import read_yaml, run_settings
+from omnisafe_qpt.host.config import merge, read_yaml, run_settings
 
 
 # The value of train_cfgs:resume that stands for the newest run, if there is one.
@@ -126,7 +126,8 @@ def settings_to_resume(
     record = read_yaml(run / 'config.json')  # JSON is YAML
     if record.get('env_id') != env_id:
         raise UserError(f'{run} is a run in {record.get("env_id")}, not in {env_id}')
-    started_with = {**record, 'train_cfgs': {**record['train_cfgs'], 'resume': None}}
+    # An option that there was not yet had what is its default now, as a rule.
+    started_with = merge(defaults, record)
     for path, (before, now) in changed_settings(started_with, options).items():
         section, _, name = path.partition(':')
         if name not in _MAY_DIFFER.get(section, ()):
