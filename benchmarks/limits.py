@@ -37,7 +37,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
 import omnisafe
+from matplotlib.figure import Figure
 
 from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.cli.common import write_json
@@ -46,7 +49,7 @@ from omnisafe_qpt.host.checkpoint import load_networks, versions
 from omnisafe_qpt.host.config import load_preset, merge
 from omnisafe_qpt.host.limits import evaluate_runs
 from omnisafe_qpt.host.progress import ProgressReporter
-from omnisafe_qpt.plots import plot_limits
+from omnisafe_qpt.plots import BLACK, BLUE, ORANGE, PURPLE, STYLE, save_figure
 
 
 # Training's own evaluations take seeds below this.
@@ -86,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--episodes', type=int, default=20, help='for each limit of each run')
     parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--json', required=True, type=Path)
-    parser.add_argument('--plot', type=Path, help="the last rule's results, as Figure 2")
+    parser.add_argument('--plot', type=Path, help='where to draw return and cost by limit')
     return parser
 
 
@@ -103,8 +106,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 result['rows'].append(row)
             write_json(result, options.json)
     if options.plot is not None:
-        last = [row for row in result['rows'] if row['way'] == options.rules[-1]]
-        plot_limits(last, options.plot)
+        _plot(result['rows'], options.plot)
     return result
 
 
@@ -195,24 +197,65 @@ def _evaluate(
     return rows
 
 
-def _print(result: dict[str, Any]) -> None:
-    """Print a line for each task and way: normalised return and cost at each limit."""
+# A task, a way of choosing, and its mean normalised return and cost at each limit.
+_Summary = dict[tuple[str, str], dict[float, tuple[float, float]]]
+
+
+def _summarise(rows: list[dict[str, Any]]) -> _Summary:
+    """Average over episodes and runs."""
     groups: dict[tuple[str, str], dict[float, list[dict[str, Any]]]] = {}
-    for row in result['rows']:
+    for row in rows:
         by_limit = groups.setdefault((row['env_id'], row['way']), {})
         by_limit.setdefault(row['cost_limit'], []).append(row)
-    print('Normalised return / cost over the limit; * above 1')
-    for (env_id, way), by_limit in groups.items():
-        cells = []
-        for limit, rows in sorted(by_limit.items()):
-            episodes = sum(row['episodes'] for row in rows)
-            value, cost = (
-                sum(row[name] * row['episodes'] for row in rows) / episodes
-                for name in ('normalized_return', 'normalized_cost')
-            )
-            cells.append(f'{limit:g}: {value:.2f} / {cost:.2f}{"*" if cost > 1 else " "}')
-        runs = {row['run'] for rows in by_limit.values() for row in rows}
-        print(f'{env_id:<24}{way:<9}{"   ".join(cells)}   ({len(runs)} runs)')
+    return {
+        key: {limit: _means(by_limit[limit]) for limit in sorted(by_limit)}
+        for key, by_limit in groups.items()
+    }
+
+
+def _means(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    episodes = [row['episodes'] for row in rows]
+    value, cost = (
+        float(np.average([row[name] for row in rows], weights=episodes))
+        for name in ('normalized_return', 'normalized_cost')
+    )
+    return value, cost
+
+
+def _print(result: dict[str, Any]) -> None:
+    """Print a line for each task and way: normalised return and cost at each limit."""
+    print('Normalised return / cost over the limit at each limit; * is above 1')
+    for (env_id, way), by_limit in _summarise(result['rows']).items():
+        cells = [
+            f'{limit:g}: {value:.2f} / {cost:.2f}{"*" if cost > 1 else " "}'
+            for limit, (value, cost) in by_limit.items()
+        ]
+        print(f'{env_id:<24}{way:<9}{"   ".join(cells)}')
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw normalised return and cost against the limit, a column for each task."""
+    summary = _summarise(rows)
+    tasks = list(dict.fromkeys(env_id for env_id, _ in summary))
+    ways = list(dict.fromkeys(way for _, way in summary))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2 * len(tasks), 6.4), layout='constrained')
+        axes = figure.subplots(2, len(tasks), sharex='col', squeeze=False)
+        for column, env_id in zip(axes.T, tasks):
+            for way, colour, marker in zip(ways, (ORANGE, BLUE, PURPLE, BLACK), 'os^d'):
+                by_limit = summary.get((env_id, way), {})
+                for panel, values in zip(column, zip(*by_limit.values())):
+                    panel.plot(list(by_limit), values, color=colour, marker=marker, label=way)
+            column[0].set_title(env_id)
+            column[1].axhline(1.0, color=BLACK, linestyle='--', linewidth=1)
+            # Linear below 1, so that a cost of zero can be shown.
+            column[1].set_yscale('symlog', linthresh=1.0)
+            column[1].set_ylim(bottom=-0.05)
+            column[1].set_xlabel('cost limit')
+        axes[0, 0].set_ylabel('normalised return')
+        axes[1, 0].set_ylabel('cost / limit')
+        axes[0, 0].legend()
+    save_figure(figure, path)
 
 
 if __name__ == '__main__':
