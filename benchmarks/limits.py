@@ -197,6 +197,8 @@ def _evaluate(
     return rows
 
 
+_COST_TICKS = [0, 0.5, 1, 2, 5, 10, 20, 50, 100]
+
 # A task, a way of choosing, and its mean normalised return and cost at each limit.
 _Summary = dict[tuple[str, str], dict[float, tuple[float, float]]]
 
@@ -247,14 +249,18 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
                 for panel, values in zip(column, zip(*by_limit.values())):
                     panel.plot(list(by_limit), values, color=colour, marker=marker, label=way)
             column[0].set_title(env_id)
+            low, _ = column[0].get_ylim()
+            column[0].set_ylim(min(0.0, low), 1.0)
             column[1].axhline(1.0, color=BLACK, linestyle='--', linewidth=1)
             # Linear below 1, so that a cost of zero can be shown.
             column[1].set_yscale('symlog', linthresh=1.0)
-            column[1].set_ylim(bottom=-0.05)
+            column[1].set_yticks(_COST_TICKS, [f'{tick:g}' for tick in _COST_TICKS])
+            column[1].set_ylim(-0.05, max(1.2, column[1].get_ylim()[1]))
             column[1].set_xlabel('cost limit')
         axes[0, 0].set_ylabel('normalised return')
         axes[1, 0].set_ylabel('cost / limit')
-        axes[0, 0].legend()
+        lines = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}
+        axes[0, 0].legend(lines.values(), lines.keys())
     save_figure(figure, path)
 
 

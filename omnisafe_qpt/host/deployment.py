@@ -105,7 +105,7 @@ def load_policy(  # pylint: disable=too-many-arguments
         device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
             device.
         candidates (int, optional): Return targets tried at each step. Defaults to the run's.
-        rule (str, optional): ``paper`` or ``bounded``. Defaults to the run's.
+        rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
         candidate_shift (str, optional): ``history`` or ``last``; see
             :class:`omnisafe_qpt.core.config.DeploymentConfig`. Defaults to the run's.
         num_episodes (int, optional): How many episodes go on at once, for a vector environment;
