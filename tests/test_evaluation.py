@@ -214,7 +214,7 @@ def test_how_episodes_share_the_calls_of_the_policy() -> None:
 
     assert sizes(3, 'cpu', candidates=1) == [1, 1, 1]
     assert sizes(10, 'cpu', candidates=1) == [3, 3, 2, 2]
-    assert sizes(20, 'cpu', candidates=50, candidate_shift='last') == [3] * 4 + [2] * 4
+    assert sizes(20, 'cpu', candidates=50, candidate_shift='last') == [5] * 4
     assert sizes(21, 'cpu', candidates=1) == [3] * 5 + [2] * 3
     assert sizes(20, 'cpu', candidates=12) == [1] * 20, 'a call is large enough with one'
     assert sizes(1, 'cuda') == [1]

@@ -90,6 +90,20 @@ def test_linear_without_the_product_is_that_of_torch(monkeypatch):
     assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
+@pytest.mark.parametrize('rows', [3, 80, 400])
+def test_linear_with_gelu_equals_torch_in_double_precision(rows):
+    torch.manual_seed(0)
+    layer, x = kernels.LinearGELU(24, 40), torch.randn(rows, 24)
+    expected = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double()))
+    with_gradient = layer(x)
+    assert with_gradient.requires_grad
+    torch.testing.assert_close(with_gradient.double(), expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+
+
 # ---------------------------------------------------------------------- dropout
 
 
@@ -238,9 +252,10 @@ def test_attention_under_autocast_is_float32_inside():
 
 
 @pytest.mark.parametrize('batch', [1, 40])
+@pytest.mark.parametrize('branches', [3, 24, 29])  # one group, equal groups, one of them smaller
 @pytest.mark.parametrize('is_all', [True, False])
-def test_branches_attend_as_sequences_of_their_own(is_all, batch):
-    num_shared, branches, length = 4, 3, 2
+def test_branches_attend_as_sequences_of_their_own(is_all, branches, batch):
+    num_shared, length = 4, 2
     torch.manual_seed(2)
     query, key, value = torch.randn(3, batch, 2, num_shared + branches * length, 8).unbind(0)
     total = num_shared + length

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import pairwise
 
 import torch
@@ -48,6 +49,19 @@ class TwinCritic(nn.Module):
             bound = 1 / math.sqrt(fan_in)  # as torch initialises a linear layer
             self.weights.append(torch.empty(2, fan_in, fan_out).uniform_(-bound, bound))
             self.biases.append(torch.empty(2, 1, fan_out).uniform_(-bound, bound))
+
+    @classmethod
+    def joined(cls, *critics: TwinCritic) -> TwinCritic:
+        """Copy several critics into one, which values with all of their networks at once.
+
+        Args:
+            critics (TwinCritic): Of the same sizes.
+        """
+        joined = deepcopy(critics[0]).requires_grad_(False)
+        for name in ('weights', 'biases'):
+            for index, layer in enumerate(zip(*(getattr(critic, name) for critic in critics))):
+                getattr(joined, name)[index] = nn.Parameter(torch.cat(layer), requires_grad=False)
+        return joined
 
     def forward(
         self,

@@ -37,6 +37,7 @@ _product = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
 # Below this many rows it is no faster.
 _ROWS_OF_PRODUCT = 256
+_ROWS_OF_PRODUCT_WITH_GELU = 64
 
 
 class Linear(nn.Linear):
@@ -44,9 +45,23 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        if _product is None or not _is_plain_float32(x) or x[..., 0].numel() < _ROWS_OF_PRODUCT:
+        if not _has_product(x, _ROWS_OF_PRODUCT):
             return F.linear(x, self.weight, self.bias)
         return _Linear.apply(x, self.weight, self.bias)
+
+
+class LinearGELU(Linear):
+    """:class:`torch.nn.Linear` with :func:`torch.nn.functional.gelu` of what it returns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        if torch.is_grad_enabled() or not _has_product(x, _ROWS_OF_PRODUCT_WITH_GELU):
+            return F.gelu(super().forward(x))
+        return _product(x, self.weight, self.bias, 'gelu', [], 'none')
+
+
+def _has_product(x: torch.Tensor, least_rows: int) -> bool:
+    return _product is not None and _is_plain_float32(x) and x[..., 0].numel() >= least_rows
 
 
 def _is_plain_float32(x: torch.Tensor) -> bool:
@@ -125,7 +140,13 @@ def _keep_mask(x: torch.Tensor, probability: float) -> torch.Tensor:
 
 def mish(x: torch.Tensor) -> torch.Tensor:
     """Compute :func:`torch.nn.functional.mish`, x tanh(softplus(x))."""
-    return _Mish.apply(x) if _is_cpu(x) else F.mish(x)
+    if not _is_cpu(x):
+        return F.mish(x)
+    return _Mish.apply(x) if torch.is_grad_enabled() else _mish(x)
+
+
+def _mish(x: torch.Tensor) -> torch.Tensor:
+    return _tanh_softplus(torch.sigmoid(x.float())).mul_(x).to(x.dtype)
 
 
 class _Mish(torch.autograd.Function):
@@ -134,7 +155,7 @@ class _Mish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return _tanh_softplus(torch.sigmoid(x.float())).mul_(x).to(x.dtype)
+        return _mish(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
@@ -184,7 +205,19 @@ def attention(
     if not _is_cpu(query) or _is_small(query, dropout):
         return F.scaled_dot_product_attention(query, key, value, allowed, dropout)
     bias = torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)
-    return _Attention.apply(query, key, value, bias, dropout)
+    if torch.is_grad_enabled() or dropout > 0.0:
+        return _Attention.apply(query, key, value, bias, dropout)
+    with torch.autocast('cpu', enabled=False):
+        weights = _attention_weights(_as_batch(query), _as_batch(key), bias)
+        return torch.bmm(weights, _as_batch(value)).unflatten(0, (len(bias), -1))
+
+
+def _attention_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Weigh keys (B H, T, d) for queries (B H, Q, d), which are scaled in place."""
+    query *= 1.0 / math.sqrt(query.shape[-1])  # fewer elements than the scores
+    scores = torch.bmm(query, key.transpose(1, 2))
+    scores.unflatten(0, (len(bias), -1)).add_(bias)
+    return scores.softmax(-1)
 
 
 def _is_small(query: torch.Tensor, dropout: float) -> bool:
@@ -205,12 +238,8 @@ class _Attention(torch.autograd.Function):
         dropout: float,
     ) -> torch.Tensor:
         query, key, value = map(_as_batch, (query, key, value))  # (B H, Q or T, d)
-        query *= 1.0 / math.sqrt(query.shape[-1])  # fewer elements than the scores
         with torch.autocast('cpu', enabled=False):
-            scores = torch.bmm(query, key.transpose(1, 2))
-            scores.unflatten(0, (len(bias), -1)).add_(bias)
-            weights = scores.softmax(-1)
-            del scores  # so that what comes next finds its memory, still in the cache
+            weights = _attention_weights(query, key, bias)
             mask = _keep_mask(weights, dropout) if dropout > 0.0 else None
             dropped = weights if mask is None else weights * mask
             mixed = torch.bmm(dropped, value)

@@ -246,6 +246,7 @@ class RolloutPolicy:
     ) -> None:
         """Initialize an instance of :class:`RolloutPolicy`."""
         self._networks = networks.eval()
+        self._critics = TwinCritic.joined(networks.reward_critic, networks.cost_critic)
         self._config = config
         self.num_episodes = num_episodes
         spec = networks.spec
@@ -483,12 +484,11 @@ class RolloutPolicy:
         """Choose among candidates (B, M, A) by the critics' values; returns (B,) indices."""
         if self._config.candidates == 1:  # the plain policy, which needs no critics
             return torch.zeros(self.num_episodes, dtype=torch.int64, device=self._device)
-        networks, scaling = self._networks, self._networks.scaling
+        scaling = self._networks.scaling
         states = scaling.observation(self._states[:, -1:]).expand(-1, candidates.shape[1], -1)
-        reward_values = networks.reward_critic(states, candidates).amin(0)
-        cost_values = scaling.cost_value(
-            combine_cost(networks.cost_critic(states, candidates), self._config.cost_value),
-        )
+        reward_values, cost_values = self._critics(states, candidates).tensor_split(2)
+        reward_values = reward_values.amin(0)
+        cost_values = scaling.cost_value(combine_cost(cost_values, self._config.cost_value))
         budgets = self._now[:, 1]
         if self._config.rule == 'paced':
             step = self._timesteps[:, -1].clamp_max(len(self._even_spend) - 1)

@@ -21,6 +21,7 @@ window of K steps is T = 4K - 1 tokens.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -30,6 +31,7 @@ from omnisafe_qpt.core.config import PolicyConfig
 from omnisafe_qpt.core.kernels import (
     Dropout,
     Linear,
+    LinearGELU,
     attention,
     branch_mask,
     branching_attention,
@@ -45,7 +47,7 @@ _ALL_TOKENS = slice(None)
 _LAST_STEP_TOKENS = 3
 
 # Candidates that share their history, up to which one pass of attention over all tokens is faster.
-_MASKED_BRANCHES = 48
+_MASKED_BRANCHES = 32
 
 
 # Mixes values (B, H, T, d) by queries (B, H, Q, d) and keys: (query, key, value, queries, dropout),
@@ -96,11 +98,10 @@ class _Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.embed_dim)
         self.attention = _Attention(config)
         self.mlp_norm = nn.LayerNorm(config.embed_dim)
-        self.mlp = nn.Sequential(
-            Linear(config.embed_dim, 4 * config.embed_dim),
-            nn.GELU(),
-            Linear(4 * config.embed_dim, config.embed_dim),
-        )
+        up = LinearGELU(config.embed_dim, 4 * config.embed_dim)
+        down = Linear(4 * config.embed_dim, config.embed_dim)
+        # These are the names of the weights in checkpoints.
+        self.mlp = nn.Sequential(OrderedDict([('0', up), ('2', down)]))
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor, attend: _Attend, queries: slice) -> torch.Tensor:

@@ -39,9 +39,9 @@ from omnisafe_qpt.host.remote import Partial, RemoteObject
 
 
 # Windows, at most, in a call of the policy that episodes share on a CPU. The fixed cost of a call
-# is about the work of one or two, so that more hardly help; and the fewer batches there are, the
-# fewer cores find one. Each environment needs seconds to start too, and up to 0.2 GB.
-_WINDOWS_ON_CPU = 3
+# is about the work of one or two, so that more would help less and less; and the fewer batches
+# there are, the fewer cores find one. An environment also takes up to 0.2 GB.
+_WINDOWS_ON_CPU = 5
 # Batches come in multiples of this, so that two or four cores finish together.
 _BATCHES_ON_CPU = 4
 
