@@ -37,7 +37,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import omnisafe
 from matplotlib.figure import Figure
@@ -49,7 +48,7 @@ from omnisafe_qpt.host.checkpoint import load_networks, versions
 from omnisafe_qpt.host.config import load_preset, merge
 from omnisafe_qpt.host.limits import evaluate_runs
 from omnisafe_qpt.host.progress import ProgressReporter
-from omnisafe_qpt.plots import BLACK, BLUE, ORANGE, PURPLE, STYLE, save_figure
+from omnisafe_qpt.plots import BLACK, BLUE, ORANGE, PURPLE, drawing_style, save_figure
 
 
 # Training's own evaluations take seeds below this.
@@ -240,7 +239,7 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     summary = _summarise(rows)
     tasks = list(dict.fromkeys(env_id for env_id, _ in summary))
     ways = list(dict.fromkeys(way for _, way in summary))
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(figsize=(4.2 * len(tasks), 6.4), layout='constrained')
         axes = figure.subplots(2, len(tasks), sharex='col', squeeze=False)
         for column, env_id in zip(axes.T, tasks):

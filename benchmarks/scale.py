@@ -374,13 +374,12 @@ def plot(result: dict[str, Any]) -> Figure:
     Args:
         result (dict[str, Any]): What :func:`run` returned.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
-    from omnisafe_qpt.plots import STYLE
+    from omnisafe_qpt.plots import STYLE, drawing_style
 
     sweeps, hardware = result['sweeps'], result['hardware']
-    with matplotlib.rc_context({**STYLE, 'figure.figsize': (12.0, 9.5)}):
+    with drawing_style({**STYLE, 'figure.figsize': (12.0, 9.5)}):
         figure = Figure(layout='constrained')
         axes = iter(figure.subplots(3, 3).flat)
         for name in UPDATES:

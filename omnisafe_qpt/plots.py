@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,15 @@ _HISTOGRAM_BINS = 40
 _MAX_LINES = 300
 # More dots than this are one picture in a PDF or SVG, which would be slow to show otherwise.
 _MAX_VECTOR_DOTS = 2000
+
+
+@contextmanager
+def drawing_style(style: dict[str, Any] = STYLE) -> Iterator[None]:
+    """Let matplotlib have this style and its own defaults, whatever the process has set."""
+    import matplotlib.style
+
+    with matplotlib.style.context(style, after_reset=True):
+        yield
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,7 @@ def plot_return_cost(
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(layout='constrained')
         axes = figure.subplot_mosaic(
             [['cost', '.'], ['scatter', 'return']],
@@ -164,13 +174,12 @@ def plot_limits(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     Raises:
         UserError: If the suffix is another; see :func:`check_suffix`.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
     tasks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         tasks.setdefault(row['env_id'], []).append(row)
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(figsize=(5.2 * len(tasks), 6.8), layout='constrained')
         axes = figure.subplots(2, len(tasks), sharex='col', squeeze=False)
         for column, own in zip(axes.T, tasks.values()):
@@ -270,7 +279,7 @@ def plot_calibrations(reports: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [report for report in reports if report['calibrations'] is not None]
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(figsize=(11.0, 4.8), layout='constrained')
         for axes, (title, kinds) in zip(figure.subplots(1, 3), _CALIBRATION_PANELS.items()):
             for name, (label, colour) in kinds.items():
@@ -342,9 +351,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         UserError: If the suffix is another; see :func:`check_suffix`.
     """
     check_suffix(path)
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE), atomic_path(path) as temporary:
+    with drawing_style(), atomic_path(path) as temporary:
         figure.savefig(temporary)
 
 

@@ -70,7 +70,7 @@ def places_of(learner):
     networks = {
         f'{name}.{key}': value
         for name, values in state.items()
-        if name not in {'step', 'policy_optimizer', 'critic_optimizer'}
+        if name not in {'step', 'metrics', 'policy_optimizer', 'critic_optimizer'}
         for key, value in values.items()
     }
     moments = {
@@ -379,7 +379,6 @@ def test_a_state_loaded_after_the_capture_is_what_replays_go_on_from(capture_on_
     for _ in range(of_step):
         saving.update(saving_sampler.sample())
     state = deepcopy(saving.state_dict())
-    saving.pop_metrics()
     numbers = torch.get_rng_state(), saving_sampler.generator.get_state()
     for _ in range(3):
         saving.update(saving_sampler.sample())

@@ -211,6 +211,17 @@ def test_settings_of_matplotlib_stay_as_they_were(tmp_path):
         assert dict(matplotlib.rcParams) == before
 
 
+def test_settings_of_the_process_do_not_show(tmp_path):
+    paths = tmp_path / 'usual.svg', tmp_path / 'other.svg'
+    for path, set_before in zip(paths, ({}, {'font.size': 3.0, 'axes.facecolor': 'red'})):
+        with matplotlib.rc_context({**set_before, 'svg.hashsalt': 'same'}):
+            save_figure(plot_return_cost(random_table(20), 'mine', 10), path)
+    assert '#ff0000' not in paths[1].read_text()
+    assert 'font: 3px' not in paths[1].read_text()
+    sizes = [path.stat().st_size for path in paths]
+    assert sizes[0] == sizes[1]
+
+
 def test_no_window_is_asked_for(tmp_path):
     program = (
         'import sys\n'

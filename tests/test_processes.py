@@ -165,6 +165,7 @@ def dropout_of(rank, epoch, seed=3):
     agent = SimpleNamespace(
         _cfgs=SimpleNamespace(seed=seed),
         _replicas=Replicas(rank, 3),
+        _has_own_dropout=False,
         epoch=epoch,
     )
     QPT._separate_dropout(agent)

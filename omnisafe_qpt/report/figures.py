@@ -35,6 +35,7 @@ from omnisafe_qpt.plots import (
     PURPLE,
     STYLE,
     draw_limits,
+    drawing_style,
     plot_return_cost,
 )
 from omnisafe_qpt.report.gather import DatasetView, LimitResult, Run
@@ -156,9 +157,7 @@ PANELS = (
 @contextmanager
 def open_studio() -> Iterator[Studio]:
     """Give what draws the figures of one page; meanwhile matplotlib has their style."""
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE):
+    with drawing_style(_STYLE):
         yield Studio()
 
 
