@@ -118,9 +118,9 @@ class Learner:
         self._trained_critics = [
             self.replicas.wrap(critic) for critic in (self.reward_critic, self.cost_critic)
         ]
-        self.target_policy = _frozen_copy(self.policy)
-        self.target_reward_critic = _frozen_copy(self.reward_critic)
-        self.target_cost_critic = _frozen_copy(self.cost_critic)
+        self.target_policy = frozen_copy(self.policy)
+        self.target_reward_critic = frozen_copy(self.reward_critic)
+        self.target_cost_critic = frozen_copy(self.cost_critic)
 
         self._policy_parameters = list(self.policy.parameters())
         self._critic_parameters = [
@@ -471,7 +471,7 @@ class Learner:
         for name in self._STATEFUL:
             owner, values = getattr(self, name), state[name.lstrip('_')]
             if isinstance(owner, torch.optim.Optimizer):
-                _load_optimizer(owner, values)
+                load_optimizer(owner, values)
             else:
                 owner.load_state_dict(values)
         self.step = state['step']
@@ -484,7 +484,7 @@ class Learner:
         self._metric_count = state['count']
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load moments and step counts; rates and other options stay those of the configuration.
 
     A tensor that is there already keeps its place, since a captured update knows no other.
@@ -506,6 +506,6 @@ def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:
     return twin_values.amin(0) if how == 'min' else twin_values.amax(0)
 
 
-def _frozen_copy(network: nn.Module) -> Any:
+def frozen_copy(network: nn.Module) -> Any:
     """Copy a network as its target: equal at the start, in eval mode, never differentiated."""
     return deepcopy(network).requires_grad_(False).eval()

@@ -1,0 +1,187 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Single transitions, gathered by index arithmetic on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
+from omnisafe_qpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class TransitionBatch:
+    """B transitions in raw units.
+
+    Args:
+        obs (torch.Tensor): (B, S), the state that was acted in.
+        action (torch.Tensor): (B, A).
+        reward (torch.Tensor): (B,).
+        cost (torch.Tensor): (B,).
+        next_obs (torch.Tensor): (B, S).
+        terminal (torch.Tensor): (B,) bool, whether the next state is terminal; never so at a time
+            limit, after which the task would go on.
+    """
+
+    obs: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    cost: torch.Tensor
+    next_obs: torch.Tensor
+    terminal: torch.Tensor
+
+
+class TransitionSampler:
+    """Draws batches of transitions, every transition of every episode equally likely.
+
+    It may stand in for a :class:`omnisafe_qpt.data.windows.WindowSampler` wherever batches are only
+    passed on, as in :class:`omnisafe_qpt.data.prefetch.PrefetchSampler`: a window here is one
+    transition.
+
+    Args:
+        trajectories (Trajectories): The flat tensors.
+        batch_size (int): B.
+        seed (int): Seed of the sampler's own generator.
+        rows (EpisodeRows, optional): Episodes to draw from. Defaults to the trajectories' own.
+        shard (tuple[int, int], optional): Rank and number of the processes that share each batch.
+            With the same seed all draw the same B transitions, and each gathers its own B / size
+            of them. Defaults to ``(0, 1)``, which is all of it.
+
+    Raises:
+        UserError: If the batch is not positive or cannot be shared equally.
+    """
+
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        trajectories: Trajectories,
+        batch_size: int,
+        seed: int,
+        rows: EpisodeRows | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Initialize an instance of :class:`TransitionSampler`."""
+        if batch_size < 1:
+            raise UserError(f'batch_size is {batch_size}; it must be at least 1')
+        rank, size = shard
+        if batch_size % size:
+            raise UserError(
+                f'batch_size is {batch_size}; it must be a multiple of the {size} processes that '
+                'share it',
+            )
+        share = batch_size // size
+        self._batch_size = batch_size
+        self._shard = slice(rank * share, (rank + 1) * share)
+        rows = trajectories.rows if rows is None else rows
+        self._table = trajectories.table
+        self._dims = trajectories.obs_dim, trajectories.act_dim
+        # Exclusive end of each episode's run in the numbering of all transitions.
+        self._ends = rows.lengths.cumsum(0)
+        # Within an episode, transitions are numbered as its rows in the table are.
+        self._row_offsets = rows.starts - (self._ends - rows.lengths)
+        self._terminal_numbers = torch.where(rows.terminal, self._ends - 1, -1)
+        self.num_windows = int(self._ends[-1])
+        self.generator = torch.Generator(device=self._table.device)
+        self.generator.manual_seed(seed)
+
+    def sample(self) -> TransitionBatch:
+        """Draw B transitions, and gather those of this shard.
+
+        Nothing here waits for the device or depends on what is drawn, so a CUDA graph may hold
+        it, with :attr:`generator` registered.
+        """
+        return self.transitions(self.draw(self.generator))
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw the numbers of B transitions, and return those of this shard, (B / size,) int64.
+
+        Args:
+            generator (torch.Generator): What to draw from, on the table's device.
+        """
+        numbers = torch.randint(
+            self.num_windows,
+            (self._batch_size,),
+            generator=generator,
+            device=self._table.device,
+        )
+        return numbers[self._shard]
+
+    def transitions(self, number: torch.Tensor) -> TransitionBatch:
+        """Gather transitions by number.
+
+        Args:
+            number (torch.Tensor): (B,) int64 in [0, num_windows): episodes in order, and within
+                one the steps 0..L - 1.
+        """
+        return self.unpack(self.gather(number))
+
+    def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
+        """Gather transitions by number into the few tensors that make up a batch.
+
+        Args:
+            number (torch.Tensor): (B,) int64, as in :meth:`transitions`.
+            pin_memory (bool, optional): Gather into page-locked memory. Defaults to False.
+
+        Returns:
+            The rows of the table at both ends of each transition, (2, B, S + A + 4), and as in
+            :class:`TransitionBatch` ``terminal``. Copied to another device, :meth:`unpack` makes
+            the batch there.
+        """
+        episode = torch.searchsorted(self._ends, number, right=True)
+        row = number + self._row_offsets.index_select(0, episode)
+        values = torch.empty(
+            (2 * len(row), self._table.shape[1]),
+            dtype=self._table.dtype,
+            device=self._table.device,
+            pin_memory=pin_memory,
+        )
+        torch.index_select(self._table, 0, torch.cat([row, row + 1]), out=values)
+        terminal = number == self._terminal_numbers.index_select(0, episode)
+        return [values.view(2, len(row), -1), terminal.pin_memory() if pin_memory else terminal]
+
+    def unpack(self, parts: list[torch.Tensor]) -> TransitionBatch:
+        """Make the batch of what :meth:`gather` returned; nothing is copied."""
+        (here, there), terminal = parts
+        obs, action, others = here.split([*self._dims, 4], dim=-1)
+        return TransitionBatch(
+            obs=obs,
+            action=action,
+            reward=others[:, 0],
+            cost=others[:, 1],
+            next_obs=there[:, : self._dims[0]],
+            terminal=terminal,
+        )
+
+
+def select_safe(trajectories: Trajectories, cost_limit: float) -> Trajectories:
+    """Keep the episodes that cost at most ``cost_limit``; the table is shared.
+
+    Args:
+        trajectories (Trajectories): All episodes.
+        cost_limit (float): Undiscounted cost of an episode.
+
+    Raises:
+        UserError: If there is none.
+    """
+    is_safe = trajectories.cost_returns <= cost_limit
+    if not is_safe.any():
+        raise UserError(
+            f'{trajectories.name} has no episode within the cost limit of {cost_limit:g}; the '
+            f'cheapest costs {trajectories.cost_returns.min().item():g}: give a cost_limit of at '
+            'least that',
+        )
+    return trajectories.select(is_safe)
