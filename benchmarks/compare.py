@@ -1,0 +1,528 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Algorithms side by side: each row of a suite on each dataset with each seed, a cell each.
+
+    python -m benchmarks.compare benchmarks/suites/smoke.yaml
+    python -m benchmarks.compare benchmarks/suites/local.yaml --data-dir DATA --workers 2
+    python -m benchmarks.compare benchmarks/suites/paper.yaml --dry-run
+    python -m benchmarks.compare benchmarks/suites/local.yaml --data-dir DATA --only '*/QPT/seed-0'
+
+A cell leaves a CSV with a line for each evaluation episode and a JSON with everything needed to
+repeat it, both in benchmarks/results/SUITE. What is finished with the same settings is not done
+again, so a suite goes on after a break. Cells that train alike share one training, which stays in
+the work folder. `python -m benchmarks.report` makes tables and plots of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from benchmarks.command import make_parser
+from benchmarks.engines import (
+    ROOT,
+    Engine,
+    Job,
+    ProcessEngine,
+    RayEngine,
+    Work,
+    error_file,
+)
+from benchmarks.estimate import Estimate, Recorded, data_bytes, estimate
+from benchmarks.suite import (
+    Cell,
+    DataFile,
+    Suite,
+    config_hash,
+    find_data,
+    is_finished,
+    load_suite,
+    read_facts,
+)
+from omnisafe_qpt.cli.common import positive
+from omnisafe_qpt.errors import UserError
+
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+# A line of progress at least this often.
+_SECONDS_BETWEEN_LINES = 120.0
+# A training whose time is further from its budget is pointed out.
+_BUDGET_TOLERANCE = 0.2
+
+
+def main() -> int:
+    """Run a suite from the command line."""
+    options = _parser().parse_args()
+    try:
+        return run(options)
+    except UserError as error:
+        print(f'Error: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('Stopped; finished cells stay, and the same command goes on', file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    parser.add_argument('suite', type=Path, metavar='SUITE.yaml')
+    parser.add_argument(
+        '--results',
+        type=Path,
+        metavar='DIR',
+        help='of this suite (default: benchmarks/results/ and its name)',
+    )
+    parser.add_argument(
+        '--data',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='NAME=FILE',
+        help='the file of a dataset of the suite',
+    )
+    parser.add_argument('--data-dir', type=Path, metavar='DIR', help='of files named in the suite')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='PATTERN',
+        help='cells DATASET/ROW/seed-N, or folders of them; * stands for anything',
+    )
+    parser.add_argument(
+        '--updates',
+        type=positive,
+        metavar='N',
+        help="of each training, in place of the suite's budget: repeats a cell exactly",
+    )
+    parser.add_argument('--workers', type=positive, default=1, metavar='N', help='jobs at a time')
+    parser.add_argument(
+        '--threads',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='of each job, in training; processes in evaluation (default: 1)',
+    )
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--retry', type=int, default=1, metavar='N', help='times (default: 1)')
+    parser.add_argument(
+        '--work',
+        type=Path,
+        default=Path('runs/compare'),
+        metavar='DIR',
+        help='of trained runs, logs and errors (default: runs/compare)',
+    )
+    parser.add_argument('--engine', choices=('processes', 'ray'), default='processes')
+    parser.add_argument('--ray-address', metavar='A', help="of a cluster, as ray.init's address")
+    parser.add_argument(
+        '--gpus-per-cell',
+        type=float,
+        default=0.0,
+        metavar='F',
+        help='share of a GPU for each job on a Ray cluster (default: 0)',
+    )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='only list the cells, what is finished, and what the rest will take',
+    )
+    return parser
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do.
+
+    Args:
+        suite (Suite): The suite.
+        results (Path): Its folder of results.
+        data (dict[str, DataFile or None]): The datasets' files, where they are here.
+        finished (list[Cell]): Cells that are done.
+        pending (list[Cell]): Cells to do.
+        estimates (dict[str, Estimate]): Of every cell, by its name.
+    """
+
+    suite: Suite
+    results: Path
+    data: dict[str, DataFile | None]
+    finished: list[Cell]
+    pending: list[Cell]
+    estimates: dict[str, Estimate]
+
+    def sha256(self, cell: Cell) -> str | None:
+        """Return the hash of a cell's dataset, if its file is here."""
+        data = self.data[cell.dataset.name]
+        return None if data is None else data.sha256
+
+    def groups(self) -> list[list[Cell]]:
+        """Put together pending cells that train alike; the first seed of everything comes first."""
+        groups: dict[str, list[Cell]] = {}
+        for cell in self.pending:
+            groups.setdefault(config_hash(cell.training(self.sha256(cell))), []).append(cell)
+        seeds = list(dict.fromkeys(cell.seed for cell in (*self.finished, *self.pending)))
+        return sorted(groups.values(), key=lambda cells: seeds.index(cells[0].seed))
+
+    def seconds(self, cells: list[Cell]) -> float:
+        """Estimate the time of a group of cells in one process."""
+        estimates = [self.estimates[cell.name] for cell in cells]
+        return estimates[0].train + sum(each.evaluate for each in estimates)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what is left of a suite; returns 1 if a cell failed.
+
+    Args:
+        options (argparse.Namespace): Of the command line.
+
+    Raises:
+        UserError: If the suite or the data are not as they should be.
+    """
+    suite = load_suite(options.suite, options.updates)
+    plan = make_plan(suite, options)
+    _print_plan(plan, options)
+    if options.dry_run:
+        return 0
+    if not plan.pending:
+        return 0
+    with _ended_by_sigterm():
+        engine = _make_engine(options)
+        runner = _Runner(plan, options, engine)
+        try:
+            runner.run()
+        finally:
+            engine.stop()
+    return runner.summarise()
+
+
+def make_plan(suite: Suite, options: argparse.Namespace) -> Plan:
+    """Find the data, and what is finished.
+
+    Args:
+        suite (Suite): The suite.
+        options (argparse.Namespace): Of the command line.
+
+    Raises:
+        UserError: If a dataset that is needed cannot be had, or an option fits nothing.
+    """
+    cells = suite.cells(options.only)
+    results = options.results or ROOT / 'benchmarks' / 'results' / suite.name
+    files = dict(_data_option(pair, suite) for pair in options.data)
+    data: dict[str, DataFile | None] = {}
+    finished, pending = [], []
+    for dataset in {cell.dataset.name: cell.dataset for cell in cells}.values():
+        data[dataset.name] = find_data(dataset, files, options.data_dir, may_download=False)
+        found = data[dataset.name]
+        sha256 = None if found is None else found.sha256
+        unfinished = []
+        for cell in cells:
+            if cell.dataset == dataset:
+                is_done = is_finished(results, cell, sha256)
+                (finished if is_done else unfinished).append(cell)
+        if unfinished and found is None and not options.dry_run:
+            data[dataset.name] = find_data(dataset, files, options.data_dir, may_download=True)
+        pending += unfinished
+    device = _device_type(options.device)
+    recorded = Recorded.load(results, device)
+    estimates = {cell.name: estimate(cell, recorded, device) for cell in cells}
+    return Plan(suite, results, data, finished, pending, estimates)
+
+
+def _data_option(pair: str, suite: Suite) -> tuple[str, Path]:
+    name, _, file = pair.partition('=')
+    if name not in suite.datasets or not file:
+        raise UserError(
+            f'--data {pair}: give NAME=FILE with one of {", ".join(suite.datasets)}',
+        )
+    return name, Path(file)
+
+
+def _device_type(device: str) -> str:
+    if device != 'auto':
+        return device.partition(':')[0]
+    import torch
+
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def _make_engine(options: argparse.Namespace) -> Engine:
+    if options.engine == 'ray':
+        return RayEngine(
+            options.ray_address,
+            options.workers,
+            options.threads,
+            options.gpus_per_cell,
+            options.retry,
+        )
+    return ProcessEngine(options.workers)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C within a block, so that nothing is left running."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass
+class _Task:
+    """A group of cells on its way.
+
+    Args:
+        cells (list[Cell]): Those that are left of it.
+        tries (int): How often it was started.
+        started (float): When it was started last.
+    """
+
+    cells: list[Cell]
+    tries: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+class _Runner:
+    """Hands groups of cells to an engine until all are done or have failed too often.
+
+    Args:
+        plan (Plan): What there is to do.
+        options (argparse.Namespace): Of the command line.
+        engine (Engine): What runs jobs.
+    """
+
+    def __init__(self, plan: Plan, options: argparse.Namespace, engine: Engine) -> None:
+        """Initialize an instance of :class:`_Runner`."""
+        self._plan, self._options, self._engine = plan, options, engine
+        self._work = options.work.resolve()
+        self._commit, self._dirty = git_state()
+        self._queue = deque(_Task(cells) for cells in plan.groups())
+        self._tasks: dict[int, _Task] = {}
+        self._submitted = 0
+        self._done: list[Cell] = []
+        self._failed: dict[str, str] = {}
+        self._started = self._last_line = time.monotonic()
+        self._expected = sum(plan.seconds(task.cells) for task in self._queue)
+        self._expected_done = 0.0
+
+    def run(self) -> None:
+        """Do all there is to do."""
+        while self._queue or self._tasks:
+            while self._queue and self._engine.has_room:
+                self._submit(self._queue.popleft())
+            for work, how in self._engine.finished():
+                self._settle(work, how)
+            if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+                running = ', '.join(task.cells[0].name for task in self._tasks.values())
+                self._say(f'running {running[:200]}')
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _submit(self, task: _Task) -> None:
+        suite, options = self._plan.suite, self._options
+        data = self._plan.data[task.cells[0].dataset.name]
+        for cell in task.cells:
+            error_file(self._work, suite.name, cell.name).unlink(missing_ok=True)
+        job = Job(
+            suite=str(suite.path.resolve()),
+            updates=options.updates,
+            cells=tuple(cell.name for cell in task.cells),
+            data=str(data.path),
+            data_sha256=data.sha256,
+            work=str(self._work),
+            results=str(self._plan.results.resolve()),
+            threads=options.threads,
+            device=options.device,
+            commit=self._commit,
+            dirty=self._dirty,
+        )
+        name = task.cells[0].name.replace('/', '-')
+        folder = self._work / suite.name / 'jobs'
+        folder.mkdir(parents=True, exist_ok=True)
+        job.save(folder / f'{name}.json')
+        self._submitted += 1
+        log = folder / f'{name}.log'
+        log.unlink(missing_ok=True)
+        task.tries, task.started = task.tries + 1, time.monotonic()
+        self._tasks[self._submitted] = task
+        self._engine.submit(Work(self._submitted, folder / f'{name}.json', log, options.threads))
+
+    def _settle(self, work: Work, how: str) -> None:
+        """Take in what a job has brought; what failed is tried again, or told."""
+        task = self._tasks.pop(work.number)
+        sha256 = self._plan.sha256(task.cells[0])
+        done = [cell for cell in task.cells if is_finished(self._plan.results, cell, sha256)]
+        left = [cell for cell in task.cells if cell not in done]
+        is_over = not left or task.tries > self._options.retry
+        if is_over:
+            self._expected_done += self._plan.seconds(task.cells)
+        for cell in done:
+            self._done.append(cell)
+            self._say(f'{cell.name} {_outcome(read_facts(self._plan.results, cell.name))}')
+        for cell in left:
+            self._tell_failure(cell, work, how)
+            verdict = 'FAILED' if is_over else 'failed, to be tried again'
+            self._say(f'{cell.name} {verdict}: {self._failed[cell.name]}')
+        if not is_over:
+            self._queue.append(_Task(left, task.tries))
+
+    def _tell_failure(self, cell: Cell, work: Work, how: str) -> None:
+        """Keep the last line of what went wrong; a process that died could not write it itself."""
+        path = error_file(self._work, self._plan.suite.name, cell.name)
+        if not path.is_file():
+            log = (
+                work.log.read_text(encoding='utf-8', errors='replace') if work.log.is_file() else ''
+            )
+            tail = '\n'.join(log.splitlines()[-30:])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f'{tail}\n{how}\n'.lstrip(), encoding='utf-8')
+        lines = path.read_text(encoding='utf-8').strip().splitlines()
+        self._failed[cell.name] = lines[-1] if lines else how
+
+    def _say(self, what: str) -> None:
+        self._last_line = time.monotonic()
+        elapsed = self._last_line - self._started
+        total = len(self._plan.pending)
+        left = ''
+        remaining = self._expected - self._expected_done
+        if remaining > 0:
+            # What the estimates were wrong by so far, as soon as there is something to go by.
+            factor = 1.0
+            parallel = 1 if self._options.engine == 'ray' else self._options.workers
+            if self._expected_done > 0:
+                factor = elapsed / (self._expected_done / parallel)
+            left = f', ETA {_duration(remaining / parallel * factor)}'
+        print(f'[{len(self._done)}/{total}{left}] {what}', flush=True)
+
+    def summarise(self) -> int:
+        """Say how it ended; returns 1 if a cell failed."""
+        done = {cell.name for cell in self._done}
+        failed = [cell.name for cell in self._plan.pending if cell.name not in done]
+        elapsed = _duration(time.monotonic() - self._started)
+        print(f'{len(done)} cells done in {elapsed}; results in {_shown(self._plan.results)}')
+        for cell in self._done:
+            note = _off_budget(cell, read_facts(self._plan.results, cell.name))
+            if note:
+                print(f'  {cell.name}: {note}')
+        for name in failed:
+            path = self._work / self._plan.suite.name / f'{name}.error.txt'
+            print(f'FAILED {name}: {self._failed[name]}\n  {_shown(path)}', file=sys.stderr)
+        return int(bool(failed))
+
+
+def _outcome(facts: dict[str, Any]) -> str:
+    text = f'{facts["updates"]} updates in {_duration(facts["train_seconds"])}'
+    return f'{text}, evaluated in {_duration(facts["evaluate_seconds"])}'
+
+
+def _off_budget(cell: Cell, facts: dict[str, Any]) -> str:
+    """Say if a training took another time than its budget, as on a machine whose load changes."""
+    if 'seconds' not in cell.budget:
+        return ''
+    ratio = facts['train_seconds'] / cell.budget['seconds']
+    if abs(ratio - 1.0) <= _BUDGET_TOLERANCE:
+        return ''
+    return f'trained {facts["train_seconds"]:.0f} s of a budget of {cell.budget["seconds"]:g} s'
+
+
+def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
+    """Print the cells, and what those that are left will take."""
+    suite = plan.suite
+    budget = ', '.join(f'{amount:g} {kind}' for kind, amount in suite.budget.items())
+    limits = ', '.join(f'{limit:g}' for limit in suite.cost_limits)
+    print(
+        f'{suite.name}: {len(plan.finished) + len(plan.pending)} cells, {budget} of training each, '
+        f'{suite.episodes} episodes at cost limit {limits}',
+    )
+    if options.dry_run:
+        _print_cells(plan)
+    groups = plan.groups()
+    seconds = sum(plan.seconds(cells) for cells in groups)
+    disk = sum(plan.estimates[cells[0].name].disk for cells in groups)
+    disk += data_bytes(plan.pending, plan.data)
+    print(
+        f'Finished: {len(plan.finished)}. Left: {len(plan.pending)} cells of {len(groups)} '
+        f'trainings, about {_duration(seconds)} of work ({_duration(seconds / options.workers)} '
+        f'with {options.workers} at a time) and {disk / 1e9:.1f} GB of disk',
+    )
+    missing = [name for name, data in plan.data.items() if data is None]
+    if missing:
+        print(f'Data not here yet: {", ".join(missing)}')
+
+
+def _print_cells(plan: Plan) -> None:
+    """Print a line for each row on each dataset."""
+    lines: dict[str, list[Cell]] = {}
+    for cell in (*plan.finished, *plan.pending):
+        lines.setdefault(f'{cell.dataset.name}/{cell.row.name}', []).append(cell)
+    width = max(map(len, lines))
+    for name, cells in lines.items():
+        seeds = ' '.join(
+            f'{cell.seed}{"*" if cell in plan.finished else ""}'
+            for cell in sorted(cells, key=lambda cell: cell.seed)
+        )
+        each = plan.estimates[cells[0].name]
+        print(
+            f'  {name:<{width}}  seeds {seeds:<12} each about {_duration(each.train):>9} to train, '
+            f'{_duration(each.evaluate):>8} to evaluate',
+        )
+    print('  (* finished)')
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it can be typed."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def git_state() -> tuple[str | None, bool]:
+    """Return git's commit of the code, and whether the code differs from it.
+
+    Results do not count: they change while a suite runs.
+    """
+
+    def ask(*arguments: str) -> str | None:
+        command = ['git', '-C', str(ROOT), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    commit = ask('rev-parse', 'HEAD')
+    if commit is None:
+        return None, False
+    changes = ask('status', '--porcelain', '--', 'omnisafe_qpt', 'configs', 'benchmarks/*.py')
+    return commit.strip(), bool(changes)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
