@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from omnisafe_qpt.core.baselines.learner import BaselineLearner
-from omnisafe_qpt.core.baselines.networks import TanhPolicy
+from omnisafe_qpt.core.baselines.networks import DiffusionPolicy, GaussianPolicy, TanhPolicy
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import LARGEST_NUMBER
 from omnisafe_qpt.core.scaling import Scaling
@@ -34,6 +34,8 @@ from omnisafe_qpt.errors import UserError
 # The policy of each baseline, by its name in a checkpoint.
 _POLICIES: dict[str, Callable[..., nn.Module]] = {
     'bc_safe': TanhPolicy,
+    'cpq': GaussianPolicy,
+    'fisor': DiffusionPolicy,
 }
 
 
