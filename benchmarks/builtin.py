@@ -35,7 +35,7 @@ from omnisafe_qpt.core.baselines.deploy import ObservationPolicy
 from omnisafe_qpt.data.convert import INIT_OBS_ALGORITHM, convert
 from omnisafe_qpt.data.files import NPZ_NAMES
 from omnisafe_qpt.host.checkpoint import load_file
-from omnisafe_qpt.host.plugin import frozen_normalizer, load_actor
+from omnisafe_qpt.host.plugin import load_actor
 
 
 # Those that choose actions by their discounted cost from a state on.
@@ -127,7 +127,7 @@ class BuiltInPolicy(ObservationPolicy):
 
     A Gaussian policy acts by its mean. VAEBC, BCQ and BCQLag decode a random number (BCQ, unlike in
     its paper, one alone, whatever its critic thinks of it); here it comes from the episode's own
-    seed, so that an episode can be repeated.
+    seed, so that an episode can be repeated. None of the six normalises observations.
 
     Args:
         config (dict[str, Any]): The run's ``config.json``.
@@ -146,7 +146,6 @@ class BuiltInPolicy(ObservationPolicy):
         """Initialize an instance of :class:`BuiltInPolicy`."""
         super().__init__(self._mean_action, obs_dim, act_dim)
         self._actor = load_actor(config, checkpoint, obs_dim, act_dim).eval()
-        self._normalize = frozen_normalizer(checkpoint)
 
     def act(
         self,
@@ -167,7 +166,6 @@ class BuiltInPolicy(ObservationPolicy):
             return super().act(observations, generators)
         # OmniSafe's latent is twice as wide as an action.
         noise = np.stack([each.standard_normal(2 * self.act_dim) for each in generators])
-        observations = self._normalize(observations)
         actions = decoder.decode(observations, torch.as_tensor(noise, dtype=torch.float32))
         if decoder is self._actor:
             return actions
@@ -175,7 +173,7 @@ class BuiltInPolicy(ObservationPolicy):
         return actions + self._actor.phi * self._actor.perturbation(inputs)
 
     def _mean_action(self, observations: torch.Tensor) -> torch.Tensor:
-        return self._actor.predict(self._normalize(observations), deterministic=True)
+        return self._actor.predict(observations, deterministic=True)
 
 
 def load_policy(run: Path, checkpoint: Path, data: Path) -> BuiltInPolicy:
