@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-
 """Statistics of the side-by-side tables: over seeds, and over seeds and tasks together.
 
 The aggregates are those of Agarwal et al., Deep Reinforcement Learning at the Edge of the
@@ -38,7 +37,8 @@ TaskStatistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 # The share that an interquartile mean leaves out at each end.
 _TAIL = 0.25
-_REPETITIONS = 10_000
+# How often the bootstrap draws.
+REPETITIONS = 10_000
 _BOOTSTRAP_SEED = 0
 _PERCENTILES = (2.5, 97.5)
 
@@ -89,12 +89,12 @@ def interquartile_mean(tasks: Sequence[np.ndarray]) -> np.ndarray:
     return pooled[..., cut : pooled.shape[-1] - cut].mean(axis=-1)
 
 
-def bootstrap_interval(
+def bootstrap_intervals(
     tasks: Sequence[Sequence[float]],
-    statistic: TaskStatistic,
-    repetitions: int = _REPETITIONS,
-) -> Interval | None:
-    """Return the 95 % percentile interval of a statistic, by a bootstrap stratified over tasks.
+    wanted: Sequence[TaskStatistic],
+    repetitions: int = REPETITIONS,
+) -> list[Interval] | None:
+    """Return 95 % percentile intervals of statistics, by a bootstrap stratified over tasks.
 
     Each repetition draws, for each task on its own, as many seeds as it has, with replacement. The
     tasks stay: the interval is about other seeds on these tasks, not about other tasks. The same
@@ -102,11 +102,12 @@ def bootstrap_interval(
 
     Args:
         tasks (Sequence[Sequence[float]]): The values of each task's seeds.
-        statistic (TaskStatistic): For example :func:`interquartile_mean`.
+        wanted (Sequence[TaskStatistic]): For example :func:`interquartile_mean`; all of them
+            see the same draws.
         repetitions (int, optional): How often seeds are drawn. Defaults to 10,000.
 
     Returns:
-        Its two ends, or None if no task has more than one seed, so that nothing can be drawn anew.
+        The two ends of each, or None if no task has more than one seed: all draws are alike then.
     """
     if all(len(task) < 2 for task in tasks):
         return None
@@ -115,5 +116,5 @@ def bootstrap_interval(
     for task in tasks:
         indices = generator.integers(len(task), size=(repetitions, len(task)))
         drawn.append(np.asarray(task, dtype=np.float64)[indices])
-    low, high = np.percentile(statistic(drawn), _PERCENTILES)
-    return float(low), float(high)
+    ends = (np.percentile(statistic(drawn), _PERCENTILES) for statistic in wanted)
+    return [(float(low), float(high)) for low, high in ends]

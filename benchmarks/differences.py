@@ -1,0 +1,139 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What differs among the cells of one table and makes them less comparable than they look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from benchmarks.rows import Result, Results
+
+
+# Training may miss a budget of seconds by this share without a word.
+_TIME_TOLERANCE = 0.1
+
+
+def find_differences(results: Results) -> list[str]:
+    """Return a sentence for each thing that should be the same and is not."""
+    return [
+        *_by_dataset(results),
+        *_by_row(results),
+        *_by_machine(results.cells),
+        *_by_time(results.cells),
+    ]
+
+
+def _by_dataset(results: Results) -> Iterator[str]:
+    """Data, scale and episodes are the same for all rows on a dataset."""
+    for dataset in results.datasets:
+        cells = [cell for cell in results.cells if cell.dataset == dataset]
+        hashes = _values(cells, lambda cell: cell.facts['dataset_sha256'][:12])
+        if len(hashes) > 1:
+            yield f'{dataset}: cells ran on different data (sha256 {_named(hashes)})'
+        scales = _values(cells, lambda cell: tuple(cell.facts['reference_returns']))
+        if len(scales) > 1:
+            yield f'{dataset}: returns are normalised in different ways ({_named(scales)})'
+        yield from _by_episodes(results, dataset, cells)
+        yield from _by_protocol(dataset, cells)
+
+
+def _by_episodes(results: Results, dataset: str, cells: Sequence[Result]) -> Iterator[str]:
+    """Rows with the same seed of training are evaluated on the same episodes."""
+    for checkpoint, limit in results.settings:
+        for seed in sorted({cell.seed for cell in cells}):
+            own = [cell.episodes.get((checkpoint, limit)) for cell in cells if cell.seed == seed]
+            episodes = {tuple(row.seed for row in rows) for rows in own if rows is not None}
+            if len(episodes) > 1:
+                numbers = sorted({len(each) for each in episodes})
+                what = (
+                    f'{numbers[0]} to {numbers[-1]} episodes' if numbers[1:] else 'other episodes'
+                )
+                yield (
+                    f'{dataset}, seed {seed}, {checkpoint} checkpoint, limit {limit:g}: rows were '
+                    f'evaluated on {what}'
+                )
+
+
+def _by_protocol(dataset: str, cells: Sequence[Result]) -> Iterator[str]:
+    for name, text in (
+        ('cost_limit', 'were trained for different cost limits'),
+        ('budget', 'had different budgets'),
+        ('epochs', 'chose the best among different numbers of checkpoints'),
+        ('validation_episodes', 'chose the best checkpoint by different numbers of episodes'),
+    ):
+        values = _values(cells, lambda cell, name=name: cell.facts['config']['training'][name])
+        if len(values) > 1:
+            yield f'{dataset}: cells {text} ({_named(values)})'
+
+
+def _by_row(results: Results) -> Iterator[str]:
+    """The seeds of a row on a dataset differ in the seed alone."""
+    for row in results.rows:
+        for dataset in results.datasets:
+            cells = results.of(row, dataset)
+            values = _values(cells, lambda cell: cell.settings)
+            if len(values) > 1:
+                each = [json.loads(text) for text in values]
+                names = [name for name in each[0] if len({repr(one.get(name)) for one in each}) > 1]
+                yield f'{row} on {dataset}: seeds differ in their settings ({", ".join(names)})'
+
+
+def _by_machine(cells: Sequence[Result]) -> Iterator[str]:
+    commits = _values(cells, lambda cell: cell.facts['commit'])
+    if len(commits) > 1:
+        yield f'cells come from different commits ({_named(commits, short=9)})'
+    dirty = [cell for cell in cells if cell.facts['dirty']]
+    if dirty:
+        yield f'{len(dirty)} of {len(cells)} cells come from a tree with uncommitted changes'
+    hardware = _values(cells, lambda cell: cell.hardware)
+    if len(hardware) > 1:
+        yield f'cells ran on different hardware, so times do not compare ({_named(hardware)})'
+    packages = sorted({name for cell in cells for name in cell.facts['versions']})
+    for package in packages:
+        versions = _values(cells, lambda cell, name=package: cell.facts['versions'].get(name))
+        if len(versions) > 1:
+            yield f'cells ran with different versions of {package} ({_named(versions)})'
+
+
+def _by_time(cells: Iterable[Result]) -> Iterator[str]:
+    """A budget of wall-clock was kept."""
+    for cell in cells:
+        wanted = cell.facts['config']['training']['budget'].get('seconds')
+        taken = cell.facts['train_seconds']
+        if wanted is not None and abs(taken - wanted) > _TIME_TOLERANCE * wanted:
+            yield (
+                f'{cell.row} on {cell.dataset}, seed {cell.seed}: trained for {taken:.0f} s where '
+                f'the budget is {wanted:.0f} s'
+            )
+
+
+def _values(cells: Iterable[Result], value: Callable[[Result], Any]) -> dict[str, list[Result]]:
+    """Group cells by a value, in JSON."""
+    groups: dict[str, list[Result]] = {}
+    for cell in cells:
+        groups.setdefault(json.dumps(value(cell), sort_keys=True), []).append(cell)
+    return groups
+
+
+def _named(values: Iterable[str], short: int | None = None) -> str:
+    """List values of :func:`_values`, cut to a length."""
+    texts = []
+    for value in values:
+        decoded = json.loads(value)
+        text = decoded if isinstance(decoded, str) else 'unknown' if decoded is None else value
+        texts.append(text[:short])
+    return ', '.join(texts)

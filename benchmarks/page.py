@@ -1,0 +1,469 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What the report says about a suite: tables, the notes beneath them, and where it comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.differences import find_differences
+from benchmarks.notes import note_numbers, note_points
+from benchmarks.origin import origin, origin_in_a_line
+from benchmarks.paper import find_paper_score
+from benchmarks.rows import Results
+from benchmarks.statistics import (
+    REPETITIONS,
+    Estimate,
+    Interval,
+    TaskStatistic,
+    bootstrap_intervals,
+    interquartile_mean,
+    mean_of_tasks,
+    median_of_tasks,
+)
+from benchmarks.summary import DECIMALS, Average, Board, Score
+from benchmarks.sweeps import varied_settings
+from benchmarks.tables import (
+    BEST_SIGN,
+    NOT_RUN,
+    Block,
+    Entry,
+    Heading,
+    Mark,
+    Picture,
+    Points,
+    Table,
+)
+
+
+_ALL_TASKS = 'All tasks'
+# Longer lists are cut, so that a warning stays a line.
+_MAX_DIFFERENCES = 12
+# Algorithms whose policy is asked for a limit; the others act the same at every limit.
+_ADAPTING = ('QPT', 'CDT')
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a page may point to.
+
+    Args:
+        folder (Path, optional): Where the page is, from which links lead. Without, there are none.
+        pictures (Mapping[Path, Sequence[tuple[str, Path]]]): Titles and files of the pictures, by
+            the folder of a suite's results.
+    """
+
+    folder: Path | None = None
+    pictures: Mapping[Path, Sequence[tuple[str, Path]]] = field(default_factory=dict)
+
+    def link(self, path: Path) -> str:
+        """Return the way from the page to a file, or nothing."""
+        if self.folder is None:
+            return ''
+        return Path(os.path.relpath(path.resolve(), self.folder.resolve())).as_posix()
+
+
+def suite_page(results: Results, around: Surroundings, level: int = 2) -> list[Block]:
+    """Say everything about a suite.
+
+    Args:
+        results (Results): Its finished cells.
+        around (Surroundings): What may be pointed to.
+        level (int, optional): Of its heading. Defaults to 2.
+    """
+    blocks: list[Block] = [Heading(results.name, level), *_preface(results)]
+    for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in results.settings):
+        limits = [limit for each, limit in results.settings if each == checkpoint]
+        if len(limits) > 1:
+            boards = [Board(results, checkpoint, limit) for limit in limits]
+            blocks += [
+                Heading(f'Against the cost limit, {checkpoint} checkpoint', level + 1),
+                limits_table(boards),
+                *_limits_notes(results),
+            ]
+        for limit in limits:
+            blocks += _board_blocks(Board(results, checkpoint, limit), around, level + 1)
+    blocks += [
+        Picture(title, around.link(path)) for title, path in around.pictures.get(results.folder, ())
+    ]
+    different = settings_table(results)
+    if different.lines:
+        blocks += [Heading('What tells rows of one algorithm apart', level + 1), different]
+    return [*blocks, Heading('Where it comes from', level + 1), *origin(results)]
+
+
+def suite_summary(results: Results, around: Surroundings, level: int = 3) -> list[Block]:
+    """Say what matters most about a suite: the last checkpoint, and all that qualifies it."""
+    checkpoint = results.settings[0][0]
+    limits = [limit for each, limit in results.settings if each == checkpoint]
+    boards = [Board(results, checkpoint, limit) for limit in limits]
+    blocks: list[Block] = [Heading(results.name, level), *_preface(results)]
+    if len(boards) > 1:
+        blocks += [limits_table(boards), *_limits_notes(results)]
+    else:
+        blocks += [overview(boards[0])]
+    blocks += note_points(results)
+    blocks += [
+        Picture(title, around.link(path))
+        for title, path in around.pictures.get(results.folder, ())[:1]
+    ]
+    return [*blocks, origin_in_a_line(results)]
+
+
+# -- what stands above ----------------------------------------------------------------------------
+
+
+def _preface(results: Results) -> Iterator[Block]:
+    yield (
+        'Normalised return / cost over the limit: means over seeds of means over episodes '
+        f'({_protocol(results)}). **Bold**: safe, the mean cost is within the limit. '
+        f'{BEST_SIGN}: of the safe rows the one with the highest return; equal to '
+        f'{DECIMALS} decimals, they share it. Plain: unsafe.'
+    )
+    yield from _statements(results)
+    differences = find_differences(results)
+    if differences:
+        shown = differences[:_MAX_DIFFERENCES]
+        if len(differences) > len(shown):
+            shown.append(f'and {len(differences) - len(shown)} more of this kind')
+        yield '**Attention**, the cells of these tables differ in more than they should:'
+        yield Points(tuple(shown))
+    if results.missing:
+        total = len(set(results.planned))
+        yield f'Of the {total} cells of the suite, {results.missing} have not been run.'
+
+
+def _protocol(results: Results) -> str:
+    seeds = {len({cell.seed for cell in results.of(*key)}) for key in _keys(results)}
+    episodes = {len(rows) for cell in results.cells for rows in cell.episodes.values()}
+    return f'seeds: {_range(seeds)}, episodes of each: {_range(episodes)}'
+
+
+def _keys(results: Results) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((cell.row, cell.dataset) for cell in results.cells))
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return f'{low}' if low == high else f'{low} to {high}'
+
+
+def _statements(results: Results) -> Iterator[str]:
+    """Say whose data these are, and on what scale returns are."""
+    by_dataset = {cell.dataset: cell for cell in results.cells}
+    named = [name for name in results.datasets if name in by_dataset]
+    local = [name for name in named if not by_dataset[name].is_dsrl]
+    if local:
+        files = ', '.join(f'{name} ({by_dataset[name].facts["dataset_file"]})' for name in local)
+        yield (
+            f"**Not DSRL's data**: {files}. Nothing here says anything about DSRL's tables or the "
+            "paper's, whose figures are therefore not shown beside these."
+        )
+    dsrl = ', '.join(name for name in named if name not in local) if local else 'all'
+    if dsrl:
+        yield (
+            f"DSRL's data, as the files' names say: {dsrl}. The paper chose settings by their "
+            'evaluation; here only the best checkpoint is chosen, by validation episodes of its '
+            'own.'
+        )
+    if any(cell.task is not None for cell in results.cells):
+        yield "Returns are on DSRL's scale of each task: 0 and 1 are the ends of DSRL's dataset."
+    if any(cell.task is None for cell in results.cells):
+        yield 'Where DSRL has no such task, 0 and 1 are the lowest and highest return of the data.'
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def _board_blocks(board: Board, around: Surroundings, level: int) -> Iterator[Block]:
+    limit = f'cost limit {board.cost_limit:g}'
+    yield Heading(f'{board.checkpoint.capitalize()} checkpoint, {limit}', level)
+    yield overview(board)
+    yield from note_points(board.results)
+    yield Heading('With spread and intervals', level + 1)
+    yield details(board, around)
+    yield (
+        "±: standard deviation over seeds (n - 1). 95 %: Student's t interval of the mean over "
+        'seeds, wide for few. Episodes above the limit: of all seeds.'
+    )
+    if len(board.results.datasets) > 1:
+        yield Heading('Over all tasks', level + 1)
+        yield from _aggregate_blocks(board)
+    paper = paper_table(board)
+    if paper.lines:
+        yield Heading('Beside the paper', level + 1)
+        yield paper
+        yield (
+            "The paper's figures as printed: its Table 1 has no deviations, and … stands for "
+            'digits that cannot be read. For our budgets see below.'
+        )
+
+
+def overview(board: Board) -> Table:
+    """Make the table of all rows and datasets: the longer list goes down the page.
+
+    With averages for each of DSRL's suites of tasks and for all.
+    """
+    columns = [*_overview_columns(board)]
+    numbers = note_numbers(board.results)
+    names = [f'{row}{numbers.get(row, "")}' for row in board.results.rows]
+    if len(board.results.datasets) < len(names):
+        header = ('', *(title for title, _ in columns))
+        lines = [
+            (Entry(name), *(entries[row] for _, entries in columns))
+            for name, row in zip(names, board.results.rows)
+        ]
+    else:
+        header = ('', *names)
+        lines = [
+            (Entry(title), *(entries[row] for row in board.results.rows))
+            for title, entries in columns
+        ]
+    return Table(header, tuple(lines))
+
+
+def _overview_columns(board: Board) -> Iterator[tuple[str, dict[str, Entry]]]:
+    """Yield a title and an entry for each row: of each dataset, of averages."""
+    for name, datasets in board.groups.items():
+        for dataset in datasets:
+            yield dataset, {row: _score_entry(board, row, dataset) for row in board.results.rows}
+        if len(datasets) > 1:
+            yield f'{name}, average of {len(datasets)}', _average_entries(board, datasets)
+    if len(board.groups) > 1:
+        datasets = board.results.datasets
+        yield f'{_ALL_TASKS}, average of {len(datasets)}', _average_entries(board, datasets)
+
+
+def _score_entry(board: Board, row: str, dataset: str) -> Entry:
+    score = board.scores.get((row, dataset))
+    if score is None:
+        return Entry(NOT_RUN)
+    text = _pair(score.average)
+    expected = len(_expected_seeds(board.results, row, dataset))
+    if len(score.seeds) < expected:
+        text += f' ({len(score.seeds)} of {expected} seeds)'
+    return Entry(text, board.marks[row, dataset])
+
+
+def _expected_seeds(results: Results, row: str, dataset: str) -> set[int]:
+    """Return the seeds that a row should have on a dataset: planned, else those of any row."""
+    planned = {cell.seed for cell in results.planned if (cell.row, cell.dataset) == (row, dataset)}
+    return planned or {cell.seed for cell in results.cells if cell.dataset == dataset}
+
+
+def _average_entries(board: Board, datasets: Sequence[str]) -> dict[str, Entry]:
+    averages, marks = board.averages(datasets), board.mark_averages(datasets)
+    entries = {}
+    for row in board.results.rows:
+        if row not in averages:
+            entries[row] = Entry(NOT_RUN)
+            continue
+        text = _pair(averages[row])
+        if averages[row].parts < len(datasets):
+            text += f' ({averages[row].parts} of {len(datasets)})'
+        entries[row] = Entry(text, marks[row])
+    return entries
+
+
+def limits_table(boards: Sequence[Board]) -> Table:
+    """Make the table of all rows at several cost limits, the shape of the paper's Figure 2."""
+    results = boards[0].results
+    numbers = note_numbers(results)
+    header = ('dataset', 'row', *(f'limit {board.cost_limit:g}' for board in boards))
+    lines = []
+    for dataset in results.datasets:
+        for row in results.rows:
+            entries = (_score_entry(board, row, dataset) for board in boards)
+            name = f'{row}{numbers.get(row, "")}'
+            lines.append((Entry(dataset), Entry(name), *entries))
+    return Table(header, tuple(lines))
+
+
+def _limits_notes(results: Results) -> Iterator[str]:
+    fixed = [row for row, algo in results.algorithms.items() if algo not in _ADAPTING]
+    if fixed:
+        yield (
+            'One policy, trained for the first limit, acts at every limit in the rows '
+            f'{", ".join(fixed)}: only what its cost is held against changes.'
+        )
+
+
+def details(board: Board, around: Surroundings) -> Table:
+    """Make the table with spread, intervals and the way to each cell's facts."""
+    header = (
+        *('dataset', 'row', 'return', '95 %', 'cost / limit', '95 %'),
+        *('episodes above the limit', 'safe seeds', 'episodes', 'seeds'),
+    )
+    lines = []
+    for dataset in board.results.datasets:
+        for row in board.results.rows:
+            score = board.scores.get((row, dataset))
+            names = (Entry(dataset), Entry(row))
+            if score is None:
+                lines.append((*names, Entry(NOT_RUN), *([Entry('')] * (len(header) - 3))))
+                continue
+            mark = board.marks[row, dataset]
+            lines.append(
+                (*names, *_detail_entries(score, mark), _seed_links(board, row, dataset, around))
+            )
+    return Table(header, tuple(lines))
+
+
+def _detail_entries(score: Score, mark: Mark) -> Iterator[Entry]:
+    plain = Mark.SAFE if mark is Mark.BEST else mark
+    yield Entry(_spread(score.returns), mark)
+    yield Entry(_interval(score.returns.interval))
+    yield Entry(_spread(score.costs), plain)
+    yield Entry(_interval(score.costs.interval))
+    yield Entry(f'{100 * score.unsafe_share:.0f} %')
+    yield Entry(f'{score.safe_seeds} of {len(score.seeds)}')
+    yield Entry(_range(set(score.episodes)))
+
+
+def _seed_links(board: Board, row: str, dataset: str, around: Surroundings) -> Entry:
+    setting = (board.checkpoint, board.cost_limit)
+    cells = [cell for cell in board.results.of(row, dataset) if setting in cell.episodes]
+    links = tuple((str(cell.seed), around.link(cell.path)) for cell in cells)
+    return Entry(', '.join(text for text, _ in links), links=links if around.folder else ())
+
+
+def paper_table(board: Board) -> Table:
+    """Make the table of our figures beside the paper's, for rows on the paper's data."""
+    lines = []
+    for dataset in board.results.datasets:
+        for row in board.results.rows:
+            score = board.scores.get((row, dataset))
+            if score is None:
+                continue
+            (cell, *_) = board.results.of(row, dataset)
+            paper = find_paper_score(board.results, cell, board.cost_limit)
+            if paper is None:
+                continue
+            mark = board.marks[row, dataset]
+            ours = (Entry(_spread(score.returns), mark), Entry(_spread(score.costs)))
+            figures = (ours[0], Entry(paper.returns), ours[1], Entry(paper.costs))
+            lines.append((Entry(dataset), Entry(row), *figures, Entry(paper.title)))
+    header = ('dataset', 'row', 'return', "paper's", 'cost / limit', "paper's", 'printed in')
+    return Table(header, tuple(lines))
+
+
+def settings_table(results: Results) -> Table:
+    """Make the table of the settings in which rows of one algorithm differ."""
+    found = varied_settings(results)
+    names = sorted({name for varied in found.values() for name in varied.names})
+    lines = [
+        (Entry(row), *(Entry(str(settings.get(name, ''))) for name in names))
+        for varied in found.values()
+        for row, settings in varied.settings.items()
+    ]
+    return Table(('row', *(f'`{name}`' for name in names)), tuple(lines))
+
+
+# -- aggregates -----------------------------------------------------------------------------------
+
+_STATISTICS: dict[str, TaskStatistic] = {
+    'mean': mean_of_tasks,
+    'median': median_of_tasks,
+    'IQM': interquartile_mean,
+}
+
+
+def _aggregate_blocks(board: Board) -> Iterator[Block]:
+    datasets = board.results.datasets
+    yield aggregates(board, datasets)
+    run = {row: {key[1] for key in board.scores if key[0] == row} for row in board.results.rows}
+    present = [each for each in run.values() if each]
+    common = tuple(name for name in datasets if all(name in each for each in present))
+    if len(common) < len(datasets):
+        yield (
+            'A row that was not run on all tasks is averaged over its own, and is not comparable '
+            'with the others.'
+        )
+        if common:
+            yield f'On the tasks that all these rows have, {", ".join(common)}:'
+            yield aggregates(board, common)
+    yield (
+        "Mean and median are of the tasks' means over seeds. IQM, the interquartile mean, is of "
+        'the middle half of all seeds of all tasks. In brackets: 95 % bootstrap intervals, which '
+        f"draw each task's seeds anew ({REPETITIONS:,} times). They are about other seeds, not "
+        'other tasks; '
+        'with two or three they are too narrow, and a task with one seed adds nothing.'
+    )
+
+
+def aggregates(board: Board, datasets: Sequence[str]) -> Table:
+    """Make the table of each row's statistics over tasks and seeds together."""
+    header = (
+        *('row', 'tasks', 'safe tasks'),
+        *(f'return: {name}' for name in _STATISTICS),
+        *(f'cost / limit: {name}' for name in _STATISTICS),
+    )
+    lines = []
+    for row in board.results.rows:
+        scores = [board.scores[row, name] for name in datasets if (row, name) in board.scores]
+        if not scores:
+            lines.append((Entry(row), Entry(NOT_RUN), *([Entry('')] * (len(header) - 2))))
+            continue
+        safe = sum(
+            board.marks[row, name] is not Mark.UNSAFE
+            for name in datasets
+            if (row, name) in board.scores
+        )
+        lines.append(
+            (
+                Entry(row),
+                Entry(f'{len(scores)} of {len(datasets)}'),
+                Entry(str(safe)),
+                *_statistics([score.returns.values for score in scores]),
+                *_statistics([score.costs.values for score in scores]),
+            ),
+        )
+    return Table(header, tuple(lines))
+
+
+def _statistics(tasks: Sequence[Sequence[float]]) -> Iterator[Entry]:
+    statistics = list(_STATISTICS.values())
+    intervals = bootstrap_intervals(tasks, statistics) or [None] * len(statistics)
+    for statistic, interval in zip(statistics, intervals):
+        text = number(float(statistic([np.asarray(task) for task in tasks])))
+        if interval is not None:
+            text += f' [{number(interval[0])}, {number(interval[1])}]'
+        yield Entry(text)
+
+
+# -- numbers --------------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """Write a number with the decimals of the tables, and no minus before a zero."""
+    return f'{round(value, DECIMALS) + 0.0:.{DECIMALS}f}'
+
+
+def _pair(average: Average) -> str:
+    return f'{number(average.episode_return)} / {number(average.cost)}'
+
+
+def _spread(estimate: Estimate) -> str:
+    text = number(estimate.mean)
+    return text if estimate.deviation is None else f'{text} ± {number(estimate.deviation)}'
+
+
+def _interval(interval: Interval | None) -> str:
+    return 'one seed' if interval is None else f'{number(interval[0])} to {number(interval[1])}'

@@ -1,0 +1,173 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Makes tables, plots and the section of the README from the raw rows of a comparison.
+
+    python -m benchmarks.report benchmarks/results/local
+    python -m benchmarks.report benchmarks/results/local benchmarks/results/ablation \
+        --markdown benchmarks/TABLES.md --plots benchmarks/results/plots --readme README.md
+
+Reads what ``benchmarks.compare`` wrote, one CSV and one JSON file for each cell, and computes all
+figures from these. A folder may hold one suite or several. Where the suite's YAML file is in
+``benchmarks/suites``, cells that have not been run are named too. Without --markdown and --readme
+the page is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.command import make_parser
+from benchmarks.page import Surroundings, suite_page, suite_summary
+from benchmarks.rows import PlannedCell, Results, read_results
+from benchmarks.tables import Block, Heading, in_markdown, in_terminal
+from omnisafe_qpt.cli.common import check_writable
+from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.errors import UserError
+
+
+# What stands between these lines of a README is the report's, and nothing else.
+README_BEGIN = '<!-- benchmarks.report: begin -->'
+README_END = '<!-- benchmarks.report: end -->'
+
+_SUITES = Path(__file__).with_name('suites')
+_TITLE = 'Side by side'
+
+
+def main() -> int:
+    """Run the report from the command line."""
+    options = _parser().parse_args()
+    try:
+        run(options)
+    except UserError as error:
+        print(f'Error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    parser.add_argument('results', nargs='+', type=Path, metavar='RESULTS_DIR')
+    parser.add_argument('--markdown', type=Path, metavar='FILE', help='where to write the page')
+    parser.add_argument('--plots', type=Path, metavar='DIR', help='where to draw the plots')
+    parser.add_argument(
+        '--readme',
+        type=Path,
+        metavar='FILE',
+        help=f'fill what is between {README_BEGIN} and {README_END}',
+    )
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read the results and write what was asked for."""
+    if options.markdown is not None:
+        check_writable(options.markdown, '--markdown')
+    readme = None if options.readme is None else _read_readme(options.readme)
+    suites = [_with_plan(results) for results in read_results(options.results)]
+    pictures = {}
+    if options.plots is not None:
+        from benchmarks.pictures import draw  # matplotlib takes a second
+
+        pictures = {results.folder: draw(results, options.plots) for results in suites}
+        for path in (path for each in pictures.values() for _, path in each):
+            print(f'Drawn: {path}')
+    if options.markdown is not None:
+        around = Surroundings(options.markdown.parent, pictures)
+        with atomic_path(options.markdown) as temporary:
+            temporary.write_text(in_markdown(_page(suites, around)), encoding='utf-8')
+        print(f'Written: {options.markdown}')
+    if readme is not None:
+        around = Surroundings(options.readme.parent, pictures)
+        _fill_readme(options.readme, readme, _section(suites, around, options.markdown))
+    if options.markdown is None and readme is None:
+        print(in_terminal(_page(suites, Surroundings(None, pictures)), sys.stdout.isatty()))
+
+
+def _with_plan(results: Results) -> Results:
+    """Add the suite's cells, if its file is among ours, so that none is left out unsaid."""
+    path = _SUITES / f'{results.folder.name}.yaml'
+    if not path.is_file():
+        return results
+    from benchmarks.suite import load_suite
+
+    planned = tuple(
+        PlannedCell(
+            *(cell.dataset.name, cell.dataset.env_id, cell.row.name, cell.row.algo, cell.seed),
+        )
+        for cell in load_suite(path).cells()
+    )
+    return replace(results, planned=planned)
+
+
+def _page(suites: Sequence[Results], around: Surroundings) -> list[Block]:
+    blocks: list[Block] = [Heading(_TITLE, 1)]
+    for results in suites:
+        blocks += suite_page(results, around)
+    return blocks
+
+
+def _section(
+    suites: Sequence[Results],
+    around: Surroundings,
+    page: Path | None,
+) -> Iterator[Block]:
+    for results in suites:
+        yield from suite_summary(results, around)
+    if page is not None:
+        yield (
+            f'[Spread and intervals, both checkpoints, and the settings of each cell]'
+            f'({around.link(page)})'
+        )
+
+
+def _read_readme(path: Path) -> str:
+    """Read a README as it is, line ends included, and see that it has the two markers."""
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        raise UserError(f'--readme {path}: cannot be read ({error})') from error
+    if [text.count(marker) for marker in (README_BEGIN, README_END)] != [1, 1]:
+        raise UserError(
+            f'--readme {path}: must have the lines {README_BEGIN} and {README_END} once each, '
+            'around the place for the tables',
+        )
+    if text.index(README_BEGIN) > text.index(README_END):
+        raise UserError(f'--readme {path}: {README_END} comes before {README_BEGIN}')
+    return text
+
+
+def _fill_readme(path: Path, text: str, blocks: Iterator[Block]) -> None:
+    """Write the section between the markers; the file is not touched where nothing changes."""
+    head, _, rest = text.partition(README_BEGIN)
+    _, _, tail = rest.partition(README_END)
+    section = f'{README_BEGIN}\n\n{in_markdown(list(blocks))}\n{README_END}'
+    if '\r\n' in text:
+        section = section.replace('\n', '\r\n')
+    filled = f'{head}{section}{tail}'
+    if filled == text:
+        print(f'Unchanged: {path}')
+        return
+    with atomic_path(os.path.realpath(path)) as temporary:
+        temporary.write_bytes(filled.encode())
+    print(f'Written: {path}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,215 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""From raw rows to scores: what each row of a table reached, and which rows stand out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from benchmarks.rows import Result, Results
+from benchmarks.statistics import Estimate
+from benchmarks.tables import Mark
+from omnisafe_qpt.data.tasks import SUITES, find_task
+from omnisafe_qpt.scores import normalized_cost, normalized_return
+
+
+# Returns that are equal as shown share the mark of the best.
+DECIMALS = 2
+# A mean of costs that equals the limit may miss it by rounding.
+_ROUNDING = 1e-9
+_OTHER_TASKS = 'Other'
+
+_Key = TypeVar('_Key')
+
+
+def is_safe(cost: float) -> bool:
+    """Tell whether a normalised cost keeps within the limit, Eq. (16)."""
+    return cost <= 1.0 + _ROUNDING
+
+
+@dataclass(frozen=True)
+class Average:
+    """Normalised return and cost, averaged over something.
+
+    Args:
+        episode_return (float): Normalised return.
+        cost (float): Normalised cost.
+        parts (int): Number of what it was averaged over.
+    """
+
+    episode_return: float
+    cost: float
+    parts: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a row reached on a dataset, at one checkpoint and cost limit.
+
+    Args:
+        seeds (tuple[int, ...]): Seeds of training that there are.
+        returns (Estimate): Normalised return of each seed, mean over its episodes.
+        costs (Estimate): Normalised cost of each seed, mean over its episodes.
+        episodes (tuple[int, ...]): Number of episodes of each seed.
+        unsafe_share (float): Share of all episodes that cost more than the limit.
+    """
+
+    seeds: tuple[int, ...]
+    returns: Estimate
+    costs: Estimate
+    episodes: tuple[int, ...]
+    unsafe_share: float
+
+    @property
+    def average(self) -> Average:
+        """The means over seeds."""
+        return Average(self.returns.mean, self.costs.mean, len(self.seeds))
+
+    @property
+    def safe_seeds(self) -> int:
+        """Number of seeds whose mean cost is within the limit."""
+        return sum(map(is_safe, self.costs.values))
+
+
+def score_cells(cells: Sequence[Result], checkpoint: str, cost_limit: float) -> Score | None:
+    """Return what a row reached on a dataset.
+
+    Args:
+        cells (Sequence[Result]): Those of its seeds.
+        checkpoint (str): ``last`` or ``best``.
+        cost_limit (float): In the units of an episode's cost.
+
+    Returns:
+        None if no seed has been evaluated so.
+    """
+    seeds, returns, costs, episodes = [], [], [], []
+    above = 0
+    for cell in cells:
+        rows = cell.episodes.get((checkpoint, cost_limit))
+        if rows is None:
+            continue
+        seeds.append(cell.seed)
+        mean_return = statistics.fmean(row.episode_return for row in rows)
+        mean_cost = statistics.fmean(row.cost for row in rows)
+        returns.append(normalized_return(mean_return, *cell.facts['reference_returns']))
+        costs.append(normalized_cost(mean_cost, cost_limit))
+        episodes.append(len(rows))
+        above += sum(row.cost > cost_limit for row in rows)
+    if not seeds:
+        return None
+    return Score(
+        tuple(seeds),
+        Estimate(tuple(returns)),
+        Estimate(tuple(costs)),
+        tuple(episodes),
+        above / sum(episodes),
+    )
+
+
+def mark_all(averages: Mapping[_Key, Average]) -> dict[_Key, Mark]:
+    """Mark what is safe, and the highest return among the safe.
+
+    Those that are equal to the decimals shown share the mark.
+
+    Args:
+        averages (Mapping[Key, Average]): What stands side by side.
+    """
+    safe = {key: each for key, each in averages.items() if is_safe(each.cost)}
+    shown = {key: round(each.episode_return, DECIMALS) for key, each in safe.items()}
+    highest = max(shown.values(), default=None)
+    return {
+        key: Mark.UNSAFE if key not in safe else Mark.BEST if shown[key] == highest else Mark.SAFE
+        for key in averages
+    }
+
+
+@dataclass(frozen=True)
+class Board:
+    """The scores of a suite at one checkpoint and cost limit.
+
+    Args:
+        results (Results): The suite's finished cells.
+        checkpoint (str): ``last`` or ``best``.
+        cost_limit (float): In the units of an episode's cost.
+    """
+
+    results: Results
+    checkpoint: str
+    cost_limit: float
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, str], Score]:
+        """What there is, by row and dataset."""
+        scores = {
+            (row, dataset): score_cells(
+                self.results.of(row, dataset), self.checkpoint, self.cost_limit
+            )
+            for row in self.results.rows
+            for dataset in self.results.datasets
+        }
+        return {key: score for key, score in scores.items() if score is not None}
+
+    @cached_property
+    def marks(self) -> dict[tuple[str, str], Mark]:
+        """How the scores stand out among those of the same dataset."""
+        marks = {}
+        for dataset in self.results.datasets:
+            averages = {key: score.average for key, score in self._on(dataset)}
+            marks.update(mark_all(averages))
+        return marks
+
+    def _on(self, dataset: str) -> Iterable[tuple[tuple[str, str], Score]]:
+        return ((key, score) for key, score in self.scores.items() if key[1] == dataset)
+
+    @cached_property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The datasets of each of DSRL's suites of tasks, and all, where there are several."""
+        groups: dict[str, list[str]] = {}
+        for dataset in self.results.datasets:
+            task = find_task(self.results.env_ids[dataset])
+            name = _OTHER_TASKS if task is None else SUITES[task.suite]
+            groups.setdefault(name, []).append(dataset)
+        return {name: tuple(datasets) for name, datasets in groups.items()}
+
+    def averages(self, datasets: Sequence[str]) -> dict[str, Average]:
+        """Average each row over those of some datasets that it was run on."""
+        averages = {}
+        for row in self.results.rows:
+            parts = [
+                self.scores[row, dataset].average
+                for dataset in datasets
+                if (row, dataset) in self.scores
+            ]
+            if parts:
+                averages[row] = Average(
+                    statistics.fmean(part.episode_return for part in parts),
+                    statistics.fmean(part.cost for part in parts),
+                    len(parts),
+                )
+        return averages
+
+    def mark_averages(self, datasets: Sequence[str]) -> dict[str, Mark]:
+        """Mark averages over datasets; best is only among rows that were run on all of them."""
+        averages = self.averages(datasets)
+        complete = {row: each for row, each in averages.items() if each.parts == len(datasets)}
+        marks = mark_all(complete)
+        for row, average in averages.items():
+            if row not in marks:
+                marks[row] = Mark.SAFE if is_safe(average.cost) else Mark.UNSAFE
+        return marks
