@@ -394,7 +394,7 @@ def test_a_dataset_larger_than_the_device_stays_on_the_host(
         asked.append((device.type, size))
         return False
 
-    monkeypatch.setattr('omnisafe_qpt.host.algorithm.fits_on', does_not_fit)
+    monkeypatch.setattr('omnisafe_qpt.host.training.fits_on', does_not_fit)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path))
     assert isinstance(agent.agent._sampler, PrefetchSampler)
     ((device, size),) = asked
@@ -424,7 +424,7 @@ def accelerated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         'omnisafe_qpt.host.config.resolve_acceleration',
         lambda requested, *_: requested,
     )
-    monkeypatch.setattr('omnisafe_qpt.host.algorithm.CapturedUpdate', Captured)
+    monkeypatch.setattr('omnisafe_qpt.host.training.CapturedUpdate', Captured)
     monkeypatch.setattr(Learner, 'compile', lambda self: done.append('compile'))
     return done
 

@@ -462,7 +462,7 @@ def test_what_is_no_run_is_said_so(run: Path, tmp_path: Path) -> None:
     cases[cut] = 'cannot be read'
     other = tmp_path / 'epoch-2.pt'
     torch.save({'pi': {'mean.weight': torch.zeros(2)}}, other)
-    cases[other] = 'not a checkpoint of QPT'
+    cases[other] = 'not a checkpoint of omnisafe-qpt'
     for path, message in cases.items():
         with pytest.raises(omnisafe_qpt.UserError, match=message):
             load_networks(path)
@@ -473,11 +473,11 @@ def test_an_episode_starts_from_its_own_first_observation() -> None:
     import omnisafe  # noqa: F401 - QPT joins it whole before a part of it is asked for
     from gymnasium.spaces import Box
 
-    from omnisafe_qpt.host.actor import QPTActor
+    from omnisafe_qpt.host.actor import DeployedActor
 
     spaces = (Box(-1, 1, (7,)), Box(-1, 1, (2,)))
     networks = make_networks(7, 2, HORIZON, ENV_ID)
-    actor = QPTActor(*spaces, networks, DeploymentConfig(candidates=1), 50.0)
+    actor = DeployedActor(*spaces, networks, DeploymentConfig(candidates=1), 50.0)
     first, other = torch.full((7,), 0.5), torch.full((7,), -0.5)
 
     def action(observation: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ import pytest
 import torch
 
 from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, use
+from omnisafe_qpt.core import rollout
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import RolloutPolicy
 from omnisafe_qpt.errors import UserError
@@ -303,7 +304,7 @@ class Watched(RolloutPolicy):
 def test_each_episode_hears_of_its_own_rewards_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it shares the policy's calls, and of none once it has ended."""
     use(monkeypatch, Scripted)
-    monkeypatch.setattr(evaluation, 'RolloutPolicy', Watched)
+    monkeypatch.setattr(rollout, 'RolloutPolicy', Watched)
     networks = make_networks(7, 2, 4, ENV_ID)
     seeds = range(1, 14)
     result = evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, seeds)

@@ -177,7 +177,7 @@ def test_what_fits_is_accepted(cfgs):
         ({'train_cfgs': {'gamma': 1}}, 'did you mean algo_cfgs:gamma?'),
         # OmniSafe stops at the null.
         ({'train_cfgs': {'resume': None, 'total_step': 1}}, 'did you mean train_cfgs:total_steps?'),
-        ({'zzz': 1}, 'unknown option zzz: configs/QPT.yaml lists all'),
+        ({'zzz': 1}, 'unknown option zzz: the YAML files in configs/ list all'),
         ({'model_cfgs': {'actor': {'lr': {'x': 1}}}}, 'unknown option model_cfgs:actor:lr'),
         ({'seed': 0.5}, 'seed must be an integer, not 0.5'),
         ({'seed': 2.0}, 'seed must be an integer, not 2.0 (write 2)'),

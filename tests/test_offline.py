@@ -36,7 +36,7 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
 from omnisafe_qpt.data.holdout import choose_held_out
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.host import algorithm
+from omnisafe_qpt.host import training
 from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
 from omnisafe_qpt.host.offline import evaluate_offline
 
@@ -67,6 +67,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         networks.spec['dataset'] = record or {'path': 'none', 'sha256': 'none'}
         switches = {'use_reward_critic': True, 'use_cost_critic': True, 'use_ensemble': True}
         networks.spec['config'] = {'algo_cfgs': {'gamma': 0.9, **switches, **flags}}
+        networks.spec['has_critics'] = any({**switches, **flags}.values())
+        if not networks.has_critics:
+            networks.spec['deployment'] = {**networks.spec['deployment'], 'candidates': 1}
         folder = tmp_path / 'seed-000-now'
         save_checkpoint(folder, 1, networks)
         (folder / 'config.json').write_text('{}')
@@ -135,7 +138,7 @@ def test_a_resumed_run_holds_out_the_same_and_refuses_others(
         'logger_cfgs': {'log_dir': str(tmp_path)},
     }
     with monkeypatch.context() as patch:
-        patch.setattr(algorithm, 'choose_held_out', lambda data, share: torch.tensor([0, 1]))
+        patch.setattr(training, 'choose_held_out', lambda data, share: torch.tensor([0, 1]))
         with pytest.raises(omnisafe_qpt.UserError, match='holds out other episodes'):
             omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
     assert not list(tmp_path.iterdir()), 'a refused run leaves nothing behind'

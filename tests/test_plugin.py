@@ -92,11 +92,38 @@ def error_of(result):
 # -- the door -------------------------------------------------------------------------------------
 
 
-def test_qpt_is_one_of_omnisafes_algorithms():
-    assert 'QPT' in omnisafe.ALGORITHMS['offline']
-    assert 'QPT' in omnisafe.ALGORITHMS['all']
-    assert omnisafe.algorithms.ALGORITHM2TYPE['QPT'] == 'offline'
-    assert omnisafe.algorithms.QPT is omnisafe.algorithms.registry.get('QPT')
+@pytest.mark.parametrize('name', plugin.ALGORITHMS)
+def test_each_is_one_of_omnisafes_algorithms(name):
+    assert name in omnisafe.ALGORITHMS['offline']
+    assert name in omnisafe.ALGORITHMS['all']
+    assert omnisafe.algorithms.ALGORITHM2TYPE[name] == 'offline'
+    for module in (omnisafe.algorithms, omnisafe.algorithms.offline):
+        assert getattr(module, name) is omnisafe.algorithms.registry.get(name)
+    with pytest.raises(AttributeError, match='has no attribute'):
+        _ = omnisafe.algorithms.Nothing
+
+
+@pytest.mark.parametrize(
+    'first',
+    [
+        'evaluation',
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ('actor', 'adapter', 'algorithm', 'environments', 'limits', 'training')
+        ),
+    ],
+)
+def test_they_are_there_whichever_module_is_imported_first(first):
+    """Also where that module's import is what brings OmniSafe in."""
+    code = (
+        f'import omnisafe_qpt.host.{first}\n'
+        'from omnisafe.algorithms import QPT, registry\n'
+        'from omnisafe_qpt.host.plugin import require_available\n'
+        'require_available()\n'
+        'assert registry.get("QPT") is QPT\n'
+    )
+    ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_it_is_there_in_another_process_and_folder(tmp_path):
@@ -120,9 +147,10 @@ def test_it_is_there_in_another_process_and_folder(tmp_path):
     assert 'Traceback' not in done.stderr + done.stdout
 
 
-def test_the_help_lists_it(monkeypatch):
+def test_the_help_lists_them(monkeypatch):
     monkeypatch.setenv('COLUMNS', '200')
-    assert "'QPT'" in omnisafe_command('train', '--help').output
+    help_text = omnisafe_command('train', '--help').output
+    assert all(repr(name) in help_text for name in plugin.ALGORITHMS)
 
 
 def test_the_door_costs_gymnasiums_users_next_to_nothing():
@@ -258,7 +286,7 @@ def test_dsrls_name_of_the_velocity_tasks_is_known():
 
 def test_other_algorithms_keep_their_configuration():
     for algo, algo_type in omnisafe.algorithms.ALGORITHM2TYPE.items():
-        if algo == 'QPT':
+        if algo in plugin.ALGORITHMS:
             continue
         content = yaml.safe_load((HOST_CONFIGS / algo_type / f'{algo}.yaml').read_text())
         expected = config.merge(content['defaults'], content.get('SafetyPointGoal1-v0') or {})
@@ -411,9 +439,10 @@ def test_an_unknown_environment_is_answered_with_likely_ones(trained):
     assert 'HumanoidVelocity' not in message
 
 
-def test_the_algorithms_name_is_case_sensitive(trained):
-    result = omnisafe_command('train', '--algo', 'qpt', '--env-id', ENV_ID)
-    assert 'case-sensitive' in error_of(result)
+@pytest.mark.parametrize(('given', 'meant'), [('qpt', 'QPT'), ('C-DT', 'CDT')])
+def test_the_algorithms_name_is_case_sensitive(given, meant, trained):
+    result = omnisafe_command('train', '--algo', given, '--env-id', ENV_ID)
+    assert f'case-sensitive; did you mean {meant}?' in error_of(result)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,27 @@ from omnisafe_qpt.core.learner import Learner, combine_cost
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.errors import UserError
+
+
+class Deployable(Protocol):
+    """A trained model of any algorithm, as whoever runs episodes sees it.
+
+    ``deploy`` gives what has the methods of :class:`RolloutPolicy`. The spec of a model that asks
+    for returns and costs has ``policy``; that of one which acts on the observation alone has
+    ``actor``.
+    """
+
+    spec: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it acts."""
+
+    def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> Any:
+        """Return the policy that acts in so many episodes at once."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it can be rebuilt from."""
 
 
 class DeployableNetworks(nn.Module):
@@ -76,6 +97,7 @@ class DeployableNetworks(nn.Module):
                 'policy': asdict(learner.config.policy),
                 'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
                 'gamma': learner.config.gamma,
+                'has_critics': learner.config.train_critics,
             },
         ).to(learner.device)
         networks.policy.load_state_dict(learner.policy.state_dict())
@@ -90,6 +112,25 @@ class DeployableNetworks(nn.Module):
         networks = cls(state['_extra_state'])
         networks.load_state_dict(state)
         return networks.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it acts."""
+        return self.scaling.obs_mean.device
+
+    @property
+    def has_critics(self) -> bool:
+        """Whether its critics were trained, so that they can choose among candidates."""
+        if 'has_critics' in self.spec:
+            return self.spec['has_critics']
+        # A checkpoint from before this was recorded has the options that decided it.
+        options = self.spec.get('config', {}).get('algo_cfgs', {})
+        names = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
+        return any(options.get(name, True) for name in names)
+
+    def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> RolloutPolicy:
+        """Return a policy that acts with these networks; see :class:`RolloutPolicy`."""
+        return RolloutPolicy(self, config, num_episodes)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the sizes and the rest of the spec."""

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""QPT's deployed policy as an OmniSafe actor."""
+"""A deployed policy as an OmniSafe actor."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from omnisafe.typing import OmnisafeSpace
 from torch.distributions import Distribution
 
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.core.rollout import Deployable
 
 
-class QPTActor(Actor):
+class DeployedActor(Actor):
     """What OmniSafe's evaluator calls: ``predict``, one environment at a time.
 
     OmniSafe's actors know neither rewards nor the beginning of an episode. Here the environment
@@ -37,23 +37,24 @@ class QPTActor(Actor):
     Args:
         obs_space (OmnisafeSpace): Observation space.
         act_space (OmnisafeSpace): Action space.
-        networks (DeployableNetworks): The trained model.
+        networks (Deployable): The trained model.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float): Return to ask for at the start of each episode.
+        target_return (float or None): Return to ask for at the start of each episode; None where
+            the policy is not asked for any.
     """
 
     def __init__(  # pylint: disable=too-many-arguments
         self,
         obs_space: OmnisafeSpace,
         act_space: OmnisafeSpace,
-        networks: DeployableNetworks,
+        networks: Deployable,
         config: DeploymentConfig,
-        target_return: float,
+        target_return: float | None,
     ) -> None:
-        """Initialize an instance of :class:`QPTActor`."""
+        """Initialize an instance of :class:`DeployedActor`."""
         super().__init__(obs_space, act_space, hidden_sizes=[])
         self.networks = networks
-        self._rollout = RolloutPolicy(networks, config)
+        self._rollout = networks.deploy(config)
         self.config = config
         self.target_return = target_return
         self._first_observation: torch.Tensor | None = None
@@ -63,7 +64,7 @@ class QPTActor(Actor):
 
         Args:
             observation (torch.Tensor): (S,) what the reset returned.
-            seed (int): Fixes the candidates.
+            seed (int): Fixes whatever the policy draws, such as candidates.
         """
         self._rollout.reset(self.target_return, seeds=(seed,))
         self._first_observation = observation
@@ -73,7 +74,7 @@ class QPTActor(Actor):
         self._rollout.observe(reward, cost)
 
     def predict(self, obs: torch.Tensor, deterministic: bool = True) -> torch.Tensor:
-        """Choose the action at an observation; QPT is deterministic either way.
+        """Choose the action at an observation; the seed of the episode fixes it.
 
         Args:
             obs (torch.Tensor): (S,) or (1, S).
@@ -91,15 +92,15 @@ class QPTActor(Actor):
         return action.reshape(*shape[:-1], -1).to(device)
 
     def _distribution(self, obs: torch.Tensor) -> Distribution:
-        raise NotImplementedError('QPT is deterministic')
+        raise NotImplementedError('a deployed policy has no distribution')
 
     def forward(self, obs: torch.Tensor) -> Distribution:
-        """Refuse: a deterministic policy has no distribution."""
+        """Refuse: a deployed policy has no distribution."""
         return self._distribution(obs)
 
     def log_prob(self, act: torch.Tensor) -> torch.Tensor:
-        """Refuse: a deterministic policy has no densities."""
-        raise NotImplementedError('QPT is deterministic')
+        """Refuse: a deployed policy has no densities."""
+        raise NotImplementedError('a deployed policy has no distribution')
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the networks' state, from which they can be rebuilt alone."""

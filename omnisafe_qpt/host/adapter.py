@@ -23,7 +23,7 @@ import torch
 from omnisafe.adapter import OfflineAdapter
 from omnisafe.envs.core import CMDP, Wrapper
 
-from omnisafe_qpt.host.actor import QPTActor
+from omnisafe_qpt.host.actor import DeployedActor
 from omnisafe_qpt.host.environments import horizon_of
 from omnisafe_qpt.host.evaluation import Evaluation, default_processes, evaluate
 
@@ -33,11 +33,11 @@ class DeploymentEnv(Wrapper):
 
     Args:
         env (CMDP): The environment.
-        actor (QPTActor): Who acts in it.
+        actor (DeployedActor): Who acts in it.
         seed (int): Seed of the first episode; each further episode has the next one.
     """
 
-    def __init__(self, env: CMDP, actor: QPTActor, seed: int) -> None:
+    def __init__(self, env: CMDP, actor: DeployedActor, seed: int) -> None:
         """Initialize an instance of :class:`DeploymentEnv`."""
         super().__init__(env)
         self._actor = actor
@@ -77,7 +77,7 @@ class DeploymentEnv(Wrapper):
         return obs, reward, cost, terminated, truncated, info
 
 
-class QPTAdapter(OfflineAdapter):
+class DeploymentAdapter(OfflineAdapter):
     """OmniSafe's adapter for a policy that has to be told rewards, costs and resets.
 
     The environment of this process only serves its spaces and horizon; episodes run in
@@ -92,14 +92,14 @@ class QPTAdapter(OfflineAdapter):
     def evaluate(  # pylint: disable=arguments-differ
         self,
         seeds: range,
-        agent: QPTActor,
+        agent: DeployedActor,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         """Evaluate the deployed policy.
 
         Args:
             seeds (range): One for each episode.
-            agent (QPTActor): The policy.
+            agent (DeployedActor): The policy.
             on_progress (Callable, optional): See :func:`evaluate`. Defaults to None.
         """
         return evaluate(

@@ -12,218 +12,52 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""QPT as an offline algorithm of OmniSafe."""
+"""QPT and CDT as offline algorithms of OmniSafe."""
 
 from __future__ import annotations
 
-import atexit
-import math
-import platform
-import signal
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-import torch
 from omnisafe.algorithms import registry
-from omnisafe.algorithms.offline.base import BaseOffline
-from omnisafe.utils.config import Config
-from rich.console import Console
-from rich.panel import Panel
 
-from omnisafe_qpt.core.graph import CapturedUpdate
+from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig
 from omnisafe_qpt.core.learner import Learner, metric_names
-from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
-from omnisafe_qpt.data.files import file_sha256
-from omnisafe_qpt.data.holdout import choose_held_out, split_off
-from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
-from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
-from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
-from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.actor import QPTActor
-from omnisafe_qpt.host.adapter import QPTAdapter
-from omnisafe_qpt.host.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
-from omnisafe_qpt.host.checkpoint import (
-    list_checkpoints,
-    load_training_state,
-    random_state,
-    random_state_kept,
-    save_best,
-    save_checkpoint,
-    save_training_state,
-    set_random_state,
-    versions,
-)
-from omnisafe_qpt.host.config import read_yaml
-from omnisafe_qpt.host.datasets import load_omnisafe_dataset
 from omnisafe_qpt.host.evaluation import Evaluation
-from omnisafe_qpt.host.machine import hardware
-from omnisafe_qpt.host.plugin import dataset_names
-from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
-from omnisafe_qpt.host.progress import ProgressReporter
-from omnisafe_qpt.host.resume import describe_changes, resume_command
-from omnisafe_qpt.host.run_log import RunLogger
-from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
-from omnisafe_qpt.host.settings import deployment_config, learner_config
-from omnisafe_qpt.host.signals import Stopped, StopSignal
-from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_returns
+from omnisafe_qpt.host.settings import (
+    deployment_config,
+    imitation_config,
+    learner_config,
+    single_action_config,
+)
+from omnisafe_qpt.host.training import OfflineAlgorithm
 
 
-# Updates between two looks at whether several processes on GPUs are to stop, each of which waits
-# for the GPU.
-_UPDATES_BETWEEN_LOOKS = 50
+class _TransformerAlgorithm(OfflineAlgorithm):
+    """A policy that imitates windows of the data, and is asked for a return and a cost."""
 
+    _unit = 'windows'
 
-@registry.register
-class QPT(BaseOffline):
-    """Q-learning Penalized Transformer for safe offline reinforcement learning.
+    def _learner_config(self) -> LearnerConfig:
+        """Read the settings of the learner out of the configuration."""
+        raise NotImplementedError
 
-    A constrained decision transformer whose loss is pulled towards reward and away from cost by
-    twin critics, trained on a relabelled dataset and deployed by scoring candidate return targets
-    with the critics. OmniSafe's loop, logger and evaluator are used; the algorithm itself is in
-    :mod:`omnisafe_qpt.core`.
-
-    Several processes, started by ``torchrun``, share each batch. The first of them alone reads
-    the time, evaluates, logs and saves; the others wait for it at the end of each epoch.
-
-    References:
-        - Title: Q-learning Penalized Transformer for Safe Offline Reinforcement Learning
-        - Author: Anonymous authors.
-        - Status: Under double-blind review.
-    """
-
-    def __init__(self, env_id: str, cfgs: Config) -> None:
-        """Initialize an instance of :class:`QPT`."""
-        self._replicas = Replicas.from_process_group()
-        self._has_learned = False
-        with speaking_in_turn():
-            super().__init__(env_id, cfgs)
-
-    def _init_env(self) -> None:
-        """Make the environment, and read the dataset that stands in for it in training."""
-        if self._device.type == 'cpu':
-            # OmniSafe has divided what is this process's share already.
-            torch.set_num_threads(self._cfgs.train_cfgs.torch_threads)
-        self._set_determinism()
-        self._deployment = deployment_config(self._cfgs)
-        source = self._find_dataset()  # before the simulator, which may take seconds to start
-        self._env: QPTAdapter = QPTAdapter(self._env_id, self._seed, self._cfgs)
-        self._trajectories = self._load_dataset(source)
-
-    def _set_determinism(self) -> None:
-        """Undo OmniSafe's global determinism on a GPU unless it is asked for.
-
-        There it switches cuDNN off and takes slower kernels, for attention's backward pass among
-        others. On a CPU the same operations are deterministic anyway.
-        """
-        if self._device.type == 'cuda' and not self._cfgs.train_cfgs.deterministic:
-            torch.use_deterministic_algorithms(False)
-            torch.backends.cudnn.enabled = True
-        # Filling every new tensor with NaN guards against reading uninitialised memory, which
-        # nothing here does, and costs time at each step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
-
-    def _find_dataset(self) -> DatasetSource | None:
-        """Find the file of ``train_cfgs.dataset``, None for one of OmniSafe's own datasets.
-
-        What it turned out to be is recorded in the run.
-        """
-        dataset = str(self._cfgs.train_cfgs.dataset)
-        if dataset in dataset_names():
-            self._dataset_record = {'name': dataset, 'path': dataset, 'sha256': None}
-            return None
-        source = self._resolve_dataset(dataset)
-        if source.warning and self._replicas.is_first:
-            reason, _, consequence = source.warning.partition('\n')
-            console = Console(stderr=True)
-            # The reason ends in a command to copy, which a panel would break into pieces.
-            console.print(reason, soft_wrap=True, markup=False, highlight=False)
-            console.print(Panel(consequence, title='DATASET', border_style='bold red'))
-        self._dataset_record = {
-            'name': source.name,
-            'path': str(Path(source.path).resolve()),
-            'sha256': file_sha256(source.path),
-        }
-        if self._dataset_record['sha256'] != self._replicas.share(self._dataset_record['sha256']):
-            raise UserError(f'{source.path} is not the same file on all machines')
-        return source
-
-    def _resolve_dataset(self, dataset: str) -> DatasetSource:
-        """Find the file in the first process, which may download it, and hence in all."""
-        if self._replicas.is_first:
-            return self._replicas.share(resolve_dataset(dataset, self._env_id))
-        source = self._replicas.share(None)
-        if not Path(source.path).is_file():
-            raise UserError(
-                f'{source.path}: no such dataset file on {platform.node()}; the processes on all '
-                'machines need it at the same path',
-            )
-        return source
-
-    def _load_dataset(self, source: DatasetSource | None) -> Trajectories:
-        if source is None:
-            with self._replicas.first_alone():  # it may download
-                trajectories = load_omnisafe_dataset(
-                    self._cfgs.train_cfgs.dataset,
-                    self._env.horizon,
-                )
-        else:
-            trajectories = Trajectories.load(source.path, horizon=self._env.horizon)
-        self._check_dimensions(trajectories)
-        held_out = choose_held_out(trajectories, self._cfgs.train_cfgs.holdout_share)
-        self._held_out: list[int] = held_out.tolist()
-        trajectories, _ = split_off(trajectories, held_out)
-        self._is_prefetched = self._stays_on_host(trajectories)
-        return trajectories if self._is_prefetched else trajectories.to(self._device)
-
-    def _stays_on_host(self, trajectories: Trajectories) -> bool:
-        """Decide ``train_cfgs.data_device``, alike in all processes: devices draw differently."""
-        wish = self._cfgs.train_cfgs.data_device
-        if wish != 'auto':
-            return wish == 'host'
-        fits = torch.tensor(float(fits_on(self._device, trajectories.table.nbytes)))
-        return self._replicas.average(fits.to(self._device)).item() < 1.0
-
-    def _check_dimensions(self, trajectories: Trajectories) -> None:
-        for what, given, space in (
-            ('observation', trajectories.obs_dim, self._env.observation_space),
-            ('action', trajectories.act_dim, self._env.action_space),
-        ):
-            if given != space.shape[0]:
-                raise UserError(
-                    f'{trajectories.name} has {what}s of size {given}, {self._env_id} has '
-                    f'{space.shape[0]}: the dataset is of another environment',
-                )
-
-    def _init_model(self) -> None:
-        """Build the learner in the dataset's units."""
-        mean, std = self._trajectories.observation_statistics()
-        scaling = Scaling(
-            mean,
-            std,
-            max_abs_return=self._trajectories.returns.abs().max().item(),
-            cost_unit=self._deployment.cost_limit,
-        )
-        self._learner = Learner(
+    def _make_learner(self, scaling: Scaling) -> Learner:
+        return Learner(
             self._trajectories.obs_dim,
             self._trajectories.act_dim,
             scaling,
-            learner_config(self._cfgs, self._env.horizon),
+            self._learner_config(),
             self._device,
             self._replicas,
         )
 
-    def _init(self) -> None:
-        """Relabel episodes, set up the sampler, and read the state to continue from."""
+    def _make_sampler(self, **options: Any) -> WindowSampler:
+        """Relabel episodes, and draw from all."""
         algo = self._cfgs.algo_cfgs
         rows, self._augmentation_report = augment(
             self._trajectories,
@@ -231,48 +65,69 @@ class QPT(BaseOffline):
             seed=self._cfgs.seed,
             hook=load_hook(algo.augmentation_hook),
         )
-        sampler = WindowSampler(
-            self._trajectories,
-            context_len=self._learner.config.policy.context_len,
-            batch_size=algo.batch_size,
-            seed=self._cfgs.seed,  # OmniSafe's differs between processes
-            rows=rows,
-            shard=(self._replicas.rank, self._replicas.size),
-        )
-        self._sampler = PrefetchSampler(sampler, self._device) if self._is_prefetched else sampler
-        self._train_step = self._choose_train_step()
-        resume = self._cfgs.train_cfgs.resume
-        self._resumed_run = None if resume is None else Path(resume)
-        self._resumed = self._load_resumed()
+        context_len = self._learner.config.policy.context_len
+        return WindowSampler(self._trajectories, context_len, rows=rows, **options)
 
-    def _choose_train_step(self) -> Callable[[], None]:
-        """Decide how an update runs, ``train_cfgs.accelerate``."""
-        accelerate = self._cfgs.train_cfgs.accelerate
-        if accelerate == 'none':
-            return self._train
-        if accelerate == 'compile':
-            self._learner.compile()
-        return CapturedUpdate(self._learner, self._sampler)
+    def _make_networks(self, spec: dict[str, Any]) -> DeployableNetworks:
+        spec = {**spec, 'target_return': self._cfgs.algo_cfgs.target_return}
+        return DeployableNetworks.from_learner(self._learner, spec)
+
+    def _metric_names(self) -> list[str]:
+        return metric_names(self._learner.config)
+
+    @cached_property
+    def _target_return(self) -> float:
+        """The return asked for at deployment: given, or read off the dataset's frontier."""
+        given = self._cfgs.algo_cfgs.target_return
+        if given != 'auto':
+            return float(given)
+        return self._trajectories.frontier.target_return(self._deployment.cost_limit)
+
+    def _describe_data(self) -> str:
+        report = self._augmentation_report
+        if not report['episodes']:
+            return ''
+        return (
+            f'Augmentation added {report["episodes"]} relabelled episodes of '
+            f'{report["source_episodes"]} frontier episodes, target returns '
+            f'{report["min_target_return"]:.4g} to {report["max_target_return"]:.4g}, costs '
+            f'{report["min_target_cost"]:.4g} to {report["max_target_cost"]:.4g}'
+        )
+
+
+@registry.register
+class QPT(_TransformerAlgorithm):
+    """Q-learning Penalized Transformer for safe offline reinforcement learning.
+
+    A constrained decision transformer whose loss is pulled towards reward and away from cost by
+    twin critics, trained on a relabelled dataset and deployed by scoring candidate return targets
+    with the critics.
+
+    References:
+        - Title: Q-learning Penalized Transformer for Safe Offline Reinforcement Learning
+        - Author: Anonymous authors.
+        - Status: Under double-blind review.
+    """
+
+    _remedy = 'lower learning rates or etas'
+    _evaluation_keys = ('Metrics/InfeasibleShare',)
+
+    def _make_deployment(self) -> DeploymentConfig:
+        return deployment_config(self._cfgs)
+
+    def _learner_config(self) -> LearnerConfig:
+        return learner_config(self._cfgs, self._env.horizon)
+
+    def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
+        return {'Metrics/InfeasibleShare': evaluation.infeasible_share}
 
     def _init_log(self) -> None:
-        """Log the QPT specific information.
+        """Log the QPT specific information besides that of all algorithms.
 
         +--------------------------+----------------------------------------------------------+
         | Things to log            | Description                                              |
         +==========================+==========================================================+
-        | Metrics/EpRet            | Return of the deployed policy.                           |
-        +--------------------------+----------------------------------------------------------+
-        | Metrics/EpCost           | Cost of the deployed policy.                             |
-        +--------------------------+----------------------------------------------------------+
-        | Metrics/EpLen            | Length of its episodes.                                  |
-        +--------------------------+----------------------------------------------------------+
-        | Metrics/NormRet          | Normalised return, Eq. (15), not times 100.              |
-        +--------------------------+----------------------------------------------------------+
-        | Metrics/NormCost         | Normalised cost, Eq. (16); at most 1 is safe.            |
-        +--------------------------+----------------------------------------------------------+
         | Metrics/InfeasibleShare  | Share of steps without a feasible candidate.             |
-        +--------------------------+----------------------------------------------------------+
-        | Validation/EpRet, EpCost | Return and cost by which the best epoch is chosen.       |
         +--------------------------+----------------------------------------------------------+
         | Loss/Loss_actor          | Loss of the policy, Eq. (8).                             |
         +--------------------------+----------------------------------------------------------+
@@ -294,560 +149,28 @@ class QPT(BaseOffline):
         +--------------------------+----------------------------------------------------------+
         | Grad/actor, Grad/critic  | Norm of the gradient before the clip.                    |
         +--------------------------+----------------------------------------------------------+
-        | Time/UpdatesPerSecond    | Updates per second, evaluation left out.                 |
-        +--------------------------+----------------------------------------------------------+
 
-        Losses, values and norms are means over all updates of the epoch; values are in the
-        critics' units. Metrics are those of validation but in the last epoch, which ends with
-        episodes of other seeds.
+        Values are in the critics' units.
         """
-        self._cfgs.recurisve_update({'dataset_record': self._dataset_record})
-        self._changes = self._describe_changes()
-        # What it is from now on, for whoever starts from its settings.
-        self._cfgs.train_cfgs.resume = None
-        if self._resumed_run is not None:
-            self._cfgs.logger_cfgs.log_dir = str(self._resumed_run.parents[1])
-        self._logger = RunLogger(
-            self._cfgs,
-            # The short name: a path would nest folders.
-            f'{self._cfgs.exp_name}-{self._dataset_record["name"]}',
-            self._resumed_run,
-        )
-        self._run = Path(self._replicas.share(self._logger.log_dir))
-        for key in (
-            'Train/Epoch',
-            'TotalSteps',
-            'Metrics/EpRet',
-            'Metrics/EpCost',
-            'Metrics/EpLen',
-            'Metrics/NormRet',
-            'Metrics/NormCost',
-            'Metrics/InfeasibleShare',
-            VALIDATION_RETURN,
-            VALIDATION_COST,
-            *metric_names(self._learner.config),
-            'Time/Total',
-            'Time/Epoch',
-            'Time/Update',
-            'Time/Evaluate',
-            'Time/UpdatesPerSecond',
-        ):
-            self._logger.register_key(key)
-
-    # ------------------------------------------------------------------ training
-
-    @speaking_in_turn()
-    def learn(self) -> tuple[float, float, float]:
-        """Train, evaluate each epoch, and end with a summary on screen.
-
-        SIGINT and SIGTERM save the state to resume from, say how, and end it; at once after a
-        second Ctrl-C.
-
-        Returns:
-            ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``.
-            ep_cost: Its mean cost.
-            ep_len: Its mean length.
-
-        Raises:
-            UserError: If a loss or a weight is no longer finite; the last good checkpoint is kept.
-            Stopped: After SIGINT, a kind of KeyboardInterrupt.
-            SystemExit: After SIGTERM, with status 143.
-        """
-        if self._has_learned:
-            raise UserError(
-                f'this agent has been trained or stopped; to go on make another one with '
-                f'train_cfgs:resume {self._run}',
-            )
-        self._has_learned = True
-        notice = 'Saving what is needed to go on; Ctrl-C again ends at once'
-        self._stop_signal = StopSignal(notice if self._replicas.is_first else '')
-        try:
-            with self._stop_signal:
-                self._run_epochs()
-        except Stopped as stopped:
-            if stopped.signal == signal.SIGTERM:
-                raise SystemExit(stopped.exit_status) from stopped
-            raise
-        finally:
-            self._logger.close()
-        row = self._replicas.share(self._rows[-1] if self._rows else None)
-        if self._replicas.is_first:
-            self._summarise(row)
-        atexit.register(leave_processes)
-        return row['Metrics/EpRet'], row['Metrics/EpCost'], row['Metrics/EpLen']
-
-    def _run_epochs(self) -> None:
-        """Do the epochs that are left."""
-        self._resume()
-        self._describe()
-        total_steps = self._cfgs.train_cfgs.total_steps
-        steps_per_epoch = self._cfgs.algo_cfgs.steps_per_epoch
-        epochs = math.ceil(total_steps / steps_per_epoch)
-        progress = ProgressReporter(
-            'Training',
-            total_steps,
-            done=self._learner.step,
-            unit='updates',
-            quiet=not self._replicas.is_first,
-        )
-        # The time of earlier sessions counts, up to the last epoch that they finished.
-        start_time = time.time() - (self._rows[-1]['Time/Total'] if self._rows else 0.0)
-        for epoch in range(self.epoch + 1, epochs + 1):
-            self.epoch = epoch
-            self._separate_dropout()
-            if self._metrics is None:  # otherwise it was stopped after its last update
-                last_step = min(epoch * steps_per_epoch, total_steps)
-                self._metrics = self._train_epoch(last_step, progress)
-            eval_time = time.time()
-            self._evaluate_or_stop(is_last=epoch == epochs)
-            eval_time = time.time() - eval_time
-            updates = self._learner.step - (self._rows[-1]['TotalSteps'] if self._rows else 0)
-            values = {
-                **self._metrics,
-                'Time/Evaluate': eval_time,
-                'Time/Update': self._update_time,
-                'Time/UpdatesPerSecond': updates / self._update_time,
-                'Time/Epoch': self._update_time + eval_time,
-                'Time/Total': time.time() - start_time,
-                'Train/Epoch': epoch,
-                'TotalSteps': self._learner.step,
-            }
-            self._log_row(values if self._replicas.is_first else {})
-            self._metrics, self._update_time = None, 0.0
-            if self._replicas.is_first:
-                self._rows = self._logger.read_rows()
-                self._save(is_last=epoch == epochs)
-
-    def _separate_dropout(self) -> None:
-        """Give each process a dropout of its own.
-
-        All but the first start anew at each epoch, so that a run can be resumed, by any number of
-        processes, without their states.
-        """
-        if not self._replicas.is_first and not self._has_own_dropout:
-            torch.manual_seed(_derived_seed(self._cfgs.seed, self._replicas.rank, self.epoch))
-        self._has_own_dropout = False
-
-    def _log_row(self, values: dict[str, float]) -> None:
-        """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
-
-        The others hold nothing, and wait here for the first to evaluate.
-        """
-        self._logger.store(values)
-        self._logger.dump_tabular()
-
-    def _train_epoch(self, last_step: int, progress: ProgressReporter) -> dict[str, float]:
-        """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics.
-
-        Raises:
-            UserError: If one of them or a weight is no longer finite.
-            Stopped: If a signal has come; the state is saved.
-        """
-        started = time.time() - self._update_time
-        try:
-            with progress.shown():
-                while self._learner.step < last_step and not self._is_to_stop():
-                    self._train_step()
-                    progress.update(self._learner.step)
-                    self._report_failed_capture()
-                metrics = self._learner.metrics()  # waits for the device
-        finally:
-            if self._is_prefetched:
-                self._sampler.close()  # no thread of ours is about when evaluation forks
-        self._update_time = time.time() - started
-        self._check_finite(metrics)
-        if self._learner.step < last_step:
-            self._save_and_stop()
-        return self._learner.pop_metrics()
-
-    def _check_finite(self, metrics: dict[str, float]) -> None:
-        """Refuse to go on, and to save anything, once numbers are no longer finite.
-
-        Metrics are of the weights before each update, so the weights are looked at as well.
-        """
-        broken = [
-            f'{name} is {value}' for name, value in metrics.items() if not math.isfinite(value)
-        ]
-        broken += [f'{name} has weights that are not finite' for name in self._learner.broken()]
-        if not broken:
-            return
-        checkpoints = list(list_checkpoints(self._run).values())
-        kept = f' (the last good checkpoint is {checkpoints[-1]})' if checkpoints else ''
-        raise UserError(
-            f'{broken[0]} in epoch {self.epoch}: training has stopped and nothing of this epoch is '
-            f'saved{kept}; start a new run with lower learning rates or etas',
-        )
-
-    def _is_to_stop(self) -> bool:
-        """Whether a signal has come, to any of the processes: all have to stop at one update."""
-        has_come = self._stop_signal.received is not None
-        if self._replicas.size == 1:
-            return has_come
-        if self._device.type == 'cuda' and self._learner.step % _UPDATES_BETWEEN_LOOKS:
-            return False
-        flag = torch.tensor(float(has_come), device=self._device)
-        return self._replicas.average(flag).item() > 0.0
-
-    def _save_and_stop(self) -> NoReturn:
-        """Save the state within the epoch, say how to go on, and stop; in all processes.
-
-        Raises:
-            Stopped: Always.
-        """
-        share = {'random': random_state(), 'metrics': self._learner.state_dict()['metrics']}
-        shares = self._replicas.gather(share)
-        if self._replicas.is_first:
-            self._save_state(self.epoch - 1, shares)
-            print(
-                f'Stopped after {self._learner.step} of {self._cfgs.train_cfgs.total_steps} '
-                'updates. To go on: '
-                f'{resume_command(self._cfgs.algo, self._env_id, self._run)}'
-                f'{" (by way of torchrun, as before)" if self._replicas.size > 1 else ""}',
-                file=sys.stderr,
-            )
-        self._replicas.share(None)  # a launcher ends all processes as soon as one ends
-        raise Stopped(self._stop_signal.received or signal.SIGTERM)
-
-    def _train(self) -> None:  # type: ignore[override]
-        """Do one update, Algorithm 1."""
-        self._learner.update(self._sampler.sample())
-
-    def _report_failed_capture(self) -> None:
-        """Say once that updates could not become a CUDA graph, and go on without."""
-        failure = getattr(self._train_step, 'failure', None)
-        if failure is not None:
-            self._train_step = self._train
-            self._logger.log(
-                f'WARNING: updates run one kernel at a time, as no CUDA graph could be made of '
-                f'them ({failure}); train_cfgs:accelerate none does without this attempt',
-                'yellow',
-                bold=True,
-            )
-
-    def _evaluate_or_stop(self, is_last: bool) -> None:
-        """Evaluate in the first process; the others wait until it has done or has to stop.
-
-        Training goes on as if there had been no evaluation.
-        """
-        is_stopped = False
-        if self._replicas.is_first:
-            try:
-                with random_state_kept():
-                    self._refresh_actor()
-                    self._evaluate(is_last)
-            except Stopped:
-                is_stopped = True
-        if self._replicas.share(is_stopped):
-            self._save_and_stop()
-
-    def _evaluate(self, is_last: bool = False) -> None:
-        """Run the deployed policy and log what it reached.
-
-        Each epoch is validated on the same episodes, by which the best one is chosen. They tell
-        nothing new about it then, so the last epoch ends with others.
-        """
-        train_cfgs, seed = self._cfgs.train_cfgs, self._cfgs.seed
-        evaluation = self._play('Validating', validation_seeds(seed, train_cfgs.evaluate_epoisodes))
-        if evaluation is not None:
-            self._logger.store(
-                {
-                    VALIDATION_RETURN: float(np.mean(evaluation.returns)),
-                    VALIDATION_COST: float(np.mean(evaluation.costs)),
-                },
-            )
-        if is_last:
-            seeds = final_seeds(seed, train_cfgs.final_evaluate_episodes)
-            evaluation = self._play('Evaluating', seeds) or evaluation
-        if evaluation is None:
-            return
-        mean_return = float(np.mean(evaluation.returns))
-        mean_cost = float(np.mean(evaluation.costs))
-        self._logger.store(
-            {
-                'Metrics/EpRet': mean_return,
-                'Metrics/EpCost': mean_cost,
-                'Metrics/EpLen': float(np.mean(evaluation.lengths)),
-                'Metrics/NormRet': normalized_return(mean_return, *self._reference_returns),
-                'Metrics/NormCost': normalized_cost(mean_cost, self._deployment.cost_limit),
-                'Metrics/InfeasibleShare': evaluation.infeasible_share,
-            },
-        )
-
-    def _play(self, label: str, seeds: range) -> Evaluation | None:
-        """Run an episode for each seed; None without seeds.
-
-        Raises:
-            Stopped: If a signal comes.
-        """
-        if not seeds:
-            return None
-        progress = ProgressReporter(label, len(seeds) * self._env.horizon)
-
-        def report(done: int, total: int) -> None:
-            self._stop_signal.check()
-            progress.update(done, total)
-
-        with self._stop_signal.blamed_for_failures(), progress.shown():
-            return self._env.evaluate(seeds, self._actor, report)
-
-    def _refresh_actor(self) -> None:
-        """Take the networks to deploy from the learner."""
-        spec = {**self._spec, 'step': self._learner.step}
-        networks = DeployableNetworks.from_learner(self._learner, spec)
-        self._actor: QPTActor = QPTActor(
-            self._env.observation_space,
-            self._env.action_space,
-            networks,
-            self._deployment,
-            self._target_return,
-        )
-
-    # ------------------------------------------------------------------ what a run records
-
-    @cached_property
-    def _target_return(self) -> float:
-        """The return asked for at deployment: given, or read off the dataset's frontier."""
-        given = self._cfgs.algo_cfgs.target_return
-        if given != 'auto':
-            return float(given)
-        return self._trajectories.frontier.target_return(self._deployment.cost_limit)
-
-    @cached_property
-    def _reference_returns(self) -> tuple[float, float]:
-        returns = self._trajectories.returns
-        return reference_returns(self._env_id, (returns.min().item(), returns.max().item()))
-
-    @cached_property
-    def _spec(self) -> dict[str, Any]:
-        """What deployment needs to know besides the networks, in plain values."""
-        frontier = self._trajectories.frontier
-        return {
-            'env_id': self._env_id,
-            'horizon': self._env.horizon,
-            'frontier': {'costs': list(frontier.costs), 'returns': list(frontier.returns)},
-            'reference_returns': list(self._reference_returns),
-            'deployment': asdict(self._deployment),
-            'target_return': self._cfgs.algo_cfgs.target_return,
-            'seed': self._cfgs.seed,
-            'dataset': self._dataset_record,
-            'held_out': self._held_out,
-            'versions': versions(),
-            'hardware': hardware(self._device),
-            'config': self._cfgs.todict(),
-        }
-
-    @property
-    def cost_limit(self) -> float:
-        """The cost limit of training, for OmniSafe's plots."""
-        return self._deployment.cost_limit
-
-    def _save(self, is_last: bool) -> None:
-        """Write the state to resume from, and at its turn, at its best or at the end a checkpoint.
-
-        The state comes last: whatever is broken off is done again.
-        """
-        best = best_epoch(self._rows, self._deployment.cost_limit)
-        is_best = best is not None and best['epoch'] == self.epoch
-        is_due = self.epoch % self._cfgs.logger_cfgs.save_model_freq == 0
-        if is_last or is_best or is_due:
-            save_checkpoint(self._run, self.epoch, self._actor.networks)
-        if best is not None:
-            seeds = validation_seeds(self._cfgs.seed, self._cfgs.train_cfgs.evaluate_epoisodes)
-            save_best(self._run, {**best, 'first_seed': seeds.start, 'episodes': len(seeds)})
-        self._save_state(self.epoch)
-
-    def _save_state(self, epochs_done: int, shares: Sequence[dict[str, Any]] = ()) -> None:
-        """Write the state to resume from.
-
-        Args:
-            epochs_done (int): Epochs that are logged; updates may be further.
-            shares (Sequence[dict[str, Any]], optional): What each process has for itself within
-                an epoch. Defaults to none, which is enough between epochs.
-        """
-        save_training_state(
-            self._run,
-            {
-                'epoch': epochs_done,
-                'metrics': self._metrics,
-                'update_time': self._update_time,
-                'learner': self._learner.state_dict(),
-                'learner_config': asdict(self._learner.config),
-                'sampler': self._sampler.generator.get_state(),
-                'random': random_state(),
-                'shares': list(shares),
-                'rows': self._rows,
-                'dataset': self._dataset_record,
-                'held_out': self._held_out,
-                'torch': str(torch.__version__),
-                'processes': self._replicas.size,
-            },
-        )
-
-    def _load_resumed(self) -> dict[str, Any] | None:
-        """Read the state to continue from; None where there is nothing yet."""
-        if self._resumed_run is None:
-            return None
-        self._check_same_dataset(self._resumed_run)
-        state = load_training_state(self._resumed_run)
-        if state is not None:
-            self._check_same_run(state)
-        return state
-
-    def _resume(self) -> None:
-        """Continue from the state that was read, where the run stood."""
-        state, self._resumed = self._resumed, None
-        self._rows: list[dict[str, float]] = [] if state is None else state['rows']
-        self._logger.begin(self._rows)
-        self._metrics: dict[str, float] | None = None
-        self._update_time, self._has_own_dropout = 0.0, False
-        if state is None:
-            return
-        self._learner.load_state_dict(state['learner'])
-        self._restore_sampler(state['sampler'])
-        set_random_state(state['random'])
-        self._restore_share(state.get('shares', ()))  # older states have none
-        self.epoch = state['epoch']
-        self._metrics, self._update_time = state.get('metrics'), state.get('update_time', 0.0)
-
-    def _restore_share(self, shares: Sequence[dict[str, Any]]) -> None:
-        """Let each process go on where it was, if as many were stopped within an epoch."""
-        self._has_own_dropout = len(shares) == self._replicas.size
-        if self._has_own_dropout:
-            share = shares[self._replicas.rank]
-            set_random_state(share['random'])
-            self._learner.load_metrics(share['metrics'])
-        elif shares:
-            sums = torch.stack([share['metrics']['sums'] for share in shares]).mean(0)
-            self._learner.load_metrics({**shares[0]['metrics'], 'sums': sums})
-
-    def _restore_sampler(self, state: torch.Tensor) -> None:
-        """Let the sampler go on where it was, if it still draws on the same kind of device."""
-        generator = self._sampler.generator
-        if len(state) == len(generator.get_state()):
-            generator.set_state(state)
-            return
-        generator.manual_seed(_derived_seed(self._cfgs.seed, self._learner.step))
-        self._logger.log('Batches are drawn anew: the run continues on another kind of device')
-
-    def _check_same_dataset(self, run: Path) -> None:
-        """Refuse to go on with other data, wherever they lie by now."""
-        before, now = read_yaml(run / 'config.json')['dataset_record'], self._dataset_record
-        key = 'name' if before['sha256'] is None else 'sha256'
-        if before[key] != now[key]:
-            raise UserError(
-                f'{run} was trained on another dataset ({before["path"]}); give the same one with '
-                'train_cfgs:dataset',
-            )
-
-    def _check_same_run(self, state: dict[str, Any]) -> None:
-        """Refuse to go on with what the saved state does not fit.
-
-        The number of updates may differ: a run may be made longer.
-        """
-        resume = self._resumed_run
-        # None in runs from before there was such a thing; another version may choose otherwise.
-        if state.get('held_out', []) != self._held_out:
-            raise UserError(
-                f'{resume} holds out other episodes than this version of omnisafe-qpt chooses, so '
-                'it would train on them; resume it with the version that it was started with',
-            )
-        before, now = state['learner_config'], asdict(self._learner.config)
-        for name in before:
-            if name != 'total_steps' and _plain(before[name]) != _plain(now[name]):
-                raise UserError(
-                    f'{resume} was trained with {name} = {before[name]}, now it is {now[name]}; '
-                    'resume with the same settings',
-                )
-        done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
-        if done >= total:
-            raise UserError(
-                f'{resume} has done {done} updates, and {total} are asked for: nothing is left; '
-                'make it longer with --total-steps',
-            )
-
-    # ------------------------------------------------------------------ what the user reads
-
-    def _describe_changes(self) -> str:
-        """Say what is not as it was before the run was stopped, and is not refused."""
-        if self._resumed_run is None:
-            return ''
-        changes = describe_changes(self._resumed_run, self._cfgs.todict())
-        for name, now in (('torch', str(torch.__version__)), ('processes', self._replicas.size)):
-            before = now if self._resumed is None else self._resumed.get(name, now)
-            if before != now:
-                changes += f'{", " if changes else ""}{name} {before} -> {now}'
-        return changes
-
-    def _describe(self) -> None:
-        """Say what is about to happen."""
-        data, report = self._trajectories, self._augmentation_report
-        limit = self._deployment.cost_limit
-        safe = (data.cost_returns <= limit).float().mean().item()
-        self._logger.log(
-            f'Dataset {self._dataset_record["path"]}: {len(data.rows)} episodes, '
-            f'{data.num_transitions} transitions, {safe:.0%} within cost {limit:g}',
-        )
-        if self._held_out:
-            self._logger.log(
-                f'Held out of training: {len(self._held_out)} more episodes, for omnisafe-qpt '
-                'evaluate --offline',
-            )
-        if report['episodes']:
-            self._logger.log(
-                f'Augmentation added {report["episodes"]} relabelled episodes of '
-                f'{report["source_episodes"]} frontier episodes, target returns '
-                f'{report["min_target_return"]:.4g} to {report["max_target_return"]:.4g}, costs '
-                f'{report["min_target_cost"]:.4g} to {report["max_target_cost"]:.4g}',
-            )
-        if self._learner.step:
-            self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
-        elif self._resumed_run is not None:
-            self._logger.log('Nothing was saved in this run yet: it starts from the beginning')
-        if self._changes:
-            self._logger.log(f'Changed since it was stopped: {self._changes}', 'yellow')
-        where = str(self._device)
-        if self._replicas.size > 1:
-            where += f' in {self._replicas.size} processes'
-        self._logger.log(
-            f'Training on {where}: {self._cfgs.train_cfgs.total_steps} updates of '
-            f'{self._cfgs.algo_cfgs.batch_size} windows; deployed for return '
-            f'{self._target_return:.4g} at cost limit {limit:g}',
-        )
-
-    def _summarise(self, row: dict[str, float]) -> None:
-        """End with the result, where it is, and what to do next."""
-        limit = self._deployment.cost_limit
-        run = self._run
-        lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
-        if math.isfinite(row['Metrics/EpRet']):
-            verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
-            lines += [
-                f'Return       {row["Metrics/EpRet"]:.2f}   (target {self._target_return:.2f})',
-                f'Normalised   {row["Metrics/NormRet"]:.2f}',
-                f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
-            ]
-        best = best_epoch(self._rows, limit)
-        if best is not None and best['epoch'] != self.epoch:
-            lines.append(
-                f'Best epoch   {best["epoch"]}   (validation return '
-                f'{best["validation_return"]:.2f}, cost {best["validation_cost"]:.2f}; '
-                '--checkpoint best)',
-            )
-        lines += [
-            '',
-            'Next:',
-            f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10",
-            f"  omnisafe eval '{run}' --no-render --num-episode 1",
-            f"  tensorboard --logdir '{run}'",
-        ]
-        # Paths must be copied whole: no wrapping, no markup.
-        Console(soft_wrap=True).print('\n' + '\n'.join(lines), markup=False, highlight=False)
+        super()._init_log()
 
 
-def _derived_seed(*numbers: int) -> int:
-    """Make a seed of several numbers, unlike that of any others."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+@registry.register
+class CDT(_TransformerAlgorithm):
+    """Constrained Decision Transformer: QPT's policy by imitation alone.
 
+    The same Transformer, windows and relabelling as QPT's, so that the two differ by the critics
+    and nothing else. Where the authors' CDT is otherwise is said in ``configs/CDT.yaml``.
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    References:
+        - Title: Constrained Decision Transformer for Offline Safe Reinforcement Learning
+        - Authors: Zuxin Liu, Zijian Guo, Yihang Yao, Zhepeng Cen, Wenhao Yu, Tingnan Zhang, Ding
+          Zhao.
+        - URL: `CDT <https://arxiv.org/abs/2302.07351>`_
+    """
+
+    def _make_deployment(self) -> DeploymentConfig:
+        return single_action_config(self._cfgs)
+
+    def _learner_config(self) -> LearnerConfig:
+        return imitation_config(self._cfgs, self._env.horizon)

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.core.rollout import Deployable, DeployableNetworks
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.version import __version__
@@ -43,13 +43,13 @@ LAST, BEST = 'last', 'best'
 _CHECKPOINT_NAME = re.compile(r'epoch-(\d+)\.pt')
 
 
-def save_checkpoint(run: Path, epoch: int, networks: DeployableNetworks) -> Path:
+def save_checkpoint(run: Path, epoch: int, networks: Deployable) -> Path:
     """Write a deployable checkpoint where OmniSafe looks for one.
 
     Args:
         run (Path): The run's folder.
         epoch (int): Epochs done.
-        networks (DeployableNetworks): The networks and all that deployment needs.
+        networks (Deployable): The networks and all that deployment needs.
 
     Returns:
         The file, ``torch_save/epoch-N.pt``.
@@ -120,7 +120,7 @@ def load_networks(
     run: str | os.PathLike[str],
     device: torch.device | str = 'cpu',
     which: str | int = LAST,
-) -> tuple[DeployableNetworks, Path]:
+) -> tuple[Deployable, Path]:
     """Load the networks of one of a run's checkpoints.
 
     Args:
@@ -132,14 +132,36 @@ def load_networks(
         The networks and the checkpoint's file.
 
     Raises:
-        UserError: If there is no such checkpoint or it is not one of QPT's.
+        UserError: If there is no such checkpoint or it is another package's.
     """
     path = checkpoint_path(run, which)
     content = load_file(path)
     state = content.get('pi') if isinstance(content, dict) else None
-    if not isinstance(state, dict) or 'policy' not in (state.get('_extra_state') or {}):
-        raise UserError(f'{path}: not a checkpoint of QPT')
-    return DeployableNetworks.from_state_dict(state).to(device), path
+    spec = (state.get('_extra_state') or {}) if isinstance(state, dict) else {}
+    if 'policy' in spec:
+        networks = DeployableNetworks.from_state_dict(state)
+    else:
+        raise UserError(f'{path}: not a checkpoint of omnisafe-qpt')
+    return networks.to(device), path
+
+
+def load_transformer(
+    run: str | os.PathLike[str],
+    device: torch.device | str = 'cpu',
+    which: str | int = LAST,
+) -> tuple[DeployableNetworks, Path]:
+    """Load the networks of a run of QPT or CDT; arguments and result as in :func:`load_networks`.
+
+    Raises:
+        UserError: If there is no such checkpoint or it is of another algorithm.
+    """
+    networks, path = load_networks(run, device, which)
+    if not isinstance(networks, DeployableNetworks):
+        raise UserError(
+            f'{path} is of {networks.spec["algo"]}, which has no Transformer and no return target; '
+            'this is for runs of QPT and CDT',
+        )
+    return networks, path
 
 
 def load_file(path: Path) -> Any:

@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 
 def _check_omnisafe() -> Answer:
     """Whether OmniSafe knows QPT, which needs gymnasium's entry points to be in order."""
-    from omnisafe.algorithms import ALGORITHMS
+    from omnisafe import algorithms
 
     from omnisafe_qpt.host import plugin
 
@@ -101,10 +101,10 @@ def _check_omnisafe() -> Answer:
         known = plugin.KNOWN_VERSIONS[-1]
         fix = f'pip install omnisafe=={known}'
         return Answer(FAILED, f'OmniSafe {version} is installed, not {known}', fix)
-    if plugin.NAME not in ALGORITHMS['offline']:
+    if not plugin.ALGORITHMS.keys() <= set(algorithms.ALGORITHMS['offline']):
         # The entry point belongs to the installed package, not to its source.
         return Answer(FAILED, 'OmniSafe does not know QPT', 'install omnisafe-qpt again')
-    return Answer(OK, f'OmniSafe {version} knows QPT')
+    return Answer(OK, f'OmniSafe {version} knows {", ".join(plugin.ALGORITHMS)}')
 
 
 def _check_device() -> Answer:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""QPT's configuration: the YAML files, presets, command-line values, checks, and the machine.
+"""Configurations: the YAML files, presets, command-line values, checks, and the machine.
 
 Nothing here knows OmniSafe. A configuration is a nested dictionary; an option is named by its
 path as OmniSafe writes it, for instance ``train_cfgs:total_steps``.
@@ -143,30 +143,33 @@ def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def load_defaults(env_id: str) -> dict[str, Any]:
-    """Load QPT's default configuration for an environment.
+def load_defaults(env_id: str, algo: str = 'QPT') -> dict[str, Any]:
+    """Load an algorithm's default configuration for an environment.
 
     Args:
         env_id (str): The environment id.
+        algo (str, optional): The algorithm. Defaults to ``'QPT'``.
 
     Returns:
-        The ``defaults`` section of QPT.yaml, updated by the environment's section if it has one.
+        The ``defaults`` section of the algorithm's YAML file, updated by the environment's section
+        if it has one.
     """
-    content = read_yaml(config_file('QPT.yaml'))
+    content = read_yaml(config_file(f'{algo}.yaml'))
     return merge(content['defaults'], content.get(env_id) or {})
 
 
-def preset_names() -> list[str]:
-    """List the presets that the package ships, ``cpu`` for QPT-cpu.yaml."""
-    files = (path for folder in _CONFIG_FOLDERS for path in folder.glob('QPT-*.yaml'))
+def preset_names(algo: str = 'QPT') -> list[str]:
+    """List the presets that the package ships for an algorithm, ``cpu`` for QPT-cpu.yaml."""
+    files = (path for folder in _CONFIG_FOLDERS for path in folder.glob(f'{algo}-*.yaml'))
     return sorted({path.stem.partition('-')[2] for path in files})
 
 
-def load_preset(preset: str) -> dict[str, Any]:
+def load_preset(preset: str, algo: str = 'QPT') -> dict[str, Any]:
     """Load a preset: a complete configuration of which only the hyperparameters are taken.
 
     Args:
         preset (str): The name of a preset that the package ships, or the path of a YAML file.
+        algo (str, optional): The algorithm that it is for. Defaults to ``'QPT'``.
 
     Returns:
         The configuration, without the algorithm, the environment and the dataset.
@@ -174,18 +177,19 @@ def load_preset(preset: str) -> dict[str, Any]:
     Raises:
         UserError: If there is no such preset or it belongs to another algorithm.
     """
-    if preset in preset_names():
-        path = config_file(f'QPT-{preset}.yaml')
+    names = preset_names(algo)
+    if preset in names:
+        path = config_file(f'{algo}-{preset}.yaml')
     elif pathlib.Path(preset).suffix in ('.yaml', '.yml'):
         path = pathlib.Path(preset)
     else:
         raise UserError(
-            f'unknown preset {preset!r}: choose from {", ".join(preset_names()) or "none"} '
+            f'unknown preset {preset!r}: choose from {", ".join(names) or "none"} '
             'or give the path of a YAML file',
         )
     content = read_yaml(path)
-    if content.get('algo', 'QPT') != 'QPT':
-        raise UserError(f'the preset {path} is for {content["algo"]}, not for QPT')
+    if content.get('algo', algo) != algo:
+        raise UserError(f'the preset {path} is for {content["algo"]}, not for {algo}')
     content = {key: value for key, value in content.items() if key not in _NOT_FROM_PRESETS}
     if isinstance(content.get('train_cfgs'), dict):
         for key in _NOT_FROM_PRESET_TRAIN_CFGS:
@@ -556,7 +560,9 @@ def _unknown_option(path: str, defaults: dict[str, Any], source: str) -> str:
     meant = [f'{section}:{word}'.lstrip(':') for word in nearest(name, siblings, count=1)]
     meant = meant or [option for option in known if names[option] == name]
     meant = meant or nearest(path, known, count=1)
-    ending = f'did you mean {" or ".join(meant)}?' if meant else 'configs/QPT.yaml lists all'
+    ending = (
+        f'did you mean {" or ".join(meant)}?' if meant else 'the YAML files in configs/ list all'
+    )
     return f'unknown option {_at(path, source)}: {ending}'
 
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.data.trajectories import Frontier
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_networks
@@ -41,9 +42,9 @@ class DeployedPolicy(LoopPolicy):
     """A trained policy in the user's own loop, for one episode or for several at once.
 
     Args:
-        networks (DeployableNetworks): The trained model, on the device to use.
+        networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float): Return to ask for.
+        target_return (float or None): Return to ask for; None for the default at the cost limit.
         num_episodes (int, optional): See :class:`omnisafe_qpt.runner.LoopPolicy`. Defaults to
             None, one episode.
     """
@@ -52,15 +53,15 @@ class DeployedPolicy(LoopPolicy):
 
     def __init__(
         self,
-        networks: DeployableNetworks,
+        networks: Deployable,
         config: DeploymentConfig,
-        target_return: float,
+        target_return: float | None,
         num_episodes: int | None = None,
     ) -> None:
         """Initialize an instance of :class:`DeployedPolicy`."""
         self._spec = networks.spec
         super().__init__(self._spec['obs_dim'], num_episodes)
-        self._rollout = RolloutPolicy(networks, config, self._count)
+        self._rollout = networks.deploy(config, self._count)
         self.set_cost_limit(config.cost_limit, target_return)
         self.reset()
 
@@ -83,6 +84,28 @@ class DeployedPolicy(LoopPolicy):
         return self._rollout.remaining.cpu().numpy()
 
 
+class _ObservingPolicy(DeployedPolicy):
+    """One that acts on the observation alone: its targets are only what is left is counted from."""
+
+    def _begin(self, row: int, seed: int) -> None:
+        super()._begin(row, seed)
+        self._received[row] = 0.0
+
+    def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
+        super()._receive(rewards, costs)
+        self._received += np.stack([rewards, costs], axis=-1)
+
+    def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
+        """Do nothing: no action depends on the targets."""
+
+    def _remaining(self) -> np.ndarray:
+        return self._targets - self._received
+
+    @cached_property
+    def _received(self) -> np.ndarray:
+        return np.zeros((self._count, 2))  # of the episode so far: return, cost
+
+
 def load_policy(  # pylint: disable=too-many-arguments
     run: str | os.PathLike[str],
     cost_limit: float | None = None,
@@ -95,6 +118,9 @@ def load_policy(  # pylint: disable=too-many-arguments
     checkpoint: str | int = LAST,
 ) -> DeployedPolicy:
     """Load a trained policy.
+
+    The policies of BCSafe, CPQ and FISOR act on the observation alone: a cost limit is for them
+    only what the remaining budget is counted from.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
@@ -128,18 +154,35 @@ def load_policy(  # pylint: disable=too-many-arguments
         rule,
         candidate_shift,
     )
-    return DeployedPolicy(networks, config, target_return, num_episodes)
+    kind = DeployedPolicy if asks_for_returns(networks.spec) else _ObservingPolicy
+    return kind(networks, config, target_return, num_episodes)
+
+
+def algorithm_of(spec: dict[str, Any]) -> str:
+    """Name the algorithm that trained a model; runs from before there were several are of QPT."""
+    return spec.get('algo', 'QPT')
+
+
+def asks_for_returns(spec: dict[str, Any]) -> bool:
+    """Whether a model takes a target return and a cost limit, or acts on the observation alone."""
+    return 'policy' in spec
 
 
 def deployment_of(  # pylint: disable=too-many-arguments
-    networks: DeployableNetworks,
+    networks: Deployable,
     cost_limit: float | None = None,
     target_return: float | None = None,
     candidates: int | None = None,
     rule: str | None = None,
     candidate_shift: str | None = None,
-) -> tuple[DeploymentConfig, float]:
-    """Return a model's deployment settings with some of them replaced, and its target return."""
+) -> tuple[DeploymentConfig, float | None]:
+    """Return a model's deployment settings with some of them replaced, and its target return.
+
+    The target return is None where the model acts on the observation alone.
+
+    Raises:
+        UserError: If a value is impossible, or the model knows no such setting.
+    """
     spec = networks.spec
     given = {
         'cost_limit': cost_limit,
@@ -147,8 +190,22 @@ def deployment_of(  # pylint: disable=too-many-arguments
         'rule': rule,
         'candidate_shift': candidate_shift,
     }
-    trained = DeploymentConfig(**spec['deployment'])
-    config = replace(trained, **{key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    config = replace(DeploymentConfig(**spec['deployment']), **given)
+    if not asks_for_returns(spec):
+        settings = {**given, 'target_return': target_return}
+        for name in ('target_return', 'candidates', 'rule', 'candidate_shift'):
+            if settings.get(name) is not None:
+                raise UserError(
+                    f'{name} is {settings[name]}: a policy of {algorithm_of(spec)} acts on the '
+                    'observation alone and knows no such setting; leave it out',
+                )
+        return config, None
+    if config.candidates > 1 and not networks.has_critics:
+        raise UserError(
+            f'candidates is {config.candidates}: this run of {algorithm_of(spec)} trained no '
+            'critics to choose by; leave it out, or give 1',
+        )
     if target_return is None:
         target_return = _target_return_for(spec, config.cost_limit)
     return config, float(target_return)
@@ -156,8 +213,9 @@ def deployment_of(  # pylint: disable=too-many-arguments
 
 def _target_return_for(spec: dict[str, Any], cost_limit: float) -> float:
     """Return the frontier's return at a limit, or the run's own if it has one for this limit."""
-    if spec['target_return'] != 'auto' and cost_limit == spec['deployment']['cost_limit']:
-        return float(spec['target_return'])
+    own = spec.get('target_return', 'auto')
+    if own != 'auto' and cost_limit == spec['deployment']['cost_limit']:
+        return float(own)
     frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
     return frontier.target_return(cost_limit)
 
@@ -168,7 +226,7 @@ def build_evaluation(
     cfgs: dict[str, Any],
     env_kwargs: dict[str, Any],
 ) -> tuple[CMDP, Actor]:
-    """Build what OmniSafe's evaluator needs for a run of QPT.
+    """Build what OmniSafe's evaluator needs for a run of one of this package's algorithms.
 
     Args:
         save_dir (str): The run's folder.
@@ -180,7 +238,7 @@ def build_evaluation(
         The environment, which feeds rewards, costs and resets back, ends episodes at the task's
         horizon and seeds them from the run's seed; and the deployed policy.
     """
-    from omnisafe_qpt.host.actor import QPTActor
+    from omnisafe_qpt.host.actor import DeployedActor
     from omnisafe_qpt.host.adapter import DeploymentEnv
     from omnisafe_qpt.host.environments import make_env
     from omnisafe_qpt.host.seeds import final_seeds
@@ -190,5 +248,5 @@ def build_evaluation(
     options = {key: value for key, value in env_kwargs.items() if key not in ('env_id', 'num_envs')}
     env = make_env(env_kwargs['env_id'], **options)
     spaces = (env.observation_space, env.action_space)
-    actor = QPTActor(*spaces, networks, config, target_return)
+    actor = DeployedActor(*spaces, networks, config, target_return)
     return DeploymentEnv(env, actor, final_seeds(cfgs['seed'], 1).start), actor

@@ -32,7 +32,7 @@ import torch
 
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.kernels import keep_freed_memory
-from omnisafe_qpt.core.rollout import Choice, DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.core.rollout import Choice, Deployable
 from omnisafe_qpt.host.config import usable_cores
 from omnisafe_qpt.host.environments import EnvironmentSet
 from omnisafe_qpt.host.remote import Partial, RemoteObject
@@ -84,21 +84,21 @@ class Series:
     """Episodes of one policy with one pair of targets.
 
     Args:
-        networks (DeployableNetworks): The trained model, on the device to use.
+        networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float): Return to ask for.
+        target_return (float or None): Return to ask for; None where the policy is not asked.
         seeds (Sequence[int]): One for each episode.
     """
 
-    networks: DeployableNetworks
+    networks: Deployable
     config: DeploymentConfig
-    target_return: float
+    target_return: float | None
     seeds: Sequence[int]
 
     @property
     def device(self) -> torch.device:
         """Where the policy acts."""
-        return self.networks.scaling.obs_mean.device
+        return self.networks.device
 
 
 def default_processes(episodes: int) -> int:
@@ -107,10 +107,10 @@ def default_processes(episodes: int) -> int:
 
 
 def evaluate(  # pylint: disable=too-many-arguments
-    networks: DeployableNetworks,
+    networks: Deployable,
     env_id: str,
     config: DeploymentConfig,
-    target_return: float,
+    target_return: float | None,
     seeds: Sequence[int],
     processes: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
@@ -118,10 +118,10 @@ def evaluate(  # pylint: disable=too-many-arguments
     """Run one episode of the deployed policy for each seed; see :func:`evaluate_together`.
 
     Args:
-        networks (DeployableNetworks): The trained model, on the device to use.
+        networks (Deployable): The trained model, on the device to use.
         env_id (str): OmniSafe's environment id.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float): Return to ask for.
+        target_return (float or None): Return to ask for; None where the policy is not asked.
         seeds (Sequence[int]): One for each episode.
         processes (int, optional): Processes that run episodes at the same time. Defaults to 1,
             which on a CPU is this one.
@@ -488,7 +488,7 @@ def _play(
     An episode that has ended keeps its row in the policy's batch, whose size decides the bits.
     """
     series, count = setting.series[batch.series], len(batch.seeds)
-    policy = RolloutPolicy(series.networks, series.config, num_episodes=count)
+    policy = series.networks.deploy(series.config, num_episodes=count)
     policy.reset(series.target_return, seeds=batch.seeds)
     returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
     traces = [_empty_trace() for _ in batch.seeds] if setting.traced else None

@@ -35,7 +35,7 @@ from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.checkpoint import LAST, load_networks, versions
+from omnisafe_qpt.host.checkpoint import LAST, load_transformer, versions
 from omnisafe_qpt.host.deployment import deployment_of
 from omnisafe_qpt.runner import FORMAT
 
@@ -137,7 +137,7 @@ def export_policy(  # pylint: disable=too-many-arguments
     if missing:
         raise UserError(f'export needs packages that are not installed: pip install {missing}')
     path = Path(path)
-    networks, source = load_networks(run, which=checkpoint)
+    networks, source = load_transformer(run, which=checkpoint)
     config, target_return = deployment_of(
         networks, cost_limit, target_return, candidates, rule, candidate_shift
     )

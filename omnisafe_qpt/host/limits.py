@@ -25,13 +25,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
-
-from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.core.config import DeploymentConfig
+from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks
 from omnisafe_qpt.host.config import resolve_device
-from omnisafe_qpt.host.deployment import deployment_of
+from omnisafe_qpt.host.deployment import algorithm_of, asks_for_returns, deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
 from omnisafe_qpt.host.seeds import check_test_seeds
 from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
@@ -44,8 +43,17 @@ RunPath = str | os.PathLike[str]
 class _Model:
     """A trained model and the file that it is from."""
 
-    networks: DeployableNetworks
+    networks: Deployable
     checkpoint: Path
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A row to be: the model, and what is asked of it."""
+
+    model: _Model
+    config: DeploymentConfig
+    target_return: float | None
 
 
 def evaluate_runs(  # pylint: disable=too-many-arguments
@@ -68,7 +76,9 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
 
     All episodes are shared out among the same processes, whose simulators are made once. Each
     limit of each run gets the same seeds, so that its episodes start alike. A row does not depend
-    on the number of processes or on what else is evaluated.
+    on the number of processes or on what else is evaluated. A policy that acts on the observation
+    alone, as a baseline's does, knows no limit: its episodes are run once, and their costs are
+    compared with each limit.
 
     Args:
         runs (str, os.PathLike or a sequence of them): Folders of runs, or checkpoints
@@ -101,10 +111,12 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         with equally long lists: ``actions``; ``rewards``; ``costs``; ``chosen``, the candidate's
         number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
         ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
-        lists of None.
+        lists of None. Where the policy acts on the observation alone, ``target_return``, ``rule``
+        and ``candidate_shift`` are None.
 
     Raises:
-        UserError: If a run does not exist, runs are of different tasks, or a value is impossible.
+        UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
+            impossible.
     """
     runs = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
     targets = _targets(cost_limits, target_return)
@@ -117,15 +129,15 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
             raise UserError(f'{name} is {value}; it must be at least {least}')
     check_test_seeds(seed, episodes)
     models = _models(runs, checkpoint, device)
-    seeds = range(seed, seed + episodes)
-    series = [
-        Series(model.networks, *deployment, seeds)
-        for model in models
-        for deployment in (
-            deployment_of(model.networks, limit, target, candidates, rule, candidate_shift)
-            for limit, target in targets
+    wanted = [
+        _Wanted(
+            model,
+            *deployment_of(model.networks, limit, target, candidates, rule, candidate_shift),
         )
+        for model in models
+        for limit, target in targets
     ]
+    series, numbers = _series(wanted, range(seed, seed + episodes))
 
     def report(done: int, total: int, number: int) -> None:
         if on_progress is not None:
@@ -138,8 +150,20 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         traces,
         report,
     )
-    sources = [model.checkpoint for model in models for _ in targets]
-    return [_row(*each) for each in zip(series, found, sources)]
+    return [_row(row, series[number].seeds, found[number]) for row, number in zip(wanted, numbers)]
+
+
+def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list[int]]:
+    """Plan the episodes of rows; returns them, and the number of those that each row is of."""
+    series: list[Series] = []
+    numbers: list[int] = []
+    for row, before in zip(wanted, (None, *wanted)):
+        networks = row.model.networks
+        is_same = before is not None and before.model is row.model
+        if not (is_same and not asks_for_returns(networks.spec)):
+            series.append(Series(networks, row.config, row.target_return, seeds))
+        numbers.append(len(series) - 1)
+    return series, numbers
 
 
 def _targets(
@@ -179,7 +203,7 @@ def _models(
     """Load what is to be evaluated.
 
     Raises:
-        UserError: If there is nothing, the same twice, or several tasks.
+        UserError: If there is nothing, the same twice, or several tasks or algorithms.
     """
     if not runs:
         raise UserError('no run to evaluate')
@@ -196,6 +220,13 @@ def _models(
                 f'runs of different tasks: {files[0]} is of {tasks[0]}, {file} of {task}; '
                 'evaluate each task by itself',
             )
+    algorithms = [algorithm_of(model.networks.spec) for model in models]
+    for algo, file in zip(algorithms, files):
+        if algo != algorithms[0]:
+            raise UserError(
+                f'runs of different algorithms: {files[0]} is of {algorithms[0]}, {file} of '
+                f'{algo}; runs are averaged, so evaluate each algorithm by itself',
+            )
     return models
 
 
@@ -207,20 +238,22 @@ def _doing(series: Sequence[Series], number: int, runs: int) -> str:
     return f'Run {number * runs // len(series) + 1}/{runs}, {limit}'
 
 
-def _row(series: Series, result: Evaluation, checkpoint: Path) -> dict[str, Any]:
+def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str, Any]:
     """Put results and what they were got with into plain values."""
-    spec, config = series.networks.spec, series.config
+    spec, config, checkpoint = wanted.model.networks.spec, wanted.config, wanted.model.checkpoint
+    is_asked = asks_for_returns(spec)
     return_mean, cost_mean = statistics.fmean(result.returns), statistics.fmean(result.costs)
     cost_share = normalized_cost(cost_mean, config.cost_limit)
     row = {
+        'algo': algorithm_of(spec),
         'env_id': spec['env_id'],
         'cost_limit': config.cost_limit,
-        'target_return': series.target_return,
+        'target_return': wanted.target_return,
         'candidates': config.candidates,
-        'rule': config.rule,
-        'candidate_shift': config.candidate_shift,
-        'episodes': len(series.seeds),
-        'seed': series.seeds[0],
+        'rule': config.rule if is_asked else None,
+        'candidate_shift': config.candidate_shift if is_asked else None,
+        'episodes': len(seeds),
+        'seed': seeds[0],
         'returns': result.returns,
         'costs': result.costs,
         'lengths': result.lengths,

@@ -32,7 +32,7 @@ from omnisafe_qpt.data.prefetch import fits_on
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE, resolve_dataset
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks
+from omnisafe_qpt.host.checkpoint import checkpoint_path, load_transformer
 from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import deployment_of
 
@@ -108,15 +108,15 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
     if num_states < 1:
         raise UserError(f'num_states is {num_states}; it must be at least 1')
     path = checkpoint_path(run, checkpoint)
-    networks, _ = load_networks(path, resolve_device(device or 'auto'))
+    networks, _ = load_transformer(path, resolve_device(device or 'auto'))
     deployments = [
         deployment_of(networks, limit, target, candidates, rule, candidate_shift)
         for limit, target in _pairs(cost_limits, target_return)
     ]
     limits = [config.cost_limit for config, _ in deployments]
     data = _load_data(str(dataset), networks)
-    algo = networks.spec['config']['algo_cfgs']
-    has_critics = algo['use_reward_critic'] or algo['use_cost_critic'] or algo['use_ensemble']
+    gamma = networks.spec['config']['algo_cfgs'].get('gamma', networks.spec.get('gamma'))
+    has_critics = networks.has_critics
     config = deployments[0][0]
     done = 0
 
@@ -126,11 +126,11 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
         if on_progress is not None:
             on_progress(min(done, total), total)
 
-    device_of = networks.scaling.obs_mean.device
+    device_of = networks.device
     trajectories = data.trajectories
     if fits_on(device_of, trajectories.table.nbytes):
         trajectories = trajectories.to(device_of)
-    checks = OfflineChecks(networks, trajectories, algo['gamma'], config.cost_value, advance)
+    checks = OfflineChecks(networks, trajectories, gamma, config.cost_value, advance)
     has_choice = has_critics and config.candidates > 1
     total = checks.count_windows(config.candidates, len(limits) * has_choice, num_states)
     terminal = int(trajectories.rows.terminal.sum())
@@ -146,7 +146,7 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
         'transitions': trajectories.num_transitions,
         'terminal_episodes': terminal,
         'time_limit_episodes': len(trajectories.rows) - terminal,
-        'gamma': algo['gamma'],
+        'gamma': gamma,
         'uncounted_weight': checks.uncounted_weight,
         'action_errors': [asdict(error) for error in checks.action_errors(limits)],
         'calibrations': _plain(checks.calibrations()) if has_critics else None,

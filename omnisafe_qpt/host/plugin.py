@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""How QPT joins OmniSafe: the only module that reaches into OmniSafe's internals.
+"""How QPT and the others join OmniSafe: the only module that reaches into OmniSafe's internals.
 
 OmniSafe has no door for plugins: its list of algorithms is frozen while ``omnisafe`` is imported.
 Gymnasium has one, and OmniSafe imports gymnasium before its own algorithms. So gymnasium calls
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -44,7 +45,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-NAME = 'QPT'
+# The algorithms, by the names that OmniSafe's users give, and the modules of their classes.
+ALGORITHMS = {
+    'QPT': 'omnisafe_qpt.host.algorithm',
+    'CDT': 'omnisafe_qpt.host.algorithm',
+}
+# Those of which an update of the default size takes seconds on a CPU.
+_SLOW_ON_CPU = ('QPT', 'CDT')
 KNOWN_VERSIONS = ('0.5.0',)
 
 
@@ -52,7 +59,7 @@ class _UnknownOmniSafe(Exception):
     """The installed OmniSafe lacks something that a hook reaches for."""
 
 
-# Why QPT cannot be used with the installed OmniSafe; empty when all is well.
+# Why they cannot be used with the installed OmniSafe; empty when all is well.
 _problems: list[BaseException] = []
 
 # The command of OmniSafe's command line that is running, if one is.
@@ -60,7 +67,7 @@ _command: _Command | None = None
 
 
 def install() -> None:
-    """Arrange for QPT to join OmniSafe as soon as OmniSafe is imported.
+    """Arrange for the algorithms to join OmniSafe as soon as OmniSafe is imported.
 
     Called by ``import gymnasium`` through the entry point group ``gymnasium.envs``. Calling it
     again changes nothing.
@@ -144,7 +151,7 @@ class _HookLoader(importlib.abc.Loader):
 
 
 def _run_hook(hook: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Run a hook; what goes wrong is kept for whoever asks for QPT."""
+    """Run a hook; what goes wrong is kept for whoever asks for one of the algorithms."""
     _check_version()
     try:
         hook(module)
@@ -166,7 +173,7 @@ def _check_version() -> None:
     if version not in KNOWN_VERSIONS:
         print(
             f'omnisafe-qpt was written for OmniSafe {" or ".join(KNOWN_VERSIONS)}, and OmniSafe '
-            f'{version} is installed: QPT may fail; {_remedy()}',
+            f'{version} is installed: its algorithms may fail; {_remedy()}',
             file=sys.stderr,
         )
 
@@ -185,18 +192,23 @@ def _remedy() -> str:
 
 
 def require_available() -> None:
-    """Refuse to start QPT when a hook failed.
+    """Import the algorithms' classes, so that OmniSafe finds them; refuse to start without.
 
     Raises:
-        UserError: If QPT did not join OmniSafe completely.
+        UserError: If a hook failed or a class cannot be imported.
     """
-    if not _problems:
+    try:
+        for module in ALGORITHMS.values():
+            importlib.import_module(module)
+        problem = next(iter(_problems), None)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is why
+        problem = error
+    if problem is None:
         return
-    problem = _problems[0]
     reason = f'{type(problem).__name__}: {problem}'
     if isinstance(problem, _UnknownOmniSafe):
         reason = f'it does not know OmniSafe {_omnisafe_version()}: {problem}; {_remedy()}'
-    raise UserError(f'QPT is not available, {reason}') from problem
+    raise UserError(f'omnisafe-qpt is not available, {reason}') from problem
 
 
 # -- Safety-Gymnasium -----------------------------------------------------------------------------
@@ -268,41 +280,56 @@ def _add_environments(envs: ModuleType) -> None:
     import omnisafe_qpt.host.metadrive  # noqa: F401
 
 
-def _add_algorithm(offline: ModuleType) -> None:
-    """Make QPT one of the offline algorithms.
+def _add_algorithms(offline: ModuleType) -> None:
+    """Make them offline algorithms of OmniSafe.
 
     ``omnisafe.algorithms`` builds its frozen tables from ``offline.__all__`` right after this
-    module; the command line's help, ``Agent`` and the experiment grid all read those tables.
+    module; the command line's help, ``Agent`` and the experiment grid all read those tables. The
+    classes themselves are imported when they are asked for, here or in an agent: by then all of
+    OmniSafe is there, also if its import began in one of the modules that the classes need.
     """
     names = _reach(offline, '__all__')
-    from omnisafe_qpt.host.algorithm import QPT
-
+    names.extend(name for name in ALGORITHMS if name not in names)
     # Where the built-in algorithms can be imported from.
-    offline.QPT = sys.modules['omnisafe.algorithms'].QPT = QPT
-    if NAME not in names:
-        names.append(NAME)
+    for module in (offline, sys.modules['omnisafe.algorithms']):
+        module.__getattr__ = functools.partial(_find_algorithm, module.__name__)
+
+
+def _find_algorithm(module: str, name: str) -> type:
+    """Import an algorithm's class, by which it registers itself with OmniSafe.
+
+    Args:
+        module (str): The module of OmniSafe's that was asked for it.
+        name (str): Its name.
+
+    Raises:
+        AttributeError: If there is no such algorithm here.
+    """
+    if name not in ALGORITHMS:
+        raise AttributeError(f'module {module!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(ALGORITHMS[name]), name)
 
 
 def _serve_defaults(config: ModuleType) -> None:
-    """Let OmniSafe load QPT's YAML, which it would look for in its own tree only."""
+    """Let OmniSafe load our YAML files, which it would look for in its own tree only."""
     original = _reach(config, 'get_default_kwargs_yaml')
 
     @functools.wraps(original)
     def get_default_kwargs_yaml(algo: str, env_id: str, algo_type: str) -> Any:
-        if algo != NAME:
+        if algo not in ALGORITHMS:
             return original(algo, env_id, algo_type)
         from omnisafe_qpt.host.config import config_file, load_defaults
         from omnisafe_qpt.host.processes import Launch
 
         if Launch.from_environment().rank == 0:
-            print(f'Loading QPT.yaml from {config_file("QPT.yaml")}')
-        return config.Config.dict2config(load_defaults(env_id))
+            print(f'Loading {algo}.yaml from {config_file(f"{algo}.yaml")}')
+        return config.Config.dict2config(load_defaults(env_id, algo))
 
     config.get_default_kwargs_yaml = get_default_kwargs_yaml
 
 
 def _check_grids(experiment_grid: ModuleType) -> None:
-    """Let the experiment grid check QPT's variants.
+    """Let the experiment grid check variants of our algorithms.
 
     It has its own copy of the path to OmniSafe's YAML files. It also swallows the errors of
     evaluating and rendering.
@@ -312,25 +339,28 @@ def _check_grids(experiment_grid: ModuleType) -> None:
 
     @functools.wraps(original)
     def check_variant_vaild(self: Any, variant: dict[str, Any]) -> None:
-        if variant.get('algo') != NAME:
+        algo = variant.get('algo')
+        if algo not in ALGORITHMS:
             original(self, variant)
             return
         from omnisafe_qpt.host.config import load_defaults, validate
 
         cfgs = {key: value for key, value in variant.items() if key not in ('algo', 'env_id')}
-        validate(cfgs, load_defaults(variant['env_id']), 'the grid')
+        validate(cfgs, load_defaults(variant['env_id'], algo), 'the grid')
 
     grid.check_variant_vaild = check_variant_vaild
     for name in ('evaluate', 'render'):
-        setattr(grid, name, _reporting(_reach(grid, name), _has_qpt_variants))
+        setattr(grid, name, _reporting(_reach(grid, name), _has_own_variants))
 
 
-def _has_qpt_variants(grid: Any) -> bool:
-    return 'algo' in grid.keys and NAME in grid.vals[grid.keys.index('algo')]
+def _has_own_variants(grid: Any) -> bool:
+    return 'algo' in grid.keys and not ALGORITHMS.keys().isdisjoint(
+        grid.vals[grid.keys.index('algo')],
+    )
 
 
 def _configure_agents(algo_wrapper: ModuleType) -> None:
-    """Put QPT's configuration together as its users mean it.
+    """Put the configuration together as the algorithms' users mean it.
 
     ``AlgoWrapper._init_config`` is where OmniSafe merges the YAML, the custom options and the
     command line's flags, unchecked: presets, checks and automatic values belong right there.
@@ -341,9 +371,8 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
 
     @functools.wraps(original)
     def _init_config(self: Any) -> Any:
-        if self.algo != NAME:
-            if str(self.algo).upper() == NAME:
-                raise UserError(f'unknown algorithm {self.algo!r}: names are case-sensitive, QPT')
+        if self.algo not in ALGORITHMS:
+            _check_spelling(self.algo)
             return original(self)
         require_available()
         from omnisafe_qpt.host.processes import join_processes, speaking_in_turn
@@ -352,7 +381,8 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
             _check_env_id(self.env_id, support_envs())
             _prepare_options(self)
             cfgs = original(self)
-            _settle_machine(cfgs, 'batch_size' not in self.custom_cfgs.get('algo_cfgs', {}))
+            is_full_size = 'batch_size' not in self.custom_cfgs.get('algo_cfgs', {})
+            _settle_machine(cfgs, is_full_size and self.algo in _SLOW_ON_CPU)
             # Before OmniSafe does it, right after this, and gives up on slow evaluations.
             join_processes(cfgs.train_cfgs.device)
         return cfgs
@@ -360,11 +390,20 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
     agent_class._init_config = _init_config
     for name in ('evaluate', 'render', 'plot'):
         method = _in_first_process(_reach(agent_class, name))
-        setattr(agent_class, name, _reporting(method, _is_qpt_agent))
+        setattr(agent_class, name, _reporting(method, _is_own_agent))
 
 
-def _is_qpt_agent(agent: Any) -> bool:
-    return agent.algo == NAME
+def _is_own_agent(agent: Any) -> bool:
+    return agent.algo in ALGORITHMS
+
+
+def _check_spelling(algo: Any) -> None:
+    """Refuse a name that differs from one of ours in case or hyphens; others are OmniSafe's."""
+    for name in ALGORITHMS:
+        if str(algo).replace('-', '').replace('_', '').upper() == name.upper():
+            raise UserError(
+                f'unknown algorithm {algo!r}: names are case-sensitive; did you mean {name}?',
+            )
 
 
 def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -374,7 +413,7 @@ def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         from omnisafe_qpt.host.processes import Launch
 
-        if _is_qpt_agent(self) and Launch.from_environment().rank > 0:
+        if _is_own_agent(self) and Launch.from_environment().rank > 0:
             return None
         return method(self, *args, **kwargs)
 
@@ -394,8 +433,8 @@ def _check_env_id(env_id: str, known: list[str]) -> None:
 def _prepare_options(agent: Any) -> None:
     """Check what the user asked for, and bring it into the order in which it counts.
 
-    QPT.yaml, then the preset, then the settings of the run that is resumed, then the user's
-    options, then the flags given on the command line.
+    The algorithm's YAML, then the preset, then the settings of the run that is resumed, then the
+    user's options, then the flags given on the command line.
     """
     from omnisafe_qpt.host.config import (
         check_choices,
@@ -406,15 +445,15 @@ def _prepare_options(agent: Any) -> None:
         validate,
     )
 
-    defaults = load_defaults(agent.env_id)
+    defaults = load_defaults(agent.env_id, agent.algo)
     options = _user_options(agent)
     validate(options, defaults, _command.source if _command else 'custom_cfgs')
     flags = _given_flags(agent.train_terminal_cfgs or {})
     validate({'train_cfgs': flags}, defaults, 'train_terminal_cfgs')
-    settings = _settings_to_resume(agent.env_id, options, flags, defaults)
+    settings = _settings_to_resume(agent, options, flags, defaults)
     preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
     if preset is not None:
-        preset_settings = load_preset(str(preset))
+        preset_settings = load_preset(str(preset), agent.algo)
         validate(preset_settings, defaults, f'the preset {preset}')
         settings = merge(preset_settings, settings)
     options = merge(settings, options)
@@ -429,7 +468,7 @@ def _prepare_options(agent: Any) -> None:
 
 
 def _settings_to_resume(
-    env_id: str,
+    agent: Any,
     options: dict[str, Any],
     flags: dict[str, Any],
     defaults: dict[str, Any],
@@ -441,13 +480,14 @@ def _settings_to_resume(
 
     if options.get('train_cfgs', {}).get('resume') is None:
         return {}
-    run = run_to_resume(options, env_id, defaults)
+    run = run_to_resume(agent.algo, options, agent.env_id, defaults)
     if run is None and Launch.from_environment().rank == 0:
-        print(f'No run of QPT in {env_id} to go on with yet: this is a new one')
+        print(f'No run of {agent.algo} in {agent.env_id} to go on with yet: this is a new one')
     options['train_cfgs']['resume'] = None if run is None else str(run)
     if run is None:
         return {}
-    return settings_to_resume(run, merge(options, {'train_cfgs': flags}), env_id, defaults)
+    given = merge(options, {'train_cfgs': flags})
+    return settings_to_resume(run, agent.algo, given, agent.env_id, defaults)
 
 
 def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
@@ -509,7 +549,7 @@ def _settle_machine(cfgs: Any, is_full_size: bool) -> None:
 
 
 def _load_saved_runs(evaluator: ModuleType) -> None:
-    """Let OmniSafe's evaluator load QPT's runs.
+    """Let OmniSafe's evaluator load our runs.
 
     Its own loading only knows actors that map one observation to one action. The deployed policy
     needs the rewards and costs it received, so it comes with an environment that feeds them back.
@@ -530,7 +570,7 @@ def _load_saved_runs(evaluator: ModuleType) -> None:
         height: int = 256,
     ) -> None:
         cfgs = _read_run(save_dir)
-        if cfgs.get('algo') != NAME:
+        if cfgs.get('algo') not in ALGORITHMS:
             original(self, save_dir, model_name, render_mode, camera_name, camera_id, width, height)
             return
         require_available()
@@ -702,7 +742,7 @@ def _extend_command_line(command_app: ModuleType) -> None:
 
     A command's class is the one place where typer shows a parsed command line, with the source of
     each value, and where the whole command can be watched. The parser of ``--custom-cfgs`` turns
-    every value with a dot into a float; it is replaced while a command runs for QPT.
+    every value with a dot into a float; it is replaced while a command runs for one of ours.
     """
     from typer.core import TyperCommand
 
@@ -712,11 +752,12 @@ def _extend_command_line(command_app: ModuleType) -> None:
 
     @functools.wraps(original)
     def custom_cfgs_to_dict(key_list: str, value: Any) -> dict[str, Any]:
-        if _command is None or _command.params.get('algo') != NAME:
+        algo = None if _command is None else _command.params.get('algo')
+        if algo not in ALGORITHMS:
             return original(key_list, value)
         from omnisafe_qpt.host.config import load_defaults, parse_option
 
-        return parse_option(key_list, value, load_defaults(_command.params['env_id']))
+        return parse_option(key_list, value, load_defaults(_command.params['env_id'], algo))
 
     command_app.custom_cfgs_to_dict = custom_cfgs_to_dict
 
@@ -737,7 +778,7 @@ class _ReportingCommand:
             except UserError as error:
                 _exit_with(error)
             except KeyboardInterrupt as error:
-                if not command.is_for_qpt:
+                if command.algo not in ALGORITHMS:
                     raise
                 if not hasattr(error, 'exit_status'):  # or it has been said where it was stopped
                     print('Interrupted', file=sys.stderr)
@@ -776,11 +817,11 @@ class _Command:
         return self.params['config_path'] if self.name == 'train-config' else '--custom-cfgs'
 
     @property
-    def is_for_qpt(self) -> bool:
-        """Whether it trains QPT."""
+    def algo(self) -> str | None:
+        """The algorithm that it trains, None if there is none."""
         if self.name == 'train-config':
-            return self.user_options().get('algo') == NAME
-        return self.params.get('algo') == NAME
+            return self.user_options().get('algo')
+        return self.params.get('algo')
 
     def check_file(self) -> None:
         """Refuse a configuration file that nobody can read, which OmniSafe shows as a traceback.
@@ -808,7 +849,7 @@ class _Command:
         if self.name == 'train-config':
             return read_yaml(self.params['config_path'])
         pairs = self.params['custom_cfgs'] or []
-        defaults = load_defaults(self.params['env_id'])
+        defaults = load_defaults(self.params['env_id'], self.params['algo'])
         options: dict[str, Any] = {}
         for key, value in zip(pairs[0::2], pairs[1::2], strict=True):
             options = merge(options, parse_option(key, value, defaults))
@@ -828,7 +869,7 @@ def _running(command: _Command) -> Iterator[_Command]:
 
 def _reporting(
     method: Callable[..., Any],
-    concerns_qpt: Callable[[Any], bool],
+    concerns_us: Callable[[Any], bool],
 ) -> Callable[..., Any]:
     """Report errors that OmniSafe's commands swallow, of which they print the class only."""
 
@@ -837,7 +878,7 @@ def _reporting(
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            if _command is None or not concerns_qpt(self):
+            if _command is None or not concerns_us(self):
                 raise
             _exit_with(error)
 
@@ -858,7 +899,7 @@ def _exit_with(error: Exception) -> None:
 
 
 def _evaluate_runs(params: dict[str, Any]) -> bool:
-    """Evaluate the runs of QPT in a folder, if that is what the folder holds.
+    """Evaluate the runs of our algorithms in a folder, if that is what the folder holds.
 
     OmniSafe takes the folder that holds the seeds' folders only, stops at the first seed without
     a checkpoint, and forgets ``--render-mode``.
@@ -867,7 +908,7 @@ def _evaluate_runs(params: dict[str, Any]) -> bool:
         params (dict[str, Any]): The parameters of ``omnisafe eval``.
 
     Returns:
-        Whether the folder was one of QPT's; other folders are left to OmniSafe.
+        Whether the folder was one of ours; other folders are left to OmniSafe.
 
     Raises:
         UserError: If nothing in the folder can be evaluated.
@@ -876,7 +917,7 @@ def _evaluate_runs(params: dict[str, Any]) -> bool:
     if not os.path.isdir(folder):
         return False
     candidates = [folder, *sorted(item.path for item in os.scandir(folder) if item.is_dir())]
-    runs = [run for run in candidates if _read_run(run).get('algo') == NAME]
+    runs = [run for run in candidates if _read_run(run).get('algo') in ALGORITHMS]
     if not runs:
         if not any(os.path.isdir(os.path.join(run, 'torch_save')) for run in candidates):
             raise UserError(f'{folder} is not a run: it has no seed-*/torch_save folder')
@@ -938,7 +979,7 @@ def _delete_silently(error: Exception) -> None:
 _HOOKS: dict[str, Callable[[ModuleType], None]] = {
     'omnisafe.envs': _add_environments,
     'omnisafe.utils.config': _serve_defaults,
-    'omnisafe.algorithms.offline': _add_algorithm,
+    'omnisafe.algorithms.offline': _add_algorithms,
     'omnisafe.algorithms.algo_wrapper': _configure_agents,
     'omnisafe.evaluator': _load_saved_runs,
     'omnisafe.common.experiment_grid': _check_grids,

@@ -64,10 +64,11 @@ def resume_command(algo: str, env_id: str, run: Path) -> str:
     )
 
 
-def latest_run(log_dir: str, env_id: str, seed: int | None = None) -> Path | None:
+def latest_run(algo: str, log_dir: str, env_id: str, seed: int | None = None) -> Path | None:
     """Find the run that was started last.
 
     Args:
+        algo (str): The algorithm.
         log_dir (str): ``logger_cfgs.log_dir``.
         env_id (str): The environment of the run.
         seed (int, optional): Its seed. Defaults to None, any.
@@ -76,13 +77,14 @@ def latest_run(log_dir: str, env_id: str, seed: int | None = None) -> Path | Non
         Its folder, None if there is none.
     """
     seeds = '*' if seed is None else f'{seed:03d}'
-    pattern = f'QPT-{{{env_id}}}-*/seed-{seeds}-*/config.json'
+    pattern = f'{algo}-{{{env_id}}}-*/seed-{seeds}-*/config.json'
     runs = [file.parent for file in Path(log_dir).expanduser().glob(pattern)]
     # OmniSafe names them seed-000-2026-01-31-12-00-00.
     return max(runs, key=lambda run: run.name.split('-')[2:], default=None)
 
 
 def run_to_resume(
+    algo: str,
     options: dict[str, Any],
     env_id: str,
     defaults: dict[str, Any],
@@ -90,6 +92,7 @@ def run_to_resume(
     """Find the run that ``train_cfgs:resume`` means, if any.
 
     Args:
+        algo (str): The algorithm.
         options (dict[str, Any]): The options that the user gave.
         env_id (str): The environment asked for.
         defaults (dict[str, Any]): The default configuration.
@@ -103,11 +106,12 @@ def run_to_resume(
     if wish != LATEST:
         return find_run(str(wish))
     log_dir = {**defaults['logger_cfgs'], **options.get('logger_cfgs', {})}['log_dir']
-    return latest_run(log_dir, env_id, options.get('seed'))
+    return latest_run(algo, log_dir, env_id, options.get('seed'))
 
 
 def settings_to_resume(
     run: Path,
+    algo: str,
     options: dict[str, Any],
     env_id: str,
     defaults: dict[str, Any],
@@ -116,14 +120,18 @@ def settings_to_resume(
 
     Args:
         run (Path): The run's folder.
+        algo (str): The algorithm asked for.
         options (dict[str, Any]): The options that the user gave.
         env_id (str): The environment asked for.
         defaults (dict[str, Any]): The default configuration.
 
     Raises:
-        UserError: If the run is of another environment, or was started with other settings.
+        UserError: If the run is of another algorithm or environment, or was started with other
+            settings.
     """
     record = read_yaml(run / 'config.json')  # JSON is YAML
+    if record.get('algo') != algo:
+        raise UserError(f'{run} is a run of {record.get("algo")}, not of {algo}')
     if record.get('env_id') != env_id:
         raise UserError(f'{run} is a run in {record.get("env_id")}, not in {env_id}')
     # An option that there was not yet had what is its default now, as a rule.

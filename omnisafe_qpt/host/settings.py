@@ -28,7 +28,7 @@ from omnisafe_qpt.core.config import (
 
 
 def learner_config(cfgs: Any, horizon: int) -> LearnerConfig:
-    """Build the learner's settings.
+    """Build the settings of QPT's learner.
 
     Args:
         cfgs (Config): The run's configuration, ``configs/QPT.yaml`` with the user's changes.
@@ -39,17 +39,10 @@ def learner_config(cfgs: Any, horizon: int) -> LearnerConfig:
     """
     algo, actor, critic = cfgs.algo_cfgs, cfgs.model_cfgs.actor, cfgs.model_cfgs.critic
     return LearnerConfig(
-        policy=PolicyConfig(
-            context_len=actor.context_len,
-            embed_dim=actor.embed_dim,
-            num_layers=actor.num_layers,
-            num_heads=actor.num_heads,
-            dropout=actor.dropout,
-            max_timestep=horizon,
-        ),
+        policy=_policy_config(actor, horizon),
         critic_hidden_sizes=tuple(critic.hidden_sizes),
-        policy_optimizer=OptimizerConfig(actor.lr, actor.weight_decay, actor.max_grad_norm),
-        critic_optimizer=OptimizerConfig(critic.lr, critic.weight_decay, critic.max_grad_norm),
+        policy_optimizer=_optimizer_config(actor),
+        critic_optimizer=_optimizer_config(critic),
         warmup_steps=algo.warmup_steps,
         lr_final_ratio=algo.lr_final_ratio,
         total_steps=cfgs.train_cfgs.total_steps,
@@ -66,8 +59,48 @@ def learner_config(cfgs: Any, horizon: int) -> LearnerConfig:
     )
 
 
+def imitation_config(cfgs: Any, horizon: int) -> LearnerConfig:
+    """Build the settings of CDT's learner: QPT's without critics.
+
+    Args:
+        cfgs (Config): The run's configuration, ``configs/CDT.yaml`` with the user's changes.
+        horizon (int): Steps in an episode, the number of timestep embeddings.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+    algo, actor = cfgs.algo_cfgs, cfgs.model_cfgs.actor
+    return LearnerConfig(
+        policy=_policy_config(actor, horizon),
+        critic_hidden_sizes=(1,),  # nothing trains or asks them
+        policy_optimizer=_optimizer_config(actor),
+        warmup_steps=algo.warmup_steps,
+        lr_final_ratio=algo.lr_final_ratio,
+        total_steps=cfgs.train_cfgs.total_steps,
+        use_reward_critic=False,
+        use_cost_critic=False,
+        train_critics=False,
+        precision=algo.precision,
+    )
+
+
+def _policy_config(actor: Any, horizon: int) -> PolicyConfig:
+    return PolicyConfig(
+        context_len=actor.context_len,
+        embed_dim=actor.embed_dim,
+        num_layers=actor.num_layers,
+        num_heads=actor.num_heads,
+        dropout=actor.dropout,
+        max_timestep=horizon,
+    )
+
+
+def _optimizer_config(network: Any) -> OptimizerConfig:
+    return OptimizerConfig(network.lr, network.weight_decay, network.max_grad_norm)
+
+
 def deployment_config(cfgs: Any) -> DeploymentConfig:
-    """Build the settings of deployment; without the ensemble there is one candidate.
+    """Build the settings of QPT's deployment; without the ensemble there is one candidate.
 
     Args:
         cfgs (Config): The run's configuration.
@@ -87,3 +120,15 @@ def deployment_config(cfgs: Any) -> DeploymentConfig:
     if algo.use_ensemble:
         return config
     return replace(config, candidates=1)
+
+
+def single_action_config(cfgs: Any) -> DeploymentConfig:
+    """Build the settings of deployment where there are no candidates to choose from.
+
+    Args:
+        cfgs (Config): The run's configuration.
+
+    Raises:
+        UserError: If the cost limit is impossible.
+    """
+    return DeploymentConfig(cost_limit=cfgs.algo_cfgs.cost_limit, candidates=1)

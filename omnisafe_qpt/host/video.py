@@ -38,7 +38,6 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
-import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
 from PIL import Image, ImageDraw, ImageFont
 
 from omnisafe_qpt.data.files import atomic_path

@@ -42,6 +42,7 @@ from omnisafe_qpt.host.config import load_defaults, run_settings
 from omnisafe_qpt.plots import Relabelled, relabel
 
 
+_ALGORITHMS = ('QPT', 'CDT')
 _HOOK = 'augmentation_hook'
 # What every row of an evaluation must tell to be drawn.
 _ROW_KEYS = {
@@ -71,6 +72,11 @@ class Run:
     checkpoints: dict[int, Path]
     spec: dict[str, Any]
     best: dict[str, Any] | None
+
+    @property
+    def algo(self) -> str:
+        """The algorithm, QPT or CDT."""
+        return self.config['algo']
 
     @property
     def env_id(self) -> str:
@@ -110,20 +116,20 @@ class Run:
     @cached_property
     def options(self) -> dict[str, Any]:
         """All options by their path: ``algo_cfgs:gamma``; records of the run are left out."""
-        known = flatten(load_defaults(self.env_id))
+        known = flatten(load_defaults(self.env_id, self.algo))
         return {path: value for path, value in flatten(self.config).items() if path in known}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The options that make another model than the defaults, by their path."""
-        defaults = load_defaults(self.env_id)
+        defaults = load_defaults(self.env_id, self.algo)
         chosen, usual = flatten(run_settings(str(self.folder), defaults)), flatten(defaults)
         return {path: value for path, value in chosen.items() if value != usual[path]}
 
     @property
     def command(self) -> str:
         """A command line that trains with the same settings, an option a line."""
-        lines = [shlex.join(['omnisafe', 'train', '--algo', 'QPT', '--env-id', self.env_id])]
+        lines = [shlex.join(['omnisafe', 'train', '--algo', self.algo, '--env-id', self.env_id])]
         for path, value in self.settings.items():
             text = value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
             lines.append(shlex.join(['--custom-cfgs', path, '--custom-cfgs', text]))
@@ -169,8 +175,8 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
         folders (Sequence[str]): Runs' folders.
 
     Raises:
-        UserError: If one is no run of QPT, has no finished epoch, cannot be read, or is of
-            another task than the first.
+        UserError: If one is no run of QPT or CDT, has no finished epoch, cannot be read, or is of
+            another task or algorithm than the first.
     """
     found = dict.fromkeys(find_run(folder).resolve() for folder in folders)
     runs = [_read_run(folder) for folder in found]
@@ -180,13 +186,22 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
                 f'{run.folder} is of {run.env_id}, {runs[0].folder} of {runs[0].env_id}; a report '
                 'is about one task',
             )
+        if run.algo != runs[0].algo:
+            raise UserError(
+                f'{run.folder} is of {run.algo}, {runs[0].folder} of {runs[0].algo}; a report is '
+                'about one algorithm',
+            )
     return runs
 
 
 def _read_run(folder: Path) -> Run:
     config = _read_json(folder / 'config.json')
-    if not isinstance(config, dict) or config.get('algo') != 'QPT':
-        raise UserError(f'{folder}: not a run of QPT')
+    algo = config.get('algo') if isinstance(config, dict) else None
+    if algo not in _ALGORITHMS:
+        raise UserError(
+            f'{folder}: {"not a run" if algo is None else f"a run of {algo}"}; a report is about a '
+            'run of QPT or CDT',
+        )
     checkpoints = list_checkpoints(folder)
     return Run(
         folder=folder,
@@ -264,7 +279,7 @@ def _read_dataset(run: Run, on_progress: Callable[[int, int], None] | None) -> D
     view = DatasetView(record, limit, EpisodeTable(**columns), len(held_out))
     algo = run.config['algo_cfgs']
     hook = algo[_HOOK]
-    if algo['use_augmentation'] and hook != load_defaults(run.env_id)['algo_cfgs'][_HOOK]:
+    if algo['use_augmentation'] and hook != load_defaults(run.env_id, run.algo)['algo_cfgs'][_HOOK]:
         return replace(view, problem=f'{hook} relabelled, which only training runs')
     fraction = algo['augmentation_fraction'] if algo['use_augmentation'] else 0.0
     return replace(view, relabelled=relabel(view.episodes, fraction, run.seed))

@@ -126,7 +126,7 @@ def make_page(
         lstrip_blocks=True,
     )
     return environment.get_template(TEMPLATE).render(
-        title=f'QPT on {runs[0].env_id}',
+        title=f'{runs[0].algo} on {runs[0].env_id}',
         subtitle=_subtitle(runs),
         headline=_headline(verdicts) if verdicts else _headline_of_training(runs),
         verdicts=verdicts,
