@@ -59,12 +59,10 @@ def _by_episodes(results: Results, dataset: str, cells: Sequence[Result]) -> Ite
             episodes = {tuple(row.seed for row in rows) for rows in own if rows is not None}
             if len(episodes) > 1:
                 numbers = sorted({len(each) for each in episodes})
-                what = (
-                    f'{numbers[0]} to {numbers[-1]} episodes' if numbers[1:] else 'other episodes'
-                )
+                what = f'{" or ".join(map(str, numbers))}' if numbers[1:] else 'different'
                 yield (
                     f'{dataset}, seed {seed}, {checkpoint} checkpoint, limit {limit:g}: rows were '
-                    f'evaluated on {what}'
+                    f'evaluated on {what} episodes'
                 )
 
 

@@ -160,9 +160,9 @@ def _keys(results: Results) -> list[tuple[str, str]]:
     return list(dict.fromkeys((cell.row, cell.dataset) for cell in results.cells))
 
 
-def _range(values: set[int]) -> str:
+def _range(values: set[float]) -> str:
     low, high = min(values), max(values)
-    return f'{low}' if low == high else f'{low} to {high}'
+    return f'{low:g}' if low == high else f'{low:g} to {high:g}'
 
 
 def _statements(results: Results) -> Iterator[str]:
@@ -299,9 +299,10 @@ def limits_table(boards: Sequence[Board]) -> Table:
 def _limits_notes(results: Results) -> Iterator[str]:
     fixed = [row for row, algo in results.algorithms.items() if algo not in _ADAPTING]
     if fixed:
+        limits = {cell.facts['config']['training']['cost_limit'] for cell in results.cells}
         yield (
-            'One policy, trained for the first limit, acts at every limit in the rows '
-            f'{", ".join(fixed)}: only what its cost is held against changes.'
+            f'Trained for limit {_range(limits)}, and acting the same at every limit, so that only '
+            f'what the cost is held against changes: {", ".join(fixed)}.'
         )
 
 

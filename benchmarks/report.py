@@ -107,11 +107,16 @@ def _with_plan(results: Results) -> Results:
         return results
     from benchmarks.suite import load_suite
 
+    try:
+        cells = load_suite(path).cells()
+    except UserError as error:  # the figures do not depend on it
+        print(f'Warning: cells that were not run cannot be named: {error}', file=sys.stderr)
+        return results
     planned = tuple(
         PlannedCell(
             *(cell.dataset.name, cell.dataset.env_id, cell.row.name, cell.row.algo, cell.seed),
         )
-        for cell in load_suite(path).cells()
+        for cell in cells
     )
     return replace(results, planned=planned)
 
