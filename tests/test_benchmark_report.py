@@ -334,8 +334,8 @@ def test_planned_cells_are_named_though_nothing_of_them_was_run(suite, monkeypat
     ]
     results = Results(suite, read(suite).cells, tuple(planned))
     text = in_markdown(suite_page(results, Surroundings()))
-    assert '| QPT | not run | **0.60 / 0.60 (1 of 2 seeds)** ★ |' in text
-    assert '| FISOR | not run | not run |' in text
+    assert '| CarRun | not run | not run |' in text
+    assert '| BallCircle | **0.60 / 0.60 (1 of 2 seeds)** ★ | not run |' in text
     assert 'Of the 8 cells of the suite, 7 have not been run.' in text
     # The command takes the plan from the suite's file.
     (suite.parent / 'a-suite.yaml').write_text(
@@ -599,7 +599,7 @@ def test_folder_without_results_is_refused(suite, monkeypatch, capsys, name):
 
 # -- README ---------------------------------------------------------------------------------------
 
-README = f'# Mine\r\n\r\ntext ünd so\r\n{report.README_BEGIN}\r\nold\r\n{report.README_END}\r\nend'
+README = f'# Mine\r\n\r\ntext ünd so\r\n{report.README_BEGIN}\r\nstale\r\n{report.README_END}\r\nend'
 
 
 def test_readme_changes_between_its_markers_only_and_once(suite, monkeypatch, capsys):
@@ -608,11 +608,11 @@ def test_readme_changes_between_its_markers_only_and_once(suite, monkeypatch, ca
     readme.write_bytes(README.encode())
     assert run_main(monkeypatch, suite, '--readme', readme) == 0
     filled = readme.read_bytes().decode()
-    head, tail = README.split('old\r\n')
+    head, tail = README.split('stale\r\n')
     assert filled.startswith(head)
     assert filled.endswith(tail)
-    assert '| QPT | **0.60 / 0.60** ★ |' in filled
-    assert 'old' not in filled
+    assert '| BallCircle | **0.60 / 0.60** ★ |' in filled
+    assert 'stale' not in filled
     assert filled.count('\n') == filled.count('\r\n')
     stamp = readme.stat().st_mtime_ns
     assert run_main(monkeypatch, suite, '--readme', readme) == 0
@@ -646,9 +646,11 @@ def test_readme_without_its_two_markers_is_refused(suite, monkeypatch, capsys, t
 def fixture_figures(monkeypatch):
     """The figures by file, in place of the files."""
     figures = {}
-    monkeypatch.setattr(
-        pictures, 'save_figure', lambda figure, path: figures.update({path: figure})
-    )
+
+    def keep(figure, path):
+        figures[path] = figure
+
+    monkeypatch.setattr(pictures, 'save_figure', keep)
     return figures
 
 
