@@ -23,8 +23,10 @@ from benchmarks.tables import Points
 
 
 _SUPERSCRIPTS = str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹')
-# Stands for what it was made of.
-CORRECTED = {'CCRR-fixed': 'CCRR'}
+# What the plugin adds beside QPT.
+_BASELINES = ('BCSafe', 'CDT', 'CPQ', 'FISOR')
+# The algorithm that a corrected one was made of.
+_CORRECTED = {'CCRR-fixed': 'CCRR'}
 
 
 def _waits_for_multiplier(cell: Result) -> bool:
@@ -92,7 +94,7 @@ def row_notes(results: Results) -> dict[str, str]:
             if algo in algorithms and any(map(concerns, cells))
         ]
         if known:
-            name = CORRECTED.get(algo, algo)
+            name = _CORRECTED.get(algo, algo)
             notes[row] = "OmniSafe's {} {}.".format(name, '; it '.join(known))
     return notes
 
@@ -106,7 +108,12 @@ def note_numbers(results: Results) -> dict[str, str]:
 
 def note_points(results: Results) -> list[Points]:
     """Return the notes beneath a table, or nothing."""
-    notes, numbers = row_notes(results), note_numbers(results)
-    if not notes:
-        return []
-    return [Points(tuple(f'{numbers[row]} {row}: {text}' for row, text in notes.items()))]
+    numbers = note_numbers(results)
+    texts = [f'{numbers[row]} {row}: {text}' for row, text in row_notes(results).items()]
+    ours = [row for row, algo in results.algorithms.items() if algo in _BASELINES]
+    if ours:
+        texts.append(
+            f"{', '.join(ours)}: this project's implementations; `configs/` and "
+            "`omnisafe_qpt/core/baselines/` say where they differ from their authors' code."
+        )
+    return [Points(tuple(texts))] if texts else []

@@ -449,6 +449,13 @@ def test_defects_of_built_in_algorithms_stand_beneath_their_rows(suite):
     assert 'never trains its cost critic' in lines[2]
     assert 'multiplier at its first value of 1' in lines[2]
     assert 'multiplier' not in lines[3]
+    assert len(lines) == 4
+
+
+def test_rows_that_are_this_projects_own_are_named(suite):
+    for row in ('QPT', 'CDT', 'FISOR', 'CRR'):
+        write_cell(suite, row)
+    assert "- CDT, FISOR: this project's implementations" in page(suite)
 
 
 def test_a_multiplier_that_moved_has_no_note(suite):
@@ -524,14 +531,15 @@ def test_seeds_of_a_row_that_differ_in_settings_are_told(suite):
 
 
 def test_missed_budgets_of_time_are_told(suite):
-    write_cell(suite, budget={'seconds': 100})
+    for seed, seconds in enumerate((70.0, 119.0, 121.0, 145.0)):
+        write_cell(suite, seed=seed, budget={'seconds': 100}, train_seconds=seconds)
     (found,) = find_differences(read(suite))
-    assert 'trained for 120 s where the budget is 100 s' in found
+    assert found == 'QPT: trained for 70 to 145 s where the budget is 100 s'
 
 
 def test_many_differences_are_cut(suite):
-    for seed in range(20):
-        write_cell(suite, seed=seed, budget={'seconds': 100})
+    for index in range(20):
+        write_cell(suite, f'row-{index}', commit='a', budget={'seconds': 90})
     assert 'and 8 more of this kind' in page(suite)
 
 
@@ -599,7 +607,9 @@ def test_folder_without_results_is_refused(suite, monkeypatch, capsys, name):
 
 # -- README ---------------------------------------------------------------------------------------
 
-README = f'# Mine\r\n\r\ntext ünd so\r\n{report.README_BEGIN}\r\nstale\r\n{report.README_END}\r\nend'
+README = (
+    f'# Mine\r\n\r\ntext ünd so\r\n{report.README_BEGIN}\r\nstale\r\n{report.README_END}\r\nend'
+)
 
 
 def test_readme_changes_between_its_markers_only_and_once(suite, monkeypatch, capsys):
