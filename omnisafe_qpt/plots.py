@@ -207,13 +207,17 @@ def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any
     )
     _draw_against_limits(return_axes, rows, 'returns', BLUE)
     _draw_against_limits(cost_axes, rows, 'costs', ORANGE)
-    wanted = [
-        np.mean([_normalised(row, row['target_return']) for row in rows if row['cost_limit'] == at])
-        for at in limits
-    ]
-    return_axes.plot(
-        limits, wanted, color=GREY, linestyle=':', marker='*', label='return asked for'
-    )
+    asked = [row for row in rows if row['target_return'] is not None]
+    if asked:  # not so for policies that act on the observation alone
+        wanted = [
+            np.mean(
+                [_normalised(row, row['target_return']) for row in asked if row['cost_limit'] == at]
+            )
+            for at in limits
+        ]
+        return_axes.plot(
+            limits, wanted, color=GREY, linestyle=':', marker='*', label='return asked for'
+        )
     return_axes.set_ylabel('normalised return')
     right = 1.05 * max(*limits, 1.0)
     cost_axes.plot([0, right], [0, right], color=GREY, linestyle='--', label='cost = limit')

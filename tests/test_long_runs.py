@@ -775,7 +775,7 @@ def test_a_folder_is_for_one_process(
 
 
 def test_the_latest_run_is_the_one_started_last(tmp_path: Path) -> None:
-    assert latest_run(str(tmp_path), ENV_ID) is None
+    assert latest_run('QPT', str(tmp_path), ENV_ID) is None
     for dataset, name in (
         ('a', 'seed-003-2026-01-02-03-04-05'),
         ('b', 'seed-001-2026-01-02-03-04-06'),
@@ -785,9 +785,10 @@ def test_the_latest_run_is_the_one_started_last(tmp_path: Path) -> None:
         run.mkdir(parents=True)
         (run / 'config.json').write_text('{}')
     (run.parent / 'seed-009-2027-01-01-00-00-00').mkdir()  # killed before it was one
-    assert latest_run(str(tmp_path), ENV_ID).name.startswith('seed-001')
-    assert latest_run(str(tmp_path), ENV_ID, seed=3).name.startswith('seed-003')
-    assert latest_run(str(tmp_path), 'SafetyCarRun-v0') is None
+    assert latest_run('QPT', str(tmp_path), ENV_ID).name.startswith('seed-001')
+    assert latest_run('QPT', str(tmp_path), ENV_ID, seed=3).name.startswith('seed-003')
+    assert latest_run('QPT', str(tmp_path), 'SafetyCarRun-v0') is None
+    assert latest_run('CDT', str(tmp_path), ENV_ID) is None
 
 
 def test_latest_without_a_run_begins_one(

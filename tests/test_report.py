@@ -573,7 +573,7 @@ def assert_one_line(capsys: pytest.CaptureFixture[str], told: str) -> None:
         (shutil.rmtree, 'no such run folder'),
         (lambda run: (run / 'config.json').unlink(), 'not a run folder'),
         (lambda run: (run / 'config.json').write_text('{'), 'not JSON'),
-        (lambda run: change_config(run, algo='PPO'), 'a run of PPO; a report is about a run of QPT or CDT'),
+        (lambda run: change_config(run, algo='PPO'), 'a run of PPO; a report is about'),
         (lambda run: (run / 'progress.csv').unlink(), 'has no progress.csv'),
         (lambda run: (run / 'progress.csv').write_text('Train/Epoch\n'), 'no epoch is finished'),
         (lambda run: (run / 'progress.csv').write_text('a\nb\n'), 'cannot be read'),

@@ -225,9 +225,14 @@ def _print_tables(rows: list[dict[str, Any]], averages: list[dict[str, Any]]) ->
 
 def _run_table(rows: list[dict[str, Any]]) -> Table:
     """Make a line for each limit of a run."""
+    from omnisafe_qpt.data.checks import count
+
     first = rows[0]
+    title = f'{first["algo"]} on {first["env_id"]}, {first["episodes"]} episodes'
+    if first['target_return'] is not None:
+        title += f', {count(first["candidates"], "candidate")}'
     table = _table(
-        f'{first["env_id"]}, {first["episodes"]} episodes, {first["candidates"]} candidates',
+        title,
         'mean ± deviation over episodes; unsafe: episodes above the limit;\n'
         'safe: normalised cost at most 1',
         ('Limit', 'Target', 'Return', 'norm.', 'Cost', 'norm.', 'Unsafe', 'Safe'),
@@ -235,7 +240,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             f'{row["cost_limit"]:g}',
-            f'{row["target_return"]:.1f}',
+            '-' if row['target_return'] is None else f'{row["target_return"]:.1f}',
             f'{row["return_mean"]:.1f} ± {row["return_std"]:.1f}',
             f'{row["normalized_return"]:.3f}',
             f'{row["cost_mean"]:.1f} ± {row["cost_std"]:.1f}',
@@ -249,7 +254,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
 def _average_table(averages: list[dict[str, Any]]) -> Table:
     """Make a line for each limit, averaged over runs."""
     table = _table(
-        f'{averages[0]["env_id"]}, mean over runs',
+        f'{averages[0]["algo"]} on {averages[0]["env_id"]}, mean over runs',
         '±: 95 % Student t interval over runs, wide for two or three;\n'
         'safe: mean normalised cost at most 1, and in how many runs',
         ('Limit', 'Return', 'normalised', 'Cost', 'normalised', 'Unsafe', 'Safe'),

@@ -351,17 +351,17 @@ def _load_policy(agent: Agent, simulator: Simulator) -> _Policy:
 def _load_cached(algorithm: str, checkpoint: str, obs_dim: int, act_dim: int) -> _Policy:
     import torch
 
-    from omnisafe_qpt.host.plugin import NAME
+    from omnisafe_qpt.host.plugin import ALGORITHMS
 
     # Networks draw initial weights; an episode must not feel whether it was the one to load them.
     with torch.random.fork_rng(devices=[]):
-        if algorithm == NAME:
-            return _QPTPolicy(checkpoint)
+        if algorithm in ALGORITHMS:
+            return _OwnPolicy(checkpoint)
         return _OmniSafePolicy(checkpoint, obs_dim, act_dim)
 
 
-class _QPTPolicy:
-    """A run of QPT at its own cost limit."""
+class _OwnPolicy:
+    """A run of one of this package's algorithms at its own cost limit."""
 
     def __init__(self, checkpoint: str) -> None:
         from omnisafe_qpt.host.deployment import load_policy

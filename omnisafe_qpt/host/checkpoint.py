@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from omnisafe_qpt.core.baselines.deploy import DeployableActor
 from omnisafe_qpt.core.rollout import Deployable, DeployableNetworks
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
@@ -140,6 +141,8 @@ def load_networks(
     spec = (state.get('_extra_state') or {}) if isinstance(state, dict) else {}
     if 'policy' in spec:
         networks = DeployableNetworks.from_state_dict(state)
+    elif 'actor' in spec:
+        networks = DeployableActor.from_state_dict(state)
     else:
         raise UserError(f'{path}: not a checkpoint of omnisafe-qpt')
     return networks.to(device), path

@@ -287,7 +287,7 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rows (Sequence[dict[str, Any]]): What :func:`evaluate_runs` returned.
 
     Returns:
-        A row for each cost limit: ``env_id``, ``cost_limit``, ``runs`` (their number), the means
+        A row for each cost limit: ``algo``, ``env_id``, ``cost_limit``, ``runs`` (their number), the means
         over runs of ``return_mean``, ``normalized_return``, ``cost_mean`` and ``normalized_cost``,
         each with an ``..._interval``, the ends of the 95 % Student t interval over runs (None for
         a single run; see :func:`omnisafe_qpt.scores.mean_interval`), ``unsafe_share`` of all
@@ -302,6 +302,7 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _average(limit: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
     average: dict[str, Any] = {
+        'algo': rows[0]['algo'],
         'env_id': rows[0]['env_id'],
         'cost_limit': limit,
         'runs': len(rows),

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 ALGORITHMS = {
     'QPT': 'omnisafe_qpt.host.algorithm',
     'CDT': 'omnisafe_qpt.host.algorithm',
+    'BCSafe': 'omnisafe_qpt.host.baselines',
+    'CPQ': 'omnisafe_qpt.host.baselines',
+    'FISOR': 'omnisafe_qpt.host.baselines',
 }
 # Those of which an update of the default size takes seconds on a CPU.
 _SLOW_ON_CPU = ('QPT', 'CDT')

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from omnisafe_qpt.core.baselines.config import BCSafeConfig, CPQConfig, FISORConfig
 from omnisafe_qpt.core.config import (
     DeploymentConfig,
     LearnerConfig,
@@ -132,3 +133,85 @@ def single_action_config(cfgs: Any) -> DeploymentConfig:
         UserError: If the cost limit is impossible.
     """
     return DeploymentConfig(cost_limit=cfgs.algo_cfgs.cost_limit, candidates=1)
+
+
+def bc_safe_config(cfgs: Any) -> BCSafeConfig:
+    """Build the settings of BC-Safe's learner.
+
+    Args:
+        cfgs (Config): The run's configuration, ``configs/BCSafe.yaml`` with the user's changes.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+    actor = cfgs.model_cfgs.actor
+    return BCSafeConfig(
+        total_steps=cfgs.train_cfgs.total_steps,
+        actor_lr=actor.lr,
+        actor_hidden_sizes=tuple(actor.hidden_sizes),
+    )
+
+
+def cpq_config(cfgs: Any, horizon: int) -> CPQConfig:
+    """Build the settings of CPQ's learner.
+
+    Args:
+        cfgs (Config): The run's configuration, ``configs/CPQ.yaml`` with the user's changes.
+        horizon (int): Steps in an episode.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+    algo, models = cfgs.algo_cfgs, cfgs.model_cfgs
+    return CPQConfig(
+        total_steps=cfgs.train_cfgs.total_steps,
+        cost_limit=algo.cost_limit,
+        horizon=horizon,
+        gamma=algo.gamma,
+        polyak=algo.polyak,
+        actor_lr=models.actor.lr,
+        critic_lr=models.critic.lr,
+        vae_lr=models.vae.lr,
+        alpha_lr=algo.alpha_lr,
+        actor_hidden_sizes=tuple(models.actor.hidden_sizes),
+        critic_hidden_sizes=tuple(models.critic.hidden_sizes),
+        vae_hidden_sizes=tuple(models.vae.hidden_sizes),
+        vae_beta=models.vae.beta,
+        sampled_actions=algo.sampled_actions,
+        unknown_share=algo.unknown_share,
+        unknown_cost=algo.unknown_cost,
+    )
+
+
+def fisor_config(cfgs: Any, horizon: int) -> FISORConfig:
+    """Build the settings of FISOR's learner.
+
+    Args:
+        cfgs (Config): The run's configuration, ``configs/FISOR.yaml`` with the user's changes.
+        horizon (int): Steps in an episode.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+    algo, actor, critic = cfgs.algo_cfgs, cfgs.model_cfgs.actor, cfgs.model_cfgs.critic
+    return FISORConfig(
+        total_steps=cfgs.train_cfgs.total_steps,
+        horizon=horizon,
+        gamma=algo.gamma,
+        polyak=algo.polyak,
+        actor_lr=actor.lr,
+        critic_lr=critic.lr,
+        actor_width=actor.width,
+        actor_blocks=actor.blocks,
+        actor_dropout=actor.dropout,
+        actor_polyak=algo.actor_polyak,
+        critic_hidden_sizes=tuple(critic.hidden_sizes),
+        diffusion_steps=algo.diffusion_steps,
+        candidates=algo.candidates,
+        violation=algo.violation,
+        expectile=algo.expectile,
+        reward_temperature=algo.reward_temperature,
+        cost_temperature=algo.cost_temperature,
+        max_reward_weight=algo.max_reward_weight,
+        max_cost_weight=algo.max_cost_weight,
+    )

@@ -233,6 +233,10 @@ class OfflineAlgorithm(BaseOffline):
         if accelerate == 'none':
             return self._train
         if accelerate == 'compile':
+            if not hasattr(self._learner, 'compile'):
+                raise UserError(
+                    f'train_cfgs:accelerate compile is not there for {self._cfgs.algo}: use graph',
+                )
             self._learner.compile()
         return CapturedUpdate(self._learner, self._sampler)
 
