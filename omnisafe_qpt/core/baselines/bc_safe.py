@@ -53,7 +53,7 @@ class BCSafeLearner(BaselineLearner):
     def _build(self) -> None:
         policy = TanhPolicy(self.obs_dim, self.act_dim, self.config.actor_hidden_sizes)
         self.actor: TanhPolicy = self._trained(policy)
-        self._actor_optimizer = self._adam(self.actor, self.config.actor_lr)
+        self._actor_optimizer = self._adam(self.config.actor_lr, self.actor)
 
     def _learn(self, batch: TransitionBatch) -> dict[str, torch.Tensor]:
         loss = cloning_loss(self.actor(self.scaling.observation(batch.obs)), batch.action)

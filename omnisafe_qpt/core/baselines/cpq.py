@@ -141,10 +141,10 @@ class CPQLearner(BaselineLearner):
         self.multiplier: Multiplier = self._trained(Multiplier())
         self.target_reward_critic = self._following(self.reward_critic, 1.0 - config.polyak)
         self.target_cost_critic = self._following(self.cost_critic, 1.0 - config.polyak)
-        self._actor_optimizer = self._adam(self.actor, config.actor_lr)
-        self._vae_optimizer = self._adam(self.vae, config.vae_lr)
-        self._reward_critic_optimizer = self._adam(self.reward_critic, config.critic_lr)
-        self._cost_critic_optimizer = self._adam(self.cost_critic, config.critic_lr)
+        self._actor_optimizer = self._adam(config.actor_lr, self.actor)
+        self._vae_optimizer = self._adam(config.vae_lr, self.vae)
+        self._reward_critic_optimizer = self._adam(config.critic_lr, self.reward_critic)
+        self._cost_critic_optimizer = self._adam(config.critic_lr, self.cost_critic)
 
     def _learn(self, batch: TransitionBatch) -> dict[str, torch.Tensor]:
         obs = self.scaling.observation(batch.obs)

@@ -135,27 +135,31 @@ class FISORLearner(BaselineLearner):
         *('target_denoiser', 'target_reward_critic', 'target_cost_critic'),
     )
     _OPTIMIZERS: ClassVar[tuple[str, ...]] = (
-        *('_denoiser_optimizer', '_reward_critic_optimizer', '_cost_critic_optimizer'),
-        *('_reward_value_optimizer', '_cost_value_optimizer'),
+        *('_denoiser_optimizer', '_critic_optimizer', '_value_optimizer'),
     )
 
     config: FISORConfig
+    reward_critic: Ensemble
+    cost_critic: Ensemble
+    reward_value: Ensemble
+    cost_value: Ensemble
 
     def _build(self) -> None:
         config, sizes = self.config, (self.obs_dim, self.act_dim)
         self.denoiser: Denoiser = self._trained(
             Denoiser(*sizes, **self._denoiser_sizes(), dropout=config.actor_dropout),
         )
+        hidden_sizes = config.critic_hidden_sizes
         for name, members, inputs in (
             ('reward_critic', 2, sum(sizes)),
             ('cost_critic', 2, sum(sizes)),
             ('reward_value', 1, self.obs_dim),
             ('cost_value', 1, self.obs_dim),
         ):
-            network = Ensemble(members, inputs, config.critic_hidden_sizes)
-            setattr(self, name, self._trained(network))
-            setattr(self, f'_{name}_optimizer', self._adam(network, config.critic_lr))
-        self._denoiser_optimizer = self._adam(self.denoiser, config.actor_lr)
+            setattr(self, name, self._trained(Ensemble(members, inputs, hidden_sizes)))
+        self._denoiser_optimizer = self._adam(config.actor_lr, self.denoiser)
+        self._critic_optimizer = self._adam(config.critic_lr, self.reward_critic, self.cost_critic)
+        self._value_optimizer = self._adam(config.critic_lr, self.reward_value, self.cost_value)
         self.target_denoiser = self._following(self.denoiser, 1.0 - config.actor_polyak)
         self.target_reward_critic = self._following(self.reward_critic, 1.0 - config.polyak)
         self.target_cost_critic = self._following(self.cost_critic, 1.0 - config.polyak)
@@ -190,11 +194,7 @@ class FISORLearner(BaselineLearner):
         expectile = self.config.expectile
         reward_loss = expectile_loss(reward_value - reward_state_value, expectile)
         cost_loss = reversed_expectile_loss(cost_value - cost_state_value, expectile)
-        self._descend(
-            reward_loss + cost_loss,
-            self._reward_value_optimizer,
-            self._cost_value_optimizer,
-        )
+        self._descend(reward_loss + cost_loss, self._value_optimizer)
         metrics['Loss/Loss_reward_value'] = reward_loss.detach()
         metrics['Loss/Loss_cost_value'] = cost_loss.detach()
         metrics['Misc/FeasibleShare'] = (cost_state_value <= 0).float().mean()
@@ -224,11 +224,7 @@ class FISORLearner(BaselineLearner):
         cost_values = self.cost_critic(obs, batch.action)
         reward_loss = (reward_values - reward_target).square().mean()
         cost_loss = (cost_values - cost_target).square().mean()
-        self._descend(
-            reward_loss + cost_loss,
-            self._reward_critic_optimizer,
-            self._cost_critic_optimizer,
-        )
+        self._descend(reward_loss + cost_loss, self._critic_optimizer)
         metrics['Loss/Loss_reward_critic'] = reward_loss.detach()
         metrics['Loss/Loss_cost_critic'] = cost_loss.detach()
         metrics['Qr/data_Qr'] = reward_values.detach().mean()

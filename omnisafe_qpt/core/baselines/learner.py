@@ -117,22 +117,20 @@ class BaselineLearner:
         self._followers.append((*pair, share))
         return target
 
-    def _adam(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
+    def _adam(self, lr: float, *networks: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(
-            network.parameters(),
+            [parameter for network in networks for parameter in network.parameters()],
             lr=torch.tensor(lr, device=self.device),
             fused=True,
             capturable=self.device.type == 'cuda',
         )
 
-    def _descend(self, loss: torch.Tensor, *optimizers: torch.optim.Optimizer) -> None:
-        """Take a step of each optimiser on a loss that reaches their parameters alone."""
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+    def _descend(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Take a step of an optimiser on a loss that reaches its parameters alone."""
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for optimizer in optimizers:
-            self._average_gradients(optimizer)
-            optimizer.step()
+        self._average_gradients(optimizer)
+        optimizer.step()
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         if self.replicas.size == 1:
