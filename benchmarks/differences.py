@@ -94,6 +94,9 @@ def _by_machine(cells: Sequence[Result]) -> Iterator[str]:
     commits = _values(cells, lambda cell: cell.facts['commit'])
     if len(commits) > 1:
         yield f'cells come from different commits ({_named(commits, short=9)})'
+    later = [cell for cell in cells if 'evaluation_commit' in cell.facts]
+    if later:
+        yield f'{len(later)} of {len(cells)} cells were evaluated at another commit than trained'
     dirty = [cell for cell in cells if cell.facts['dirty']]
     if dirty:
         yield f'{len(dirty)} of {len(cells)} cells come from a tree with uncommitted changes'

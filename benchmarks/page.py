@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,23 +61,40 @@ _MAX_DIFFERENCES = 12
 _ADAPTING = ('QPT', 'CDT')
 
 
+class Pictures(NamedTuple):
+    """Titles and files of a suite's pictures.
+
+    Args:
+        curves (list[tuple[str, Path]]): Over limits or settings.
+        scatters (list[tuple[str, Path]]): Return against cost, the last checkpoint first.
+    """
+
+    curves: list[tuple[str, Path]]
+    scatters: list[tuple[str, Path]]
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a page may point to.
 
     Args:
         folder (Path, optional): Where the page is, from which links lead. Without, there are none.
-        pictures (Mapping[Path, Sequence[tuple[str, Path]]]): Titles and files of the pictures, by
-            the folder of a suite's results.
+        pictures (Mapping[Path, Pictures]): By the folder of a suite's results.
     """
 
     folder: Path | None = None
-    pictures: Mapping[Path, Sequence[tuple[str, Path]]] = field(default_factory=dict)
+    pictures: Mapping[Path, Pictures] = field(default_factory=dict)
+
+    def shown(self, results: Results, is_summary: bool = False) -> list[Block]:
+        """Return a suite's pictures; in a summary the curves, or else the first of the others."""
+        curves, scatters = self.pictures.get(results.folder, Pictures([], []))
+        chosen = (curves or scatters[:1]) if is_summary else [*curves, *scatters]
+        return [Picture(title, self.link(path)) for title, path in chosen]
 
     def link(self, path: Path) -> str:
-        """Return the way from the page to a file, or nothing."""
+        """Return the way from the page to a file, or the file where there is no page."""
         if self.folder is None:
-            return ''
+            return path.as_posix()
         return Path(os.path.relpath(path.resolve(), self.folder.resolve())).as_posix()
 
 
@@ -100,9 +118,7 @@ def suite_page(results: Results, around: Surroundings, level: int = 2) -> list[B
             ]
         for limit in limits:
             blocks += _board_blocks(Board(results, checkpoint, limit), around, level + 1)
-    blocks += [
-        Picture(title, around.link(path)) for title, path in around.pictures.get(results.folder, ())
-    ]
+    blocks += around.shown(results)
     different = settings_table(results)
     if different.lines:
         blocks += [Heading('What tells rows of one algorithm apart', level + 1), different]
@@ -120,10 +136,7 @@ def suite_summary(results: Results, around: Surroundings, level: int = 3) -> lis
     else:
         blocks += [overview(boards[0])]
     blocks += note_points(results)
-    blocks += [
-        Picture(title, around.link(path))
-        for title, path in around.pictures.get(results.folder, ())[:1]
-    ]
+    blocks += around.shown(results, is_summary=True)
     return [*blocks, origin_in_a_line(results)]
 
 
@@ -143,7 +156,7 @@ def _preface(results: Results) -> Iterator[Block]:
         shown = differences[:_MAX_DIFFERENCES]
         if len(differences) > len(shown):
             shown.append(f'and {len(differences) - len(shown)} more of this kind')
-        yield '**Attention**, the cells of these tables differ in more than they should:'
+        yield '**Attention**: these make the figures less comparable, or harder to repeat:'
         yield Points(tuple(shown))
     if results.missing:
         total = len(set(results.planned))

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.page import Pictures
 from benchmarks.rows import Results
 from benchmarks.statistics import Estimate
 from benchmarks.summary import Board, Score
@@ -45,7 +46,7 @@ _SHADE = '#F3F3F3'
 _MARGIN = 0.25
 
 
-def draw(results: Results, folder: Path) -> list[tuple[str, Path]]:
+def draw(results: Results, folder: Path) -> Pictures:
     """Draw what a suite has to show.
 
     Args:
@@ -53,27 +54,27 @@ def draw(results: Results, folder: Path) -> list[tuple[str, Path]]:
         folder (Path): Where to; made if it is absent.
 
     Returns:
-        Title and file of each plot, the return against cost at the last checkpoint first.
+        Their titles and files.
     """
     stem = _file_stem(results.folder.name)
-    drawn = []
+    curves, scatters = [], []
     for checkpoint, limit in results.settings:
         board = Board(results, checkpoint, limit)
         path = folder / f'{stem}-{checkpoint}-limit-{limit:g}.png'
         _draw_boards(board, path)
         title = f'{results.name}: return against cost, {checkpoint} checkpoint, limit {limit:g}'
-        drawn.append((title, path))
+        scatters.append((title, path))
     checkpoint = results.settings[0][0]
     boards = [Board(results, *setting) for setting in results.settings if setting[0] == checkpoint]
     if len(boards) > 1:
         path = folder / f'{stem}-limits.png'
         _draw_limits(boards, path)
-        drawn.append((f'{results.name}: return and cost against the limit', path))
+        curves.append((f'{results.name}: return and cost against the limit', path))
     for sweep in find_sweeps(results):
         path = folder / f'{stem}-{_file_stem(sweep.algo)}-{_file_stem(sweep.name)}.png'
         _draw_sweep(boards[0], sweep, path)
-        drawn.append((f'{results.name}: return and cost of {sweep.algo} by {sweep.name}', path))
-    return drawn
+        curves.append((f'{results.name}: return and cost of {sweep.algo} by {sweep.name}', path))
+    return Pictures(curves, scatters)
 
 
 def _file_stem(name: str) -> str:

@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
     """Read the results and write what was asked for."""
     if options.markdown is not None:
         check_writable(options.markdown, '--markdown')
+    if options.plots is not None and options.plots.exists() and not options.plots.is_dir():
+        raise UserError(f'--plots {options.plots}: is a file; give the name of a folder')
     readme = None if options.readme is None else _read_readme(options.readme)
     suites = [_with_plan(results) for results in read_results(options.results)]
     pictures = {}
@@ -86,8 +88,9 @@ def run(options: argparse.Namespace) -> None:
         from benchmarks.pictures import draw  # matplotlib takes a second
 
         pictures = {results.folder: draw(results, options.plots) for results in suites}
-        for path in (path for each in pictures.values() for _, path in each):
-            print(f'Drawn: {path}')
+        for each in pictures.values():
+            for _, path in (*each.scatters, *each.curves):
+                print(f'Drawn: {path}')
     if options.markdown is not None:
         around = Surroundings(options.markdown.parent, pictures)
         with atomic_path(options.markdown) as temporary:
@@ -144,6 +147,7 @@ def _section(
 
 def _read_readme(path: Path) -> str:
     """Read a README as it is, line ends included, and see that it has the two markers."""
+    check_writable(path, '--readme')
     try:
         text = path.read_bytes().decode()
     except (OSError, ValueError) as error:

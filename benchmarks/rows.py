@@ -205,8 +205,9 @@ class Results:
 
     @property
     def name(self) -> str:
-        """Name of the suite."""
-        return self.cells[0].facts['suite']
+        """Name of the suite, with that of its folder where it is another."""
+        name = self.cells[0].facts['suite']
+        return name if name == self.folder.name else f'{name} ({self.folder.name})'
 
     @cached_property
     def algorithms(self) -> dict[str, str]:

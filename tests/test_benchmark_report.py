@@ -29,7 +29,7 @@ import pytest
 
 from benchmarks import pictures, report
 from benchmarks.differences import find_differences
-from benchmarks.page import Surroundings, suite_page, suite_summary
+from benchmarks.page import Pictures, Surroundings, suite_page, suite_summary
 from benchmarks.paper import paper_scores
 from benchmarks.rows import COLUMNS, PlannedCell, Results, read_results
 from benchmarks.statistics import (
@@ -246,7 +246,7 @@ B, S, U = Mark.BEST, Mark.SAFE, Mark.UNSAFE
         ([(0.5, 1.0), (0.4, 0.2)], [B, S]),  # at the limit is safe
         ([(0.501, 0.9), (0.499, 0.1), (0.49, 0.0)], [B, B, S]),  # equal as shown
         ([(-0.3, 0.5), (-0.1, 1.5)], [B, U]),
-        ([(0.1, 0.1 + 0.2 + 0.7)], [B]),  # a sum that rounds to more than one
+        ([(0.1, math.nextafter(1.0, 2.0))], [B]),  # more than one by rounding alone
         ([], []),
     ],
 )
@@ -294,6 +294,18 @@ def test_table_has_return_and_cost_of_each_row_with_marks(suite):
     assert '| QPT | **0.60 / 0.50** ★ |' in text
     assert '| BCSafe | **0.50 / 0.00** |' in text
     assert '| CDT | 0.70 / 2.00 |' in text
+
+
+def test_all_tables_are_rectangular(suite):
+    limits = {'limits': (10.0, 20.0), 'checkpoints': ('last', 'best')}
+    write_cell(suite, 'QPT', 'BallCircle', **limits)
+    write_cell(suite, 'QPT-paced', 'CarRun', algo='QPT', evaluate={'rule': 'paced'}, **limits)
+    file = dsrl_file('HopperVelocity')
+    write_cell(suite, 'CDT', 'HopperVelocity', dataset_file=file, **limits)
+    tables = [block for block in page(suite).split('\n\n') if block.startswith('|')]
+    assert len(tables) > 12
+    for table in tables:
+        assert len({line.count('|') for line in table.splitlines()}) == 1, table
 
 
 def test_longer_list_goes_down_the_page(suite):
@@ -506,6 +518,7 @@ def test_equal_cells_give_no_warning(suite):
         ({'commit': 'fedcba9876543210'}, ['different commits', '012345678', 'fedcba987']),
         ({'commit': None}, ['different commits', 'unknown']),
         ({'dirty': True}, ['1 of 2 cells', 'uncommitted']),
+        ({'evaluation_commit': 'ef'}, ['1 of 2 cells', 'evaluated at another commit']),
         ({'versions': {'torch': '2.0', 'numpy': '1.26.4'}}, ['versions of torch', '2.0']),
         ({'threads': 4}, ['different hardware', 'threads of a cell: 4']),
         ({'reference_returns': [0.0, 1.0]}, ['normalised in different ways']),
@@ -673,8 +686,10 @@ def test_plot_has_a_marker_for_each_row_and_the_limit(suite, figures):
         write_cell(suite, 'QPT', seed=seed, episodes=[(value, 5.0)])
     write_cell(suite, 'FISOR', 'CarRun')
     drawn = pictures.draw(read(suite), Path('plots'))
-    assert [path for _, path in drawn] == [Path('plots/a-suite-last-limit-10.png')]
-    panels = {axes.get_title(): axes for axes in figures[drawn[0][1]].axes}
+    assert drawn.curves == []
+    ((_, path),) = drawn.scatters
+    assert path == Path('plots/a-suite-last-limit-10.png')
+    panels = {axes.get_title(): axes for axes in figures[path].axes}
     assert set(panels) == {'BallCircle', 'CarRun'}
     found = labelled(panels['BallCircle'])
     assert set(found) == {'QPT', 'limit'}
@@ -688,7 +703,8 @@ def test_plot_has_a_marker_for_each_row_and_the_limit(suite, figures):
 
 def test_curves_go_over_limits(suite, figures):
     write_cell(suite, limits=(10.0, 5.0), episodes=[(0.5, 4.0)])
-    (path,) = (path for _, path in pictures.draw(read(suite), Path()) if 'limits' in path.name)
+    ((_, path),) = pictures.draw(read(suite), Path()).curves
+    assert path == Path('a-suite-limits.png')
     returns, costs = figures[path].axes
     assert labelled(returns)['QPT'].get_xydata() == pytest.approx(np.array([[5, 0.5], [10, 0.5]]))
     assert labelled(costs)['QPT'].get_xydata() == pytest.approx(np.array([[5, 0.8], [10, 0.4]]))
@@ -705,9 +721,9 @@ def test_rows_that_differ_in_one_number_are_a_curve(suite, figures):
     assert curve.rows == {0.01: '0.01-0.1', 0.1: '0.1-0.1', 1.0: '1.0-0.1'}
     (curve,) = sweeps['eta_cost'].curves
     assert curve.rows == {0.1: '0.1-0.1', 2.0: '0.1-2.0'}
-    names = [path.name for _, path in pictures.draw(read(suite), Path())]
-    assert names[1:] == ['a-suite-QPT-eta_reward.png', 'a-suite-QPT-eta_cost.png']
-    ticks = [tick.get_text() for tick in figures[Path(names[1])].axes[1].get_xticklabels()]
+    names = [path.name for _, path in pictures.draw(read(suite), Path()).curves]
+    assert names == ['a-suite-QPT-eta_reward.png', 'a-suite-QPT-eta_cost.png']
+    ticks = [tick.get_text() for tick in figures[Path(names[0])].axes[1].get_xticklabels()]
     assert ticks == ['0.01', '0.1', '1']
 
 
@@ -716,6 +732,29 @@ def test_switches_and_words_are_no_curves(suite):
     write_cell(suite, 'b', algo='QPT', settings={'use_ensemble': False, 'selection_rule': 'paper'})
     write_cell(suite, 'c', algo='QPT', settings={'use_ensemble': True, 'selection_rule': 'paced'})
     assert find_sweeps(read(suite)) == []
+
+
+def test_summary_shows_curves_or_else_the_last_checkpoint(suite):
+    write_cell(suite)
+    results = read(suite)
+    scatters = [('last', Path('last.png')), ('best', Path('best.png'))]
+    for curves, shown in (([], 'last'), ([('curve', Path('curve.png'))], 'curve')):
+        around = Surroundings(Path(), {suite: Pictures(curves, scatters)})
+        text = in_markdown(suite_summary(results, around))
+        assert [line for line in text.splitlines() if '.png' in line] == [
+            f'![{shown}]({shown}.png)'
+        ]
+
+
+def test_plots_in_place_of_a_file_are_refused(suite, monkeypatch, capsys):
+    path = write_cell(suite)
+    assert run_main(monkeypatch, suite, '--plots', path) == 1
+    assert f'Error: --plots {path}: is a file' in capsys.readouterr().err
+
+
+def test_results_of_a_repetition_are_named_by_their_folder(suite):
+    write_cell(suite, suite='first')
+    assert page(suite).startswith('## first (a-suite)')
 
 
 def test_command_writes_page_and_plots_and_shows_them(suite, monkeypatch):
