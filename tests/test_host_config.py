@@ -40,6 +40,7 @@ from omnisafe_qpt.host.config import (
     resolve_threads,
     validate,
 )
+from omnisafe_qpt.host.plugin import ALGORITHMS
 
 
 DEFAULTS = {
@@ -70,7 +71,14 @@ def looks_like_a_number(text):
 # -- the shipped files ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', ['QPT.yaml', *(f'QPT-{preset}.yaml' for preset in preset_names())])
+SHIPPED = [
+    name
+    for algo in ALGORITHMS
+    for name in (f'{algo}.yaml', *(f'{algo}-{preset}.yaml' for preset in preset_names(algo)))
+]
+
+
+@pytest.mark.parametrize('name', SHIPPED)
 def test_every_number_in_the_shipped_files_is_one_for_pyyaml_too(name):
     """OmniSafe and others read these files with PyYAML, for which 1e-4 is text."""
     content = yaml.safe_load(config_file(name).read_text(encoding='utf-8'))
@@ -79,20 +87,55 @@ def test_every_number_in_the_shipped_files_is_one_for_pyyaml_too(name):
         assert not (isinstance(value, str) and looks_like_a_number(value)), path
 
 
-def test_sections_by_environment_fit_the_defaults():
-    content = read_yaml(config_file('QPT.yaml'))
+@pytest.mark.parametrize('algo', ALGORITHMS)
+def test_sections_by_environment_fit_the_defaults(algo):
+    content = read_yaml(config_file(f'{algo}.yaml'))
     defaults = content.pop('defaults')
     for env_id, section in content.items():
         validate(section, defaults, env_id)
 
 
-def test_presets_fit_the_defaults_and_cpu_is_one():
-    assert 'cpu' in preset_names()
-    for name in preset_names():
-        content = read_yaml(config_file(f'QPT-{name}.yaml'))
-        assert content['algo'] == 'QPT'  # so that `omnisafe train-config` takes it
-        defaults = load_defaults(content['env_id'])
+@pytest.mark.parametrize('algo', ALGORITHMS)
+def test_presets_fit_the_defaults_and_cpu_is_one(algo):
+    assert 'cpu' in preset_names(algo)
+    for name in preset_names(algo):
+        content = read_yaml(config_file(f'{algo}-{name}.yaml'))
+        assert content['algo'] == algo
+        defaults = load_defaults(content.get('env_id', ''), algo)
         validate({key: content[key] for key in content if key not in ('algo', 'env_id')}, defaults)
+    # So that `omnisafe train-config` takes it.
+    assert 'env_id' in read_yaml(config_file(f'{algo}-cpu.yaml'))
+
+
+@pytest.mark.parametrize('algo', ALGORITHMS)
+def test_algorithms_share_the_options_of_the_host(algo):
+    """What the loop, the logger and the run folder read is there for each, with one default."""
+    mine, theirs = load_defaults('Env-v0', algo), load_defaults('Env-v0')
+    for section in ('train_cfgs', 'logger_cfgs'):
+        # Only QPT is calibrated by default.
+        common = (mine[section].keys() & theirs[section].keys()) - {'calibrate_episodes'}
+        assert {name: mine[section][name] for name in common} == {
+            name: theirs[section][name] for name in common
+        }
+        assert mine[section].keys() <= theirs[section].keys()
+    assert {'steps_per_epoch', 'batch_size', 'cost_limit'} <= mine['algo_cfgs'].keys()
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_every_option_is_explained(name):
+    """A comment stands above each; in the defaults it names where the value is from."""
+    lines = config_file(name).read_text(encoding='utf-8').splitlines()
+    lines = lines[lines.index('defaults:') + 1 if 'defaults:' in lines else lines.index('') :]
+    comment = ''
+    for line in lines:
+        text = line.strip()
+        if text.startswith('#'):
+            comment += text
+            continue
+        key, _, value = text.partition(':')
+        if value.strip() and key not in ('algo', 'env_id'):
+            assert comment, line
+        comment = ''
 
 
 def test_the_files_are_found_in_a_wheel_and_in_a_source_tree(tmp_path, monkeypatch):
@@ -116,6 +159,8 @@ def test_a_preset_says_nothing_about_the_run(tmp_path):
         'train_cfgs: {dataset: sample, preset: cpu, total_steps: 5}\n',
     )
     assert load_preset(str(path)) == {'seed': 3, 'train_cfgs': {'total_steps': 5}}
+    with pytest.raises(UserError, match='is for QPT, not for CDT'):
+        load_preset(str(path), 'CDT')
 
 
 @pytest.mark.parametrize(
