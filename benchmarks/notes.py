@@ -19,14 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.rows import Result, Results
-from benchmarks.tables import Points
+from benchmarks.tables import Block, Points
 
 
 _SUPERSCRIPTS = str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹')
 # What the plugin adds beside QPT.
 _BASELINES = ('BCSafe', 'CDT', 'CPQ', 'FISOR')
-# The algorithm that a corrected one was made of.
-_CORRECTED = {'CCRR-fixed': 'CCRR'}
 
 
 def _waits_for_multiplier(cell: Result) -> bool:
@@ -43,77 +41,88 @@ def _always(cell: Result) -> bool:
 # What is known to be wrong with OmniSafe 0.5.0's own algorithms, and which cells it concerns.
 _DEFECTS: tuple[tuple[tuple[str, ...], Callable[[Result], bool], str], ...] = (
     (
-        ('CCRR',),
-        _always,
-        (
-            'never trains its cost critic: the update meant for it trains the reward critic '
-            "towards costs, and the cost of the policy's actions is read off the reward critic"
-        ),
-    ),
-    (
-        ('CCRR-fixed',),
-        _always,
-        'has its cost critic trained and used here (`benchmarks/corrected.py`)',
-    ),
-    (
-        ('COptiDICE',),
-        _always,
-        (
-            'estimates the cost that it holds against the limit without the importance weights '
-            'that would make it an upper bound'
-        ),
-    ),
-    (
         ('BCQ', 'BCQLag'),
         _always,
         (
-            "acts by one random sample of its decoder, where BCQ's paper takes the best of "
-            'several by its critic'
+            "one random sample of the decoder is the action, where BCQ's paper takes the best of "
+            'several by its critic.'
         ),
     ),
     (
         ('BCQLag', 'CCRR', 'CCRR-fixed'),
         _waits_for_multiplier,
         (
-            'leaves its Lagrange multiplier at its first value of 1 until `lagrange_start_step` '
-            '(150,000 updates unless set), which these trainings do not reach, so that cost has a '
-            'fixed weight, whatever the limit'
+            'the Lagrange multiplier stays at its first value of 1 until `lagrange_start_step` '
+            '(150,000 updates unless set), which these trainings do not reach: cost has a fixed '
+            'weight, whatever the limit.'
         ),
+    ),
+    (
+        ('CCRR',),
+        _always,
+        (
+            'the cost critic is never trained. The update meant for it trains the reward critic '
+            "towards costs, and the cost of the policy's actions is read off the reward critic."
+        ),
+    ),
+    (
+        ('COptiDICE',),
+        _always,
+        (
+            'the estimate of cost that is held against the limit lacks the importance weights '
+            'that would make it an upper bound.'
+        ),
+    ),
+    (
+        ('CCRR-fixed',),
+        _always,
+        "OmniSafe's CCRR with its cost critic trained and used (`benchmarks/corrected.py`).",
     ),
 )
 
 
-def row_notes(results: Results) -> dict[str, str]:
-    """Return what is to be known of a row, for those of which something is."""
-    notes = {}
-    for row, algo in results.algorithms.items():
-        cells = [cell for cell in results.cells if cell.row == row]
-        known = [
-            text
-            for algorithms, concerns, text in _DEFECTS
-            if algo in algorithms and any(map(concerns, cells))
+def _rows_by_note(results: Results) -> dict[str, list[str]]:
+    """Return the rows that each note is about, where there are any."""
+    rows = {}
+    for algorithms, concerns, text in _DEFECTS:
+        about = [
+            row
+            for row, algo in results.algorithms.items()
+            if algo in algorithms
+            and any(concerns(cell) for cell in results.cells if cell.row == row)
         ]
-        if known:
-            name = _CORRECTED.get(algo, algo)
-            notes[row] = "OmniSafe's {} {}.".format(name, '; it '.join(known))
-    return notes
+        if about:
+            rows[text] = about
+    return rows
 
 
-def note_numbers(results: Results) -> dict[str, str]:
-    """Return the raised number of each row that has a note."""
-    return {
-        row: str(index).translate(_SUPERSCRIPTS) for index, row in enumerate(row_notes(results), 1)
-    }
+def numbered(results: Results) -> dict[str, str]:
+    """Return the name of each row, with the raised numbers of its notes."""
+    numbers: dict[str, list[str]] = {row: [] for row in results.rows}
+    for index, rows in enumerate(_rows_by_note(results).values(), 1):
+        for row in rows:
+            numbers[row].append(str(index).translate(_SUPERSCRIPTS))
+    return {row: row + ','.join(each) for row, each in numbers.items()}
 
 
-def note_points(results: Results) -> list[Points]:
-    """Return the notes beneath a table, or nothing."""
-    numbers = note_numbers(results)
-    texts = [f'{numbers[row]} {row}: {text}' for row, text in row_notes(results).items()]
+def notes(results: Results) -> list[Block]:
+    """Return what stands beneath a table, or nothing."""
+    blocks: list[Block] = []
+    found = _rows_by_note(results)
+    if found:
+        blocks.append("OmniSafe's own algorithms are run as they are. What is known of them:")
+        blocks.append(
+            Points(
+                tuple(
+                    f'{str(index).translate(_SUPERSCRIPTS)} {", ".join(rows)}: {text}'
+                    for index, (text, rows) in enumerate(found.items(), 1)
+                ),
+            ),
+        )
     ours = [row for row, algo in results.algorithms.items() if algo in _BASELINES]
     if ours:
-        texts.append(
-            f"{', '.join(ours)}: this project's implementations; `configs/` and "
-            "`omnisafe_qpt/core/baselines/` say where they differ from their authors' code."
+        blocks.append(
+            f"{', '.join(ours)}: this project's implementations. `configs/` and "
+            "`omnisafe_qpt/core/baselines/` say where they differ from their authors' code.",
         )
-    return [Points(tuple(texts))] if texts else []
+    return blocks

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.differences import find_differences
-from benchmarks.notes import note_numbers, note_points
+from benchmarks.notes import notes, numbered
 from benchmarks.origin import origin, origin_in_a_line
 from benchmarks.paper import find_paper_score
 from benchmarks.rows import Results
@@ -54,6 +54,12 @@ from benchmarks.tables import (
 )
 
 
+# How the tables are to be read; once above them all.
+LEGEND = (
+    'Normalised return / cost over the limit: means over seeds of means over episodes. **Bold**: '
+    f'safe, the mean cost is within the limit. {BEST_SIGN}: of the safe rows the one with the '
+    f'highest return; those equal to {DECIMALS} decimals share it. Plain: unsafe.'
+)
 _ALL_TASKS = 'All tasks'
 # Longer lists are cut, so that a warning stays a line.
 _MAX_DIFFERENCES = 12
@@ -135,7 +141,7 @@ def suite_summary(results: Results, around: Surroundings, level: int = 3) -> lis
         blocks += [limits_table(boards), *_limits_notes(results)]
     else:
         blocks += [overview(boards[0])]
-    blocks += note_points(results)
+    blocks += notes(results)
     blocks += around.shown(results, is_summary=True)
     return [*blocks, origin_in_a_line(results)]
 
@@ -144,12 +150,6 @@ def suite_summary(results: Results, around: Surroundings, level: int = 3) -> lis
 
 
 def _preface(results: Results) -> Iterator[Block]:
-    yield (
-        'Normalised return / cost over the limit: means over seeds of means over episodes '
-        f'({_protocol(results)}). **Bold**: safe, the mean cost is within the limit. '
-        f'{BEST_SIGN}: of the safe rows the one with the highest return; equal to '
-        f'{DECIMALS} decimals, they share it. Plain: unsafe.'
-    )
     yield from _statements(results)
     differences = find_differences(results)
     if differences:
@@ -166,7 +166,7 @@ def _preface(results: Results) -> Iterator[Block]:
 def _protocol(results: Results) -> str:
     seeds = {len({cell.seed for cell in results.of(*key)}) for key in _keys(results)}
     episodes = {len(rows) for cell in results.cells for rows in cell.episodes.values()}
-    return f'seeds: {_range(seeds)}, episodes of each: {_range(episodes)}'
+    return f'Seeds: {_range(seeds)}, episodes of each: {_range(episodes)}.'
 
 
 def _keys(results: Results) -> list[tuple[str, str]]:
@@ -196,10 +196,17 @@ def _statements(results: Results) -> Iterator[str]:
             'evaluation; here only the best checkpoint is chosen, by validation episodes of its '
             'own.'
         )
-    if any(cell.task is not None for cell in results.cells):
-        yield "Returns are on DSRL's scale of each task: 0 and 1 are the ends of DSRL's dataset."
-    if any(cell.task is None for cell in results.cells):
-        yield 'Where DSRL has no such task, 0 and 1 are the lowest and highest return of the data.'
+    yield f'{_scale(results)} {_protocol(results)}'
+
+
+def _scale(results: Results) -> str:
+    """Say what 0 and 1 are on the scale of returns."""
+    texts = {
+        True: "Returns are on DSRL's scale of each task: 0 and 1 are the ends of DSRL's dataset.",
+        False: 'Where DSRL has no such task, 0 and 1 are the ends of the data themselves.',
+    }
+    kinds = {cell.task is not None for cell in results.cells}
+    return ' '.join(text for kind, text in texts.items() if kind in kinds)
 
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -209,7 +216,7 @@ def _board_blocks(board: Board, around: Surroundings, level: int) -> Iterator[Bl
     limit = f'cost limit {board.cost_limit:g}'
     yield Heading(f'{board.checkpoint.capitalize()} checkpoint, {limit}', level)
     yield overview(board)
-    yield from note_points(board.results)
+    yield from notes(board.results)
     yield Heading('With spread and intervals', level + 1)
     yield details(board, around)
     yield (
@@ -235,20 +242,15 @@ def overview(board: Board) -> Table:
     With averages for each of DSRL's suites of tasks and for all.
     """
     columns = [*_overview_columns(board)]
-    numbers = note_numbers(board.results)
-    names = [f'{row}{numbers.get(row, "")}' for row in board.results.rows]
+    names = numbered(board.results)
     if len(board.results.datasets) < len(names):
         header = ('', *(title for title, _ in columns))
         lines = [
-            (Entry(name), *(entries[row] for _, entries in columns))
-            for name, row in zip(names, board.results.rows)
+            (Entry(name), *(entries[row] for _, entries in columns)) for row, name in names.items()
         ]
     else:
-        header = ('', *names)
-        lines = [
-            (Entry(title), *(entries[row] for row in board.results.rows))
-            for title, entries in columns
-        ]
+        header = ('', *names.values())
+        lines = [(Entry(title), *(entries[row] for row in names)) for title, entries in columns]
     return Table(header, tuple(lines))
 
 
@@ -298,14 +300,13 @@ def _average_entries(board: Board, datasets: Sequence[str]) -> dict[str, Entry]:
 def limits_table(boards: Sequence[Board]) -> Table:
     """Make the table of all rows at several cost limits, the shape of the paper's Figure 2."""
     results = boards[0].results
-    numbers = note_numbers(results)
+    names = numbered(results)
     header = ('dataset', 'row', *(f'limit {board.cost_limit:g}' for board in boards))
     lines = []
     for dataset in results.datasets:
         for row in results.rows:
             entries = (_score_entry(board, row, dataset) for board in boards)
-            name = f'{row}{numbers.get(row, "")}'
-            lines.append((Entry(dataset), Entry(name), *entries))
+            lines.append((Entry(dataset), Entry(names[row]), *entries))
     return Table(header, tuple(lines))
 
 

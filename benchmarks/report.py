@@ -34,7 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.command import make_parser
-from benchmarks.page import Surroundings, suite_page, suite_summary
+from benchmarks.page import LEGEND, Surroundings, suite_page, suite_summary
 from benchmarks.rows import PlannedCell, Results, read_results
 from benchmarks.tables import Block, Heading, in_markdown, in_terminal
 from omnisafe_qpt.cli.common import check_writable
@@ -125,7 +125,7 @@ def _with_plan(results: Results) -> Results:
 
 
 def _page(suites: Sequence[Results], around: Surroundings) -> list[Block]:
-    blocks: list[Block] = [Heading(_TITLE, 1)]
+    blocks: list[Block] = [Heading(_TITLE, 1), LEGEND]
     for results in suites:
         blocks += suite_page(results, around)
     return blocks
@@ -136,6 +136,7 @@ def _section(
     around: Surroundings,
     page: Path | None,
 ) -> Iterator[Block]:
+    yield LEGEND
     for results in suites:
         yield from suite_summary(results, around)
     if page is not None:
