@@ -467,17 +467,20 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
     disk += data_bytes(plan.pending, plan.data)
     print(
         f'Finished: {len(plan.finished)}. Left: {len(plan.pending)} cells of {len(groups)} '
-        f'trainings, about {_duration(seconds)} of work ({_duration(seconds / options.workers)} '
-        f'with {options.workers} at a time) and {disk / 1e9:.1f} GB of disk',
+        f'trainings, about {_duration(seconds)} of work on {_device_type(options.device)} '
+        f'({_duration(seconds / options.workers)} with {options.workers} at a time) and '
+        f'{disk / 1e9:.1f} GB of disk',
     )
     missing = [name for name, data in plan.data.items() if data is None]
     if missing:
-        print(f'Data not here yet: {", ".join(missing)}')
+        others = f' and {len(missing) - 3} others' if len(missing) > 3 else ''
+        print(f'Data not here yet: {", ".join(missing[:3])}{others}')
 
 
 def _print_cells(plan: Plan) -> None:
     """Print a line for each row on each dataset."""
     lines: dict[str, list[Cell]] = {}
+    trained_by: dict[str, str] = {}
     for cell in (*plan.finished, *plan.pending):
         lines.setdefault(f'{cell.dataset.name}/{cell.row.name}', []).append(cell)
     width = max(map(len, lines))
@@ -487,9 +490,13 @@ def _print_cells(plan: Plan) -> None:
             for cell in sorted(cells, key=lambda cell: cell.seed)
         )
         each = plan.estimates[cells[0].name]
+        training = config_hash(cells[0].training(plan.sha256(cells[0])))
+        first = trained_by.setdefault(training, cells[0].row.name)
+        own = f'training {_duration(each.train)}'
+        shared = own if first == cells[0].row.name else f'the training of {first}'
         print(
-            f'  {name:<{width}}  seeds {seeds:<12} each about {_duration(each.train):>9} to train, '
-            f'{_duration(each.evaluate):>8} to evaluate',
+            f'  {name:<{width}}  seeds {seeds:<10} each about {shared}, '
+            f'evaluation {_duration(each.evaluate)}',
         )
     print('  (* finished)')
 

@@ -23,33 +23,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite import BEST, CORRECTED, OURS, Cell, DataFile, config_hash
+from benchmarks.suite import BEST, CORRECTED, OURS, Cell, DataFile, Dataset, Row, config_hash
 
 
-# Seconds of an update on one thread of a server's processor: with the preset for CPUs, and at full
-# size. OmniSafe's have one size. Measured on two virtual cores of an AMD EPYC; another machine
-# differs by a factor, which the first finished cells correct.
+# Seconds of an update on one thread, with the preset for CPUs and at full size; OmniSafe's own have
+# one size. Processor time on two virtual cores of an AMD EPYC, on BallCircle (QPT and CDT at full
+# size: on CarButton1, CDT by its share of operations). Another machine differs by a factor, which
+# the first finished cells correct.
 _UPDATE_SECONDS = {
-    'QPT': (0.036, 16.4),
-    'CDT': (0.015, 8.0),
-    'BCSafe': (0.003, 0.1),
-    'CPQ': (0.02, 0.5),
-    'FISOR': (0.03, 0.5),
-    'VAEBC': (0.03, 0.03),
-    'BCQ': (0.08, 0.08),
-    'BCQLag': (0.15, 0.15),
-    'CRR': (0.05, 0.05),
-    'CCRR': (0.09, 0.09),
-    'COptiDICE': (0.03, 0.03),
+    'QPT': (0.037, 16.4),
+    'CDT': (0.018, 12.0),
+    'BCSafe': (0.003, 0.005),
+    'CPQ': (0.013, 0.14),
+    'FISOR': (0.024, 0.41),
+    'VAEBC': (0.033, 0.033),
+    'BCQ': (0.067, 0.067),
+    'BCQLag': (0.12, 0.12),
+    'CRR': (0.071, 0.071),
+    'CCRR': (0.1, 0.1),
+    'COptiDICE': (0.04, 0.04),
 }
-# On a GPU, not measured: the launches of an update's kernels, or its operations at full size.
+# On a GPU, a guess until a cell was done on one: the launches of an update's kernels.
 _GPU_UPDATE_SECONDS = 0.01
-# Steps a second of one process, simulator and policy: with a Transformer, and with a small network.
-_STEPS_PER_SECOND = {
-    'bullet_safety_gym': (250.0, 900.0),
-    'safety_gymnasium': (120.0, 400.0),
-    'metadrive': (60.0, 90.0),
-}
+# Seconds of a step of evaluation: of the policy (with the preset, at full size), small networks
+# apart, and of the simulator with its resets.
+_POLICY_SECONDS = {'QPT': (0.0025, 0.02), 'CDT': (0.0015, 0.003), 'FISOR': (0.007, 0.02)}
+_SMALL_POLICY_SECONDS = 0.0003
+# Of QPT, where these were measured: with the preset, at full size.
+_CANDIDATES = (12, 50)
+_SIMULATOR_SECONDS = {'bullet_safety_gym': 0.0005, 'safety_gymnasium': 0.005, 'metadrive': 0.01}
+_VELOCITY_SECONDS = 0.0003
 _TRANSFORMERS = ('QPT', 'CDT')
 # Starting OmniSafe, reading the data, making the simulators.
 _START_SECONDS = 20.0
@@ -147,8 +150,7 @@ def estimate(cell: Cell, recorded: Recorded, device: str) -> Estimate:
 
     step = recorded.step_seconds.get(_step_key(training, cell.row.evaluate))
     if step is None:
-        group = cell.dataset.task.suite if cell.dataset.task else 'safety_gymnasium'
-        step = 1.0 / _STEPS_PER_SECOND[group][algo not in _TRANSFORMERS]
+        step = _policy_seconds(cell.row, training) + _simulator_seconds(cell.dataset)
     horizon = cell.dataset.task.horizon if cell.dataset.task else 1000
     limits = len(suite.cost_limits) if algo in _TRANSFORMERS else 1
     test_episodes = suite.episodes * limits * len(suite.checkpoints)
@@ -158,6 +160,25 @@ def estimate(cell: Cell, recorded: Recorded, device: str) -> Estimate:
         evaluate=step * horizon * test_episodes,
         disk=_RUN_BYTES[is_large and algo in OURS],
     )
+
+
+def _policy_seconds(row: Row, training: dict[str, Any]) -> float:
+    is_large = row.preset is None
+    seconds = _POLICY_SECONDS.get(row.algo, (_SMALL_POLICY_SECONDS,) * 2)[is_large]
+    if row.algo != 'QPT':
+        return seconds
+    settings = training['settings']['algo_cfgs']
+    candidates = row.evaluate.get('candidates', settings['candidates'])
+    if not settings['use_ensemble']:
+        candidates = 1
+    # A fifth of a step does not depend on their number.
+    return seconds * (0.2 + 0.8 * candidates / _CANDIDATES[is_large])
+
+
+def _simulator_seconds(dataset: Dataset) -> float:
+    if 'Velocity' in dataset.env_id:
+        return _VELOCITY_SECONDS
+    return _SIMULATOR_SECONDS[dataset.task.suite if dataset.task else 'safety_gymnasium']
 
 
 def data_bytes(cells: Iterable[Cell], data: Mapping[str, DataFile | None]) -> float:
