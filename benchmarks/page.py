@@ -292,7 +292,7 @@ def _average_entries(board: Board, datasets: Sequence[str]) -> dict[str, Entry]:
             continue
         text = _pair(averages[row])
         if averages[row].parts < len(datasets):
-            text += f' ({averages[row].parts} of {len(datasets)})'
+            text += f' ({averages[row].parts} of {len(datasets)} tasks)'
         entries[row] = Entry(text, marks[row])
     return entries
 

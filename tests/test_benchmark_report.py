@@ -270,7 +270,7 @@ def test_average_of_a_row_that_was_not_run_everywhere_is_never_the_best(suite):
     marks = board.mark_averages(('BallCircle', 'CarRun'))
     assert marks == {'CDT': Mark.BEST, 'QPT': Mark.SAFE}
     text = in_markdown(suite_page(read(suite), Surroundings()))
-    assert '0.80 / 0.50** (1 of 2)' in text or '0.80 / 0.50 (1 of 2)' in text
+    assert '**0.80 / 0.50 (1 of 2 tasks)**' in text
 
 
 def test_marks_show_in_both_media():
