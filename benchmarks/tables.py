@@ -146,7 +146,8 @@ def _render(
 
 
 def _markdown_table(table: Table) -> str:
-    lines = [table.header, ['---'] * len(table.header)]
+    header = [_linked(Entry(name)) for name in table.header]
+    lines = [header, ['---'] * len(header)]
     lines += [[_marked(entry, _linked(entry)) for entry in line] for line in table.lines]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import itertools
 import json
@@ -31,7 +32,7 @@ from benchmarks import pictures, report
 from benchmarks.differences import find_differences
 from benchmarks.page import Pictures, Surroundings, suite_page, suite_summary
 from benchmarks.paper import paper_scores
-from benchmarks.rows import COLUMNS, PlannedCell, Results, read_results
+from benchmarks.rows import COLUMNS, FACTS, PlannedCell, Results, read_results
 from benchmarks.statistics import (
     Estimate,
     bootstrap_intervals,
@@ -275,10 +276,16 @@ def test_average_of_a_row_that_was_not_run_everywhere_is_never_the_best(suite):
 
 def test_marks_show_in_both_media():
     line = (Entry('a', Mark.BEST), Entry('b', Mark.SAFE), Entry('c', Mark.UNSAFE), Entry('d|e'))
-    table = Table(('1', '2', '3', '4'), (line,))
-    assert in_markdown([table]).splitlines()[-1] == '| **a** ★ | **b** | c | d\\|e |'
+    table = Table(('1', '2', '3', '|'), (line,))
+    rule = '| --- | --- | --- | --- |'
+    markdown = ['| 1 | 2 | 3 | \\| |', rule, '| **a** ★ | **b** | c | d\\|e |']
+        '| 1 | 2 | 3 | \\| |',
+        '| --- | --- | --- | --- |',
+        '| **a** ★ | **b** | c | d\\|e |',
+    ]
+    assert in_markdown([table]).splitlines() == markdown
     plain = in_terminal([table], colours=False).splitlines()
-    assert plain == ['1        2      3  4', '**a** ★  **b**  c  d|e']
+    assert plain == ['1        2      3  |', '**a** ★  **b**  c  d|e']
     coloured = in_terminal([table], colours=True).splitlines()[-1]
     assert coloured == '\x1b[1ma\x1b[0m ★  \x1b[1mb\x1b[0m  \x1b[2mc\x1b[0m  d|e'
 
@@ -555,6 +562,16 @@ def test_many_differences_are_cut(suite):
     for index in range(20):
         write_cell(suite, f'row-{index}', commit='a', budget={'seconds': 90})
     assert 'and 8 more of this kind' in page(suite)
+
+
+# -- what is read ---------------------------------------------------------------------------------
+
+
+def test_harness_writes_what_the_report_reads():
+    """By its words, because to run it would mean to train."""
+    source = Path(report.__file__).with_name('cells.py').read_text(encoding='utf-8')
+    words = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    assert {*FACTS, *COLUMNS, 'converted_limit', 'evaluation_commit'} <= words
 
 
 # -- what is refused ------------------------------------------------------------------------------
