@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Makes tables, plots and the section of the README from the raw rows of a comparison.
+r"""Makes tables, plots and the section of the README from the raw rows of a comparison.
 
     python -m benchmarks.report benchmarks/results/local
     python -m benchmarks.report benchmarks/results/local benchmarks/results/ablation \

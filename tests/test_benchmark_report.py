@@ -279,10 +279,6 @@ def test_marks_show_in_both_media():
     table = Table(('1', '2', '3', '|'), (line,))
     rule = '| --- | --- | --- | --- |'
     markdown = ['| 1 | 2 | 3 | \\| |', rule, '| **a** ★ | **b** | c | d\\|e |']
-        '| 1 | 2 | 3 | \\| |',
-        '| --- | --- | --- | --- |',
-        '| **a** ★ | **b** | c | d\\|e |',
-    ]
     assert in_markdown([table]).splitlines() == markdown
     plain = in_terminal([table], colours=False).splitlines()
     assert plain == ['1        2      3  |', '**a** ★  **b**  c  d|e']
