@@ -418,8 +418,7 @@ def _aggregate_blocks(board: Board) -> Iterator[Block]:
         "Mean and median are of the tasks' means over seeds. IQM, the interquartile mean, is of "
         'the middle half of all seeds of all tasks. In brackets: 95 % bootstrap intervals, which '
         f"draw each task's seeds anew ({REPETITIONS:,} times). They are about other seeds, not "
-        'other tasks; '
-        'with two or three they are too narrow, and a task with one seed adds nothing.'
+        'other tasks; with two or three they are too narrow, and a task with one seed adds nothing.'
     )
 
 

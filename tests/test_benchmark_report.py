@@ -363,6 +363,33 @@ def test_planned_cells_are_named_though_nothing_of_them_was_run(suite, monkeypat
     assert 'Of the 6 cells of the suite, 5 have not been run.' in capsys.readouterr().out
 
 
+def test_statistics_over_all_tasks_are_shown(suite):
+    values = {'BallCircle': (0.1, 0.32), 'CarRun': (0.6, 1.4), 'HopperVelocity': (0.4, 0.6)}
+    for dataset, returns in values.items():
+        for seed, value in enumerate(returns):
+            cost = 20.0 if dataset == 'CarRun' else 4.0
+            write_cell(suite, 'QPT', dataset, seed=seed, episodes=[(value, cost)])
+    write_cell(suite, 'CDT', 'CarRun', episodes=[(0.6, 1.0)])
+    iqm = plain_interquartile_mean([value for pair in values.values() for value in pair])
+    text = page(suite)
+    everywhere, common = text.split('#### Over all tasks')[1].split('On the tasks that all')
+    (line,) = (line for line in everywhere.splitlines() if line.startswith('| QPT |'))
+    entries = line.strip('| ').split(' | ')
+    assert entries[:3] == ['QPT', '3 of 3', '2']
+    assert entries[3].startswith('0.57 [')  # mean
+    assert entries[4].startswith('0.50 [')  # median
+    assert entries[5].startswith(f'{iqm:.2f} [')
+    assert entries[6].startswith('0.93 [')  # mean of costs
+    assert common.startswith(' these rows have, CarRun:')
+    assert '| QPT | 1 of 1 | 0 | 1.00 [0.60, 1.40] |' in common
+    assert '| CDT | 1 of 1 | 1 | 0.60 | 0.60 | 0.60 | 0.10 |' in common  # no interval of one seed
+
+
+def test_no_minus_stands_before_a_zero(suite):
+    write_cell(suite, episodes=[(-0.001, 0.0)])
+    assert '| BallCircle | **0.00 / 0.00** ★ |' in page(suite)
+
+
 def test_seeds_that_are_missing_are_counted(suite):
     for seed in (0, 1, 2):
         write_cell(suite, 'QPT', seed=seed)
