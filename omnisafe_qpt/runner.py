@@ -41,6 +41,32 @@ FORMAT = 1
 _LARGEST_NUMBER = 1e15
 
 
+def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float, float]:
+    """Return which return and which cost to ask a model for at a cost limit.
+
+    A calibrated model is asked for what returned the most within the limit when it was measured,
+    or for what cost the least where nothing was within. Any other is asked for the limit itself
+    and the highest return that the dataset reached within it, Eq. (11).
+
+    Args:
+        record (dict[str, Any]): Of the model: ``frontier``, and ``calibration``, which is None or
+            as :func:`omnisafe_qpt.host.calibration.calibrate` returned it.
+        cost_limit (float): Undiscounted cost of an episode to keep within.
+    """
+    if record.get('calibration') is not None:
+        levels = record['calibration']['levels']
+        within = [level for level in levels if level['cost_bound'] <= cost_limit]
+        if within:
+            best = max(within, key=lambda level: level['return_mean'])
+        else:
+            best = min(levels, key=lambda level: (level['cost_bound'], -level['return_mean']))
+        return best['target_return'], best['asked_cost']
+    frontier = record['frontier']
+    # Where all episodes cost more than the limit, the one of least cost stands in.
+    step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
+    return frontier['returns'][max(step, 0)], cost_limit
+
+
 class LoopPolicy(ABC):
     """A policy in the user's own loop, for one episode or for several at once.
 
@@ -65,12 +91,14 @@ class LoopPolicy(ABC):
         self._count = 1 if num_episodes is None else num_episodes
         self._obs_dim = obs_dim
         self._targets = np.zeros((self._count, 2))  # asked for of an episode: return, cost
+        # A calibrated model may be asked for another cost than the limit.
+        self._limits = np.zeros(self._count)
         self._awaits_observe = False
 
     @property
     def cost_limit(self) -> float | np.ndarray:
         """Undiscounted cost of an episode that the policy is to keep within."""
-        return self._shown(self._targets[:, 1])
+        return self._shown(self._limits)
 
     @property
     def target_return(self) -> float | np.ndarray:
@@ -80,7 +108,7 @@ class LoopPolicy(ABC):
     @property
     def remaining_budget(self) -> float | np.ndarray:
         """What the rest of the episode may still cost; below 0 once the limit is exceeded."""
-        return self._shown(self._remaining()[:, 1])
+        return self._shown(self._remaining()[:, 1] + (self._limits - self._targets[:, 1]))
 
     @property
     def remaining_return(self) -> float | np.ndarray:
@@ -168,8 +196,9 @@ class LoopPolicy(ABC):
             cost_limit (float, Sequence[float] or np.ndarray): Undiscounted cost of an episode,
                 for all episodes or one each.
             target_return (float, Sequence[float] or np.ndarray, optional): Undiscounted return of
-                an episode to ask for. Defaults to the highest that the dataset reached within the
-                limit, or the model's own target at its own limit.
+                an episode to ask for, at a cost of the limit. Defaults to what the calibration
+                found best; without one to the highest that the dataset reached within the limit,
+                or the model's own target at its own limit.
             episodes (Sequence[int] or np.ndarray, optional): Which of several are meant, by
                 number or as (B,) bool. Defaults to all.
 
@@ -181,15 +210,16 @@ class LoopPolicy(ABC):
         if (limits < 0).any():
             raise self.error(f'cost_limit is {cost_limit}; it must be 0 or more')
         if target_return is None:
-            target_return = [self._target_return_for(limit) for limit in limits]
-        returns = self._one_each('target_return', target_return, len(rows))
-        targets = np.stack([returns, limits], axis=-1)
+            targets = np.reshape([self._targets_for(limit) for limit in limits], (-1, 2))
+        else:
+            returns = self._one_each('target_return', target_return, len(rows))
+            targets = np.stack([returns, limits], axis=-1)
         self._retarget(rows, targets)
-        self._targets[rows] = targets
+        self._targets[rows], self._limits[rows] = targets, limits
 
     @abstractmethod
-    def _target_return_for(self, cost_limit: float) -> float:
-        """Return what to ask for at a cost limit when the user does not say."""
+    def _targets_for(self, cost_limit: float) -> tuple[float, float]:
+        """Return which return and cost to ask for at a limit when the user does not say."""
 
     @abstractmethod
     def _begin(self, row: int, seed: int) -> None:
@@ -326,13 +356,10 @@ class OnnxPolicy(LoopPolicy):
         self.set_cost_limit(limit, target_return)
         self.reset()
 
-    def _target_return_for(self, cost_limit: float) -> float:
+    def _targets_for(self, cost_limit: float) -> tuple[float, float]:
         if cost_limit == self.metadata['cost_limit']:
-            return self.metadata['target_return']
-        frontier = self.metadata['frontier']
-        # Where all episodes cost more than the limit, the one of least cost stands in.
-        step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
-        return frontier['returns'][max(step, 0)]
+            return self.metadata['target_return'], self.metadata['asked_cost']
+        return targets_for(self.metadata, cost_limit)
 
     def _begin(self, row: int, seed: int) -> None:
         shifts = self._inputs['shifts'][row]

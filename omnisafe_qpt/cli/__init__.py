@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from omnisafe_qpt.cli import (
+    calibrate,
     data_collect,
     data_convert,
     data_download,
@@ -44,7 +45,7 @@ from omnisafe_qpt.version import __version__
 
 
 # In the order in which the help lists them.
-_COMMANDS = (doctor, tasks, evaluate, export, report)
+_COMMANDS = (doctor, tasks, evaluate, calibrate, export, report)
 _DATA_COMMANDS = (data_download, data_info, data_plot, data_convert, data_collect)
 
 

@@ -20,9 +20,13 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.errors import UserError
+
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add_command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -67,6 +71,16 @@ def add_deployment_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_uncalibrated(parser: argparse.ArgumentParser) -> None:
+    """Declare the way round a calibration."""
+    parser.add_argument(
+        '--uncalibrated',
+        action='store_true',
+        help='ask for the limit itself and the return that the dataset reached within it, as the '
+        'paper does, even if the policy is calibrated',
+    )
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
     value = int(text)
@@ -76,6 +90,25 @@ def positive(text: str) -> int:
 
 
 positive.__name__ = 'number'  # argparse names the type in its messages
+
+
+def result_table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
+    """Return an empty table that fits 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify='left',
+        caption_justify='left',
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in columns:
+        table.add_column(name, justify='right', no_wrap=True)
+    return table
 
 
 def check_writable(path: Path, option: str = '--json') -> None:

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 from omnisafe_qpt.cli.common import (
     add_command,
     add_deployment_options,
+    add_uncalibrated,
     check_writable,
     positive,
+    result_table,
     write_json,
 )
 from omnisafe_qpt.cli.offline import run_offline
@@ -84,6 +86,7 @@ def add(commands: Any) -> None:
         help='for each limit of each run (default: 20)',
     )
     add_deployment_options(parser)
+    add_uncalibrated(parser)
     parser.add_argument(
         '--seed',
         type=int,
@@ -164,6 +167,7 @@ def _run(options: argparse.Namespace) -> None:
             device=options.device,
             processes=options.processes,
             checkpoint=options.checkpoint,
+            calibrated=not options.uncalibrated,
             traces=film is not None,
             on_progress=progress.update,
         )
@@ -231,16 +235,27 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
     title = f'{first["algo"]} on {first["env_id"]}, {first["episodes"]} episodes'
     if first['target_return'] is not None:
         title += f', {count(first["candidates"], "candidate")}'
-    table = _table(
-        title,
-        'mean ± deviation over episodes; unsafe: episodes above the limit;\n'
+    notes = [
+        'mean ± deviation over episodes; unsafe: episodes above the limit;',
         'safe: normalised cost at most 1',
+    ]
+    if any(row['asked_cost'] not in (None, row['cost_limit']) for row in rows):
+        notes.append('target: return @ cost that the policy is asked for by its calibration')
+    notes += [
+        f'limit {row["cost_limit"]:g}: the calibration found nothing within it, so that the least '
+        'is asked for'
+        for row in rows
+        if row['calibrated_bound'] is not None and row['calibrated_bound'] > row['cost_limit']
+    ]
+    table = result_table(
+        title,
+        '\n'.join(notes),
         ('Limit', 'Target', 'Return', 'norm.', 'Cost', 'norm.', 'Unsafe', 'Safe'),
     )
     for row in rows:
         table.add_row(
             f'{row["cost_limit"]:g}',
-            '-' if row['target_return'] is None else f'{row["target_return"]:.1f}',
+            _asked(row),
             f'{row["return_mean"]:.1f} ± {row["return_std"]:.1f}',
             f'{row["normalized_return"]:.3f}',
             f'{row["cost_mean"]:.1f} ± {row["cost_std"]:.1f}',
@@ -251,9 +266,16 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _asked(row: dict[str, Any]) -> str:
+    if row['target_return'] is None:
+        return '-'
+    at = '' if row['asked_cost'] == row['cost_limit'] else f' @{row["asked_cost"]:g}'
+    return f'{row["target_return"]:.1f}{at}'
+
+
 def _average_table(averages: list[dict[str, Any]]) -> Table:
     """Make a line for each limit, averaged over runs."""
-    table = _table(
+    table = result_table(
         f'{averages[0]["algo"]} on {averages[0]["env_id"]}, mean over runs',
         '±: 95 % Student t interval over runs, wide for two or three;\n'
         'safe: mean normalised cost at most 1, and in how many runs',
@@ -274,21 +296,3 @@ def _average_table(averages: list[dict[str, Any]]) -> Table:
 
 def _half(interval: tuple[float, float] | None) -> str:
     return '' if interval is None else f' ± {(interval[1] - interval[0]) / 2:.3f}'
-
-
-def _table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify='left',
-        caption_justify='left',
-        box=SIMPLE_HEAD,
-        show_edge=False,  # so that it fits 80 columns
-        padding=(0, 1, 0, 0),
-    )
-    for name in columns:
-        table.add_column(name, justify='right', no_wrap=True)
-    return table

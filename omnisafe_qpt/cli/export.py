@@ -23,6 +23,7 @@ from typing import Any
 from omnisafe_qpt.cli.common import (
     add_command,
     add_deployment_options,
+    add_uncalibrated,
     check_writable,
     write_json,
 )
@@ -60,6 +61,7 @@ def add(commands: Any) -> None:
         'reached within it)',
     )
     add_deployment_options(parser)
+    add_uncalibrated(parser)
     parser.add_argument('--json', type=Path, metavar='F', help='write what was done to this file')
     parser.set_defaults(run_command=_run)
 
@@ -78,6 +80,7 @@ def _run(options: argparse.Namespace) -> None:
         options.out,
         cost_limit=options.cost_limit,
         target_return=options.target_return,
+        calibrated=not options.uncalibrated,
         candidates=options.candidates,
         rule=options.rule,
         candidate_shift=options.candidate_shift,

@@ -180,6 +180,8 @@ class DeploymentConfig:
         rule (str): ``paper``, ``bounded`` or ``paced``; see
             :func:`omnisafe_qpt.core.rollout.select_candidate`.
         cost_value (str): How twin cost values become one, ``min`` or ``max``.
+        asked_cost (float, optional): Cost that the policy is asked for and budgets with, where a
+            calibration found another than the limit to be right. Defaults to None, the limit.
     """
 
     cost_limit: float = 10.0
@@ -188,15 +190,23 @@ class DeploymentConfig:
     candidate_shift: str = 'history'
     rule: str = 'paper'
     cost_value: str = 'min'
+    asked_cost: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
         _require(self.cost_limit >= 0, 'cost_limit', self.cost_limit, '0 or more')
+        if self.asked_cost is not None:
+            _require(self.asked_cost >= 0, 'asked_cost', self.asked_cost, '0 or more')
         _require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
         _require(self.target_spread >= 0, 'target_spread', self.target_spread, '0 or more')
         _require_choice('candidate_shift', self.candidate_shift, ('history', 'last'))
         _require_choice('rule', self.rule, RULES)
         _require_choice('cost_value', self.cost_value, ('min', 'max'))
+
+    @property
+    def cost_to_ask_for(self) -> float:
+        """What the policy is asked to keep within: the limit, unless a calibration found better."""
+        return self.cost_limit if self.asked_cost is None else self.asked_cost
 
 
 def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

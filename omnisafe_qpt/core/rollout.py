@@ -350,7 +350,7 @@ class RolloutPolicy:
         Args:
             target_return (float): Return to ask for, undiscounted.
             cost_limit (float, optional): Undiscounted cost that must not be exceeded. Defaults
-                to the configuration's.
+                to what the configuration asks for.
             seeds (Sequence[int], optional): One for each episode begun; they fix the candidates.
                 Defaults to ``(0,)``.
             episodes (Sequence[int], optional): Which of the B to begin. Defaults to all.
@@ -361,7 +361,7 @@ class RolloutPolicy:
         episodes = range(self.num_episodes) if episodes is None else episodes
         if len(seeds) != len(episodes):
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
-        cost_limit = self._config.cost_limit if cost_limit is None else cost_limit
+        cost_limit = self._config.cost_to_ask_for if cost_limit is None else cost_limit
         _check_targets(target_return, cost_limit)
         self._scored = None
         spread = self._config.target_spread * self._networks.scaling.return_unit

@@ -27,7 +27,9 @@ from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
 from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.host.calibration import calibrate
 from omnisafe_qpt.host.evaluation import Evaluation
+from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.settings import (
     deployment_config,
     imitation_config,
@@ -71,6 +73,33 @@ class _TransformerAlgorithm(OfflineAlgorithm):
     def _make_networks(self, spec: dict[str, Any]) -> DeployableNetworks:
         spec = {**spec, 'target_return': self._cfgs.algo_cfgs.target_return}
         return DeployableNetworks.from_learner(self._learner, spec)
+
+    def _calibrate(self) -> None:
+        """Measure what the policy costs when it is asked for costs, for all limits, and use that.
+
+        Raises:
+            Stopped: If a signal comes.
+        """
+        episodes = self._cfgs.train_cfgs.calibrate_episodes
+        if not episodes:
+            return
+        networks, processes = self._actor.networks, self._cfgs.train_cfgs.evaluate_processes
+        progress = ProgressReporter('Calibrating', 1)
+
+        def report(done: int, total: int) -> None:
+            self._stop_signal.check()
+            progress.update(done, total)
+
+        with self._stop_signal.blamed_for_failures(), progress.shown():
+            record = calibrate(
+                networks,
+                self._deployment,
+                episodes,
+                None if processes == 'auto' else int(processes),
+                report,
+            )
+        networks.spec = {**networks.spec, 'calibration': record}
+        self._deploy(networks)
 
     def _metric_names(self) -> list[str]:
         return metric_names(self._learner.config)

@@ -23,15 +23,22 @@ limit, for the step of the ladder that returned the most within that limit
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
 
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.data.trajectories import Frontier
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.checkpoint import LAST, load_transformer, replace_checkpoint
+from omnisafe_qpt.host.config import resolve_device
+from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
 from omnisafe_qpt.host.seeds import validation_seeds
 
@@ -40,6 +47,48 @@ from omnisafe_qpt.host.seeds import validation_seeds
 _LADDER = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 # One episode tells nothing of how much they differ.
 _FEWEST_EPISODES = 2
+
+
+def calibrate_run(  # pylint: disable=too-many-arguments
+    run: str | os.PathLike[str],
+    episodes: int = 10,
+    *,
+    candidates: int | None = None,
+    rule: str | None = None,
+    candidate_shift: str | None = None,
+    device: str | None = None,
+    processes: int | None = None,
+    checkpoint: str | int = LAST,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Calibrate a trained run, and keep the result in its checkpoint in place of an earlier one.
+
+    Args:
+        run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
+        episodes (int, optional): See :func:`calibrate`. Defaults to 10.
+        candidates (int, optional): Return targets tried at each step. Defaults to the run's.
+        rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
+        candidate_shift (str, optional): ``history`` or ``last``. Defaults to the run's.
+        device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
+            device.
+        processes (int, optional): See :func:`calibrate`. Defaults to one a core.
+        checkpoint (str or int, optional): Which of the run's: ``last``, ``best`` or a number of
+            epochs. Defaults to ``'last'``.
+        on_progress (Callable, optional): See :func:`calibrate`. Defaults to None.
+
+    Returns:
+        What :func:`calibrate` returned, and the checkpoint.
+
+    Raises:
+        UserError: If the run does not exist, is of an algorithm that is not asked for anything, or
+            a value is impossible.
+    """
+    networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
+    config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
+    record = calibrate(networks, config, episodes, processes, on_progress)
+    networks.spec = {**networks.spec, 'calibration': record}
+    replace_checkpoint(path, networks)
+    return record, path
 
 
 def calibrate(
@@ -96,7 +145,7 @@ def calibrate(
     return {
         'episodes': episodes,
         'first_seed': seeds.start,
-        'settings': settings_of(config),
+        'settings': calibrated_settings(config),
         'levels': [_level(*each) for each in zip(series, found)],
     }
 
@@ -111,18 +160,6 @@ def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
     costs = [share * cost_unit for share in _LADDER]
     needed = sum(cost < frontier.costs[-1] for cost in costs) + 1
     return costs[:needed]
-
-
-def settings_of(config: DeploymentConfig) -> dict[str, Any]:
-    """Return what a calibration depends on: all settings but the costs asked for."""
-    settings = asdict(config)
-    return {name: value for name, value in settings.items() if not name.endswith(('limit', 'cost'))}
-
-
-def is_calibrated(spec: dict[str, Any], config: DeploymentConfig) -> bool:
-    """Whether a model has a calibration, and it holds for these settings of deployment."""
-    record = spec.get('calibration')
-    return record is not None and record['settings'] == settings_of(config)
 
 
 def _level(series: Series, result: Evaluation) -> dict[str, float]:

@@ -56,8 +56,13 @@ def save_checkpoint(run: Path, epoch: int, networks: Deployable) -> Path:
         The file, ``torch_save/epoch-N.pt``.
     """
     path = run / checkpoint_name(epoch)
-    _save({'pi': networks.state_dict()}, path)
+    replace_checkpoint(path, networks)
     return path
+
+
+def replace_checkpoint(path: Path, networks: Deployable) -> None:
+    """Write networks and their spec to a checkpoint's file, in place of what was there."""
+    _save({'pi': networks.state_dict()}, path)
 
 
 def checkpoint_name(epoch: int) -> str:

@@ -63,6 +63,7 @@ _COUNTS = {
         'total_steps',
         'evaluate_epoisodes',
         'final_evaluate_episodes',
+        'calibrate_episodes',
         'evaluate_processes',
     ),
     'algo_cfgs': ('steps_per_epoch',),
@@ -70,7 +71,7 @@ _COUNTS = {
 }
 
 # The counts of which none is an answer: no episodes, no evaluation.
-_MAY_BE_ZERO = ('evaluate_epoisodes', 'final_evaluate_episodes')
+_MAY_BE_ZERO = ('evaluate_epoisodes', 'final_evaluate_episodes', 'calibrate_episodes')
 
 _CHOICES = {
     'train_cfgs': {
@@ -242,7 +243,8 @@ def check_counts(cfgs: dict[str, Any]) -> None:
     """
     for section, names in _COUNTS.items():
         for name in names:
-            value, least = cfgs[section][name], 0 if name in _MAY_BE_ZERO else 1
+            # Not every algorithm has every one of them.
+            value, least = cfgs[section].get(name, AUTO), 0 if name in _MAY_BE_ZERO else 1
             if value != AUTO and not (isinstance(value, int) and value >= least):
                 raise UserError(f'{section}:{name} must be at least {least}, not {_show(value)}')
 

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,10 @@ import numpy as np
 
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import Deployable
-from omnisafe_qpt.data.trajectories import Frontier
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_networks
 from omnisafe_qpt.host.config import resolve_device
-from omnisafe_qpt.runner import LoopPolicy
+from omnisafe_qpt.runner import LoopPolicy, targets_for
 
 
 if TYPE_CHECKING:
@@ -59,14 +58,14 @@ class DeployedPolicy(LoopPolicy):
         num_episodes: int | None = None,
     ) -> None:
         """Initialize an instance of :class:`DeployedPolicy`."""
-        self._spec = networks.spec
+        self._spec, self._config = networks.spec, config
         super().__init__(self._spec['obs_dim'], num_episodes)
         self._rollout = networks.deploy(config, self._count)
         self.set_cost_limit(config.cost_limit, target_return)
         self.reset()
 
-    def _target_return_for(self, cost_limit: float) -> float:
-        return _target_return_for(self._spec, cost_limit)
+    def _targets_for(self, cost_limit: float) -> tuple[float, float]:
+        return _targets_for(self._spec, replace(self._config, cost_limit=cost_limit))
 
     def _begin(self, row: int, seed: int) -> None:
         self._rollout.reset(*self._targets[row].tolist(), seeds=(seed,), episodes=(row,))
@@ -116,6 +115,7 @@ def load_policy(  # pylint: disable=too-many-arguments
     candidate_shift: str | None = None,
     num_episodes: int | None = None,
     checkpoint: str | int = LAST,
+    calibrated: bool = True,
 ) -> DeployedPolicy:
     """Load a trained policy.
 
@@ -126,8 +126,9 @@ def load_policy(  # pylint: disable=too-many-arguments
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
         cost_limit (float, optional): Undiscounted cost of an episode to keep within, any number.
             Defaults to the run's.
-        target_return (float, optional): Return to ask for. Defaults to the highest return that
-            the dataset reached within the cost limit, or the run's own if one was given there.
+        target_return (float, optional): Return to ask for, at a cost of the limit. Defaults to
+            what the calibration found best; without one to the highest return that the dataset
+            reached within the cost limit, or the run's own if one was given there.
         device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
             device.
         candidates (int, optional): Return targets tried at each step. Defaults to the run's.
@@ -138,6 +139,8 @@ def load_policy(  # pylint: disable=too-many-arguments
             then observations are (B, S). Defaults to None, one episode and observations (S,).
         checkpoint (str or int, optional): Which of the run's: ``last``, ``best`` or a number of
             epochs. Defaults to ``'last'``.
+        calibrated (bool, optional): Whether to use the calibration, if the model has one for
+            these settings. Defaults to True.
 
     Returns:
         The policy, at the start of an episode.
@@ -146,7 +149,9 @@ def load_policy(  # pylint: disable=too-many-arguments
         UserError: If the run or the device does not exist, or a value is impossible.
     """
     networks, _ = load_networks(run, resolve_device(device or 'auto'), checkpoint)
-    config, target_return = deployment_of(
+    if not calibrated:
+        forget_calibration(networks)
+    config, _ = deployment_of(
         networks,
         cost_limit,
         target_return,
@@ -178,7 +183,8 @@ def deployment_of(  # pylint: disable=too-many-arguments
 ) -> tuple[DeploymentConfig, float | None]:
     """Return a model's deployment settings with some of them replaced, and its target return.
 
-    The target return is None where the model acts on the observation alone.
+    The target return is None where the model acts on the observation alone. Where none is given
+    and the model is calibrated for these settings, both are what the calibration found best.
 
     Raises:
         UserError: If a value is impossible, or the model knows no such setting.
@@ -206,18 +212,41 @@ def deployment_of(  # pylint: disable=too-many-arguments
             f'candidates is {config.candidates}: this run of {algorithm_of(spec)} trained no '
             'critics to choose by; leave it out, or give 1',
         )
-    if target_return is None:
-        target_return = _target_return_for(spec, config.cost_limit)
-    return config, float(target_return)
+    if target_return is not None:
+        return replace(config, asked_cost=None), float(target_return)
+    target_return, asked_cost = _targets_for(spec, config)
+    return replace(config, asked_cost=asked_cost), target_return
 
 
-def _target_return_for(spec: dict[str, Any], cost_limit: float) -> float:
-    """Return the frontier's return at a limit, or the run's own if it has one for this limit."""
-    own = spec.get('target_return', 'auto')
+def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float, float]:
+    """Return which return and cost to ask for: the run's own return, if it has one for this limit.
+
+    Otherwise the calibration tells, if it holds for these settings, and else the frontier.
+    """
+    own, cost_limit = spec.get('target_return', 'auto'), config.cost_limit
     if own != 'auto' and cost_limit == spec['deployment']['cost_limit']:
-        return float(own)
-    frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
-    return frontier.target_return(cost_limit)
+        return float(own), cost_limit
+    record = {'frontier': spec['frontier'], 'calibration': calibration_of(spec, config)}
+    return targets_for(record, cost_limit)
+
+
+def calibration_of(spec: dict[str, Any], config: DeploymentConfig) -> dict[str, Any] | None:
+    """Return a model's calibration if it has one that holds for these settings."""
+    record = spec.get('calibration')
+    is_valid = record is not None and record['settings'] == calibrated_settings(config)
+    return record if is_valid else None
+
+
+def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
+    """Return the settings that a calibration holds for: all but limit and cost asked for."""
+    settings = asdict(config)
+    del settings['cost_limit'], settings['asked_cost']
+    return settings
+
+
+def forget_calibration(networks: Deployable) -> None:
+    """Let a loaded model be asked for a limit itself, as the paper has it."""
+    networks.spec = {**networks.spec, 'calibration': None}
 
 
 def build_evaluation(

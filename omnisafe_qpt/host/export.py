@@ -36,7 +36,7 @@ from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_transformer, versions
-from omnisafe_qpt.host.deployment import deployment_of
+from omnisafe_qpt.host.deployment import calibration_of, deployment_of, forget_calibration
 from omnisafe_qpt.runner import FORMAT
 
 
@@ -108,11 +108,12 @@ def export_policy(  # pylint: disable=too-many-arguments
     rule: str | None = None,
     candidate_shift: str | None = None,
     checkpoint: str | int = LAST,
+    calibrated: bool = True,
 ) -> dict[str, Any]:
     """Write a trained policy as one ONNX file: policy, critics, selection rule, metadata.
 
     Candidates and rule are fixed in the file. Cost limit and target return are its defaults only;
-    the file holds the frontier of the dataset, so that it serves any limit.
+    the file holds the frontier of the dataset and the calibration, so that it serves any limit.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
@@ -124,6 +125,7 @@ def export_policy(  # pylint: disable=too-many-arguments
         rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
         candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
         checkpoint (str or int, optional): See :func:`omnisafe_qpt.load_policy`.
+        calibrated (bool, optional): See :func:`omnisafe_qpt.load_policy`.
 
     Returns:
         The file's metadata, with ``path``, ``bytes`` and ``difference``, the largest one found
@@ -138,6 +140,8 @@ def export_policy(  # pylint: disable=too-many-arguments
         raise UserError(f'export needs packages that are not installed: pip install {missing}')
     path = Path(path)
     networks, source = load_transformer(run, which=checkpoint)
+    if not calibrated:
+        forget_calibration(networks)
     config, target_return = deployment_of(
         networks, cost_limit, target_return, candidates, rule, candidate_shift
     )
@@ -196,6 +200,8 @@ def _metadata(
         'horizon': spec['horizon'],
         'cost_limit': config.cost_limit,
         'target_return': target_return,
+        'asked_cost': config.cost_to_ask_for,
+        'calibration': calibration_of(spec, config),
         'frontier': spec['frontier'],
         'candidates': config.candidates,
         'candidate_shift': config.candidate_shift,

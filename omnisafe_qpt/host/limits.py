@@ -30,7 +30,13 @@ from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks
 from omnisafe_qpt.host.config import resolve_device
-from omnisafe_qpt.host.deployment import algorithm_of, asks_for_returns, deployment_of
+from omnisafe_qpt.host.deployment import (
+    algorithm_of,
+    asks_for_returns,
+    calibration_of,
+    deployment_of,
+    forget_calibration,
+)
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
 from omnisafe_qpt.host.seeds import check_test_seeds
 from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
@@ -69,6 +75,7 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
     device: str | None = None,
     processes: int | None = None,
     checkpoint: str | int = 'last',
+    calibrated: bool = True,
     traces: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -86,7 +93,8 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         cost_limits (float or sequence, optional): Undiscounted cost of an episode to keep within,
             one or several. Defaults to each run's own.
         target_return (float or sequence, optional): Return to ask for, one for all limits or one
-            for each. Defaults to the highest that the dataset reached within the limit.
+            for each. Defaults to what the calibration found best, or without one to the highest
+            that the dataset reached within the limit.
         episodes (int, optional): How many for each row. Defaults to 20.
         candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
             Defaults to the run's.
@@ -101,6 +109,9 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
             core.
         checkpoint (str or int, optional): Which checkpoint of a run: ``last``, ``best`` or a
             number of epochs. Defaults to ``'last'``.
+        calibrated (bool, optional): Whether to use a model's calibration, if it has one for these
+            settings: then it is asked for what returned the most within the limit there. Defaults
+            to True.
         traces (bool, optional): Whether a row holds its episodes step by step. Defaults to False.
         on_progress (Callable, optional): Called with the steps done, the steps expected, and which
             run and limit is at work. Defaults to None.
@@ -111,8 +122,8 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         with equally long lists: ``actions``; ``rewards``; ``costs``; ``chosen``, the candidate's
         number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
         ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
-        lists of None. Where the policy acts on the observation alone, ``target_return``, ``rule``
-        and ``candidate_shift`` are None.
+        lists of None. Where the policy acts on the observation alone, ``target_return``,
+        ``asked_cost``, ``rule`` and ``candidate_shift`` are None.
 
     Raises:
         UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
@@ -129,6 +140,9 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
             raise UserError(f'{name} is {value}; it must be at least {least}')
     check_test_seeds(seed, episodes)
     models = _models(runs, checkpoint, device)
+    if not calibrated:
+        for model in models:
+            forget_calibration(model.networks)
     wanted = [
         _Wanted(
             model,
@@ -249,6 +263,8 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'env_id': spec['env_id'],
         'cost_limit': config.cost_limit,
         'target_return': wanted.target_return,
+        'asked_cost': config.cost_to_ask_for if is_asked else None,
+        'calibrated_bound': _calibrated_bound(spec, config) if is_asked else None,
         'candidates': config.candidates,
         'rule': config.rule if is_asked else None,
         'candidate_shift': config.candidate_shift if is_asked else None,
@@ -277,6 +293,15 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
     return row if result.traces is None else {**row, 'traces': result.traces}
 
 
+def _calibrated_bound(spec: dict[str, Any], config: DeploymentConfig) -> float | None:
+    """Return what the calibration bounds the mean cost by; None if it did not choose the cost."""
+    record = calibration_of(spec, config)
+    if record is None or config.asked_cost is None:
+        return None
+    bounds = {level['asked_cost']: level['cost_bound'] for level in record['levels']}
+    return bounds.get(config.asked_cost)
+
+
 _AVERAGED = ('return_mean', 'normalized_return', 'cost_mean', 'normalized_cost')
 
 
@@ -287,9 +312,10 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rows (Sequence[dict[str, Any]]): What :func:`evaluate_runs` returned.
 
     Returns:
-        A row for each cost limit: ``algo``, ``env_id``, ``cost_limit``, ``runs`` (their number), the means
-        over runs of ``return_mean``, ``normalized_return``, ``cost_mean`` and ``normalized_cost``,
-        each with an ``..._interval``, the ends of the 95 % Student t interval over runs (None for
+        A row for each cost limit: ``algo``, ``env_id``, ``cost_limit``, ``runs`` (their number),
+        the means over runs of ``return_mean``, ``normalized_return``, ``cost_mean`` and
+        ``normalized_cost``, each with an ``..._interval``, the ends of the 95 % Student t interval
+        over runs (None for
         a single run; see :func:`omnisafe_qpt.scores.mean_interval`), ``unsafe_share`` of all
         episodes, ``safe``, whether the mean normalised cost is at most 1, and ``safe_runs``, in how
         many runs it is.

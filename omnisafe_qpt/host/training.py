@@ -67,6 +67,7 @@ from omnisafe_qpt.host.checkpoint import (
 )
 from omnisafe_qpt.host.config import read_yaml
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
+from omnisafe_qpt.host.deployment import deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
@@ -573,6 +574,7 @@ class OfflineAlgorithm(BaseOffline):
                 },
             )
         if is_last:
+            self._calibrate()
             seeds = final_seeds(seed, train_cfgs.final_evaluate_episodes)
             evaluation = self._play('Evaluating', seeds) or evaluation
         if evaluation is None:
@@ -610,14 +612,19 @@ class OfflineAlgorithm(BaseOffline):
     def _refresh_actor(self) -> None:
         """Take the networks to deploy from the learner."""
         spec = {**self._spec, 'step': self._learner.step}
-        networks = self._make_networks(spec)
+        self._deploy(self._make_networks(spec))
+
+    def _deploy(self, networks: Deployable) -> None:
+        """Act with these networks from now on, as they are to be deployed at the cost limit."""
         self._actor: DeployedActor = DeployedActor(
             self._env.observation_space,
             self._env.action_space,
             networks,
-            self._deployment,
-            self._target_return,
+            *deployment_of(networks),
         )
+
+    def _calibrate(self) -> None:
+        """Find out, where an algorithm can be asked for a cost, what it costs then."""
 
     # ------------------------------------------------------------------ what a run records
 
@@ -828,7 +835,7 @@ class OfflineAlgorithm(BaseOffline):
         lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
         if math.isfinite(row['Metrics/EpRet']):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
-            target = self._target_return
+            target = self._actor.target_return
             asked = '' if target is None else f'   (target {target:.2f})'
             lines += [
                 f'Return       {row["Metrics/EpRet"]:.2f}{asked}',
