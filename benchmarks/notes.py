@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""What is to be known of rows: defects of OmniSafe's own algorithms, stated beneath them."""
+"""What is to be known of rows, stated beneath them: defects, and what only some of them had."""
 
 from __future__ import annotations
 
@@ -38,8 +38,31 @@ def _always(cell: Result) -> bool:
     return True
 
 
-# What is known to be wrong with OmniSafe 0.5.0's own algorithms, and which cells it concerns.
-_DEFECTS: tuple[tuple[tuple[str, ...], Callable[[Result], bool], str], ...] = (
+def _is_calibrated(cell: Result) -> bool:
+    """Tell whether a policy was tried in the simulator after training, before its evaluation.
+
+    That holds for the settings of the training alone: deployed with others, it is not used.
+    """
+    trained = cell.trained_settings
+    return (
+        trained.get('train_cfgs.calibrate_episodes', 0) > 0
+        and cell.settings.get('evaluate.calibrated', True)
+        and all(cell.settings[name] == value for name, value in trained.items())
+    )
+
+
+# What is to be known, for the rows of which algorithms, and which of their cells it concerns. Most
+# of it is what is wrong with OmniSafe 0.5.0's own.
+_NOTES: tuple[tuple[tuple[str, ...], Callable[[Result], bool], str], ...] = (
+    (
+        ('QPT', 'CDT'),
+        _is_calibrated,
+        (
+            'calibrated in the simulator after training, on `calibrate_episodes` validation '
+            'episodes for each of up to twelve costs asked for; then asked, at each limit, for '
+            'what returned the most within it. Rows without this note had no such episodes.'
+        ),
+    ),
     (
         ('BCQ', 'BCQLag'),
         _always,
@@ -84,7 +107,7 @@ _DEFECTS: tuple[tuple[tuple[str, ...], Callable[[Result], bool], str], ...] = (
 def _rows_by_note(results: Results) -> dict[str, list[str]]:
     """Return the rows that each note is about, where there are any."""
     rows = {}
-    for algorithms, concerns, text in _DEFECTS:
+    for algorithms, concerns, text in _NOTES:
         about = [
             row
             for row, algo in results.algorithms.items()
@@ -110,7 +133,7 @@ def notes(results: Results) -> list[Block]:
     blocks: list[Block] = []
     found = _rows_by_note(results)
     if found:
-        blocks.append("OmniSafe's own algorithms are run as they are. What is known of them:")
+        blocks.append("What is to be known of rows; OmniSafe's own algorithms are run as they are:")
         blocks.append(
             Points(
                 tuple(

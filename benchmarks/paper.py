@@ -91,9 +91,8 @@ def paper_scores() -> dict[tuple[int, str, str], PaperScore]:
 def find_paper_score(results: Results, cell: Result, cost_limit: float) -> PaperScore | None:
     """Return what the paper prints for a row on a task, if the data and the limit are the paper's.
 
-    Rows of QPT are those of Table 2 where its switches differ among the suite's rows, those of
-    Table 5 where the number of candidates does, else the one of Table 1. Another algorithm's row
-    is Table 1's only if it is the suite's only row of that algorithm.
+    Rows of QPT are those of Table 2 where its switches differ among the suite's rows, and those of
+    Table 5 where the number of candidates does. All others are those of Table 1, by algorithm.
 
     Args:
         results (Results): All rows.
@@ -113,8 +112,7 @@ def _place(results: Results, cell: Result) -> tuple[int, str]:
             return 2, _EXPERIMENTS.get(_switches(cell), '')
         if _differ(results, _candidates):
             return 5, str(_candidates(cell))
-    rows = {other.row for other in results.cells if other.algo == cell.algo}
-    return 1, cell.algo if len(rows) == 1 or cell.row == cell.algo else ''
+    return 1, cell.algo
 
 
 def _differ(results: Results, setting: Callable[[Result], Any]) -> bool:

@@ -171,12 +171,17 @@ class Result:
         return ', '.join(parts)
 
     @cached_property
+    def trained_settings(self) -> dict[str, Any]:
+        """Hyperparameters of the training, which are also those of deployment unless changed."""
+        return _flat(self.facts['config']['training']['settings'])
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Hyperparameters of training and deployment, by names such as ``algo_cfgs.eta_cost``."""
-        config = self.facts['config']
-        settings = _flat(config['training']['settings'])
-        for name, value in config['evaluate'].items():
-            settings[f'algo_cfgs.{_EVALUATE_NAMES.get(name, name)}'] = value
+        settings = dict(self.trained_settings)
+        for name, value in self.facts['config']['evaluate'].items():
+            setting = f'algo_cfgs.{_EVALUATE_NAMES.get(name, name)}'
+            settings[setting if setting in settings else f'evaluate.{name}'] = value
         return settings
 
 

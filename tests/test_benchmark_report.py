@@ -501,6 +501,26 @@ def test_rows_that_are_this_projects_own_are_named(suite):
     assert "CDT, FISOR: this project's implementations." in page(suite)
 
 
+def test_rows_that_were_calibrated_in_the_simulator_say_so(suite):
+    def row(name, algo, episodes, evaluate):
+        path = write_cell(suite, name, algo=algo, evaluate=evaluate)
+        facts = json.loads(path.read_text(encoding='utf-8'))
+        settings = facts['config']['training']['settings']
+        settings['train_cfgs'] = {'calibrate_episodes': episodes}
+        path.write_text(json.dumps(facts), encoding='utf-8')
+
+    row('QPT', 'QPT', 4, {})
+    row('QPT-paper', 'QPT', 4, {'rule': 'paper', 'calibrated': False})
+    row('QPT-77', 'QPT', 4, {'candidates': 77})  # for which the calibration does not hold
+    row('QPT-12', 'QPT', 4, {'candidates': 12})  # as trained
+    row('CDT', 'CDT', 0, {})
+    text = page(suite)
+    assert '- ¹ QPT, QPT-12: calibrated in the simulator after training' in text
+    assert '| QPT¹ |' in text
+    assert '| QPT-paper |' in text
+    assert '| QPT-77 |' in text
+
+
 def test_a_multiplier_that_moved_has_no_note(suite):
     write_cell(suite, 'BCQLag', settings={'lagrange_start_step': 150000}, updates=200000)
     assert 'multiplier' not in page(suite)
