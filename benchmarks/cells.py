@@ -45,13 +45,14 @@ import torch
 
 from benchmarks import builtin
 from benchmarks.engines import ROOT, Job, error_file
-from benchmarks.suite import BEST, OURS, Cell, DataFile, config_hash, load_suite
+from benchmarks.suite import BEST, LAST, OURS, Cell, DataFile, config_hash, load_suite
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
+from omnisafe_qpt.host.calibration import calibrate_run
 from omnisafe_qpt.host.checkpoint import (
     checkpoint_path,
     list_checkpoints,
@@ -212,7 +213,9 @@ class _Trainer:
         run = self._learn(updates, epochs, self._folder, validates=True)
         rows = _progress(run)
         validate_seconds = sum(row['Time/Evaluate'] for row in rows)
-        if not self._is_ours:
+        if self._is_ours:
+            validate_seconds += self._calibrate_best(run)
+        else:
             validate_seconds = self._validate(run)
         return Training(
             run=str(run),
@@ -290,7 +293,7 @@ class _Trainer:
         limit, settings = cell.suite.cost_limits[0], cell.row.settings(self._env_id)
         if not self._is_ours:
             converted = builtin.limit_options(self._algo, limit, self._horizon, settings)
-            return merge(options, merge(converted, cell.row.options))
+            return merge(merge(converted, cell.row.options), options)
         options['train_cfgs'] |= {
             'dataset': str(self._data),
             'preset': cell.row.preset,
@@ -298,11 +301,25 @@ class _Trainer:
             'evaluate_epoisodes': cell.suite.validation_episodes if validates else 0,
             'evaluate_processes': self._job.threads,
         }
+        if not validates and 'calibrate_episodes' in settings['train_cfgs']:
+            options['train_cfgs']['calibrate_episodes'] = 0
         # Kept are the last one and the best so far; the rest would only fill the disk.
         options['logger_cfgs']['save_model_freq'] = epochs + 1
         if 'cost_limit' in settings['algo_cfgs']:
             options['algo_cfgs']['cost_limit'] = limit
-        return merge(options, cell.row.options)
+        return merge(cell.row.options, options)
+
+    def _calibrate_best(self, run: Path) -> float:
+        """Calibrate the best checkpoint as training did the last; returns the seconds."""
+        suite, started = self._cell.suite, time.perf_counter()
+        settings = self._cell.row.settings(self._env_id)
+        episodes = settings['train_cfgs'].get('calibrate_episodes')
+        if not episodes or BEST not in suite.checkpoints:
+            return 0.0
+        file = checkpoint_path(run, BEST)
+        if file != checkpoint_path(run, LAST):
+            calibrate_run(file, episodes, device=self._device, processes=self._job.threads)
+        return time.perf_counter() - started
 
     def _validate(self, run: Path) -> float:
         """Choose a built-in's best checkpoint by the rule that ours have; returns the seconds."""

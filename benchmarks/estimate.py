@@ -56,6 +56,8 @@ _VELOCITY_SECONDS = 0.0003
 _TRANSFORMERS = ('QPT', 'CDT')
 # Starting OmniSafe, reading the data, making the simulators.
 _START_SECONDS = 20.0
+# Costs that a policy is asked for in a calibration.
+_CALIBRATION_LEVELS = 12
 # A run's checkpoints and its state to resume from, with the preset for CPUs and at full size.
 _RUN_BYTES = (8e6, 60e6)
 # How much larger a dataset is in OmniSafe's npz, which is not compressed.
@@ -154,7 +156,10 @@ def estimate(cell: Cell, recorded: Recorded, device: str) -> Estimate:
     horizon = cell.dataset.task.horizon if cell.dataset.task else 1000
     limits = len(suite.cost_limits) if algo in _TRANSFORMERS else 1
     test_episodes = suite.episodes * limits * len(suite.checkpoints)
-    validation_episodes = suite.epochs * suite.validation_episodes * (BEST in suite.checkpoints)
+    has_best = BEST in suite.checkpoints
+    validation_episodes = suite.epochs * suite.validation_episodes
+    calibration = training['settings']['train_cfgs'].get('calibrate_episodes', 0)
+    validation_episodes += _CALIBRATION_LEVELS * calibration * (1 + has_best)
     return Estimate(
         train=_START_SECONDS + train + step * horizon * validation_episodes,
         evaluate=step * horizon * test_episodes,

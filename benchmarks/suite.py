@@ -47,27 +47,27 @@ ALGORITHMS = (*OURS, *BUILT_INS, *CORRECTED)
 LAST, BEST = 'last', 'best'
 BUDGETS = ('updates', 'seconds')
 # How a trained policy may be deployed, as `omnisafe_qpt.host.limits.evaluate_runs` takes it.
-DEPLOYMENT_OPTIONS = ('candidates', 'rule', 'candidate_shift', 'target_return')
+DEPLOYMENT_OPTIONS = ('candidates', 'rule', 'candidate_shift', 'target_return', 'calibrated')
 
 # What belongs to the machine, to the run, or to the suite itself rather than to a row.
-_NOT_SETTINGS = {
-    'train_cfgs': (
-        'device',
-        'torch_threads',
-        'total_steps',
-        'dataset',
-        'evaluate_epoisodes',
-        'final_evaluate_episodes',
-        'evaluate_processes',
-        'resume',
-        'preset',
-        'accelerate',
-        'data_device',
-        'parallel',
-        'vector_env_nums',
-    ),
-    'algo_cfgs': ('steps_per_epoch',),
-}
+_NOT_SETTINGS = (
+    ('', 'seed'),
+    ('', 'logger_cfgs'),
+    ('train_cfgs', 'device'),
+    ('train_cfgs', 'torch_threads'),
+    ('train_cfgs', 'total_steps'),
+    ('train_cfgs', 'dataset'),
+    ('train_cfgs', 'evaluate_epoisodes'),
+    ('train_cfgs', 'final_evaluate_episodes'),
+    ('train_cfgs', 'evaluate_processes'),
+    ('train_cfgs', 'resume'),
+    ('train_cfgs', 'preset'),
+    ('train_cfgs', 'accelerate'),
+    ('train_cfgs', 'data_device'),
+    ('train_cfgs', 'parallel'),
+    ('train_cfgs', 'vector_env_nums'),
+    ('algo_cfgs', 'steps_per_epoch'),
+)
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,10 @@ class Row:
         """Return all hyperparameters: the defaults, the preset, the row's options."""
         settings = algorithm_defaults(self.algo, env_id)
         if self.preset is not None:
-            settings = merge(settings, load_preset(self.preset, self.algo))
+            settings = merge(settings, _preset(self.preset, self.algo))
         settings = merge(settings, self.options)
-        settings = {key: settings[key] for key in settings if key not in ('seed', 'logger_cfgs')}
-        for section, names in _NOT_SETTINGS.items():
-            for name in names:
-                settings[section].pop(name, None)
+        for section, name in _NOT_SETTINGS:
+            (settings[section] if section else settings).pop(name, None)
         return settings
 
 
@@ -308,9 +306,13 @@ def algorithm_defaults(algo: str, env_id: str) -> dict[str, Any]:
         env_id (str): OmniSafe's environment id.
     """
     if algo in OURS:
-        return load_defaults(env_id, algo)
+        return _our_defaults(env_id, algo)
     content = _omnisafe_yaml(CORRECTED.get(algo, algo))
     return merge(content['defaults'], content.get(env_id) or {})
+
+
+# A suite of hundreds of cells asks for the same few files again and again.
+_our_defaults, _preset = cache(load_defaults), cache(load_preset)
 
 
 @cache
@@ -505,6 +507,9 @@ def _check(suite: Suite) -> None:
         named = f'{where}: algorithm {row.name}'
         _check_names(row.datasets, suite.datasets, f'{named}: datasets')
         validate(row.options, algorithm_defaults(row.algo, env_id), named)
+        for section, name in _NOT_SETTINGS:
+            if name in (row.options.get(section, {}) if section else row.options):
+                raise UserError(f'{named}: {name} is for the suite or the machine to say')
         row.settings(env_id)  # which finds the preset
 
 

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -50,6 +51,8 @@ from tests.host_helpers import ENV_ID, small_options, write_dataset
 
 SUITES = Path(cells.__file__).with_name('suites')
 TINY_OPTIONS = {
+    'train_cfgs': {'calibrate_episodes': 0},
+} | {
     name: options
     for name, options in small_options(Path(), Path()).items()
     if name in ('algo_cfgs', 'model_cfgs')
@@ -421,6 +424,9 @@ else:
         compare.run(options_of(folder, '--workers', '2'))
     assert 'VAEBC' in capsys.readouterr().out
     assert (folder / 'results' / 'BallRun' / 'VAEBC' / 'seed-3.json').is_file()
+    deadline = time.monotonic() + 5.0  # killed, a process takes a moment to end
+    while any(is_alive(pid) for pid in pids.read_text().split()) and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert not any(is_alive(pid) for pid in pids.read_text().split())
 
 
@@ -489,6 +495,38 @@ def test_a_budget_of_updates_is_taken_as_it_is(tmp_path, monkeypatch):
     assert learnt == []
 
 
+def test_the_best_checkpoint_is_calibrated_as_the_last_was(tmp_path, monkeypatch):
+    trainer, _ = trainer_of(tmp_path, {'updates': 1}, monkeypatch, seconds=1.0)
+    trainer._env_id, trainer._device = ENV_ID, 'cpu'
+    trainer._job = argparse.Namespace(threads=1)
+    calibrated = []
+    monkeypatch.setattr(cells, 'calibrate_run', lambda *given, **_: calibrated.append(given))
+    files = {'best': 'epoch-1.pt', 'last': 'epoch-2.pt'}
+    monkeypatch.setattr(cells, 'checkpoint_path', lambda run, which: files[which])
+    trainer._calibrate_best(tmp_path)
+    assert calibrated == []  # nor was the last
+    rows = {'QPT': {'options': {'train_cfgs': {'calibrate_episodes': 3}}}}
+    trainer._cell = load_suite(write_suite(tmp_path, algorithms=rows)).cells()[0]
+    trainer._calibrate_best(tmp_path)
+    assert calibrated == [('epoch-1.pt', 3)]
+    files['best'] = 'epoch-2.pt'
+    trainer._calibrate_best(tmp_path)
+    assert len(calibrated) == 1
+
+
+@pytest.mark.parametrize('validates', [True, False])
+def test_a_probe_neither_validates_nor_calibrates(tmp_path, monkeypatch, validates):
+    rows = {'QPT': {'preset': 'cpu'}}
+    trainer, _ = trainer_of(tmp_path, {'updates': 1}, monkeypatch, seconds=1.0)
+    trainer._cell = load_suite(write_suite(tmp_path, algorithms=rows)).cells()[0]
+    trainer._algo, trainer._env_id, trainer._device, trainer._is_ours = 'QPT', ENV_ID, 'cpu', True
+    trainer._job, trainer._data = argparse.Namespace(threads=1), tmp_path / 'BallRun.hdf5'
+    options = trainer._options(6, 2, tmp_path, validates)
+    assert options['train_cfgs']['evaluate_epoisodes'] == (1 if validates else 0)
+    assert options['train_cfgs'].get('calibrate_episodes') == (None if validates else 0)
+    assert options['algo_cfgs'] == {'steps_per_epoch': 3, 'cost_limit': 10.0}
+
+
 # -- suites ---------------------------------------------------------------------------------------
 
 
@@ -502,7 +540,8 @@ def test_the_suites_that_are_shipped_can_be_read(path):
 
 def test_the_papers_suite_is_its_protocol():
     suite = load_suite(SUITES / 'paper.yaml')
-    assert len(suite.cells()) == 38 * 3 * 7
+    assert len(suite.cells()) == 38 * 3 * 8  # seven methods, QPT deployed in two ways
+    assert len({config_hash(cell.training(None)) for cell in suite.cells()}) == 38 * 3 * 7
     assert [dataset.env_id for dataset in suite.datasets.values()] == [
         task.env_id for task in all_tasks()
     ]
@@ -597,6 +636,11 @@ def test_cells_are_chosen_by_patterns(tmp_path, patterns, expected):
         ({'algorithms': {'QPT': {'options': {'algo_cfgs': {'eta': 1}}}}}, 'algo_cfgs:eta'),
         ({'algorithms': {'BCQ': {'options': {'algo_cfgs': {'eta': 1}}}}}, 'algo_cfgs:eta'),
         ({'algorithms': {'QPT': {'preset': 'gpu'}}}, "unknown preset 'gpu'"),
+        (
+            {'algorithms': {'QPT': {'options': {'train_cfgs': {'total_steps': 1}}}}},
+            'total_steps is',
+        ),
+        ({'algorithms': {'QPT': {'options': {'seed': 1}}}}, 'seed is for the suite'),
         ({'checkpoints': ['first']}, "there is no 'first'; there are last, best"),
         ({'validation_episodes': 0}, 'the best checkpoint is chosen by validation_episodes'),
         ({'cost_limits': []}, 'must not be empty'),
