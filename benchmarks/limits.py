@@ -16,8 +16,8 @@
 
     python -m benchmarks.limits --train SafetyBallCircle-v0=BallCircle.hdf5 --seeds 0 1 \
         --json benchmarks/results/limits.json --plot benchmarks/results/limits.png
-    python -m benchmarks.limits --run runs/.../seed-000-... --rules paper paced --episodes 10 \
-        --json benchmarks/results/limits.json
+    python -m benchmarks.limits --run runs/.../seed-000-... --episodes 10 \
+        --rules paper paced calibrated --json benchmarks/results/limits.json
 
 Runs are trained with the CPU preset as a user would, or given. All rules and limits of a run get
 the same episodes' seeds, which are none of those that training evaluates with. Each rule of each
@@ -44,6 +44,7 @@ from matplotlib.figure import Figure
 from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.calibration import calibrate_run
 from omnisafe_qpt.host.checkpoint import load_networks, versions
 from omnisafe_qpt.host.config import load_preset, merge
 from omnisafe_qpt.host.limits import evaluate_runs
@@ -57,8 +58,9 @@ _FIRST_SEED = 1_000_000
 # What tells one result from another.
 _IDENTITY = ('run', 'checkpoint', 'way', 'cost_limit', 'seed', 'episodes')
 
-# The rules, and the policy without candidates beside them.
-_PLAIN = 'plain'
+# Beside the rules: the policy without candidates; and the default, which is the rule paced asked for
+# what a calibration found.
+_PLAIN, _CALIBRATED = 'plain', 'calibrated'
 
 
 def main() -> int:
@@ -81,11 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--rules',
         nargs='+',
-        default=['paper', 'paced'],
-        help='ways of choosing a candidate; plain is the policy without candidates',
+        default=['paper', 'paced', _CALIBRATED],
+        help='ways of choosing a candidate; plain is the policy without candidates, calibrated the '
+        'rule paced after a calibration, which is kept in the checkpoint',
     )
     parser.add_argument('--cost-limits', type=float, nargs='+', default=[5.0, 10.0, 20.0, 40.0])
     parser.add_argument('--episodes', type=int, default=20, help='for each limit of each run')
+    parser.add_argument(
+        '--calibration-episodes', type=int, default=10, help='for each cost asked for'
+    )
     parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--json', required=True, type=Path)
     parser.add_argument('--plot', type=Path, help='where to draw return and cost by limit')
@@ -134,6 +140,7 @@ def _train(pair: str, options: argparse.Namespace) -> list[str]:
                 'dataset': dataset,
                 'evaluate_epoisodes': 1,
                 'final_evaluate_episodes': 1,
+                'calibrate_episodes': 0,
                 'torch_threads': 1,
             },
             'logger_cfgs': {'log_dir': options.log_dir},
@@ -166,6 +173,7 @@ def _evaluate(
     if not limits:
         return []
     horizon = networks.spec['horizon']
+    calibration = _calibrate(folder, options) if way == _CALIBRATED else None
     progress = ProgressReporter(f'{label} {way}', len(limits) * options.episodes * horizon)
     started = time.perf_counter()
     with progress.shown():
@@ -176,7 +184,8 @@ def _evaluate(
             seed=_FIRST_SEED,
             processes=options.processes,
             on_progress=lambda done, total, _: progress.update(done, total),
-            **({'candidates': 1} if way == _PLAIN else {'rule': way}),
+            calibrated=calibration is not None,
+            **({'candidates': 1} if way == _PLAIN else {'rule': 'paced' if calibration else way}),
         )
     seconds = time.perf_counter() - started
     config = networks.spec['config']
@@ -192,8 +201,23 @@ def _evaluate(
                 'eta_cost': config['algo_cfgs']['eta_cost'],
             },
             seconds_for_all_limits=seconds,
+            calibration=calibration,
         )
     return rows
+
+
+def _calibrate(folder: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Calibrate a run for the rule ``paced``; returns the record, which its checkpoint keeps."""
+    progress = ProgressReporter('Calibrating', 1)
+    with progress.shown():
+        record, _ = calibrate_run(
+            folder,
+            options.calibration_episodes,
+            rule='paced',
+            processes=options.processes,
+            on_progress=progress.update,
+        )
+    return record
 
 
 _COST_TICKS = [0, 0.5, 1, 2, 5, 10, 20, 50, 100]

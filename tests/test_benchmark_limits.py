@@ -72,6 +72,7 @@ def options(path, **changes):
         'cost_limits': [5.0, 10.0],
         'episodes': 2,
         'processes': 1,
+        'calibration_episodes': 3,
         'json': path,
         'plot': None,
         **changes,
@@ -82,7 +83,7 @@ def options(path, **changes):
 def test_each_rule_of_each_run_gets_the_same_seeds_and_limits(asked, tmp_path):
     result = limits.run(options(tmp_path / 'o.json', run=['task/seed-0', 'task/seed-1']))
     ways = [{'rule': 'paper'}, {'candidates': 1}]
-    same = {'episodes': 2, 'seed': 1_000_000, 'processes': 1}
+    same = {'episodes': 2, 'seed': 1_000_000, 'processes': 1, 'calibrated': False}
     assert asked == [
         (run, [5.0, 10.0], {**same, **way})
         for run in ('task/seed-0', 'task/seed-1')
@@ -97,6 +98,26 @@ def test_each_rule_of_each_run_gets_the_same_seeds_and_limits(asked, tmp_path):
     ]
     assert {r['dataset'] for r in result['rows']} == {'data.hdf5'}  # without its folder
     assert result['rows'][0]['training']['updates'] == 7
+
+
+def test_the_calibrated_way_calibrates_first(asked, tmp_path, monkeypatch):
+    calls = []
+
+    def calibrate_run(folder, episodes, *, on_progress, **options):
+        on_progress(1, 2)
+        assert not asked
+        calls.append((folder, episodes, options))
+        return {'levels': []}, tmp_path
+
+    monkeypatch.setattr(limits, 'calibrate_run', calibrate_run)
+    result = limits.run(options(tmp_path / 'o.json', rules=['calibrated']))
+    assert calls == [('task/seed-0', 3, {'rule': 'paced', 'processes': 1})]
+    ((_, _, how),) = asked
+    assert (how['rule'], how['calibrated']) == ('paced', True)
+    assert {row['way'] for row in result['rows']} == {'calibrated'}
+    assert result['rows'][0]['calibration'] == {'levels': []}
+    limits.run(options(tmp_path / 'o.json', rules=['calibrated']))
+    assert len(calls) == 1
 
 
 def test_what_is_known_is_not_run_again(asked, tmp_path):
