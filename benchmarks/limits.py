@@ -58,8 +58,8 @@ _FIRST_SEED = 1_000_000
 # What tells one result from another.
 _IDENTITY = ('run', 'checkpoint', 'way', 'cost_limit', 'seed', 'episodes')
 
-# Beside the rules: the policy without candidates; and the default, which is the rule paced asked for
-# what a calibration found.
+# Beside the rules: the policy without candidates; and the default, the rule paced with what a
+# calibration found to ask for.
 _PLAIN, _CALIBRATED = 'plain', 'calibrated'
 
 
