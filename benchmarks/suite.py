@@ -306,7 +306,7 @@ def algorithm_defaults(algo: str, env_id: str) -> dict[str, Any]:
         env_id (str): OmniSafe's environment id.
     """
     if algo in OURS:
-        return _our_defaults(env_id, algo)
+        return merge(_our_defaults(env_id, algo), {})  # a copy
     content = _omnisafe_yaml(CORRECTED.get(algo, algo))
     return merge(content['defaults'], content.get(env_id) or {})
 
