@@ -16,7 +16,8 @@
 
 :func:`evaluate` runs trained models at any cost limits; :func:`load_policy` loads one for your own
 loop. Importing this package is cheap: torch, OmniSafe and the simulators are only imported by the
-functions that need them. Once installed, QPT is known to OmniSafe without any import.
+functions that need them. Once installed, QPT and the algorithms that it is compared with, CDT,
+BCSafe, CPQ and FISOR, are known to OmniSafe without any import.
 """
 
 from __future__ import annotations

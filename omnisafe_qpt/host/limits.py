@@ -315,10 +315,9 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         A row for each cost limit: ``algo``, ``env_id``, ``cost_limit``, ``runs`` (their number),
         the means over runs of ``return_mean``, ``normalized_return``, ``cost_mean`` and
         ``normalized_cost``, each with an ``..._interval``, the ends of the 95 % Student t interval
-        over runs (None for
-        a single run; see :func:`omnisafe_qpt.scores.mean_interval`), ``unsafe_share`` of all
-        episodes, ``safe``, whether the mean normalised cost is at most 1, and ``safe_runs``, in how
-        many runs it is.
+        over runs (None for a single run; see :func:`omnisafe_qpt.scores.mean_interval`),
+        ``unsafe_share`` of all episodes, ``safe``, whether the mean normalised cost is at most 1,
+        and ``safe_runs``, in how many runs it is.
     """
     groups: dict[float, list[dict[str, Any]]] = {}
     for row in rows:
