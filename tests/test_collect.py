@@ -467,6 +467,7 @@ def started(out, *more):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_collection_killed_outright_goes_on_to_the_same_bytes(tmp_path):
     options = ('--episodes', '40', '--seed', '4', '--workers', '2')
     out = tmp_path / 'killed' / 'mine.hdf5'

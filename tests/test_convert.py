@@ -430,6 +430,7 @@ with open(f'{folder}/result.json', 'w') as file:
 """
 
 
+@pytest.mark.slow
 def test_every_built_in_trains_on_the_shape_made_for_it(tmp_path, make_arrays):
     arrays = make_arrays([100] * 6, ['terminal', 'timeout'] * 3, obs_dim=11, act_dim=3)
     source = write_dsrl(tmp_path / 'a.hdf5', arrays, {'env_id': 'SafetyHopperVelocity-v1'})
