@@ -723,6 +723,7 @@ def test_bc_safe_clones_the_safe_episodes():
     assert everything.mean() == pytest.approx(0.0, abs=0.06)
 
 
+@pytest.mark.slow
 def test_cpq_takes_the_best_action_that_is_safe():
     config = CPQConfig(
         cost_limit=0.5,
@@ -741,6 +742,7 @@ def test_cpq_takes_the_best_action_that_is_safe():
     assert free[0] > 0.6
 
 
+@pytest.mark.slow
 def test_fisor_takes_good_actions_that_are_safe():
     config = FISORConfig(
         total_steps=800,
