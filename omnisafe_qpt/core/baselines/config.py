@@ -114,8 +114,8 @@ class CPQConfig(BaselineConfig):
         actor_lr (float): Learning rate of Adam for the policy (OSRL).
         critic_lr (float): And for the critics (OSRL).
         vae_lr (float): And for the autoencoder (OSRL).
-        alpha_lr (float): Step of the logarithm of alpha, the weight of the penalty on unknown
-            actions (OSRL).
+        alpha_lr (float): Step of alpha, the weight by which the cost values of unknown actions
+            are raised (OSRL).
         actor_hidden_sizes (tuple[int, ...]): Hidden layers of the policy, with ReLU (OSRL).
         critic_hidden_sizes (tuple[int, ...]): And of each of the two reward and two cost critics
             (OSRL).

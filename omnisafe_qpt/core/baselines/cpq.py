@@ -27,6 +27,7 @@ from omnisafe_qpt.core.baselines.networks import ActionVAE, Ensemble, GaussianPo
 from omnisafe_qpt.data.transitions import TransitionBatch
 
 
+# Of alpha, as in OSRL's first release.
 _ALPHA_MAX = 1.0
 
 
@@ -98,10 +99,14 @@ class CPQLearner(BaselineLearner):
     the limit, so that the indicator in the reward's target and in the policy's loss takes them for
     unsafe. Which of the policy's actions are unknown tells an autoencoder of the data's actions.
 
-    Departures from OSRL: the raised values get a gradient, as the paper has it and OSRL does not,
-    where that term is a constant; alpha's mean is over unknown actions alone; nothing is
-    bootstrapped from a terminal state, for cost as for reward; both targets use the same action;
-    observations are standardised, and rewards are in the units of all critics here.
+    Departures from OSRL: the raised values get a gradient, as the paper has it; in OSRL that term
+    is a constant. Alpha begins at 0 and moves in proportion to what the mean over the unknown
+    actions lacks, as in OSRL's first release, but for the known ones among the sampled, which count
+    as 0 there; later releases begin at 1 and move its logarithm, and with a gradient the cost
+    values then stay far too high for thousands of updates. Nothing is bootstrapped from a terminal
+    state, for cost as for reward; both targets use the same action; observations are standardised,
+    and rewards are in the units of all critics here. As in OSRL, the smaller of two critics counts,
+    for cost too.
 
     References:
         - Title: Constraints Penalized Q-learning for Safe Offline Reinforcement Learning
