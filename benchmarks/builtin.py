@@ -21,6 +21,7 @@ that each of them has, no episodes during training, and a checkpoint after each 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,8 +185,6 @@ def load_policy(run: Path, checkpoint: Path, data: Path) -> BuiltInPolicy:
         checkpoint (Path): One of its checkpoints.
         data (Path): The npz that it was trained on, for the sizes.
     """
-    import json
-
     config = json.loads((run / 'config.json').read_text(encoding='utf-8'))
     with np.load(data) as arrays:
         obs_dim, act_dim = (

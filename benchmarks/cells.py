@@ -49,6 +49,7 @@ from benchmarks.suite import BEST, LAST, OURS, Cell, DataFile, config_hash, load
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.resolve import AUTO, SAMPLE
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
@@ -506,7 +507,9 @@ def rerun_command(cell: Cell, updates: int, data_file: str) -> str:
     words = ['python', '-m', 'benchmarks.compare', str(path), '--only', cell.name]
     if 'seconds' in cell.budget:
         words += ['--updates', str(updates)]
-    if cell.dataset.file not in ('auto', 'sample'):
+    task = cell.dataset.task
+    is_found = cell.dataset.file == AUTO and task is not None and data_file == task.dataset_file
+    if not is_found and cell.dataset.file != SAMPLE:
         words += ['--data', f'{cell.dataset.name}={data_file}']
     words += ['--results', f'benchmarks/results/{cell.suite.name}-again']
     return shlex.join(words)

@@ -276,7 +276,9 @@ class RayEngine:
 
     def finished(self) -> list[tuple[Work, str]]:
         """Return the jobs that ended since the last call, and how."""
-        ended = []
+        ended: list[tuple[Work, str]] = []
+        if not self._tasks:
+            return ended
         for task in self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)[0]:
             try:
                 how = ending(self._ray.get(task))

@@ -231,6 +231,9 @@ def test_the_recorded_command_repeats_the_cell(done, tmp_path):
     (cell,) = suite.cells(['BallRun/VAEBC'])
     command = cells.rerun_command(cell, 40, 'BallRun.hdf5')
     assert '--updates 40' in command
+    (dsrl,) = load_suite(SUITES / 'paper.yaml').cells(['BallRun/QPT/seed-0'])
+    assert '--data' not in cells.rerun_command(dsrl, 9, dsrl.dataset.task.dataset_file)
+    assert '--data BallRun=mine.hdf5' in cells.rerun_command(dsrl, 9, 'mine.hdf5')
     again = load_suite(tmp_path / 'tiny.yaml', updates=40)
     assert again.cells(['BallRun/VAEBC'])[0].budget == {'updates': 40}
 
