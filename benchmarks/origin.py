@@ -74,7 +74,10 @@ def origin_in_a_line(results: Results) -> str:
 
 
 def _effort_table(results: Results) -> Table:
-    header = ('row', 'trainings', 'updates', 'training, min', 'validation, min', 'evaluation, min')
+    header = (
+        *('row', 'trainings', 'updates', 'training, min'),
+        *('validation and calibration, min', 'evaluation, min'),
+    )
     lines = []
     for row in results.rows:
         cells = [cell for cell in results.cells if cell.row == row]
