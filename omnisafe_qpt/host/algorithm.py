@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -44,9 +45,9 @@ class _TransformerAlgorithm(OfflineAlgorithm):
 
     _unit = 'windows'
 
+    @abstractmethod
     def _learner_config(self) -> LearnerConfig:
         """Read the settings of the learner out of the configuration."""
-        raise NotImplementedError
 
     def _make_learner(self, scaling: Scaling) -> Learner:
         return Learner(

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from omnisafe.algorithms import registry
@@ -43,9 +44,9 @@ class _Baseline(OfflineAlgorithm):
 
     _learner_class: type[BaselineLearner]
 
+    @abstractmethod
     def _learner_config(self) -> BaselineConfig:
         """Read the settings of the learner out of the configuration."""
-        raise NotImplementedError
 
     def _make_deployment(self) -> DeploymentConfig:
         return single_action_config(self._cfgs)

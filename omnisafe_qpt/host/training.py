@@ -89,8 +89,8 @@ class OfflineAlgorithm(BaseOffline):
     """An offline algorithm of OmniSafe whose learner, sampler and deployable model are given.
 
     A subclass says which, through the methods that are abstract here; the algorithm itself is in
-    :mod:`omnisafe_qpt.core`. All that differs between runs with the same seed is in the learner,
-    the sampler's generator and the global generators, so that a run can be resumed exactly.
+    :mod:`omnisafe_qpt.core`. All that changes in training is in the learner, the sampler's
+    generator and the global generators, so that a run can be resumed exactly.
 
     Several processes, started by ``torchrun``, share each batch. The first of them alone reads
     the time, evaluates, logs and saves; the others wait for it at the end of each epoch.
@@ -100,6 +100,8 @@ class OfflineAlgorithm(BaseOffline):
     _unit = 'transitions'
     # What to try after losses that are no longer finite.
     _remedy = 'lower learning rates'
+    # What :meth:`_evaluation_metrics` returns.
+    _evaluation_keys: tuple[str, ...] = ()
 
     def __init__(self, env_id: str, cfgs: Config) -> None:
         """Initialize an instance of :class:`OfflineAlgorithm`."""
@@ -273,15 +275,9 @@ class OfflineAlgorithm(BaseOffline):
         """List the learner's metrics."""
 
     def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
-        """Return what is logged of an evaluation besides returns, costs and lengths.
-
-        Subclasses whose deployment has more to tell return the same keys each time and list them
-        in ``_evaluation_keys``.
-        """
+        """Return what is logged of an evaluation besides returns, costs and lengths."""
         del evaluation
         return {}
-
-    _evaluation_keys: tuple[str, ...] = ()
 
     def _describe_data(self) -> str:
         """Say what else of the data is worth a line at the start; empty if nothing."""
