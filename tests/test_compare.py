@@ -409,7 +409,8 @@ import subprocess
 if 'VAEBC' in job['cells'][0]:
     finish(job['cells'][0])
 else:
-    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
+    stubborn = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)'
+    child = subprocess.Popen([sys.executable, '-c', stubborn])
     open(os.path.join(job['work'], 'pids'), 'w').write(f'{{os.getpid()}} {{child.pid}}')
     time.sleep(60)
 """,
