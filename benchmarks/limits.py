@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Does realised cost follow the cost limit? Ways of choosing a candidate, compared at many limits.
+r"""Does realised cost follow the cost limit? Ways of choosing a candidate, compared at many limits.
 
     python -m benchmarks.limits --train SafetyBallCircle-v0=BallCircle.hdf5 --seeds 0 1 \
         --json benchmarks/results/limits.json --plot benchmarks/results/limits.png
