@@ -851,6 +851,39 @@ def test_a_deterministic_policy_acts_by_its_mean(kind):
         torch.testing.assert_close(action.double(), expected, rtol=1e-4, atol=1e-6)
 
 
+def denoised(estimate, noise):
+    """The reverse process of one action (A,) in three steps; noise is (3, A)."""
+    (betas, shares), x = schedule(3), noise[0]
+    for t in (2, 1, 0):
+        x = (x - betas[t] / shares[t][1] * estimate(x, t)) / math.sqrt(1 - betas[t])
+        if t > 0:
+            x = x + math.sqrt(betas[t]) * noise[3 - t]
+        x = x.clamp(-1, 1)
+    return x
+
+
+def test_actions_are_denoised_step_by_step(monkeypatch):
+    """With an estimate that removes most of the noise, so that few actions are at their bounds."""
+    denoiser = deployable(FISORLearner).policy.denoiser
+    _, shares = schedule(3)
+    share = torch.tensor([noise for _, noise in shares])
+
+    def estimate(obs, noisy, step):
+        return 0.97 * noisy / share[step, None] + 0.1 * obs[:, :ACT_DIM]
+
+    monkeypatch.setattr(denoiser, 'forward', estimate)
+    obs = random_batch().obs
+    draws = torch.randn(3, BATCH_SIZE, ACT_DIM, generator=torch.Generator().manual_seed(0))
+    found = denoiser.denoise(obs, draws)
+    assert (found.abs() < 1).float().mean() > 0.7
+    for i in range(BATCH_SIZE):
+
+        def single(x, t, i=i):
+            return 0.97 * x / shares[t][1] + 0.1 * obs[i, :ACT_DIM]
+
+        torch.testing.assert_close(found[i], denoised(single, draws[:, i]), rtol=1e-4, atol=1e-5)
+
+
 def test_fisor_takes_the_safest_of_its_actions():
     """Each is made of noise step by step, and the larger of two cost values counts."""
     actor = deployable(FISORLearner)
@@ -859,19 +892,12 @@ def test_fisor_takes_the_safest_of_its_actions():
     observations = random_batch(size=2).obs
     found = policy.act(observations)
     estimate, critics = denoiser_of(actor.policy.denoiser), critics_of(actor.policy.cost_critic)
-    betas, shares = schedule(3)
     for observation, seed, action in zip(observations, (5, 6), found):
         state = actor.scaling.observation(observation).double()
         draws = np.random.default_rng(seed).standard_normal((3, 4, ACT_DIM), dtype=np.float32)
         candidates = []
         for noise in torch.from_numpy(draws).double().transpose(0, 1):
-            x = noise[0]
-            for t in (2, 1, 0):
-                x = x - betas[t] / shares[t][1] * estimate(state, x, t)
-                x = x / math.sqrt(1 - betas[t])
-                if t > 0:
-                    x = x + math.sqrt(betas[t]) * noise[3 - t]
-                x = x.clamp(-1, 1)
+            x = denoised(lambda x, t, state=state: estimate(state, x, t), noise)
             candidates.append((max(critic(torch.cat([state, x])) for critic in critics), x))
         safest = min(candidates, key=lambda each: each[0])[1]
         torch.testing.assert_close(action.double(), safest, rtol=1e-4, atol=1e-5)
