@@ -60,6 +60,10 @@ EXTRAS_REQUIRE = {
         # Earlier exporters do not take dynamic shapes this way.
         'torch>=2.7,<3',
     ],
+    'ray': [
+        # Side-by-side benchmarks on a cluster; the plain package is enough.
+        'ray>=2.9,<3',
+    ],
     'dev': [
         'build>=1.0',
         'pip>=23.0',
