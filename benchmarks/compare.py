@@ -63,6 +63,7 @@ from benchmarks.suite import (
     read_facts,
 )
 from omnisafe_qpt.cli.common import positive
+from omnisafe_qpt.data.checks import count
 from omnisafe_qpt.errors import UserError
 
 
@@ -127,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         help='of each job, in training; processes in evaluation (default: 1)',
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--retry', type=int, default=1, metavar='N', help='times (default: 1)')
+    parser.add_argument(
+        '--retry', type=int, default=1, metavar='N', help='of a job that failed, times (default: 1)'
+    )
     parser.add_argument(
         '--work',
         type=Path,
@@ -457,7 +460,7 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
     limits = ', '.join(f'{limit:g}' for limit in suite.cost_limits)
     print(
         f'{suite.name}: {len(plan.finished) + len(plan.pending)} cells, {budget} of training each, '
-        f'{suite.episodes} episodes at cost limit {limits}',
+        f'{count(suite.episodes, "episode")} at cost limit {limits}',
     )
     if options.dry_run:
         _print_cells(plan)
