@@ -255,7 +255,7 @@ def _print(result: dict[str, Any]) -> None:
             f'{limit:g}: {value:.2f} / {cost:.2f}{"*" if cost > 1 else " "}'
             for limit, (value, cost) in by_limit.items()
         ]
-        print(f'{env_id:<24}{way:<9}{"   ".join(cells)}')
+        print(f'{env_id:<24}{way:<11}{"   ".join(cells)}')
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
