@@ -62,6 +62,7 @@ def test_the_file_made_is_sound_and_chunked_as_dsrl_files_are(tmp_path):
         np.testing.assert_array_equal(is_same, ~file['timeouts'][:-1])
 
 
+@pytest.mark.slow
 def test_results_hold_what_was_measured(tmp_path, monkeypatch, capsys):
     package = tmp_path / 'osrl' / 'common'
     package.mkdir(parents=True)

@@ -389,6 +389,7 @@ def check_memory(folder, transitions, limit):
         assert float(done.stdout) < limit, arguments
 
 
+@pytest.mark.slow
 @needs_proc
 def test_memory_is_a_fraction_of_the_file(tmp_path):
     check_memory(tmp_path, transitions=160_000, limit=60)

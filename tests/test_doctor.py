@@ -125,6 +125,7 @@ def test_a_crash_is_reported(broken_metadrive):
     assert answer.detail == 'crashed with SIGABRT: no more memory'
 
 
+@pytest.mark.slow
 def test_a_simulator_that_hangs_is_stopped_with_its_processes(broken_metadrive, tmp_path):
     pid_file = tmp_path / 'pid'
     broken_metadrive(
