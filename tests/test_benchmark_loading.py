@@ -21,6 +21,7 @@ import sys
 
 import h5py
 import numpy as np
+import pytest
 
 from benchmarks import loading, peers
 from omnisafe_qpt.data.trajectories import Trajectories
@@ -30,6 +31,7 @@ from omnisafe_qpt.data.trajectories import Trajectories
 SLOW_OSRL = """
 import time
 import numpy as np
+import pytest
 import oapackage
 def process_sequence_dataset(dataset):
     time.sleep(0.4)
