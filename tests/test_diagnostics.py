@@ -382,6 +382,19 @@ def test_a_single_episode_is_enough(networks, lengths):
     assert shares.num_states == lengths[0]
 
 
+def test_the_budget_is_the_cost_that_is_asked_for(networks):
+    checks = OfflineChecks(networks, random_trajectories(LENGTHS, terminal=TERMINAL), GAMMA, 'min')
+    asked, as_limit, other = (
+        checks.candidate_shares(DeploymentConfig(candidates=3, **costs), 6.0)
+        for costs in (
+            {'cost_limit': 9.0, 'asked_cost': 1.0},
+            {'cost_limit': 1.0},
+            {'cost_limit': 9.0},
+        )
+    )
+    assert asked == as_limit != other
+
+
 def test_progress_ends_where_it_said_it_would(networks):
     seen = []
     data = random_trajectories(LENGTHS, terminal=TERMINAL)

@@ -75,8 +75,9 @@ def add(commands: Any) -> None:
         type=float,
         action='append',
         metavar='R',
-        help='return to ask for (default: the highest that the dataset reached within the limit); '
-        'once for all limits, or once for each',
+        help='return to ask for, at a cost of the limit (default: what the calibration found best; '
+        'without one the highest that the dataset reached within the limit); once for all limits, '
+        'or once for each',
     )
     parser.add_argument(
         '--episodes',

@@ -57,8 +57,8 @@ def add(commands: Any) -> None:
         '--target-return',
         type=float,
         metavar='R',
-        help="asked for at the file's default limit (default: the highest return that the dataset "
-        'reached within it)',
+        help="asked for at the file's default limit (default: what the calibration found best; "
+        'without one the highest return that the dataset reached within it)',
     )
     add_deployment_options(parser)
     add_uncalibrated(parser)

@@ -286,7 +286,7 @@ class OfflineChecks:
             replace(
                 data.rows,
                 return_shift=target_return - data.returns,
-                cost_shift=config.cost_limit - data.cost_returns,
+                cost_shift=config.cost_to_ask_for - data.cost_returns,
             ),
         )
         found: list[torch.Tensor] = []
