@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ _COST_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _SHADE = '#F3F3F3'
 # Intervals of few seeds are wide; the axes show what is this far beyond the means.
 _MARGIN = 0.25
+# Letters in a line of a panel's note.
+_TEXT_WIDTH = 48
 
 
 def draw(results: Results, folder: Path) -> Pictures:
@@ -96,8 +99,9 @@ def _styles(rows: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _draw_boards(board: Board, path: Path) -> None:
-    """Draw a panel for each dataset, a marker for each row."""
-    datasets = board.results.datasets
+    """Draw a panel for each dataset that was run, a marker for each row."""
+    run = {dataset for _, dataset in board.scores}
+    datasets = [dataset for dataset in board.results.datasets if dataset in run]
     columns = min(_COLUMNS, len(datasets))
     lines = math.ceil(len(datasets) / columns)
     with drawing_style():
@@ -145,15 +149,15 @@ def _draw_dataset(axes: Axes, board: Board, dataset: str) -> None:
         axes.set_ylim(min(returns) - margin, max(returns) + margin)
     missing = [row for row in rows if row not in shown]
     if missing:
-        axes.text(
-            *(0.98, 0.02, f'not run: {", ".join(missing)}'),
+        text = axes.text(
+            *(0.98, 0.02, textwrap.fill(f'not run: {", ".join(missing)}', _TEXT_WIDTH)),
             transform=axes.transAxes,
             ha='right',
             va='bottom',
             fontsize=8,
             color=GREY,
-            wrap=True,
         )
+        text.set_in_layout(False)  # a panel is not made wider or narrower by it
 
 
 def _bars(estimate: Estimate) -> list[list[float]] | None:

@@ -762,6 +762,18 @@ def test_plot_has_a_marker_for_each_row_and_the_limit(suite, figures):
     assert 'not run: FISOR' in panels['BallCircle'].texts[0].get_text()
 
 
+def test_a_dataset_that_was_not_run_has_no_panel(suite, figures):
+    write_cell(suite, 'QPT')
+    results = read(suite)
+    planned = [
+        PlannedCell(name, ENV_IDS[name], 'QPT', 'QPT', 0) for name in ('BallCircle', 'CarRun')
+    ]
+    results = Results(results.folder, results.cells, tuple(planned))
+    assert set(results.datasets) == {'BallCircle', 'CarRun'}
+    ((_, path),) = pictures.draw(results, Path()).scatters
+    assert [axes.get_title() for axes in figures[path].axes if axes.get_visible()] == ['BallCircle']
+
+
 def test_curves_go_over_limits(suite, figures):
     write_cell(suite, limits=(10.0, 5.0), episodes=[(0.5, 4.0)])
     ((_, path),) = pictures.draw(read(suite), Path()).curves
