@@ -34,7 +34,7 @@ from omnisafe_qpt.cli import main
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.data.trajectories import Frontier
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import calibration
+from omnisafe_qpt.host import algorithm, calibration
 from omnisafe_qpt.host.calibration import calibrate, calibrate_run, ladder
 from omnisafe_qpt.host.checkpoint import list_checkpoints, load_networks, save_checkpoint
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
@@ -294,6 +294,25 @@ def test_training_calibrates_its_last_checkpoint(tmp_path: Path) -> None:
     target = targets_for(last, options.get('cost_limit', 10.0))
     assert agent.agent._actor.target_return == target[0]
     assert agent.agent._actor.config.asked_cost == target[1]
+
+
+@pytest.mark.parametrize('bound', [10.0, 10.5])
+def test_the_end_of_training_says_that_nothing_was_within_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, bound: float
+) -> None:
+    def found(networks: Any, config: DeploymentConfig, *_: Any) -> dict[str, Any]:
+        del networks
+        levels = [level(5.0, 9.0, 1.0, bound + 30.0), level(2.0, 8.0, 1.0, bound)]
+        return {**RECORD, 'settings': calibrated_settings(config), 'levels': levels}
+
+    monkeypatch.setattr(algorithm, 'calibrate', found)
+    options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, calibrate_episodes=2)
+    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
+    agent.learn()
+    assert agent.agent._actor.config.asked_cost == 2.0
+    said = capsys.readouterr().out
+    assert ('Calibration  nothing was within the limit' in said) == (bound > 10.0)
+    assert '(target 8.00)' in said
 
 
 # -- commands -------------------------------------------------------------------------------------

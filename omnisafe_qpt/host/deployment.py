@@ -237,6 +237,15 @@ def calibration_of(spec: dict[str, Any], config: DeploymentConfig) -> dict[str, 
     return record if is_valid else None
 
 
+def calibrated_bound(spec: dict[str, Any], config: DeploymentConfig) -> float | None:
+    """Return what the calibration bounds the mean cost by; None if it did not choose the cost."""
+    record = calibration_of(spec, config)
+    if record is None or config.asked_cost is None:
+        return None
+    bounds = {level['asked_cost']: level['cost_bound'] for level in record['levels']}
+    return bounds.get(config.asked_cost)
+
+
 def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
     """Return the settings that a calibration holds for: all but limit and cost asked for."""
     settings = asdict(config)

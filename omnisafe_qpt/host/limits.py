@@ -33,7 +33,7 @@ from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import (
     algorithm_of,
     asks_for_returns,
-    calibration_of,
+    calibrated_bound,
     deployment_of,
     forget_calibration,
 )
@@ -264,7 +264,7 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'cost_limit': config.cost_limit,
         'target_return': wanted.target_return,
         'asked_cost': config.cost_to_ask_for if is_asked else None,
-        'calibrated_bound': _calibrated_bound(spec, config) if is_asked else None,
+        'calibrated_bound': calibrated_bound(spec, config) if is_asked else None,
         'candidates': config.candidates,
         'rule': config.rule if is_asked else None,
         'candidate_shift': config.candidate_shift if is_asked else None,
@@ -291,15 +291,6 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'versions': spec['versions'],
     }
     return row if result.traces is None else {**row, 'traces': result.traces}
-
-
-def _calibrated_bound(spec: dict[str, Any], config: DeploymentConfig) -> float | None:
-    """Return what the calibration bounds the mean cost by; None if it did not choose the cost."""
-    record = calibration_of(spec, config)
-    if record is None or config.asked_cost is None:
-        return None
-    bounds = {level['asked_cost']: level['cost_bound'] for level in record['levels']}
-    return bounds.get(config.asked_cost)
 
 
 _AVERAGED = ('return_mean', 'normalized_return', 'cost_mean', 'normalized_cost')

@@ -67,7 +67,7 @@ from omnisafe_qpt.host.checkpoint import (
 )
 from omnisafe_qpt.host.config import read_yaml
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
-from omnisafe_qpt.host.deployment import deployment_of
+from omnisafe_qpt.host.deployment import calibrated_bound, deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
@@ -838,6 +838,12 @@ class OfflineAlgorithm(BaseOffline):
                 f'Normalised   {row["Metrics/NormRet"]:.2f}',
                 f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
             ]
+        bound = calibrated_bound(self._actor.networks.spec, self._actor.config)
+        if bound is not None and bound > limit:
+            lines.append(
+                'Calibration  nothing was within the limit: what cost the least is asked for, '
+                f'about {bound:.4g}',
+            )
         best = best_epoch(self._rows, limit)
         if best is not None and best['epoch'] != self.epoch:
             lines.append(
