@@ -36,11 +36,12 @@ train: setup ## Train QPT on the bundled sample and evaluate it (minutes, no GPU
 		--custom-cfgs train_cfgs:preset --custom-cfgs cpu \
 		--custom-cfgs train_cfgs:dataset --custom-cfgs sample
 
+# Work is small: more threads would wait for each other more than they help.
 test: setup ## Run the default tests
-	@$(VENV)/bin/python -m pytest -q --durations=10 $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 $(ARGS)
 
 test-slow: setup ## Run the slow tests
-	@$(VENV)/bin/python -m pytest -q --durations=10 -m slow $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 -m slow $(ARGS)
 
 lint: setup ## Check the code's style, without changing it
 	@$(VENV)/bin/ruff check .

@@ -140,7 +140,10 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], *parts: str) -
     ('changes', 'parts'),
     [
         ({'train_cfgs__dataset': 'no.such.hdf5'}, ['no.such.hdf5', 'no such']),
-        ({'train_cfgs__dataset': 'sample'}, ['sample', 'SafetyCarButton1-v0']),
+        pytest.param(
+            *({'train_cfgs__dataset': 'sample'}, ['sample', 'SafetyCarButton1-v0']),
+            marks=pytest.mark.slow,
+        ),
         ({'algo_cfgs__gama': '0.9'}, ['gama', 'gamma']),
     ],
 )

@@ -100,6 +100,7 @@ def test_without_metadrive_the_error_is_the_command(monkeypatch):
         make('SafeMetaDrive-harddense-v0')
 
 
+@pytest.mark.slow
 @needs_metadrive
 def test_is_dsrls_environment_step_for_step(env):
     """On all nine tasks in one process, and on one through a process of its own."""

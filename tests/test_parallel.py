@@ -147,6 +147,7 @@ def together(
     return only_run(folder), done
 
 
+@pytest.mark.slow
 def test_a_run_in_two_processes_is_the_run_in_one(
     together: tuple[Path, subprocess.CompletedProcess[str]],
     dataset: Path,
@@ -163,6 +164,7 @@ def test_a_run_in_two_processes_is_the_run_in_one(
     assert names == {path.relative_to(only_run(tmp_path)) for path in only_run(tmp_path).rglob('*')}
 
 
+@pytest.mark.slow
 def test_one_process_speaks_for_both(
     together: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

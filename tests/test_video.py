@@ -100,13 +100,8 @@ def frames_of(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     return about, np.stack(pictures)
 
 
-@pytest.mark.parametrize(
-    'first',
-    [
-        'omnisafe_qpt.host.limits',
-        pytest.param('omnisafe_qpt.host.video', marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('first', ['omnisafe_qpt.host.limits', 'omnisafe_qpt.host.video'])
 def test_omnisafe_knows_qpt_whatever_is_imported_first(first: str) -> None:
     """OmniSafe's import brings QPT's modules, among them those that are just being imported."""
     code = f'import {first}; from omnisafe_qpt.host.plugin import require_available as r; r()'
