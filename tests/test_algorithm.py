@@ -491,7 +491,7 @@ def test_each_piece_can_be_switched_off(dataset: Path, tmp_path: Path, switch: s
     assert ('Loss/Loss_reward_penalty' in row) == (switch != 'use_reward_critic')
     assert ('Loss/Loss_cost_penalty' in row) == (switch != 'use_cost_critic')
     assert agent.agent._deployment.candidates == (1 if switch == 'use_ensemble' else 3)
-    episodes = agent.agent._sampler.num_windows / (HORIZON + 1)
+    episodes = agent.agent._sampler.num_items / (HORIZON + 1)
     assert episodes == 8 + (0 if switch == 'use_augmentation' else round(0.3 * 8))
 
 

@@ -118,8 +118,8 @@ def test_the_shift_is_added_to_every_step_and_to_nothing_else(trajectories):
         new, old = (
             WindowSampler(original, 5, 1, seed=0, rows=chosen) for chosen in (one, original.rows)
         )
-        windows = torch.arange(new.num_windows)
-        assert new.num_windows == old.num_windows
+        windows = torch.arange(new.num_items)
+        assert new.num_items == old.num_items
         changed, unchanged = vars(new.windows(windows)), vars(old.windows(windows))
         for name, shift in (('return_to_go', one.return_shift), ('cost_to_go', one.cost_shift)):
             difference = changed.pop(name) - unchanged.pop(name)

@@ -82,7 +82,7 @@ def _no_thread_is_left():
 @pytest.mark.parametrize('shard', [(0, 1), (1, 3)])
 def test_the_batches_are_those_of_the_sampler_within(data, depth, shard):
     plain, sampler = plain_sampler(data, shard=shard), ahead(data, depth, shard=shard)
-    assert sampler.num_windows == plain.num_windows
+    assert sampler.num_items == plain.num_items
     held = [sampler.sample() for _ in range(20)]  # kept, so that none may be written over
     for batch in held:
         assert same(batch, plain.sample())

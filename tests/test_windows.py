@@ -104,8 +104,8 @@ def test_every_window_of_every_episode(arrays, trajectories, context_len):
     sampler = WindowSampler(trajectories, context_len, batch_size=1, seed=0)
     episodes = range(len(LENGTHS))
     expected = list(slow_windows(arrays, context_len, episodes, [(0.0, 0.0)] * len(LENGTHS)))
-    assert sampler.num_windows == len(expected) == sum(LENGTHS) + len(LENGTHS)
-    check(sampler.windows(torch.arange(sampler.num_windows)), expected)
+    assert sampler.num_items == len(expected) == sum(LENGTHS) + len(LENGTHS)
+    check(sampler.windows(torch.arange(sampler.num_items)), expected)
 
 
 def test_a_window_of_a_shifted_row_is_that_of_the_episode_shifted(arrays, trajectories):
@@ -121,8 +121,8 @@ def test_a_window_of_a_shifted_row_is_that_of_the_episode_shifted(arrays, trajec
     sampler = WindowSampler(trajectories, 4, batch_size=1, seed=0, rows=rows)
     shifts = [(0.0, 0.0)] * 4 + [(1.5, 0.25), (-2.0, 3.0), (0.0, 7.0)]
     expected = list(slow_windows(arrays, 4, [0, 1, 2, 3, 2, 0, 2], shifts))
-    assert sampler.num_windows == len(expected)
-    check(sampler.windows(torch.arange(sampler.num_windows)), expected)
+    assert sampler.num_items == len(expected)
+    check(sampler.windows(torch.arange(sampler.num_items)), expected)
 
 
 def test_shapes_and_types(trajectories):
@@ -140,7 +140,7 @@ def test_shapes_and_types(trajectories):
 
 def test_a_window_never_reaches_into_the_episode_before(trajectories):
     sampler = WindowSampler(trajectories, context_len=20, batch_size=1, seed=0)
-    batch = sampler.windows(torch.arange(sampler.num_windows))
+    batch = sampler.windows(torch.arange(sampler.num_items))
     counts = batch.mask.sum(1).tolist()
     assert counts == [end + 1 for length in LENGTHS for end in range(length + 1)]
     # Left padding: what is valid is at the right end.
@@ -152,7 +152,7 @@ def test_a_batch_is_the_windows_of_the_numbers_drawn(trajectories, batch_size):
     sampler = WindowSampler(trajectories, 3, batch_size, seed=5)
     generator = torch.Generator().manual_seed(5)
     for _ in range(2):
-        numbers = torch.randint(sampler.num_windows, (batch_size,), generator=generator)
+        numbers = torch.randint(sampler.num_items, (batch_size,), generator=generator)
         batch = sampler.sample()
         singly = [sampler.windows(number[None]) for number in numbers[:50]]
         for name, value in vars(batch).items():
@@ -183,14 +183,14 @@ def test_every_window_is_equally_likely(make_arrays):
     # All states differ, so the state at the end of a window tells which window it is.
     number = {tuple(state): i for i, state in enumerate(data.table[:, :3].tolist())}
     drawn = [number[tuple(state)] for state in batch.states[:, -1].tolist()]
-    counts = np.bincount(drawn, minlength=sampler.num_windows)
-    expected = 100_000 / sampler.num_windows
+    counts = np.bincount(drawn, minlength=sampler.num_items)
+    expected = 100_000 / sampler.num_items
     chi_square = ((counts - expected) ** 2 / expected).sum()
-    freedom = sampler.num_windows - 1
+    freedom = sampler.num_items - 1
     # Five standard deviations of the distribution.
     assert chi_square < freedom + 5 * np.sqrt(2 * freedom)
     shares = [part.sum() / 100_000 for part in np.split(counts, np.cumsum(lengths) + [1, 2, 3, 4])]
-    windows = [(length + 1) / sampler.num_windows for length in lengths]
+    windows = [(length + 1) / sampler.num_items for length in lengths]
     np.testing.assert_allclose(shares[:4], windows, atol=0.005)
 
 
@@ -201,7 +201,7 @@ def test_relabelled_rows_are_drawn_too(trajectories):
     states = trajectories.table[long_start : long_start + LENGTHS[2] + 1, :3]
     drawn = (sampler.sample().states == states[:, None, None][0]).all(-1).float().mean()
     # This state ends a window in two rows.
-    assert drawn.item() == pytest.approx(2 / sampler.num_windows, abs=0.01)
+    assert drawn.item() == pytest.approx(2 / sampler.num_items, abs=0.01)
 
 
 def same(first, second):
@@ -239,7 +239,7 @@ def test_selected_episodes_alone_are_drawn(trajectories, arrays):
     chosen = trajectories.select(torch.tensor([3, 1]))
     sampler = WindowSampler(chosen, 4, batch_size=1, seed=0)
     expected = list(slow_windows(arrays, 4, [3, 1], [(0.0, 0.0)] * 2))
-    check(sampler.windows(torch.arange(sampler.num_windows)), expected)
+    check(sampler.windows(torch.arange(sampler.num_items)), expected)
 
 
 @pytest.mark.parametrize(('context_len', 'batch_size'), [(0, 4), (4, 0), (-1, 4)])
@@ -279,7 +279,7 @@ def test_row_and_window_numbers_do_not_overflow():
     )
     data = Trajectories(row.expand(length + 42, 9), rows, obs_dim=3, act_dim=2)
     sampler = WindowSampler(data, context_len=2, batch_size=20_000, seed=0)
-    assert sampler.num_windows == length + 42
+    assert sampler.num_items == length + 42
     batch = sampler.windows(torch.tensor([2**31, 2**32 + 5, length, length + 1, length + 41]))
     ends = [2**31, 2**32 + 5, length, 0, 40]
     assert batch.timesteps.tolist() == [[max(end - 1, 0), end] for end in ends]
@@ -314,5 +314,5 @@ def test_relabelling_leaves_the_table_as_it_was(trajectories):
     shifted = EpisodeRows(**{**vars(rows), 'return_shift': torch.ones(4)})
     before = trajectories.table.clone()
     sampler = WindowSampler(trajectories, 4, batch_size=1, seed=0, rows=shifted)
-    sampler.windows(torch.arange(sampler.num_windows))
+    sampler.windows(torch.arange(sampler.num_items))
     assert trajectories.table.equal(before)

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
+from omnisafe_qpt.core.base_learner import BaseLearner, frozen_copy
 from omnisafe_qpt.core.config import LearnerConfig, OptimizerConfig
 from omnisafe_qpt.core.critics import TwinCritic
 from omnisafe_qpt.core.losses import (
@@ -40,16 +39,6 @@ from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.data.windows import SequenceBatch
 
-
-# The networks that are trained, then their targets in the same order.
-_NETWORKS = (
-    'policy',
-    'reward_critic',
-    'cost_critic',
-    'target_policy',
-    'target_reward_critic',
-    'target_cost_critic',
-)
 
 # OmniSafe's log keys for the two kinds of values.
 _VALUE_KEYS = {'reward': 'Qr', 'cost': 'Qc'}
@@ -74,13 +63,10 @@ def metric_names(config: LearnerConfig) -> list[str]:
     return [*names, 'Loss/Loss_actor', 'Grad/actor']
 
 
-class Learner:
+class Learner(BaseLearner):
     """QPT's networks, target networks and optimisers, and one update of them all.
 
-    Needs neither an environment nor OmniSafe. Metrics stay on the device until they are asked
-    for, so an update never waits for the device. All that changes from update to update is in
-    tensors that keep their place, so that a captured update
-    (:class:`omnisafe_qpt.core.graph.CapturedUpdate`) can be replayed.
+    Needs neither an environment nor OmniSafe.
 
     Args:
         obs_dim (int): S.
@@ -93,6 +79,15 @@ class Learner:
             Defaults to None, this process alone.
     """
 
+    # Those that are trained, then their targets in the same order.
+    _NETWORKS = (
+        *('policy', 'reward_critic', 'cost_critic'),
+        *('target_policy', 'target_reward_critic', 'target_cost_critic'),
+    )
+    _OPTIMIZERS = ('_policy_optimizer', '_critic_optimizer')
+
+    config: LearnerConfig
+
     def __init__(  # pylint: disable=too-many-arguments
         self,
         obs_dim: int,
@@ -103,11 +98,8 @@ class Learner:
         replicas: Replicas | None = None,
     ) -> None:
         """Initialize an instance of :class:`Learner`."""
+        super().__init__(metric_names(config), scaling, device, replicas)
         self.config = config
-        self.device = torch.device(device)
-        self.replicas = replicas or Replicas()
-        self.step = 0
-        self.scaling = scaling.to(self.device)
         sizes = (obs_dim, act_dim, config.critic_hidden_sizes)
         self.policy = TransformerPolicy(obs_dim, act_dim, config.policy).to(self.device)
         self.reward_critic = TwinCritic(*sizes).to(self.device)
@@ -131,9 +123,6 @@ class Learner:
         self._critic_optimizer = self._optimizer(self._critic_parameters, config.critic_optimizer)
         self._polyak_pairs = self._pair_targets()
         self._first_member = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._metric_names = metric_names(config)
-        self._metric_sums = torch.zeros(len(self._metric_names), device=self.device)
-        self._metric_count = 0
 
     def compile(self, backend: str = 'inductor') -> None:
         """Compile both losses, networks included, with :func:`torch.compile`.
@@ -152,29 +141,8 @@ class Learner:
 
     # ------------------------------------------------------------------ Algorithm 1
 
-    def update(self, batch: SequenceBatch) -> None:
-        """Do one update, Algorithm 1.
-
-        Args:
-            batch (SequenceBatch): B windows in raw units, on the learner's device.
-        """
-        self.advance(lambda: self.iterate(batch))
-
-    def advance(self, iterate: Callable[[], None]) -> None:
-        """Do one update, whose work on the device is :meth:`iterate` or a replay of it.
-
-        Here is all that differs between updates on the side of Python.
-
-        Args:
-            iterate (Callable[[], None]): Does that work.
-        """
-        self._fill_learning_rates()
-        iterate()
-        self.step += 1
-        self._metric_count += 1
-
     def iterate(self, batch: SequenceBatch) -> None:
-        """Do an update's work on the device: critics, policy, target networks, metrics.
+        """Do the work of Algorithm 1 on the device: critics, policy, target networks, metrics.
 
         Args:
             batch (SequenceBatch): B windows in raw units, on the learner's device.
@@ -195,8 +163,7 @@ class Learner:
                 magnitudes = self._update_critics(batch, history, steps, metrics)
             self._update_policy(batch, history, actions, magnitudes, metrics)
         self._update_targets()
-        with torch.no_grad():
-            self._metric_sums += torch.stack([metrics[name] for name in self._metric_names])
+        self._accumulate(metrics)
 
     def _count(self, *masks: torch.Tensor) -> torch.Tensor:
         """Count each mask's valid entries, on average over the processes; positive."""
@@ -380,7 +347,6 @@ class Learner:
         )
 
     def _fill_learning_rates(self) -> None:
-        # A function of the step alone, so that there is no scheduler to save and restore.
         ratio = self._lr_ratio(self.step)
         for optimizer, config in (
             (self._policy_optimizer, self.config.policy_optimizer),
@@ -399,12 +365,8 @@ class Learner:
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
         return config.lr_final_ratio + (1.0 - config.lr_final_ratio) * cosine
 
-    def _networks(self) -> tuple[nn.Module, ...]:
-        """List the online networks, then their targets in the same order."""
-        return tuple(getattr(self, name) for name in _NETWORKS)
-
     def _pair_targets(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        networks = self._networks()
+        networks = [getattr(self, name) for name in self._NETWORKS]
         parameters = [parameter for network in networks for parameter in network.parameters()]
         half = len(parameters) // 2
         return parameters[half:], parameters[:half]
@@ -426,86 +388,7 @@ class Learner:
         finally:
             matmul.allow_tf32 = before
 
-    # ------------------------------------------------------------------ metrics and state
-
-    def metrics(self) -> dict[str, float]:
-        """Return each metric's mean since they were popped; waits for the device.
-
-        With several replicas, all have to call this, and all get the same.
-        """
-        if not self._metric_count:
-            return {}
-        means = self.replicas.average(self._metric_sums / self._metric_count)
-        return dict(zip(self._metric_names, means.tolist()))
-
-    def pop_metrics(self) -> dict[str, float]:
-        """Return each metric's mean since the last call, as :meth:`metrics`, and begin anew."""
-        means = self.metrics()
-        self._metric_sums.zero_()
-        self._metric_count = 0
-        return means
-
-    def broken(self) -> list[str]:
-        """Name the networks that have a weight which is not finite; waits for the device."""
-        finite = [
-            torch.stack([parameter.isfinite().all() for parameter in network.parameters()]).all()
-            for network in self._networks()
-        ]
-        return [
-            name for name, is_sound in zip(_NETWORKS, torch.stack(finite).tolist()) if not is_sound
-        ]
-
-    _STATEFUL = ('scaling', *_NETWORKS, '_policy_optimizer', '_critic_optimizer')
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that an exact continuation needs, random number generators apart."""
-        state: dict[str, Any] = {
-            name.lstrip('_'): getattr(self, name).state_dict() for name in self._STATEFUL
-        }
-        state['step'] = self.step
-        state['metrics'] = {'sums': self._metric_sums.clone(), 'count': self._metric_count}
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, here or on another device."""
-        for name in self._STATEFUL:
-            owner, values = getattr(self, name), state[name.lstrip('_')]
-            if isinstance(owner, torch.optim.Optimizer):
-                load_optimizer(owner, values)
-            else:
-                owner.load_state_dict(values)
-        self.step = state['step']
-        if 'metrics' in state:  # not in older states, which are of the ends of epochs
-            self.load_metrics(state['metrics'])
-
-    def load_metrics(self, state: dict[str, Any]) -> None:
-        """Restore the metrics of :meth:`state_dict` alone: with replicas each has its own."""
-        self._metric_sums.copy_(state['sums'])
-        self._metric_count = state['count']
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load moments and step counts; rates and other options stay those of the configuration.
-
-    A tensor that is there already keeps its place, since a captured update knows no other.
-    """
-    options = [dict(group) for group in optimizer.param_groups]
-    held = optimizer.state
-    optimizer.load_state_dict(deepcopy(state))  # it would share the tensors that it is given
-    for group, kept in zip(optimizer.param_groups, options):
-        group.update(kept)
-    for parameter, tensors in held.items():
-        loaded = optimizer.state[parameter]
-        for name, tensor in tensors.items():
-            # Before the first update an optimiser has no state.
-            loaded[name] = tensor.copy_(loaded[name]) if name in loaded else tensor.zero_()
-
 
 def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:
     """Reduce twin cost values (2, ...) to one by their ``min`` or ``max``."""
     return twin_values.amin(0) if how == 'min' else twin_values.amax(0)
-
-
-def frozen_copy(network: nn.Module) -> Any:
-    """Copy a network as its target: equal at the start, in eval mode, never differentiated."""
-    return deepcopy(network).requires_grad_(False).eval()

@@ -97,7 +97,7 @@ class PrefetchSampler:
         self._worker: _Worker | None = None
         self._stop: weakref.finalize | None = None
         self.generator = sampler.generator
-        self.num_windows = sampler.num_windows
+        self.num_items = sampler.num_items
 
     def sample(self) -> SequenceBatch:
         """Return the next batch, on the device.

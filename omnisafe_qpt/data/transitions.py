@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
+from omnisafe_qpt.data.sampling import BatchSampler
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.errors import UserError
 
@@ -46,12 +47,8 @@ class TransitionBatch:
     terminal: torch.Tensor
 
 
-class TransitionSampler:
+class TransitionSampler(BatchSampler):
     """Draws batches of transitions, every transition of every episode equally likely.
-
-    It may stand in for a :class:`omnisafe_qpt.data.windows.WindowSampler` wherever batches are only
-    passed on, as in :class:`omnisafe_qpt.data.prefetch.PrefetchSampler`: a window here is one
-    transition.
 
     Args:
         trajectories (Trajectories): The flat tensors.
@@ -75,17 +72,6 @@ class TransitionSampler:
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Initialize an instance of :class:`TransitionSampler`."""
-        if batch_size < 1:
-            raise UserError(f'batch_size is {batch_size}; it must be at least 1')
-        rank, size = shard
-        if batch_size % size:
-            raise UserError(
-                f'batch_size is {batch_size}; it must be a multiple of the {size} processes that '
-                'share it',
-            )
-        share = batch_size // size
-        self._batch_size = batch_size
-        self._shard = slice(rank * share, (rank + 1) * share)
         rows = trajectories.rows if rows is None else rows
         self._table = trajectories.table
         self._dims = trajectories.obs_dim, trajectories.act_dim
@@ -94,37 +80,13 @@ class TransitionSampler:
         # Within an episode, transitions are numbered as its rows in the table are.
         self._row_offsets = rows.starts - (self._ends - rows.lengths)
         self._terminal_numbers = torch.where(rows.terminal, self._ends - 1, -1)
-        self.num_windows = int(self._ends[-1])
-        self.generator = torch.Generator(device=self._table.device)
-        self.generator.manual_seed(seed)
-
-    def sample(self) -> TransitionBatch:
-        """Draw B transitions, and gather those of this shard.
-
-        Nothing here waits for the device or depends on what is drawn, so a CUDA graph may hold
-        it, with :attr:`generator` registered.
-        """
-        return self.transitions(self.draw(self.generator))
-
-    def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """Draw the numbers of B transitions, and return those of this shard, (B / size,) int64.
-
-        Args:
-            generator (torch.Generator): What to draw from, on the table's device.
-        """
-        numbers = torch.randint(
-            self.num_windows,
-            (self._batch_size,),
-            generator=generator,
-            device=self._table.device,
-        )
-        return numbers[self._shard]
+        super().__init__(int(self._ends[-1]), batch_size, seed, shard, self._table.device)
 
     def transitions(self, number: torch.Tensor) -> TransitionBatch:
         """Gather transitions by number.
 
         Args:
-            number (torch.Tensor): (B,) int64 in [0, num_windows): episodes in order, and within
+            number (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
                 one the steps 0..L - 1.
         """
         return self.unpack(self.gather(number))

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
+from omnisafe_qpt.data.sampling import BatchSampler
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.errors import UserError
 
@@ -59,7 +60,7 @@ class SequenceBatch:
     terminal: torch.Tensor
 
 
-class WindowSampler:
+class WindowSampler(BatchSampler):
     """Draws batches of windows, every window of every episode equally likely.
 
     An episode of L transitions has L + 1 windows, one ending at each state, so episodes are drawn
@@ -92,18 +93,8 @@ class WindowSampler:
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Initialize an instance of :class:`WindowSampler`."""
-        for name, value in (('context_len', context_len), ('batch_size', batch_size)):
-            if value < 1:
-                raise UserError(f'{name} is {value}; it must be at least 1')
-        rank, size = shard
-        if batch_size % size:
-            raise UserError(
-                f'batch_size is {batch_size}; it must be a multiple of the {size} processes that '
-                'share it',
-            )
-        share = batch_size // size
-        self._batch_size = batch_size
-        self._shard = slice(rank * share, (rank + 1) * share)
+        if context_len < 1:
+            raise UserError(f'context_len is {context_len}; it must be at least 1')
         rows = trajectories.rows if rows is None else rows
         self._table = trajectories.table
         self._dims = trajectories.obs_dim, trajectories.act_dim
@@ -119,37 +110,13 @@ class WindowSampler:
             dim=1,
         )
         self._shifts = torch.stack([rows.return_shift, rows.cost_shift], dim=1)
-        self.num_windows = int(self._window_ends[-1])
-        self.generator = torch.Generator(device=device)
-        self.generator.manual_seed(seed)
-
-    def sample(self) -> SequenceBatch:
-        """Draw B windows, and gather those of this shard.
-
-        Nothing here waits for the device or depends on what is drawn, so a CUDA graph may hold
-        it, with :attr:`generator` registered.
-        """
-        return self.windows(self.draw(self.generator))
-
-    def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """Draw the numbers of B windows, and return those of this shard, (B / size,) int64.
-
-        Args:
-            generator (torch.Generator): What to draw from, on the table's device.
-        """
-        numbers = torch.randint(
-            self.num_windows,
-            (self._batch_size,),
-            generator=generator,
-            device=self._table.device,
-        )
-        return numbers[self._shard]
+        super().__init__(int(self._window_ends[-1]), batch_size, seed, shard, device)
 
     def windows(self, window: torch.Tensor) -> SequenceBatch:
         """Gather windows by number.
 
         Args:
-            window (torch.Tensor): (B,) int64 in [0, num_windows): episodes in order, and within
+            window (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
                 one the windows ending at its states 0..L.
         """
         return self.unpack(self.gather(window))

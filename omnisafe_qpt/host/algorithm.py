@@ -23,7 +23,7 @@ from typing import Any
 from omnisafe.algorithms import registry
 
 from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig
-from omnisafe_qpt.core.learner import Learner, metric_names
+from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
@@ -101,9 +101,6 @@ class _TransformerAlgorithm(OfflineAlgorithm):
             )
         networks.spec = {**networks.spec, 'calibration': record}
         self._deploy(networks)
-
-    def _metric_names(self) -> list[str]:
-        return metric_names(self._learner.config)
 
     @cached_property
     def _target_return(self) -> float:

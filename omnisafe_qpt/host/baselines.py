@@ -67,9 +67,6 @@ class _Baseline(OfflineAlgorithm):
     def _make_networks(self, spec: dict[str, Any]) -> DeployableActor:
         return DeployableActor.from_learner(self._learner, spec)
 
-    def _metric_names(self) -> list[str]:
-        return list(self._learner.METRICS)
-
 
 @registry.register
 class BCSafe(_Baseline):

@@ -270,10 +270,6 @@ class OfflineAlgorithm(BaseOffline):
             spec (dict[str, Any]): What the learner does not know and the checkpoint should tell.
         """
 
-    @abstractmethod
-    def _metric_names(self) -> list[str]:
-        """List the learner's metrics."""
-
     def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
         """Return what is logged of an evaluation besides returns, costs and lengths."""
         del evaluation
@@ -339,7 +335,7 @@ class OfflineAlgorithm(BaseOffline):
             *self._evaluation_keys,
             VALIDATION_RETURN,
             VALIDATION_COST,
-            *self._metric_names(),
+            *self._learner.metric_names,
             'Time/Total',
             'Time/Epoch',
             'Time/Update',

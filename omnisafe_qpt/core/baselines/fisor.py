@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -164,13 +163,12 @@ class FISORLearner(BaselineLearner):
         self.target_reward_critic = self._following(self.reward_critic, 1.0 - config.polyak)
         self.target_cost_critic = self._following(self.cost_critic, 1.0 - config.polyak)
 
-    def advance(self, iterate: Callable[[], None]) -> None:
-        """Set the denoiser's learning rate, a function of the step, and do one update."""
+    def _fill_learning_rates(self) -> None:
+        """Let the denoiser's rate fall along a part of a half cosine."""
         progress = min(1.0, self.step / self.config.total_steps)
         ratio = 0.5 * (1.0 + math.cos(math.pi * _COSINE_SHARE * progress))
         for group in self._denoiser_optimizer.param_groups:
             group['lr'].fill_(self.config.actor_lr * ratio)
-        super().advance(iterate)
 
     def _learn(self, batch: TransitionBatch) -> dict[str, torch.Tensor]:
         obs = self.scaling.observation(batch.obs)

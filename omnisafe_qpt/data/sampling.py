@@ -1,0 +1,104 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""What all samplers share: drawing equally likely items by number, each process its share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from omnisafe_qpt.errors import UserError
+
+
+class BatchSampler(ABC):
+    """Draws batches of items, each equally likely; a subclass numbers and gathers them.
+
+    Args:
+        num_items (int): How many there are.
+        batch_size (int): B.
+        seed (int): Seed of the sampler's own generator.
+        shard (tuple[int, int]): Rank and number of the processes that share each batch. With the
+            same seed all draw the same B items, and each gathers its own B / size of them: laid end
+            to end in order of rank, the shards are the whole batch.
+        device (torch.device): Where numbers are drawn and items gathered.
+
+    Attributes:
+        generator (torch.Generator): What :meth:`sample` draws from.
+
+    Raises:
+        UserError: If the batch is not positive or cannot be shared equally.
+    """
+
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        num_items: int,
+        batch_size: int,
+        seed: int,
+        shard: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        """Initialize an instance of :class:`BatchSampler`."""
+        if batch_size < 1:
+            raise UserError(f'batch_size is {batch_size}; it must be at least 1')
+        rank, size = shard
+        if batch_size % size:
+            raise UserError(
+                f'batch_size is {batch_size}; it must be a multiple of the {size} processes that '
+                'share it',
+            )
+        share = batch_size // size
+        self.num_items = num_items
+        self._batch_size = batch_size
+        self._shard = slice(rank * share, (rank + 1) * share)
+        self._device = device
+        self.generator = torch.Generator(device=device)
+        self.generator.manual_seed(seed)
+
+    def sample(self) -> Any:
+        """Draw B items, and gather those of this shard.
+
+        Nothing here waits for the device or depends on what is drawn, so a CUDA graph may hold
+        it, with :attr:`generator` registered.
+        """
+        return self.unpack(self.gather(self.draw(self.generator)))
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw the numbers of B items, and return those of this shard, (B / size,) int64.
+
+        Args:
+            generator (torch.Generator): What to draw from, on the sampler's device.
+        """
+        numbers = torch.randint(
+            self.num_items,
+            (self._batch_size,),
+            generator=generator,
+            device=self._device,
+        )
+        return numbers[self._shard]
+
+    @abstractmethod
+    def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
+        """Gather items by number into the few tensors that make up a batch.
+
+        Args:
+            number (torch.Tensor): (B,) int64 in [0, num_items).
+            pin_memory (bool, optional): Gather into page-locked memory. Defaults to False.
+        """
+
+    @abstractmethod
+    def unpack(self, parts: list[torch.Tensor]) -> Any:
+        """Make the batch of what :meth:`gather` returned, here or copied to another device."""
