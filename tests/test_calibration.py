@@ -208,7 +208,7 @@ def test_every_level_is_asked_for_and_written_down(
                 'target_return': target,
                 'return_mean': target + 1,
                 'cost_mean': cost + 3,
-                'cost_bound': cost + 3 + spread / math.sqrt(2),
+                'cost_bound': cost + 3 + 6.314 * spread / math.sqrt(2),
             },
         )
 

@@ -23,6 +23,7 @@ import pytest
 
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.scores import (
+    mean_bound,
     mean_interval,
     normalized_cost,
     normalized_return,
@@ -92,6 +93,14 @@ def test_the_interval_holds_95_of_100_of_students_t(number):
     standard_error = values.std(ddof=1) / math.sqrt(number)
     bound = (high - low) / 2 / standard_error
     assert share_within(bound, number - 1) == pytest.approx(0.95, abs=1e-4)
+
+
+@pytest.mark.parametrize('number', range(2, 32))
+def test_the_bound_is_above_95_of_100_of_students_t(number):
+    values = np.random.default_rng(number).normal(3.0, 2.0, number)
+    standard_error = values.std(ddof=1) / math.sqrt(number)
+    bound = (mean_bound(values.tolist()) - values.mean()) / standard_error
+    assert share_within(bound, number - 1) == pytest.approx(0.9, abs=1e-4)  # half of it below
 
 
 def test_many_values_have_an_interval_a_little_too_wide():

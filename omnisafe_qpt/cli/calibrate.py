@@ -112,5 +112,5 @@ def _print_table(record: dict[str, Any]) -> None:
     Console().print(table)
     print(
         'A cost limit is served by the line of the highest return whose bound is within it.\n'
-        'Bound: mean cost plus its standard error.',
+        'Bound: the mean cost is below it with 95 % confidence.',
     )

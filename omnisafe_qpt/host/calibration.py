@@ -41,6 +41,7 @@ from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
 from omnisafe_qpt.host.seeds import validation_seeds
+from omnisafe_qpt.scores import mean_bound
 
 
 # Costs asked for, as shares of the run's cost limit: closer about the limit, where a model is used.
@@ -113,8 +114,8 @@ def calibrate(
     Returns:
         A record of plain values: ``episodes``, ``first_seed``, ``settings`` (those of deployment
         that it holds for) and ``levels``, for each step of the ladder a dict of ``asked_cost``,
-        ``target_return``, ``return_mean``, ``cost_mean`` and ``cost_bound``, the mean cost plus
-        its standard error.
+        ``target_return``, ``return_mean``, ``cost_mean`` and ``cost_bound``, below which
+        the mean cost is with 95 % confidence (:func:`omnisafe_qpt.scores.mean_bound`).
 
     Raises:
         UserError: If there are too few episodes, or the environment refuses.
@@ -163,12 +164,10 @@ def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
 
 
 def _level(series: Series, result: Evaluation) -> dict[str, float]:
-    cost_mean = statistics.fmean(result.costs)
-    error = statistics.stdev(result.costs) / len(result.costs) ** 0.5
     return {
         'asked_cost': series.config.asked_cost,
         'target_return': series.target_return,
         'return_mean': statistics.fmean(result.returns),
-        'cost_mean': cost_mean,
-        'cost_bound': cost_mean + error,
+        'cost_mean': statistics.fmean(result.costs),
+        'cost_bound': mean_bound(result.costs),
     }
