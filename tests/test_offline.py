@@ -38,6 +38,7 @@ from omnisafe_qpt.data.holdout import choose_held_out
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.host import training
 from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
+from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
 from omnisafe_qpt.host.offline import evaluate_offline
 
 
@@ -286,6 +287,28 @@ def test_each_limit_has_the_target_of_the_frontier_or_the_one_given(
         targets(-1.0)
 
 
+def test_a_calibrated_run_is_asked_for_what_was_found_best_unless_told_otherwise(
+    make_run: Callable[..., Path],
+    episodes: Arrays,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dataset, written = tmp_path / 'mine.hdf5', tmp_path / 'found.json'
+    write_hdf5(dataset, episodes)
+    run = make_run()
+    networks, _ = load_networks(run)
+    level = {'asked_cost': 2.0, 'target_return': 33.0, 'return_mean': 1.0, 'cost_bound': 4.0}
+    settings = calibrated_settings(deployment_of(networks)[0])
+    networks.spec['calibration'] = {'settings': settings, 'levels': [level]}
+    save_checkpoint(run, 1, networks)
+    command = ['evaluate', str(run), '--offline', str(dataset), '--json', str(written)]
+    for options, target in (((), 33.0), (('--uncalibrated',), 50.0)):
+        assert main([*command, *options]) == 0
+        (report,) = json.loads(written.read_text())
+        assert [row['target_return'] for row in report['candidates']] == [target]
+    capsys.readouterr()
+
+
 def test_a_check_repeats_for_a_seed_and_its_numbers_are_plain(
     make_run: Callable[..., Path],
     episodes: Arrays,
@@ -413,6 +436,8 @@ def test_mistakes_are_one_line(
         (('--offline', 'no.hdf5'), 'Error: no.hdf5: no such dataset file; check --offline'),
         (('--offline', 'mine.hdf5', '--summary', 's.json'), 'Error: --summary averages episodes'),
         (('--offline', 'mine.hdf5', '--video', 'clips'), 'Error: --video shows episodes'),
+        (('--offline', 'mine.hdf5', '--episodes', '3'), 'Error: --episodes: nothing is run'),
+        (('--offline', 'mine.hdf5', '--processes', '2'), 'Error: --processes: nothing is run'),
         (('--offline', 'mine.hdf5', '--plot', 'mine.txt'), 'Error: mine.txt: unknown kind'),
     ):
         assert main(['evaluate', run, *arguments]) == 1

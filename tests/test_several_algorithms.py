@@ -144,7 +144,7 @@ def test_bc_safe_clones_the_safe_episodes_alone(dataset: Path, tmp_path: Path) -
     limit = (costs[1].item() + costs[2].item()) / 2
     options = merge(options_of('BCSafe', dataset, tmp_path), {'algo_cfgs': {'cost_limit': limit}})
     agent = omnisafe.Agent('BCSafe', ENV_ID, custom_cfgs=options).agent
-    assert agent._sampler.num_windows == 2 * HORIZON
+    assert agent._sampler.num_items == 2 * HORIZON
     assert len(agent._trajectories.rows) == 6, 'the frontier and the scales are of all'
     with pytest.raises(omnisafe_qpt.UserError, match=r'no episode within the cost limit of 0\b'):
         omnisafe.Agent(

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from omnisafe_qpt.cli.common import (
+    add_checkpoint,
     add_command,
     add_deployment_options,
+    add_machine_options,
     check_writable,
     positive,
     result_table,
@@ -45,12 +47,7 @@ def add(commands: Any) -> None:
         metavar='RUN',
         help="a run's folder, or one of its torch_save/epoch-N.pt, where the result is kept",
     )
-    parser.add_argument(
-        '--checkpoint',
-        default='last',
-        metavar='W',
-        help='which one of the run: last, best or a number of epochs (default: last)',
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         '--episodes',
         type=positive,
@@ -59,15 +56,7 @@ def add(commands: Any) -> None:
         help='for each of about ten costs, with seeds of validation (default: 10)',
     )
     add_deployment_options(parser)
-    parser.add_argument(
-        '--device', metavar='D', help='cpu, cuda or cuda:N (default: CUDA if there)'
-    )
-    parser.add_argument(
-        '--processes',
-        type=positive,
-        metavar='P',
-        help='processes that run episodes at the same time (default: one a core)',
-    )
+    add_machine_options(parser)
     parser.add_argument('--json', type=Path, metavar='F', help='write the result to this file too')
     parser.set_defaults(run_command=_run)
 

@@ -92,6 +92,33 @@ def positive(text: str) -> int:
 positive.__name__ = 'number'  # argparse names the type in its messages
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Declare which of a run's checkpoints is meant."""
+    parser.add_argument(
+        '--checkpoint',
+        default='last',
+        metavar='W',
+        help='which one of a run: last, best (by its validation in training, see its best.json) '
+        'or a number of epochs (default: last)',
+    )
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what a policy acts on, and how many processes simulate."""
+    parser.add_argument(
+        '--device',
+        metavar='D',
+        help='cpu, cuda or cuda:N (default: CUDA if there)',
+    )
+    parser.add_argument(
+        '--processes',
+        type=positive,
+        metavar='P',
+        help='processes that run episodes at the same time, which does not change the results '
+        '(default: one a core)',
+    )
+
+
 def result_table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
     """Return an empty table that fits 80 columns."""
     from rich.box import SIMPLE_HEAD

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.cli.common import (
+    add_checkpoint,
     add_command,
     add_deployment_options,
+    add_machine_options,
     add_uncalibrated,
     check_writable,
     positive,
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.table import Table
+
+
+# Where not said otherwise.
+_EPISODES = 20
 
 
 def add(commands: Any) -> None:
@@ -55,13 +61,7 @@ def add(commands: Any) -> None:
         metavar='RUN',
         help="a run's folder, or one of its torch_save/epoch-N.pt; several are averaged",
     )
-    parser.add_argument(
-        '--checkpoint',
-        default='last',
-        metavar='W',
-        help='which one of a run: last, best (by its validation in training, see its best.json) '
-        'or a number of epochs (default: last)',
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         '--cost-limit',
         type=float,
@@ -82,9 +82,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--episodes',
         type=positive,
-        default=20,
         metavar='N',
-        help='for each limit of each run (default: 20)',
+        help=f'for each limit of each run (default: {_EPISODES})',
     )
     add_deployment_options(parser)
     add_uncalibrated(parser)
@@ -96,16 +95,7 @@ def add(commands: Any) -> None:
         help='seed of the first episode, each further one has the next; the same for all limits '
         'and runs (default: 0)',
     )
-    parser.add_argument(
-        '--device', metavar='D', help='cpu, cuda or cuda:N (default: CUDA if there)'
-    )
-    parser.add_argument(
-        '--processes',
-        type=positive,
-        metavar='P',
-        help='processes that run episodes at the same time, which does not change the results '
-        '(default: one a core)',
-    )
+    add_machine_options(parser)
     parser.add_argument(
         '--offline',
         metavar='DATASET',
@@ -145,6 +135,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.offline is not None:
         if options.video is not None:
             raise UserError('--video shows episodes in the environment; leave out --offline or it')
+        for name in ('episodes', 'processes'):
+            if getattr(options, name) is not None:
+                raise UserError(f'--{name}: nothing is run with --offline; leave out one of them')
         run_offline(options)
         return
     from omnisafe_qpt.host.limits import average_runs, evaluate_runs
@@ -160,7 +153,7 @@ def _run(options: argparse.Namespace) -> None:
             options.runs,
             options.cost_limit,
             options.target_return,
-            episodes=options.episodes,
+            episodes=options.episodes or _EPISODES,
             candidates=options.candidates,
             rule=options.rule,
             candidate_shift=options.candidate_shift,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisafe_qpt.cli.common import (
+    add_checkpoint,
     add_command,
     add_deployment_options,
     add_uncalibrated,
@@ -41,12 +42,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument('run', help="a run's folder, or one of its torch_save/epoch-N.pt")
     parser.add_argument('out', type=Path, metavar='OUT.onnx', help='the file to write')
-    parser.add_argument(
-        '--checkpoint',
-        default='last',
-        metavar='W',
-        help='which one of the run: last, best or a number of epochs (default: last)',
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         '--cost-limit',
         type=float,

@@ -68,6 +68,7 @@ def run_offline(options: argparse.Namespace) -> None:
                 seed=options.seed,
                 device=options.device,
                 checkpoint=options.checkpoint,
+                calibrated=not options.uncalibrated,
                 on_progress=progress.update,
             )
         reports.append(report)

@@ -232,11 +232,56 @@ def _threads_for(work: int) -> Iterator[None]:
 
 
 # Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
-LARGEST_NUMBER = 1e15
+_LARGEST_NUMBER = 1e15
 
 
 def _is_usable(values: torch.Tensor) -> bool:
-    return bool((values.abs() <= LARGEST_NUMBER).all())  # not so for NaN
+    return bool((values.abs() <= _LARGEST_NUMBER).all())  # not so for NaN
+
+
+def checked_observations(
+    observations: np.ndarray | torch.Tensor,
+    shape: tuple[int, int],
+) -> torch.Tensor:
+    """Return observations as float32, on the device where they are, if a policy can act on them.
+
+    Args:
+        observations (np.ndarray or torch.Tensor): Of B episodes. Best checked on the host, before
+            the transfer, so that a GPU need not be waited for.
+        shape (tuple[int, int]): (B, S), which they must have.
+
+    Raises:
+        UserError: If an observation has another size or is not finite.
+    """
+    observations = torch.as_tensor(observations, dtype=torch.float32)
+    if observations.shape != shape:
+        raise UserError(
+            f'observation has shape {tuple(observations.shape)}; the policy was trained on {shape}',
+        )
+    if not _is_usable(observations):
+        raise UserError(
+            'observation holds NaN or infinity, or a number beyond '
+            f'{_LARGEST_NUMBER:g}; the policy will not act on it',
+        )
+    return observations
+
+
+def checked_signals(*signals: float | np.ndarray | torch.Tensor) -> list[torch.Tensor]:
+    """Return rewards and costs as float32, if a policy can go on from them.
+
+    One that is not finite would stay in the history for good: attention multiplies even padding,
+    by zero.
+
+    Args:
+        signals (float, np.ndarray or torch.Tensor): Rewards, costs.
+
+    Raises:
+        UserError: If a number is not finite.
+    """
+    received = [torch.as_tensor(value, dtype=torch.float32) for value in signals]
+    if not all(map(_is_usable, received)):
+        raise UserError('reward or cost is NaN or infinity; the policy cannot go on from it')
+    return received
 
 
 @dataclass(frozen=True)
@@ -260,7 +305,7 @@ class Choice:
 
 def _check_targets(target_return: float, cost_limit: float) -> None:
     for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
-        if not abs(value) <= LARGEST_NUMBER:  # not so for NaN
+        if not abs(value) <= _LARGEST_NUMBER:  # not so for NaN
             raise UserError(f'{name} is {value}; it must be a finite number')
 
 
@@ -437,7 +482,8 @@ class RolloutPolicy:
         Raises:
             UserError: If an observation has another size or is not finite.
         """
-        self._push(self._checked(observations))
+        shape = (self.num_episodes, self._obs_dim)
+        self._push(checked_observations(observations, shape).to(self._device))
         with _threads_for(self._work):
             candidates = self._candidate_actions()  # (B, M, A)
             chosen = self._score(candidates)
@@ -460,14 +506,11 @@ class RolloutPolicy:
         Raises:
             UserError: If a number is not finite.
         """
-        received = [torch.as_tensor(value, dtype=torch.float32) for value in (rewards, costs)]
-        # It would stay in the history for good: attention multiplies even padding, by zero.
-        if not all(map(_is_usable, received)):
-            raise UserError('reward or cost is NaN or infinity; the policy cannot go on from it')
-        self._now -= torch.stack(
-            [value.to(self._device).reshape(-1).expand(self.num_episodes) for value in received],
-            dim=-1,
-        )
+        received = [
+            value.to(self._device).reshape(-1).expand(self.num_episodes)
+            for value in checked_signals(rewards, costs)
+        ]
+        self._now -= torch.stack(received, dim=-1)
 
     def pop_infeasible_share(self) -> float:
         """Return the share of steps, since the last call, at which no candidate was feasible."""
@@ -475,21 +518,6 @@ class RolloutPolicy:
         self._infeasible_steps.zero_()
         self._scored_steps.zero_()
         return share
-
-    def _checked(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
-        observations = torch.as_tensor(observations, dtype=torch.float32)
-        if observations.shape != (self.num_episodes, self._obs_dim):
-            raise UserError(
-                f'observation has shape {tuple(observations.shape)}; the policy was trained on '
-                f'{(self.num_episodes, self._obs_dim)}',
-            )
-        # On the host, before the transfer, so that a GPU need not be waited for.
-        if not _is_usable(observations):
-            raise UserError(
-                'observation holds NaN or infinity, or a number beyond '
-                f'{LARGEST_NUMBER:g}; the policy will not act on it',
-            )
-        return observations.to(self._device)
 
     def _push(self, observations: torch.Tensor) -> None:
         """Shift every window by one step and put the newest at its end."""

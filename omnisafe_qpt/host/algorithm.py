@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -25,12 +24,10 @@ from omnisafe.algorithms import registry
 from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment, load_hook
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.host.calibration import calibrate
 from omnisafe_qpt.host.evaluation import Evaluation
-from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.settings import (
     deployment_config,
     imitation_config,
@@ -44,20 +41,7 @@ class _TransformerAlgorithm(OfflineAlgorithm):
     """A policy that imitates windows of the data, and is asked for a return and a cost."""
 
     _unit = 'windows'
-
-    @abstractmethod
-    def _learner_config(self) -> LearnerConfig:
-        """Read the settings of the learner out of the configuration."""
-
-    def _make_learner(self, scaling: Scaling) -> Learner:
-        return Learner(
-            self._trajectories.obs_dim,
-            self._trajectories.act_dim,
-            scaling,
-            self._learner_config(),
-            self._device,
-            self._replicas,
-        )
+    _learner_class = Learner
 
     def _make_sampler(self, **options: Any) -> WindowSampler:
         """Relabel episodes, and draw from all."""
@@ -85,13 +69,7 @@ class _TransformerAlgorithm(OfflineAlgorithm):
         if not episodes:
             return
         networks, processes = self._actor.networks, self._cfgs.train_cfgs.evaluate_processes
-        progress = ProgressReporter('Calibrating', 1)
-
-        def report(done: int, total: int) -> None:
-            self._stop_signal.check()
-            progress.update(done, total)
-
-        with self._stop_signal.blamed_for_failures(), progress.shown():
+        with self._episodes_shown('Calibrating', 1) as report:
             record = calibrate(
                 networks,
                 self._deployment,

@@ -16,19 +16,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 from omnisafe.algorithms import registry
 
 from omnisafe_qpt.core.baselines.bc_safe import BCSafeLearner
-from omnisafe_qpt.core.baselines.config import BaselineConfig, BCSafeConfig, CPQConfig, FISORConfig
+from omnisafe_qpt.core.baselines.config import BCSafeConfig, CPQConfig, FISORConfig
 from omnisafe_qpt.core.baselines.cpq import CPQLearner
 from omnisafe_qpt.core.baselines.deploy import DeployableActor
 from omnisafe_qpt.core.baselines.fisor import FISORLearner
-from omnisafe_qpt.core.baselines.learner import BaselineLearner
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.transitions import TransitionSampler, select_safe
 from omnisafe_qpt.host.settings import (
     bc_safe_config,
@@ -42,24 +39,8 @@ from omnisafe_qpt.host.training import OfflineAlgorithm
 class _Baseline(OfflineAlgorithm):
     """A policy that acts on the observation alone, learned from single transitions."""
 
-    _learner_class: type[BaselineLearner]
-
-    @abstractmethod
-    def _learner_config(self) -> BaselineConfig:
-        """Read the settings of the learner out of the configuration."""
-
     def _make_deployment(self) -> DeploymentConfig:
         return single_action_config(self._cfgs)
-
-    def _make_learner(self, scaling: Scaling) -> BaselineLearner:
-        return self._learner_class(
-            self._trajectories.obs_dim,
-            self._trajectories.act_dim,
-            scaling,
-            self._learner_config(),
-            self._device,
-            self._replicas,
-        )
 
     def _make_sampler(self, **options: Any) -> TransitionSampler:
         return TransitionSampler(self._trajectories, **options)

@@ -34,7 +34,7 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import checkpoint_path, load_transformer
 from omnisafe_qpt.host.config import resolve_device
-from omnisafe_qpt.host.deployment import deployment_of
+from omnisafe_qpt.host.deployment import deployment_of, forget_calibration
 
 
 HELD_OUT = 'held out of training'
@@ -65,6 +65,7 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
     seed: int = 0,
     device: str | None = None,
     checkpoint: str | int = 'last',
+    calibrated: bool = True,
     num_states: int = DEFAULT_STATES,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
         cost_limits (Sequence[float], optional): Undiscounted costs of an episode, by which episodes
             are told apart and for which candidates are tried. Defaults to the run's.
         target_return (float or sequence, optional): Return asked for, one for all limits or one
-            for each. Defaults to the highest that the training data reached within the limit.
+            for each. Defaults to what :func:`omnisafe_qpt.load_policy` asks for.
         candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
         rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
         candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
@@ -89,6 +90,7 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
         device (str, optional): See :func:`omnisafe_qpt.load_policy`.
         checkpoint (str or int, optional): Which checkpoint of the run: ``last``, ``best`` or a
             number of epochs. Defaults to ``'last'``.
+        calibrated (bool, optional): See :func:`omnisafe_qpt.load_policy`. Defaults to True.
         num_states (int, optional): States whose candidates are tried, at most. Defaults to
             :data:`omnisafe_qpt.core.diagnostics.DEFAULT_STATES`.
         on_progress (Callable, optional): Called with the windows done and their total. Defaults to
@@ -109,6 +111,8 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
         raise UserError(f'num_states is {num_states}; it must be at least 1')
     path = checkpoint_path(run, checkpoint)
     networks, _ = load_transformer(path, resolve_device(device or 'auto'))
+    if not calibrated:
+        forget_calibration(networks)
     deployments = [
         deployment_of(networks, limit, target, candidates, rule, candidate_shift)
         for limit, target in _pairs(cost_limits, target_return)

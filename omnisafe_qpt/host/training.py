@@ -27,7 +27,8 @@ import signal
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +97,8 @@ class OfflineAlgorithm(BaseOffline):
     the time, evaluates, logs and saves; the others wait for it at the end of each epoch.
     """
 
+    # Built of the sizes, the units, :meth:`_learner_config`, the device and the replicas.
+    _learner_class: type[Any]
     # What a batch is made of, for messages.
     _unit = 'transitions'
     # What to try after losses that are no longer finite.
@@ -215,7 +218,14 @@ class OfflineAlgorithm(BaseOffline):
             max_abs_return=self._trajectories.returns.abs().max().item(),
             cost_unit=self._deployment.cost_limit,
         )
-        self._learner = self._make_learner(scaling)
+        self._learner = self._learner_class(
+            self._trajectories.obs_dim,
+            self._trajectories.act_dim,
+            scaling,
+            self._learner_config(),
+            self._device,
+            self._replicas,
+        )
 
     def _init(self) -> None:
         """Set up the sampler, and read the state to continue from."""
@@ -250,8 +260,8 @@ class OfflineAlgorithm(BaseOffline):
         """Read the settings of deployment out of the configuration."""
 
     @abstractmethod
-    def _make_learner(self, scaling: Scaling) -> Any:
-        """Build the learner, which has what :class:`omnisafe_qpt.core.learner.Learner` has."""
+    def _learner_config(self) -> Any:
+        """Read the settings of the learner out of the configuration."""
 
     @abstractmethod
     def _make_sampler(self, **options: Any) -> Any:
@@ -592,14 +602,31 @@ class OfflineAlgorithm(BaseOffline):
         """
         if not seeds:
             return None
-        progress = ProgressReporter(label, len(seeds) * self._env.horizon)
+        with self._episodes_shown(label, len(seeds) * self._env.horizon) as report:
+            return self._env.evaluate(seeds, self._actor, report)
+
+    @contextmanager
+    def _episodes_shown(self, label: str, steps: int) -> Iterator[Callable[[int, int], None]]:
+        """Show the progress of episodes, and end them if a signal comes.
+
+        Args:
+            label (str): Of the progress bar.
+            steps (int): There will be at most.
+
+        Yields:
+            What is to be called, often, with the steps done and the steps there will be.
+
+        Raises:
+            Stopped: If a signal came.
+        """
+        progress = ProgressReporter(label, steps)
 
         def report(done: int, total: int) -> None:
             self._stop_signal.check()
             progress.update(done, total)
 
         with self._stop_signal.blamed_for_failures(), progress.shown():
-            return self._env.evaluate(seeds, self._actor, report)
+            yield report
 
     def _refresh_actor(self) -> None:
         """Take the networks to deploy from the learner."""

@@ -26,7 +26,7 @@ from torch import nn
 from omnisafe_qpt.core.baselines.learner import BaselineLearner
 from omnisafe_qpt.core.baselines.networks import DiffusionPolicy, GaussianPolicy, TanhPolicy
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import LARGEST_NUMBER
+from omnisafe_qpt.core.rollout import checked_observations, checked_signals
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.errors import UserError
 
@@ -262,17 +262,10 @@ class MemorylessPolicy:
         Raises:
             UserError: If an observation has another size or is not finite.
         """
-        observations = torch.as_tensor(observations, dtype=torch.float32)
-        if observations.shape != (self.num_episodes, self._actor.obs_dim):
-            raise UserError(
-                f'observation has shape {tuple(observations.shape)}; the policy was trained on '
-                f'{(self.num_episodes, self._actor.obs_dim)}',
-            )
-        if not _is_usable(observations):
-            raise UserError(
-                'observation holds NaN or infinity, or a number beyond '
-                f'{LARGEST_NUMBER:g}; the policy will not act on it',
-            )
+        observations = checked_observations(
+            observations,
+            (self.num_episodes, self._actor.obs_dim),
+        )
         return self._actor.act(observations.to(self._actor.device), self._generators)
 
     def observe(
@@ -289,9 +282,7 @@ class MemorylessPolicy:
         Raises:
             UserError: If a number is not finite.
         """
-        received = (torch.as_tensor(value, dtype=torch.float32) for value in (rewards, costs))
-        if not all(map(_is_usable, received)):
-            raise UserError('reward or cost is NaN or infinity; the policy cannot go on from it')
+        checked_signals(rewards, costs)
 
     def finish(self, episodes: Sequence[int]) -> None:
         """Say that episodes have ended; they are not counted anyway.
@@ -303,7 +294,3 @@ class MemorylessPolicy:
     def pop_infeasible_share(self) -> float:
         """Return 0: without candidates, none is infeasible."""
         return 0.0
-
-
-def _is_usable(values: torch.Tensor) -> bool:
-    return bool((values.abs() <= LARGEST_NUMBER).all())  # not so for NaN
