@@ -71,6 +71,8 @@ from omnisafe_qpt.scores import reference_returns
 
 
 COLUMNS = ('checkpoint', 'cost_limit', 'episode', 'seed', 'return', 'cost', 'length')
+# What is kept of a policy that is asked for a return and a cost, at each limit.
+_ASKED = ('cost_limit', 'target_return', 'asked_cost', 'holds_still', 'calibrated_bound')
 
 # The share of a budget of seconds that goes into finding out how long an update takes, on top of
 # it; in two parts, of which the second is timed.
@@ -387,12 +389,14 @@ def record(cell: Cell, training: Training, data: DataFile, job: Job) -> None:
     """
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
-    evaluated: dict[Path, list[dict[str, Any]]] = {}
+    asked: list[dict[str, Any]] = []
+    evaluated: dict[Path, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     for checkpoint in cell.suite.checkpoints:
         file = checkpoint_path(training.run, checkpoint)
         if file not in evaluated:  # the last one may be the best
             evaluated[file] = _episodes(cell, training, file, job)
-        rows += [{'checkpoint': checkpoint, **row} for row in evaluated[file]]
+        for known, new in zip((rows, asked), evaluated[file]):
+            known += [{'checkpoint': checkpoint, **row} for row in new]
     seconds = time.perf_counter() - started
     path = Path(job.results) / cell.name
     text = io.StringIO(newline='')
@@ -401,12 +405,23 @@ def record(cell: Cell, training: Training, data: DataFile, job: Job) -> None:
     writer.writerows(rows)
     with atomic_path(f'{path}.csv') as temporary:
         temporary.write_text(text.getvalue(), encoding='utf-8')
-    write_json(_facts(cell, training, data, job, seconds), Path(f'{path}.json'))
+    facts = _facts(cell, training, data, job, seconds)
+    write_json({**facts, 'asked': asked} if asked else facts, Path(f'{path}.json'))
 
 
-def _episodes(cell: Cell, training: Training, file: Path, job: Job) -> list[dict[str, Any]]:
-    """Run the test episodes of a checkpoint at each cost limit."""
+def _episodes(
+    cell: Cell,
+    training: Training,
+    file: Path,
+    job: Job,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run the test episodes of a checkpoint at each cost limit.
+
+    Returns:
+        A row for each episode, and for each limit what a model was asked for, if it was.
+    """
     suite = cell.suite
+    asked: list[dict[str, Any]] = []
     seeds = final_seeds(cell.seed, suite.episodes)
     if cell.row.algo in OURS:
         found = evaluate_runs(
@@ -419,6 +434,7 @@ def _episodes(cell: Cell, training: Training, file: Path, job: Job) -> list[dict
             **cell.row.evaluate,
         )
         columns = [(row['returns'], row['costs'], row['lengths']) for row in found]
+        asked = [{name: row[name] for name in _ASKED} for row in found if row['rule'] is not None]
     else:
         policy = builtin.load_policy(Path(training.run), file, Path(training.data))
         config = DeploymentConfig(cost_limit=suite.cost_limits[0], candidates=1)
@@ -426,7 +442,7 @@ def _episodes(cell: Cell, training: Training, file: Path, job: Job) -> list[dict
         (found,) = evaluate_together(cell.dataset.env_id, series, job.threads)
         # No limit moves this policy: the same episodes count for each.
         columns = [(found.returns, found.costs, found.lengths)] * len(suite.cost_limits)
-    return [
+    episodes = [
         {
             'cost_limit': limit,
             'episode': episode,
@@ -438,6 +454,7 @@ def _episodes(cell: Cell, training: Training, file: Path, job: Job) -> list[dict
         for limit, (returns, costs, lengths) in zip(suite.cost_limits, columns)
         for episode in range(len(seeds))
     ]
+    return episodes, asked
 
 
 def _facts(

@@ -59,8 +59,9 @@ _NOTES: tuple[tuple[tuple[str, ...], Callable[[Result], bool], str], ...] = (
         _is_calibrated,
         (
             'calibrated in the simulator after training, on `calibrate_episodes` validation '
-            'episodes for each of up to twelve costs asked for; then asked, at each limit, for '
-            'what returned the most within it. Rows without this note had no such episodes.'
+            'episodes for each of up to twelve costs asked for and for holding still; then asked, '
+            'at each limit, for what returned the most within it. Rows without this note had no '
+            'such episodes.'
         ),
     ),
     (
@@ -128,6 +129,19 @@ def numbered(results: Results) -> dict[str, str]:
     return {row: row + ','.join(each) for row, each in numbers.items()}
 
 
+def _held_still(results: Results) -> list[str]:
+    """Name the rows, datasets and seeds whose policy does not move at some limit."""
+    seeds: dict[str, list[str]] = {}
+    for cell in results.cells:
+        limits = {each['cost_limit'] for each in cell.facts.get('asked', ()) if each['holds_still']}
+        if limits:
+            at = ', '.join(f'{limit:g}' for limit in sorted(limits))
+            seeds.setdefault(f'{cell.row} on {cell.dataset} at limit {at}', []).append(
+                str(cell.seed)
+            )
+    return [f'{where} (seed {", ".join(numbers)})' for where, numbers in seeds.items()]
+
+
 def notes(results: Results) -> list[Block]:
     """Return what stands beneath a table, or nothing."""
     blocks: list[Block] = []
@@ -141,6 +155,12 @@ def notes(results: Results) -> list[Block]:
                     for index, (text, rows) in enumerate(found.items(), 1)
                 ),
             ),
+        )
+    still = _held_still(results)
+    if still:
+        blocks.append(
+            'The calibration found nothing within the limit, so that the policy **holds still**, '
+            f'every action zero: {", ".join(still)}.',
         )
     ours = [row for row, algo in results.algorithms.items() if algo in _BASELINES]
     if ours:

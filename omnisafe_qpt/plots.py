@@ -208,15 +208,16 @@ def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any
     _draw_against_limits(return_axes, rows, 'returns', BLUE)
     _draw_against_limits(cost_axes, rows, 'costs', ORANGE)
     asked = [row for row in rows if row['target_return'] is not None]
-    if asked:  # not so for policies that act on the observation alone
+    if asked:  # not so for policies that act on the observation alone, or hold still
+        at_limits = sorted({row['cost_limit'] for row in asked})
         wanted = [
             np.mean(
                 [_normalised(row, row['target_return']) for row in asked if row['cost_limit'] == at]
             )
-            for at in limits
+            for at in at_limits
         ]
         return_axes.plot(
-            limits, wanted, color=GREY, linestyle=':', marker='*', label='return asked for'
+            at_limits, wanted, color=GREY, linestyle=':', marker='*', label='return asked for'
         )
     return_axes.set_ylabel('normalised return')
     right = 1.05 * max(*limits, 1.0)

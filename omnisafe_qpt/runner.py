@@ -41,30 +41,45 @@ FORMAT = 1
 _LARGEST_NUMBER = 1e15
 
 
-def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float, float]:
+def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None, float]:
     """Return which return and which cost to ask a model for at a cost limit.
 
-    A calibrated model is asked for what returned the most within the limit when it was measured,
-    or for what cost the least where nothing was within. Any other is asked for the limit itself
-    and the highest return that the dataset reached within it, Eq. (11).
+    A calibrated model is asked for what returned the most within the limit when it was measured.
+    Where nothing was within with confidence, it is asked for what cost the least; and where that
+    was above the limit even on average, it holds still, if that cost less. Any other model is asked
+    for the limit itself and the highest return that the dataset reached within it, Eq. (11).
 
     Args:
         record (dict[str, Any]): Of the model: ``frontier``, and ``calibration``, which is None or
             as :func:`omnisafe_qpt.host.calibration.calibrate` returned it.
         cost_limit (float): Undiscounted cost of an episode to keep within.
+
+    Returns:
+        The return, which is None for holding still, and the cost.
     """
     if record.get('calibration') is not None:
-        levels = record['calibration']['levels']
-        within = [level for level in levels if level['cost_bound'] <= cost_limit]
-        if within:
-            best = max(within, key=lambda level: level['return_mean'])
-        else:
-            best = min(levels, key=lambda level: (level['cost_bound'], -level['return_mean']))
+        best = _best_level(record['calibration']['levels'], cost_limit)
+        if best['target_return'] is None:
+            return None, cost_limit
         return best['target_return'], best['asked_cost']
     frontier = record['frontier']
     # Where all episodes cost more than the limit, the one of least cost stands in.
     step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
     return frontier['returns'][max(step, 0)], cost_limit
+
+
+def _best_level(levels: Sequence[dict[str, Any]], cost_limit: float) -> dict[str, Any]:
+    """Choose what serves a limit among what a calibration measured."""
+
+    def cost(level: dict[str, Any]) -> tuple[float, float]:
+        return level['cost_bound'], -level['return_mean']
+
+    asked = [level for level in levels if level['target_return'] is not None]
+    within = [level for level in asked if level['cost_bound'] <= cost_limit]
+    if within:
+        return max(within, key=lambda level: level['return_mean'])
+    cheapest = min(asked, key=cost)
+    return cheapest if cheapest['cost_mean'] <= cost_limit else min(levels, key=cost)
 
 
 class LoopPolicy(ABC):
@@ -90,7 +105,8 @@ class LoopPolicy(ABC):
         self.num_episodes = num_episodes
         self._count = 1 if num_episodes is None else num_episodes
         self._obs_dim = obs_dim
-        self._targets = np.zeros((self._count, 2))  # asked for of an episode: return, cost
+        # Asked for of an episode: return, which is NaN for holding still, and cost.
+        self._targets = np.zeros((self._count, 2))
         # A calibrated model may be asked for another cost than the limit.
         self._limits = np.zeros(self._count)
         self._awaits_observe = False
@@ -102,7 +118,10 @@ class LoopPolicy(ABC):
 
     @property
     def target_return(self) -> float | np.ndarray:
-        """Undiscounted return of an episode that the policy is asked for."""
+        """Undiscounted return of an episode that the policy is asked for.
+
+        NaN where it holds still instead, as its calibration found nothing within the limit.
+        """
         return self._shown(self._targets[:, 0])
 
     @property
@@ -112,8 +131,8 @@ class LoopPolicy(ABC):
 
     @property
     def remaining_return(self) -> float | np.ndarray:
-        """What the rest of the episode is asked to return."""
-        return self._shown(self._remaining()[:, 0])
+        """What the rest of the episode is asked to return; NaN where the policy holds still."""
+        return self._shown(np.where(self._holds_still, np.nan, self._remaining()[:, 0]))
 
     def reset(
         self,
@@ -197,8 +216,8 @@ class LoopPolicy(ABC):
                 for all episodes or one each.
             target_return (float, Sequence[float] or np.ndarray, optional): Undiscounted return of
                 an episode to ask for, at a cost of the limit. Defaults to what the calibration
-                found best; without one to the highest that the dataset reached within the limit,
-                or the model's own target at its own limit.
+                found best, which may be to hold still; without one to the highest that the
+                dataset reached within the limit, or the model's own target at its own limit.
             episodes (Sequence[int] or np.ndarray, optional): Which of several are meant, by
                 number or as (B,) bool. Defaults to all.
 
@@ -210,15 +229,20 @@ class LoopPolicy(ABC):
         if (limits < 0).any():
             raise self.error(f'cost_limit is {cost_limit}; it must be 0 or more')
         if target_return is None:
-            targets = np.reshape([self._targets_for(limit) for limit in limits], (-1, 2))
+            found = [self._targets_for(limit) for limit in limits]
+            targets = np.array(found, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
         else:
             returns = self._one_each('target_return', target_return, len(rows))
             targets = np.stack([returns, limits], axis=-1)
         self._retarget(rows, targets)
         self._targets[rows], self._limits[rows] = targets, limits
 
+    @property
+    def _holds_still(self) -> np.ndarray:
+        return np.isnan(self._targets[:, 0])
+
     @abstractmethod
-    def _targets_for(self, cost_limit: float) -> tuple[float, float]:
+    def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
         """Return which return and cost to ask for at a limit when the user does not say."""
 
     @abstractmethod
@@ -356,7 +380,7 @@ class OnnxPolicy(LoopPolicy):
         self.set_cost_limit(limit, target_return)
         self.reset()
 
-    def _targets_for(self, cost_limit: float) -> tuple[float, float]:
+    def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
         if cost_limit == self.metadata['cost_limit']:
             return self.metadata['target_return'], self.metadata['asked_cost']
         return targets_for(self.metadata, cost_limit)
@@ -367,7 +391,7 @@ class OnnxPolicy(LoopPolicy):
         shifts[0] = 0.0  # candidate 0 asks for the target itself
         shifts *= np.float32(self.metadata['shift_scale'])
         self._inputs['mask'][row] = False
-        self._now[row], self._step[row] = self._targets[row], 0
+        self._now[row], self._step[row] = np.nan_to_num(self._targets[row]), 0
 
     def _choose(self, observations: np.ndarray) -> np.ndarray:
         for name, newest in (
@@ -381,6 +405,7 @@ class OnnxPolicy(LoopPolicy):
             history[:, :-1] = history[:, 1:]
             history[:, -1] = newest
         (actions,) = self._session.run(['action'], self._inputs)
+        actions = np.where(self._holds_still[:, None], np.float32(0.0), actions)
         self._inputs['actions'][:, -1] = actions
         self._step += 1
         return actions
@@ -390,7 +415,8 @@ class OnnxPolicy(LoopPolicy):
 
     def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
         # In float32 as torch's, so that both come to the same numbers.
-        difference = targets.astype(np.float32) - self._targets[rows].astype(np.float32)
+        before, after = np.nan_to_num([self._targets[rows], targets]).astype(np.float32)
+        difference = after - before
         self._now[rows] += difference
         self._inputs['to_go'][rows] += difference[:, None]
 

@@ -521,6 +521,22 @@ def test_rows_that_were_calibrated_in_the_simulator_say_so(suite):
     assert '| QPT-77 |' in text
 
 
+def test_policies_that_hold_still_are_named(suite):
+    def asked(*still):
+        return [{'checkpoint': 'last', 'cost_limit': at, 'holds_still': at in still}
+                for at in (10.0, 20.0)]  # fmt: skip
+
+    for seed in (0, 1):
+        write_cell(suite, 'QPT', seed=seed, asked=asked(10.0))
+    write_cell(suite, 'QPT', 'CarRun', asked=asked())
+    write_cell(suite, 'CDT', asked=asked(10.0, 20.0))
+    write_cell(suite, 'BCSafe')
+    text = page(suite)
+    assert 'QPT on BallCircle at limit 10 (seed 0, 1)' in text
+    assert 'CDT on BallCircle at limit 10, 20 (seed 0)' in text
+    assert 'QPT on CarRun at limit' not in text
+
+
 def test_a_multiplier_that_moved_has_no_note(suite):
     write_cell(suite, 'BCQLag', settings={'lagrange_start_step': 150000}, updates=200000)
     assert 'multiplier' not in page(suite)

@@ -63,6 +63,8 @@ LEVELS = [
     level(20.0, 60.0, 12.0, 30.0),
 ]
 SETTINGS = calibrated_settings(DeploymentConfig(candidates=4))
+# The car that never moves.
+STILL = {**level(0.0, 0.0, 1.0, 0.25), 'asked_cost': None, 'target_return': None}
 RECORD = {'episodes': 5, 'first_seed': 0, 'settings': SETTINGS, 'levels': LEVELS}
 FRONTIER = {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]}
 
@@ -103,6 +105,34 @@ def test_of_equal_costs_beyond_the_limit_the_better_one_is_asked_for() -> None:
     levels = [level(0.0, 1.0, 3.0, 7.0), level(1.0, 2.0, 4.0, 7.0), level(2.0, 3.0, 9.0, 8.0)]
     record = {'frontier': FRONTIER, 'calibration': {'levels': levels}}
     assert targets_for(record, 5.0) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ('limit', 'expected'),
+    [
+        (0.5, (10.0, 0.0)),  # within, though holding still costs less
+        (0.4, (None, 0.4)),
+        (0.1, (None, 0.1)),  # not within either, but the least
+    ],
+)
+def test_where_nothing_asked_for_is_within_the_limit_the_model_holds_still(
+    limit: float, expected: tuple[float | None, float]
+) -> None:
+    record = {'frontier': FRONTIER, 'calibration': {'levels': [*LEVELS, STILL]}}
+    assert targets_for(record, limit) == expected
+
+
+def test_holding_still_is_for_policies_above_the_limit_not_for_uncertain_ones() -> None:
+    uncertain = {**level(2.0, 3.0, 9.0, 8.0), 'cost_mean': 4.0}
+    costly = level(5.0, 4.0, 11.0, 9.0)
+    for still_cost, limit, expected in (
+        (0.0, 4.0, (3.0, 2.0)),
+        (0.0, 3.9, (None, 3.9)),
+        (8.5, 3.9, (3.0, 2.0)),  # standing costs even more
+    ):
+        levels = [uncertain, costly, {**STILL, 'cost_mean': still_cost, 'cost_bound': still_cost}]
+        record = {'frontier': FRONTIER, 'calibration': {'levels': levels}}
+        assert targets_for(record, limit) == expected
 
 
 @pytest.mark.parametrize('record', [{}, {'calibration': None}])
@@ -170,7 +200,7 @@ class Answers:
         on_progress(1, 2, 0)
         return [
             Evaluation(
-                returns=[each.target_return, each.target_return + 2],
+                returns=[each.target_return or 0.0, (each.target_return or 0.0) + 2],
                 costs=[each.config.cost_to_ask_for, each.config.cost_to_ask_for + 6.0],
                 lengths=[9, 9],
                 infeasible_share=0.0,
@@ -193,14 +223,17 @@ def test_every_level_is_asked_for_and_written_down(
     asked = [0.0, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0]
     targets = [10.0, 10.0, 10.0, 50.0, 50.0, 50.0, 50.0, 50.0, 90.0]
     assert [each.config for each in answers.series] == [
-        replace(config, asked_cost=cost) for cost in asked
+        replace(config, asked_cost=cost) for cost in (*asked, None)
     ]
-    assert [each.target_return for each in answers.series] == targets
+    assert [each.target_return for each in answers.series] == [*targets, None]
     assert all(list(each.seeds) == [record['first_seed'], record['first_seed'] + 1]
                for each in answers.series)  # fmt: skip
     assert record['first_seed'] >= FIRST_VALIDATION_SEED
     assert record['settings'] == calibrated_settings(config)
-    for found, cost, target in zip(record['levels'], asked, targets):
+    *levels, still = record['levels']
+    assert len(levels) == len(asked)
+    assert (still['asked_cost'], still['target_return'], still['return_mean']) == (None, None, 1.0)
+    for found, cost, target in zip(levels, asked, targets):
         spread = statistics.stdev([cost, cost + 6.0])
         assert found == pytest.approx(
             {
@@ -278,6 +311,77 @@ def test_a_loaded_policy_asks_for_one_cost_and_counts_from_the_limit(run: Path) 
     assert plain.target_return == 50.0
 
 
+@pytest.fixture
+def still_run(run: Path) -> Path:
+    """One whose calibration has holding still for limits below 0.5."""
+    networks, path = load_networks(run)
+    networks.spec['calibration'] = {**RECORD, 'levels': [*LEVELS, STILL]}
+    save_checkpoint(run, 3, networks)
+    return path
+
+
+def test_a_model_that_holds_still_takes_the_zero_action(
+    still_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Unsteady)
+    rows = evaluate_runs(still_run, [0.25, 0.5], episodes=3, device='cpu', processes=1, traces=True)
+    keys = ('holds_still', 'target_return', 'asked_cost', 'calibrated_bound', 'rule')
+    assert [rows[0][key] for key in keys] == [True, None, None, 0.25, 'paper']
+    assert [rows[1][key] for key in keys] == [False, 10.0, 0.0, 0.5, 'paper']
+    assert rows[0]['infeasible_share'] == 0.0
+    for row, is_still in zip(rows, (True, False)):
+        for trace in row['traces']:
+            assert (np.abs(trace['actions']).max() == 0.0) == is_still
+    # What is simulated with the zero action, by hand.
+    for seed, episode_return in enumerate(rows[0]['returns']):
+        environment, total, has_ended = Unsteady(ENV_ID), 0.0, False
+        environment.reset(seed + rows[0]['seed'])
+        while not has_ended:
+            _, reward, _, has_ended = environment.step(np.zeros(2, dtype=np.float32))
+            total += reward
+        assert episode_return == pytest.approx(total)
+
+
+def test_a_loaded_policy_holds_still_while_its_limit_asks_for_it(still_run: Path) -> None:
+    policy = omnisafe_qpt.load_policy(still_run, cost_limit=0.25, device='cpu', num_episodes=2)
+    observation = np.random.default_rng(0).standard_normal((2, 7))
+    assert np.all(policy.act(observation) == 0.0)
+    assert np.isnan([policy.target_return, policy.remaining_return]).all()
+    policy.observe([1.0, 1.0], [0.125, 0.0])
+    np.testing.assert_allclose(policy.remaining_budget, [0.125, 0.25])
+    policy.set_cost_limit(2.0, episodes=[1])
+    is_still = (policy.act(observation) == 0.0).all(axis=1)
+    assert is_still.tolist() == [True, False]
+    np.testing.assert_allclose(policy.target_return, [np.nan, 10.0])
+    np.testing.assert_allclose(policy.remaining_return, [np.nan, 9.0])
+    np.testing.assert_allclose(policy.remaining_budget, [0.125, 2.0])
+
+
+def test_a_trained_model_that_holds_still_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def found(networks: Any, config: DeploymentConfig, *_: Any) -> dict[str, Any]:
+        del networks
+        levels = [level(2.0, 8.0, 1.0, 40.0), STILL]
+        return {**RECORD, 'settings': calibrated_settings(config), 'levels': levels}
+
+    monkeypatch.setattr(algorithm, 'calibrate', found)
+    options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, calibrate_episodes=2)
+    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
+    agent.learn()
+    assert agent.agent._actor.target_return is None
+    said = capsys.readouterr().out
+    assert 'Calibration  nothing was within the limit: the policy HOLDS STILL' in said
+    assert '(target' not in said
+    run = agent.agent.logger.log_dir
+    plot = tmp_path / 'limits.png'
+    assert main(['evaluate', run, '--episodes', '2', '--plot', str(plot)]) == 0
+    said = ' '.join(capsys.readouterr().out.split())
+    assert 'found nothing within it, so that the policy holds still' in said
+    assert '10 still' in said
+    assert plot.exists()
+
+
 def test_training_calibrates_its_last_checkpoint(tmp_path: Path) -> None:
     options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, calibrate_episodes=2)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
@@ -335,8 +439,11 @@ def test_the_commands(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -
     said = capsys.readouterr().out
     record = json.loads(results.read_text())
     assert load_networks(run)[0].spec['calibration'] == record
-    assert len(record['levels']) == 9
-    for found in record['levels']:
+    *levels, still = record['levels']
+    assert len(levels) == 9
+    assert still['asked_cost'] is None
+    assert ['still', 'still'] in [row.split()[:2] for row in said.splitlines()]
+    for found in levels:
         line = [f'{found[name]:.1f}' for name in ('asked_cost', 'target_return', 'return_mean')]
         assert '  '.join(line).split() in [row.split()[:3] for row in said.splitlines()]
 

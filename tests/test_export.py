@@ -36,7 +36,8 @@ from omnisafe_qpt import runner
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.core.config import RULES
 from omnisafe_qpt.host import export
-from omnisafe_qpt.host.checkpoint import save_checkpoint
+from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
+from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
 from omnisafe_qpt.runner import OnnxPolicy
 
 
@@ -225,6 +226,43 @@ def test_limits_and_targets_are_those_of_the_run(run: Path, exported: Any) -> No
             expected.target_return,
         )
     assert OnnxPolicy(path, target_return=7.0).target_return == 7.0
+
+
+@needs_extra
+def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path) -> None:
+    networks, _ = load_networks(run)
+    config, _ = deployment_of(networks, **PLAIN)
+    names = ('asked_cost', 'target_return', 'return_mean', 'cost_mean', 'cost_bound')
+    levels = [(4.0, 50.0, 5.0, 8.0, 9.0), (None, None, 1.0, 0.0, 0.0)]
+    networks.spec['calibration'] = {
+        'settings': calibrated_settings(config),
+        'levels': [dict(zip(names, level)) for level in levels],
+    }
+    folder, path = tmp_path / 'seed-000-now', tmp_path / 'policy.onnx'
+    save_checkpoint(folder, 1, networks)
+    (folder / 'config.json').write_text('{}')
+    export.export_policy(folder, path, cost_limit=3.0, **PLAIN)
+    policies = (
+        omnisafe_qpt.load_policy(folder, 3.0, device='cpu', num_episodes=2, **PLAIN),
+        OnnxPolicy(path, num_episodes=2),
+    )
+    observations = np.random.default_rng(0).standard_normal((12, 2, 7))
+    for step, observation in enumerate(observations):
+        for policy in policies:
+            if step == 4:
+                policy.set_cost_limit(9.5, episodes=[1])
+            if step == 8:
+                policy.set_cost_limit(3.0)
+        expected, actions = (policy.act(observation) for policy in policies)
+        np.testing.assert_allclose(actions, expected, atol=1e-5)
+        is_still = [True, not 4 <= step < 8]
+        assert (actions == 0.0).all(axis=1).tolist() == is_still
+        for policy in policies:
+            policy.observe([0.5, 0.25], [0.25, 0.0])
+        for name in ('remaining_budget', 'remaining_return', 'cost_limit', 'target_return'):
+            ours, theirs = (getattr(policy, name) for policy in policies)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        assert np.isnan(policies[1].target_return).tolist() == is_still
 
 
 @needs_extra

@@ -418,6 +418,63 @@ def test_reset_of_one_episode_disturbs_no_other(networks, config):
     assert (actions[:, 1] - expected[:, 1]).abs().max() > 0.01
 
 
+@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+def test_an_episode_that_holds_still_disturbs_no_other(networks, config):
+    stream = Stream(3)
+    expected = play(start(networks, config, seeds=(0, 1, 2)), stream)
+    rollout = start(networks, config, seeds=(0, 1, 2))
+    rollout.reset(None, seeds=[1], episodes=[1])
+    actions = play(rollout, stream)
+    assert torch.equal(actions[:, [0, 2]], expected[:, [0, 2]])
+    assert torch.all(actions[:, 1] == 0.0)
+    assert torch.all(expected[:, 1] != 0.0)
+    rollout.reset(3.0, seeds=[0, 1, 2])
+    assert torch.equal(play(rollout, stream), expected), 'a reset ends it'
+
+
+@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+def test_a_policy_that_held_still_remembers_that(networks, config):
+    before, after = Stream(), Stream(seed=7)
+    rollout = start(networks, config, target_return=None)
+    assert torch.all(play(rollout, before) == 0.0)
+    reference = start(networks, config)
+    for observations, rewards, costs in before.steps():
+        reference.act(observations)
+        reference._actions[:, -1] = 0.0
+        reference.observe(rewards, costs)
+    rollout.retarget([3.0], [config.cost_limit], [0])
+    torch.testing.assert_close(rollout.remaining, reference.remaining, atol=1e-5, rtol=0)
+    actions = play(rollout, after)
+    torch.testing.assert_close(actions, play(reference, after), atol=1e-5, rtol=0)
+    assert torch.all(actions != 0.0)
+    rollout.retarget([None], [config.cost_limit], [0])
+    assert torch.all(play(rollout, before) == 0.0)
+
+
+def test_no_network_is_asked_where_all_episodes_hold_still(networks):
+    rollout = start(networks, ENSEMBLE, seeds=(0, 1))
+    record = Record(networks)
+    play(rollout, Stream(2))
+    asked = len(record.calls)
+    assert asked
+    assert rollout.choice is not None
+    rollout.retarget([None, None], [5.0, 5.0], [0, 1])
+    rollout.pop_infeasible_share()
+    play(rollout, Stream(2))
+    assert len(record.calls) == asked
+    assert rollout.choice is None
+    assert rollout.pop_infeasible_share() == 0.0
+
+
+def test_episodes_that_hold_still_have_no_infeasible_steps():
+    networks = make_networks(cost_level=1000.0)
+    rollout = start(networks, ENSEMBLE, seeds=(0, 1))
+    rollout.reset(None, seeds=[1], episodes=[1])
+    play(rollout, Stream(2))
+    assert rollout._scored_steps == STEPS
+    assert rollout.pop_infeasible_share() == 1.0
+
+
 def test_numbers_for_all_episodes_may_be_given_once(networks):
     each, once = start(networks, PLAIN, (0, 1)), start(networks, PLAIN, (0, 1))
     for t in range(3):

@@ -97,9 +97,10 @@ def _print_table(record: dict[str, Any]) -> None:
     )
     for level in record['levels']:
         names = ('asked_cost', 'target_return', 'return_mean', 'cost_mean', 'cost_bound')
-        table.add_row(*(f'{level[name]:.1f}' for name in names))
+        table.add_row(*('still' if level[name] is None else f'{level[name]:.1f}' for name in names))
     Console().print(table)
     print(
-        'A cost limit is served by the line of the highest return whose bound is within it.\n'
-        'Bound: the mean cost is below it with 95 % confidence.',
+        'A cost limit is served by the line of the highest return whose bound is within it; if\n'
+        'there is none, by the least bound, which may be to hold still if no other mean cost is\n'
+        'within. Bound: the mean cost is below it with 95 % confidence.',
     )

@@ -227,7 +227,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
 
     first = rows[0]
     title = f'{first["algo"]} on {first["env_id"]}, {first["episodes"]} episodes'
-    if first['target_return'] is not None:
+    if first['rule'] is not None:
         title += f', {count(first["candidates"], "candidate")}'
     notes = [
         'mean ± deviation over episodes; unsafe: episodes above the limit;',
@@ -236,10 +236,11 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
     if any(row['asked_cost'] not in (None, row['cost_limit']) for row in rows):
         notes.append('target: return @ cost that the policy is asked for by its calibration')
     notes += [
-        f'limit {row["cost_limit"]:g}: the calibration found nothing within it, so that the least '
-        'is asked for'
+        f'limit {row["cost_limit"]:g}: the calibration found nothing within it, so that '
+        + ('the policy holds still' if row['holds_still'] else 'the least is asked for')
         for row in rows
-        if row['calibrated_bound'] is not None and row['calibrated_bound'] > row['cost_limit']
+        if row['calibrated_bound'] is not None
+        and (row['holds_still'] or row['calibrated_bound'] > row['cost_limit'])
     ]
     table = result_table(
         title,
@@ -262,7 +263,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
 
 def _asked(row: dict[str, Any]) -> str:
     if row['target_return'] is None:
-        return '-'
+        return 'still' if row['holds_still'] else '-'
     at = '' if row['asked_cost'] == row['cost_limit'] else f' @{row["asked_cost"]:g}'
     return f'{row["target_return"]:.1f}{at}'
 

@@ -82,12 +82,14 @@ def _run(options: argparse.Namespace) -> None:
         candidate_shift=options.candidate_shift,
         checkpoint=options.checkpoint,
     )
+    target = report['target_return']
+    asked = 'holding still' if target is None else f'target return {target:.1f}'
     print(
         f'{report["env_id"]}, {report["checkpoint"]} of {report["run"]}: {options.out}, '
         f'{report["bytes"] / 1e6:.1f} MB\n'
         f'Candidates: {report["candidates"]}, rule: {report["rule"]}, shift: '
-        f'{report["candidate_shift"]}; by default cost limit {report["cost_limit"]:g} and target '
-        f'return {report["target_return"]:.1f}\n'
+        f'{report["candidate_shift"]}; by default cost limit {report["cost_limit"]:g} and '
+        f'{asked}\n'
         f'Actions as torch chooses them, within {report["difference"]:.1g}\n'
         'To run it, with numpy and onnxruntime alone: omnisafe_qpt.runner.OnnxPolicy, or a copy of '
         f'{runner.__file__}',

@@ -303,10 +303,13 @@ class Choice:
     shift: torch.Tensor
 
 
-def _check_targets(target_return: float, cost_limit: float) -> None:
+def _checked_targets(target_return: float | None, cost_limit: float) -> tuple[float, float]:
+    """Return what an episode starts from; without a target return it is 0, and never acted on."""
+    target_return = 0.0 if target_return is None else target_return
     for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
         if not abs(value) <= _LARGEST_NUMBER:  # not so for NaN
             raise UserError(f'{name} is {value}; it must be a finite number')
+    return target_return, cost_limit
 
 
 class RolloutPolicy:
@@ -317,6 +320,9 @@ class RolloutPolicy:
     constant drawn at the reset from the episode's own seed, and candidate 0 is not shifted. The
     shift is of the whole history, or of the last return-to-go only: then the candidates share all
     that comes before, and many cost little more than one.
+
+    An episode may also be one of holding still, in which every action is zero: the last resort of a
+    model whose calibration found nothing within a cost limit.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
@@ -361,6 +367,9 @@ class RolloutPolicy:
         self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
         # Which episodes are going on: the others' steps are not counted.
         self._running = torch.ones(num_episodes, dtype=torch.bool, device=self._device)
+        # Which hold still; on the host too, where it costs nothing to ask whether all do.
+        self._still = torch.zeros(num_episodes, dtype=torch.bool, device=self._device)
+        self._still_episodes: set[int] = set()
         self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._scored_steps = torch.zeros_like(self._infeasible_steps)
         # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
@@ -372,7 +381,10 @@ class RolloutPolicy:
 
     @property
     def choice(self) -> Choice | None:
-        """What was chosen in the last step; None right after a reset, or with one candidate."""
+        """What was chosen in the last step; None without a choice.
+
+        That is right after a reset, with one candidate, or while all episodes hold still.
+        """
         if self._scored is None:
             return None
         chosen, any_feasible, reward_values, cost_values = self._scored
@@ -385,7 +397,7 @@ class RolloutPolicy:
 
     def reset(
         self,
-        target_return: float,
+        target_return: float | None,
         cost_limit: float | None = None,
         seeds: Sequence[int] = (0,),
         episodes: Sequence[int] | None = None,
@@ -393,7 +405,7 @@ class RolloutPolicy:
         """Begin new episodes.
 
         Args:
-            target_return (float): Return to ask for, undiscounted.
+            target_return (float or None): Return to ask for, undiscounted; None to hold still.
             cost_limit (float, optional): Undiscounted cost that must not be exceeded. Defaults
                 to what the configuration asks for.
             seeds (Sequence[int], optional): One for each episode begun; they fix the candidates.
@@ -407,14 +419,15 @@ class RolloutPolicy:
         if len(seeds) != len(episodes):
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
         cost_limit = self._config.cost_to_ask_for if cost_limit is None else cost_limit
-        _check_targets(target_return, cost_limit)
+        targets = _checked_targets(target_return, cost_limit)
+        self._hold_still(dict.fromkeys(episodes, target_return is None))
         self._scored = None
         spread = self._config.target_spread * self._networks.scaling.return_unit
         for episode, seed in zip(episodes, seeds):
             self._mask[episode] = False
             self._step[episode] = 0
             self._running[episode] = True
-            self._now[episode] = torch.tensor([target_return, cost_limit], device=self._device)
+            self._now[episode] = torch.tensor(targets, device=self._device)
             self._targets[episode] = self._now[episode]
             generator = np.random.default_rng(seed)
             shifts = torch.as_tensor(
@@ -427,7 +440,7 @@ class RolloutPolicy:
 
     def retarget(
         self,
-        target_returns: Sequence[float],
+        target_returns: Sequence[float | None],
         cost_limits: Sequence[float],
         episodes: Sequence[int],
     ) -> None:
@@ -437,24 +450,30 @@ class RolloutPolicy:
         stays one of training, where tokens differ by what was received and by nothing else.
 
         Args:
-            target_returns (Sequence[float]): Return to ask for, of each whole episode.
+            target_returns (Sequence[float or None]): Return to ask for, of each whole episode;
+                None to hold still.
             cost_limits (Sequence[float]): Cost that each whole episode must not exceed.
             episodes (Sequence[int]): Which of the B.
 
         Raises:
             UserError: If a target is not finite.
         """
-        pairs = list(zip(target_returns, cost_limits))
-        for pair in pairs:
-            _check_targets(*pair)
+        pairs = [_checked_targets(*pair) for pair in zip(target_returns, cost_limits)]
         targets = torch.as_tensor(
             np.array(pairs, dtype=np.float32).reshape(-1, 2), device=self._device
         )
         episodes = list(episodes)
+        self._hold_still({at: asked is None for at, asked in zip(episodes, target_returns)})
         difference = targets - self._targets[episodes]
         self._now[episodes] += difference
         self._to_go[episodes] += difference[:, None]
         self._targets[episodes] = targets
+
+    def _hold_still(self, whether: dict[int, bool]) -> None:
+        """Note whether episodes hold still."""
+        for episode, is_still in whether.items():
+            self._still[episode] = is_still
+            (self._still_episodes.add if is_still else self._still_episodes.discard)(episode)
 
     @property
     def remaining(self) -> torch.Tensor:
@@ -484,11 +503,15 @@ class RolloutPolicy:
         """
         shape = (self.num_episodes, self._obs_dim)
         self._push(checked_observations(observations, shape).to(self._device))
-        with _threads_for(self._work):
-            candidates = self._candidate_actions()  # (B, M, A)
-            chosen = self._score(candidates)
-        actions = candidates[torch.arange(self.num_episodes, device=self._device), chosen]
-        self._actions[:, -1] = actions
+        if len(self._still_episodes) == self.num_episodes:
+            self._scored = None
+        else:
+            with _threads_for(self._work):
+                candidates = self._candidate_actions()  # (B, M, A)
+                chosen = self._score(candidates)
+            actions = candidates[torch.arange(self.num_episodes, device=self._device), chosen]
+            self._actions[:, -1] = actions.masked_fill(self._still[:, None], 0.0)
+        actions = self._actions[:, -1].clone()
         self._step += 1
         return actions
 
@@ -566,6 +589,7 @@ class RolloutPolicy:
             reward_values, cost_values, budgets, self._config.rule
         )
         self._scored = (chosen, any_feasible, reward_values, cost_values)
-        self._infeasible_steps += (self._running & ~any_feasible).sum()
-        self._scored_steps += self._running.sum()
+        counted = self._running & ~self._still
+        self._infeasible_steps += (counted & ~any_feasible).sum()
+        self._scored_steps += counted.sum()
         return chosen

@@ -18,7 +18,8 @@ A model need not keep to what it is asked for. Eq. (14) compares a discounted va
 sum, and a policy imitates the nearest behaviour in its data, which may cost more or less. So the
 model is asked for a ladder of costs in validation episodes. From then on it is asked, at any cost
 limit, for the step of the ladder that returned the most within that limit
-(:func:`omnisafe_qpt.runner.targets_for`).
+(:func:`omnisafe_qpt.runner.targets_for`). Holding still is measured too, as a last resort where the
+policy keeps no limit whatever it is asked for.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def calibrate(
     Returns:
         A record of plain values: ``episodes``, ``first_seed``, ``settings`` (those of deployment
         that it holds for) and ``levels``, for each step of the ladder a dict of ``asked_cost``,
-        ``target_return``, ``return_mean``, ``cost_mean`` and ``cost_bound``, below which
-        the mean cost is with 95 % confidence (:func:`omnisafe_qpt.scores.mean_bound`).
+        ``target_return`` (both None for holding still), ``return_mean``, ``cost_mean`` and
+        ``cost_bound``, below which the mean cost is with 95 % confidence
+        (:func:`omnisafe_qpt.scores.mean_bound`).
 
     Raises:
         UserError: If there are too few episodes, or the environment refuses.
@@ -132,6 +134,7 @@ def calibrate(
         Series(networks, replace(config, asked_cost=cost), frontier.target_return(cost), seeds)
         for cost in ladder(networks.scaling.cost_unit.item(), frontier)
     ]
+    series.append(Series(networks, replace(config, asked_cost=None), None, seeds))
 
     def report(done: int, total: int, _: int) -> None:
         if on_progress is not None:
@@ -163,7 +166,7 @@ def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
     return costs[:needed]
 
 
-def _level(series: Series, result: Evaluation) -> dict[str, float]:
+def _level(series: Series, result: Evaluation) -> dict[str, float | None]:
     return {
         'asked_cost': series.config.asked_cost,
         'target_return': series.target_return,

@@ -64,11 +64,12 @@ class DeployedPolicy(LoopPolicy):
         self.set_cost_limit(config.cost_limit, target_return)
         self.reset()
 
-    def _targets_for(self, cost_limit: float) -> tuple[float, float]:
+    def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
         return _targets_for(self._spec, replace(self._config, cost_limit=cost_limit))
 
     def _begin(self, row: int, seed: int) -> None:
-        self._rollout.reset(*self._targets[row].tolist(), seeds=(seed,), episodes=(row,))
+        (target_return, cost), *_ = _asked(self._targets[[row]])
+        self._rollout.reset(target_return, cost, seeds=(seed,), episodes=(row,))
 
     def _choose(self, observations: np.ndarray) -> np.ndarray:
         return self._rollout.act(observations).cpu().numpy()
@@ -77,10 +78,16 @@ class DeployedPolicy(LoopPolicy):
         self._rollout.observe(rewards, costs)
 
     def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
-        self._rollout.retarget(*targets.T.tolist(), rows)
+        asked = _asked(targets)
+        self._rollout.retarget([each[0] for each in asked], [each[1] for each in asked], rows)
 
     def _remaining(self) -> np.ndarray:
         return self._rollout.remaining.cpu().numpy()
+
+
+def _asked(targets: np.ndarray) -> list[tuple[float | None, float]]:
+    """Return targets (n, 2) as a model takes them, which holds still for None."""
+    return [(None if np.isnan(asked) else asked, cost) for asked, cost in targets.tolist()]
 
 
 class _ObservingPolicy(DeployedPolicy):
@@ -183,8 +190,9 @@ def deployment_of(  # pylint: disable=too-many-arguments
 ) -> tuple[DeploymentConfig, float | None]:
     """Return a model's deployment settings with some of them replaced, and its target return.
 
-    The target return is None where the model acts on the observation alone. Where none is given
-    and the model is calibrated for these settings, both are what the calibration found best.
+    The target return is None where the model acts on the observation alone, and where it is to hold
+    still. Where none is given and the model is calibrated for these settings, both are what the
+    calibration found best.
 
     Raises:
         UserError: If a value is impossible, or the model knows no such setting.
@@ -218,7 +226,7 @@ def deployment_of(  # pylint: disable=too-many-arguments
     return replace(config, asked_cost=asked_cost), target_return
 
 
-def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float, float]:
+def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float | None, float]:
     """Return which return and cost to ask for: the run's own return, if it has one for this limit.
 
     Otherwise the calibration tells, if it holds for these settings, and else the frontier.
@@ -237,13 +245,24 @@ def calibration_of(spec: dict[str, Any], config: DeploymentConfig) -> dict[str, 
     return record if is_valid else None
 
 
-def calibrated_bound(spec: dict[str, Any], config: DeploymentConfig) -> float | None:
-    """Return what the calibration bounds the mean cost by; None if it did not choose the cost."""
+def calibrated_bound(
+    spec: dict[str, Any],
+    config: DeploymentConfig,
+    target_return: float | None,
+) -> float | None:
+    """Return what the calibration bounds the mean cost by; None if it did not choose the targets.
+
+    Args:
+        spec (dict[str, Any]): Of the model.
+        config (DeploymentConfig): As :func:`deployment_of` returned it.
+        target_return (float or None): Likewise.
+    """
     record = calibration_of(spec, config)
     if record is None or config.asked_cost is None:
         return None
+    asked = None if target_return is None else config.asked_cost
     bounds = {level['asked_cost']: level['cost_bound'] for level in record['levels']}
-    return bounds.get(config.asked_cost)
+    return bounds.get(asked)
 
 
 def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
@@ -256,6 +275,14 @@ def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
 def forget_calibration(networks: Deployable) -> None:
     """Let a loaded model be asked for a limit itself, as the paper has it."""
     networks.spec = {**networks.spec, 'calibration': None}
+
+
+def forget_holding_still(networks: Deployable) -> None:
+    """Let a loaded model act at any limit, as those need who look at what it would do."""
+    record = networks.spec.get('calibration')
+    if record is not None:
+        asked = [level for level in record['levels'] if level['target_return'] is not None]
+        networks.spec = {**networks.spec, 'calibration': {**record, 'levels': asked}}
 
 
 def build_evaluation(

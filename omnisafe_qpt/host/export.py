@@ -186,7 +186,7 @@ def _write(
 def _metadata(
     networks: DeployableNetworks,
     config: DeploymentConfig,
-    target_return: float,
+    target_return: float | None,
     source: Path,
 ) -> dict[str, Any]:
     """Say all that a runner needs, in the units of the environment, and where it is from."""

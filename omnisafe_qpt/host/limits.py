@@ -123,7 +123,8 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
         ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
         lists of None. Where the policy acts on the observation alone, ``target_return``,
-        ``asked_cost``, ``rule`` and ``candidate_shift`` are None.
+        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. Where its calibration found
+        nothing within the limit and it ``holds_still``, ``target_return`` and ``asked_cost`` are.
 
     Raises:
         UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
@@ -256,6 +257,7 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
     """Put results and what they were got with into plain values."""
     spec, config, checkpoint = wanted.model.networks.spec, wanted.config, wanted.model.checkpoint
     is_asked = asks_for_returns(spec)
+    holds_still = is_asked and wanted.target_return is None
     return_mean, cost_mean = statistics.fmean(result.returns), statistics.fmean(result.costs)
     cost_share = normalized_cost(cost_mean, config.cost_limit)
     row = {
@@ -263,8 +265,11 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'env_id': spec['env_id'],
         'cost_limit': config.cost_limit,
         'target_return': wanted.target_return,
-        'asked_cost': config.cost_to_ask_for if is_asked else None,
-        'calibrated_bound': calibrated_bound(spec, config) if is_asked else None,
+        'asked_cost': config.cost_to_ask_for if is_asked and not holds_still else None,
+        'holds_still': holds_still,
+        'calibrated_bound': (
+            calibrated_bound(spec, config, wanted.target_return) if is_asked else None
+        ),
         'candidates': config.candidates,
         'rule': config.rule if is_asked else None,
         'candidate_shift': config.candidate_shift if is_asked else None,

@@ -849,23 +849,24 @@ class OfflineAlgorithm(BaseOffline):
 
     def _summarise(self, row: dict[str, float]) -> None:
         """End with the result, where it is, and what to do next."""
-        limit = self._deployment.cost_limit
+        limit, target = self._deployment.cost_limit, self._actor.target_return
         run = self._run
         lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
         if math.isfinite(row['Metrics/EpRet']):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
-            target = self._actor.target_return
             asked = '' if target is None else f'   (target {target:.2f})'
             lines += [
                 f'Return       {row["Metrics/EpRet"]:.2f}{asked}',
                 f'Normalised   {row["Metrics/NormRet"]:.2f}',
                 f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
             ]
-        bound = calibrated_bound(self._actor.networks.spec, self._actor.config)
-        if bound is not None and bound > limit:
+        bound = calibrated_bound(self._actor.networks.spec, self._actor.config, target)
+        if bound is not None and target is None:
+            lines.append('Calibration  nothing was within the limit: the policy HOLDS STILL')
+        elif bound is not None and bound > limit:
             lines.append(
                 'Calibration  nothing was within the limit: what cost the least is asked for, '
-                f'about {bound:.4g}',
+                f'at most about {bound:.4g}',
             )
         best = best_epoch(self._rows, limit)
         if best is not None and best['epoch'] != self.epoch:
