@@ -98,7 +98,13 @@ PRESETS = {
     'paper': Preset(LearnerConfig(), batch_size=2048),
     'cpu': Preset(
         LearnerConfig(
-            policy=PolicyConfig(embed_dim=64, num_layers=2, num_heads=4, dropout=0.0),
+            policy=PolicyConfig(
+                context_len=5,
+                embed_dim=64,
+                num_layers=2,
+                num_heads=4,
+                dropout=0.0,
+            ),
             critic_hidden_sizes=(128, 128, 128),
         ),
         batch_size=32,
