@@ -120,7 +120,7 @@ def test_the_shift_is_added_to_every_step_and_to_nothing_else(trajectories):
         )
         windows = torch.arange(new.num_items)
         assert new.num_items == old.num_items
-        changed, unchanged = vars(new.windows(windows)), vars(old.windows(windows))
+        changed, unchanged = vars(new.batch(windows)), vars(old.batch(windows))
         for name, shift in (('return_to_go', one.return_shift), ('cost_to_go', one.cost_shift)):
             difference = changed.pop(name) - unchanged.pop(name)
             np.testing.assert_allclose(difference, shift.expand(difference.shape), atol=1e-5)

@@ -335,7 +335,7 @@ def test_windows_are_those_of_training(networks):
         },
     )
     sampler = WindowSampler(trajectories, CONTEXT, 1, seed=0)
-    batch = sampler.windows(torch.arange(STEPS))
+    batch = sampler.batch(torch.arange(STEPS))
     scaling = networks.scaling
     expected = {
         'states': scaling.observation(batch.states),

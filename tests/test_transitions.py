@@ -58,7 +58,7 @@ def check(batch, arrays, rows):
 def test_every_transition_of_every_episode(arrays, trajectories):
     sampler = TransitionSampler(trajectories, batch_size=1, seed=0)
     assert sampler.num_items == sum(LENGTHS)
-    batch = sampler.transitions(torch.arange(sum(LENGTHS)))
+    batch = sampler.batch(torch.arange(sum(LENGTHS)))
     check(batch, arrays, np.arange(sum(LENGTHS)))
     assert batch.terminal.sum() == 2  # of four ends, the others are time limits
 
@@ -67,7 +67,7 @@ def test_an_npz_ends_at_its_horizon_by_a_time_limit(arrays):
     del arrays['timeouts']
     arrays['terminals'][[4, 5, 14, 17]] = True
     trajectories = Trajectories.from_arrays(arrays, horizon=9)
-    batch = TransitionSampler(trajectories, 1, seed=0).transitions(torch.arange(18))
+    batch = TransitionSampler(trajectories, 1, seed=0).batch(torch.arange(18))
     assert np.flatnonzero(batch.terminal.numpy()).tolist() == [4, 5, 17]
 
 
@@ -76,7 +76,7 @@ def test_only_the_given_episodes_are_drawn_each_as_often_as_it_is_given(arrays, 
     sampler = TransitionSampler(trajectories, 1, seed=0, rows=rows)
     expected = [15, 16, 17, 0, 1, 2, 3, 4, 15, 16, 17]
     assert sampler.num_items == len(expected)
-    check(sampler.transitions(torch.arange(len(expected))), arrays, expected)
+    check(sampler.batch(torch.arange(len(expected))), arrays, expected)
 
 
 def test_all_transitions_are_equally_likely(trajectories):
@@ -152,7 +152,7 @@ def test_safe_episodes_are_those_that_cost_at_most_the_limit(arrays):
     assert safe.table is trajectories.table
     sampler = TransitionSampler(safe, 1, seed=0)
     rows = [*range(6), *range(15, 18)]
-    check(sampler.transitions(torch.arange(sampler.num_items)), arrays, rows)
+    check(sampler.batch(torch.arange(sampler.num_items)), arrays, rows)
 
 
 def test_without_a_safe_episode_the_cheapest_is_named(arrays):

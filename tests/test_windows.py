@@ -105,7 +105,7 @@ def test_every_window_of_every_episode(arrays, trajectories, context_len):
     episodes = range(len(LENGTHS))
     expected = list(slow_windows(arrays, context_len, episodes, [(0.0, 0.0)] * len(LENGTHS)))
     assert sampler.num_items == len(expected) == sum(LENGTHS) + len(LENGTHS)
-    check(sampler.windows(torch.arange(sampler.num_items)), expected)
+    check(sampler.batch(torch.arange(sampler.num_items)), expected)
 
 
 def test_a_window_of_a_shifted_row_is_that_of_the_episode_shifted(arrays, trajectories):
@@ -122,7 +122,7 @@ def test_a_window_of_a_shifted_row_is_that_of_the_episode_shifted(arrays, trajec
     shifts = [(0.0, 0.0)] * 4 + [(1.5, 0.25), (-2.0, 3.0), (0.0, 7.0)]
     expected = list(slow_windows(arrays, 4, [0, 1, 2, 3, 2, 0, 2], shifts))
     assert sampler.num_items == len(expected)
-    check(sampler.windows(torch.arange(sampler.num_items)), expected)
+    check(sampler.batch(torch.arange(sampler.num_items)), expected)
 
 
 def test_shapes_and_types(trajectories):
@@ -140,7 +140,7 @@ def test_shapes_and_types(trajectories):
 
 def test_a_window_never_reaches_into_the_episode_before(trajectories):
     sampler = WindowSampler(trajectories, context_len=20, batch_size=1, seed=0)
-    batch = sampler.windows(torch.arange(sampler.num_items))
+    batch = sampler.batch(torch.arange(sampler.num_items))
     counts = batch.mask.sum(1).tolist()
     assert counts == [end + 1 for length in LENGTHS for end in range(length + 1)]
     # Left padding: what is valid is at the right end.
@@ -154,7 +154,7 @@ def test_a_batch_is_the_windows_of_the_numbers_drawn(trajectories, batch_size):
     for _ in range(2):
         numbers = torch.randint(sampler.num_items, (batch_size,), generator=generator)
         batch = sampler.sample()
-        singly = [sampler.windows(number[None]) for number in numbers[:50]]
+        singly = [sampler.batch(number[None]) for number in numbers[:50]]
         for name, value in vars(batch).items():
             assert len(value) == batch_size
             assert value[:50].equal(torch.cat([vars(single)[name] for single in singly]))
@@ -239,7 +239,7 @@ def test_selected_episodes_alone_are_drawn(trajectories, arrays):
     chosen = trajectories.select(torch.tensor([3, 1]))
     sampler = WindowSampler(chosen, 4, batch_size=1, seed=0)
     expected = list(slow_windows(arrays, 4, [3, 1], [(0.0, 0.0)] * 2))
-    check(sampler.windows(torch.arange(sampler.num_items)), expected)
+    check(sampler.batch(torch.arange(sampler.num_items)), expected)
 
 
 @pytest.mark.parametrize(('context_len', 'batch_size'), [(0, 4), (4, 0), (-1, 4)])
@@ -280,7 +280,7 @@ def test_row_and_window_numbers_do_not_overflow():
     data = Trajectories(row.expand(length + 42, 9), rows, obs_dim=3, act_dim=2)
     sampler = WindowSampler(data, context_len=2, batch_size=20_000, seed=0)
     assert sampler.num_items == length + 42
-    batch = sampler.windows(torch.tensor([2**31, 2**32 + 5, length, length + 1, length + 41]))
+    batch = sampler.batch(torch.tensor([2**31, 2**32 + 5, length, length + 1, length + 41]))
     ends = [2**31, 2**32 + 5, length, 0, 40]
     assert batch.timesteps.tolist() == [[max(end - 1, 0), end] for end in ends]
     assert batch.return_to_go[:, -1].tolist() == [7.0, 7.0, 7.0, 8.0, 8.0]
@@ -314,5 +314,5 @@ def test_relabelling_leaves_the_table_as_it_was(trajectories):
     shifted = EpisodeRows(**{**vars(rows), 'return_shift': torch.ones(4)})
     before = trajectories.table.clone()
     sampler = WindowSampler(trajectories, 4, batch_size=1, seed=0, rows=shifted)
-    sampler.windows(torch.arange(sampler.num_items))
+    sampler.batch(torch.arange(sampler.num_items))
     assert trajectories.table.equal(before)

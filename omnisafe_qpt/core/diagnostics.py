@@ -374,7 +374,7 @@ class OfflineChecks:
     ) -> Iterator[SequenceBatch]:
         """Gather the windows of these numbers on the networks' device, so many at a time."""
         for part in numbers.to(self._trajectories.table.device).split(size):
-            batch = sampler.windows(part)
+            batch = sampler.batch(part)
             yield SequenceBatch(
                 **{
                     field.name: getattr(batch, field.name).to(self._device)

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import torch
 
-from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.core.base_learner import BaseLearner
 from omnisafe_qpt.data.prefetch import PrefetchSampler
-from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
+from omnisafe_qpt.data.sampling import BatchSampler
 
 
 # Updates before the capture, in which optimisers make their state and libraries and compilers
@@ -50,15 +51,15 @@ class CapturedUpdate:
     collectives are kept out of graphs here, and after a capture that failed.
 
     Args:
-        learner (Learner): What to update.
-        sampler (WindowSampler or PrefetchSampler): Gives batches on the learner's device, all of
+        learner (BaseLearner): What to update.
+        sampler (BatchSampler or PrefetchSampler): Gives batches on the learner's device, all of
             the same shapes.
 
     Attributes:
         failure (str or None): Why the capture failed, if it did. No update was lost by it.
     """
 
-    def __init__(self, learner: Learner, sampler: WindowSampler | PrefetchSampler) -> None:
+    def __init__(self, learner: BaseLearner, sampler: BatchSampler | PrefetchSampler) -> None:
         """Initialize an instance of :class:`CapturedUpdate`."""
         self.failure: str | None = None
         self._learner = learner
@@ -66,7 +67,7 @@ class CapturedUpdate:
         self._is_capturable = _is_capturable(learner)
         self._is_drawn_inside = sampler.generator.device.type == learner.device.type
         self._warmup = _WARMUP_UPDATES
-        self._batch: SequenceBatch | None = None
+        self._batch: Any = None
         self._replay: Callable[[], None] | None = None
 
     @property
@@ -110,11 +111,11 @@ class CapturedUpdate:
             self.failure = str(error.__context__ or error)
 
 
-def _tensors(batch: SequenceBatch) -> list[torch.Tensor]:
+def _tensors(batch: Any) -> list[torch.Tensor]:
     return [getattr(batch, field.name) for field in fields(batch)]
 
 
-def _is_capturable(learner: Learner) -> bool:
+def _is_capturable(learner: BaseLearner) -> bool:
     return learner.device.type == 'cuda' and learner.replicas.size == 1
 
 

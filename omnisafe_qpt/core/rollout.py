@@ -367,9 +367,9 @@ class RolloutPolicy:
         self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
         # Which episodes are going on: the others' steps are not counted.
         self._running = torch.ones(num_episodes, dtype=torch.bool, device=self._device)
-        # Which hold still; on the host too, where it costs nothing to ask whether all do.
+        # Which hold still, and whether all do, so that no step has to wait for the device to tell.
         self._still = torch.zeros(num_episodes, dtype=torch.bool, device=self._device)
-        self._still_episodes: set[int] = set()
+        self._all_still = False
         self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._scored_steps = torch.zeros_like(self._infeasible_steps)
         # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
@@ -420,7 +420,7 @@ class RolloutPolicy:
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
         cost_limit = self._config.cost_to_ask_for if cost_limit is None else cost_limit
         targets = _checked_targets(target_return, cost_limit)
-        self._hold_still(dict.fromkeys(episodes, target_return is None))
+        self._hold_still(episodes, [target_return is None] * len(episodes))
         self._scored = None
         spread = self._config.target_spread * self._networks.scaling.return_unit
         for episode, seed in zip(episodes, seeds):
@@ -463,17 +463,16 @@ class RolloutPolicy:
             np.array(pairs, dtype=np.float32).reshape(-1, 2), device=self._device
         )
         episodes = list(episodes)
-        self._hold_still({at: asked is None for at, asked in zip(episodes, target_returns)})
+        self._hold_still(episodes, [asked is None for asked in target_returns])
         difference = targets - self._targets[episodes]
         self._now[episodes] += difference
         self._to_go[episodes] += difference[:, None]
         self._targets[episodes] = targets
 
-    def _hold_still(self, whether: dict[int, bool]) -> None:
+    def _hold_still(self, episodes: Sequence[int], are_still: list[bool]) -> None:
         """Note whether episodes hold still."""
-        for episode, is_still in whether.items():
-            self._still[episode] = is_still
-            (self._still_episodes.add if is_still else self._still_episodes.discard)(episode)
+        self._still[list(episodes)] = torch.tensor(are_still, dtype=torch.bool, device=self._device)
+        self._all_still = bool(self._still.all())
 
     @property
     def remaining(self) -> torch.Tensor:
@@ -503,15 +502,16 @@ class RolloutPolicy:
         """
         shape = (self.num_episodes, self._obs_dim)
         self._push(checked_observations(observations, shape).to(self._device))
-        if len(self._still_episodes) == self.num_episodes:
+        if self._all_still:
             self._scored = None
+            actions = torch.zeros_like(self._actions[:, -1])
         else:
             with _threads_for(self._work):
                 candidates = self._candidate_actions()  # (B, M, A)
                 chosen = self._score(candidates)
             actions = candidates[torch.arange(self.num_episodes, device=self._device), chosen]
-            self._actions[:, -1] = actions.masked_fill(self._still[:, None], 0.0)
-        actions = self._actions[:, -1].clone()
+            actions = actions.masked_fill(self._still[:, None], 0.0)
+        self._actions[:, -1] = actions
         self._step += 1
         return actions
 

@@ -21,10 +21,11 @@ import queue
 import threading
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
+from omnisafe_qpt.data.sampling import BatchSampler
 
 
 # Share of a device's free memory that the dataset may take; networks and activations need the rest.
@@ -55,7 +56,7 @@ def fits_on(
 
 
 class PrefetchSampler:
-    """A :class:`WindowSampler` on the host whose batches are made ahead and put on a device.
+    """A :class:`BatchSampler` on the host whose batches are made ahead and put on a device.
 
     A thread draws and gathers the next few batches on the host and starts copying them to the
     device, so that :meth:`sample` only hands one over. The batches and their order are those of
@@ -77,8 +78,7 @@ class PrefetchSampler:
     capture with ``capture_error_mode='thread_local'``.
 
     Args:
-        sampler (WindowSampler): Draws the windows; its table is on the host. It must not be used
-            otherwise.
+        sampler (BatchSampler): Its table is on the host. It must not be used otherwise.
         device (torch.device or str): Where the batches are to be.
         depth (int, optional): How many batches at most are made ahead of the one that the device
             is using. Defaults to 4.
@@ -86,7 +86,7 @@ class PrefetchSampler:
 
     def __init__(
         self,
-        sampler: WindowSampler,
+        sampler: BatchSampler,
         device: torch.device | str,
         depth: int = 4,
     ) -> None:
@@ -99,7 +99,7 @@ class PrefetchSampler:
         self.generator = sampler.generator
         self.num_items = sampler.num_items
 
-    def sample(self) -> SequenceBatch:
+    def sample(self) -> Any:
         """Return the next batch, on the device.
 
         Raises:
@@ -139,7 +139,7 @@ class _Worker:
     """The thread that makes batches ahead; it knows nothing of the sampler that it works for.
 
     Args:
-        sampler (WindowSampler): Draws and gathers on the host.
+        sampler (BatchSampler): Draws and gathers on the host.
         device (torch.device): Where the batches are to be.
         depth (int): How many batches it makes ahead.
         state (torch.Tensor): State of the generator before its first batch.
@@ -147,7 +147,7 @@ class _Worker:
 
     def __init__(
         self,
-        sampler: WindowSampler,
+        sampler: BatchSampler,
         device: torch.device,
         depth: int,
         state: torch.Tensor,

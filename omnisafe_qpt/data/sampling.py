@@ -74,7 +74,7 @@ class BatchSampler(ABC):
         Nothing here waits for the device or depends on what is drawn, so a CUDA graph may hold
         it, with :attr:`generator` registered.
         """
-        return self.unpack(self.gather(self.draw(self.generator)))
+        return self.batch(self.draw(self.generator))
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
         """Draw the numbers of B items, and return those of this shard, (B / size,) int64.
@@ -89,6 +89,14 @@ class BatchSampler(ABC):
             device=self._device,
         )
         return numbers[self._shard]
+
+    def batch(self, number: torch.Tensor) -> Any:
+        """Gather items by number.
+
+        Args:
+            number (torch.Tensor): (B,) int64, as :meth:`gather` takes them.
+        """
+        return self.unpack(self.gather(number))
 
     @abstractmethod
     def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:

@@ -55,9 +55,8 @@ class TransitionSampler(BatchSampler):
         batch_size (int): B.
         seed (int): Seed of the sampler's own generator.
         rows (EpisodeRows, optional): Episodes to draw from. Defaults to the trajectories' own.
-        shard (tuple[int, int], optional): Rank and number of the processes that share each batch.
-            With the same seed all draw the same B transitions, and each gathers its own B / size
-            of them. Defaults to ``(0, 1)``, which is all of it.
+        shard (tuple[int, int], optional): See :class:`BatchSampler`. Defaults to ``(0, 1)``, all of
+            each batch.
 
     Raises:
         UserError: If the batch is not positive or cannot be shared equally.
@@ -82,20 +81,12 @@ class TransitionSampler(BatchSampler):
         self._terminal_numbers = torch.where(rows.terminal, self._ends - 1, -1)
         super().__init__(int(self._ends[-1]), batch_size, seed, shard, self._table.device)
 
-    def transitions(self, number: torch.Tensor) -> TransitionBatch:
-        """Gather transitions by number.
-
-        Args:
-            number (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
-                one the steps 0..L - 1.
-        """
-        return self.unpack(self.gather(number))
-
     def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
         """Gather transitions by number into the few tensors that make up a batch.
 
         Args:
-            number (torch.Tensor): (B,) int64, as in :meth:`transitions`.
+            number (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
+                one the steps 0..L - 1.
             pin_memory (bool, optional): Gather into page-locked memory. Defaults to False.
 
         Returns:

@@ -73,10 +73,8 @@ class WindowSampler(BatchSampler):
         seed (int): Seed of the sampler's own generator.
         rows (EpisodeRows, optional): Episodes to draw from, relabelled ones included. Defaults
             to the trajectories' own.
-        shard (tuple[int, int], optional): Rank and number of the processes that share each batch.
-            With the same seed all draw the same B windows, and each gathers its own B / size of
-            them: laid end to end in order of rank, the shards are the whole batch. Defaults to
-            ``(0, 1)``, which is all of it.
+        shard (tuple[int, int], optional): See :class:`BatchSampler`. Defaults to ``(0, 1)``, all of
+            each batch.
 
     Raises:
         UserError: If the context or the batch is not positive, or the batch cannot be shared
@@ -112,20 +110,12 @@ class WindowSampler(BatchSampler):
         self._shifts = torch.stack([rows.return_shift, rows.cost_shift], dim=1)
         super().__init__(int(self._window_ends[-1]), batch_size, seed, shard, device)
 
-    def windows(self, window: torch.Tensor) -> SequenceBatch:
-        """Gather windows by number.
-
-        Args:
-            window (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
-                one the windows ending at its states 0..L.
-        """
-        return self.unpack(self.gather(window))
-
-    def gather(self, window: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
+    def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
         """Gather windows by number into the few tensors that make up a batch.
 
         Args:
-            window (torch.Tensor): (B,) int64, as in :meth:`windows`.
+            number (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
+                one the windows ending at its states 0..L.
             pin_memory (bool, optional): Gather into page-locked memory. Defaults to False.
 
         Returns:
@@ -134,10 +124,10 @@ class WindowSampler(BatchSampler):
             device, :meth:`unpack` makes the batch there.
         """
         # index_select on flat indices: the same rows as by table[...], in two thirds of the time.
-        episode = torch.searchsorted(self._window_ends, window, right=True)
+        episode = torch.searchsorted(self._window_ends, number, right=True)
         facts = self._episodes.index_select(0, episode)
         first_window, first_row, length, terminal_window = facts.unbind(1)
-        step = (window - first_window)[:, None] + self._offsets  # (B, K), negative in padding
+        step = (number - first_window)[:, None] + self._offsets  # (B, K), negative in padding
         mask = step >= 0
         timesteps = step.clamp_min(0)
         row = (first_row[:, None] + timesteps).view(-1)
@@ -151,7 +141,7 @@ class WindowSampler(BatchSampler):
         values = values.view(*step.shape, -1)  # (B, K, S + A + 4)
         values[..., -2:] += self._shifts.index_select(0, episode)[:, None]
         action_mask = mask & (step < length[:, None])
-        small = [timesteps, mask, action_mask, window == terminal_window]
+        small = [timesteps, mask, action_mask, number == terminal_window]
         return [values, *(part.pin_memory() if pin_memory else part for part in small)]
 
     def unpack(self, parts: list[torch.Tensor]) -> SequenceBatch:

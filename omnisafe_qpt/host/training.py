@@ -41,6 +41,7 @@ from omnisafe.utils.config import Config
 from rich.console import Console
 from rich.panel import Panel
 
+from omnisafe_qpt.core.base_learner import BaseLearner
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.parallel import Replicas
@@ -98,7 +99,7 @@ class OfflineAlgorithm(BaseOffline):
     """
 
     # Built of the sizes, the units, :meth:`_learner_config`, the device and the replicas.
-    _learner_class: type[Any]
+    _learner_class: type[BaseLearner]
     # What a batch is made of, for messages.
     _unit = 'transitions'
     # What to try after losses that are no longer finite.
