@@ -149,8 +149,9 @@ def _draw_dataset(axes: Axes, board: Board, dataset: str) -> None:
         axes.set_ylim(min(returns) - margin, max(returns) + margin)
     missing = [row for row in rows if row not in shown]
     if missing:
+        note = f'not run: {", ".join(missing)}'
         text = axes.text(
-            *(0.98, 0.02, textwrap.fill(f'not run: {", ".join(missing)}', _TEXT_WIDTH)),
+            *(0.98, 0.02, textwrap.fill(note, _TEXT_WIDTH, break_on_hyphens=False)),
             transform=axes.transAxes,
             ha='right',
             va='bottom',
