@@ -36,9 +36,10 @@ train: setup ## Train QPT on the bundled sample and evaluate it (minutes, no GPU
 		--custom-cfgs train_cfgs:preset --custom-cfgs cpu \
 		--custom-cfgs train_cfgs:dataset --custom-cfgs sample
 
-# Work is small: more threads would wait for each other more than they help.
+# Work is small: more threads would wait for each other more than they help. Two processes share the
+# files of tests; ARGS='-n 0' puts all into one.
 test: setup ## Run the default tests
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## Run the slow tests
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 -m slow $(ARGS)

@@ -69,6 +69,7 @@ EXTRAS_REQUIRE = {
         'pip>=23.0',
         'pytest>=8.0',
         'pytest-timeout>=2.3',
+        'pytest-xdist>=3.6',
         'ruff>=0.6',
         'setuptools>=77.0',
         'uv>=0.5',

@@ -96,6 +96,11 @@ def mean_bound(values: Sequence[float]) -> float:
     return statistics.fmean(values) + _half_width(values, _STUDENT_T_ONE_SIDED)
 
 
+def fixed(value: float, digits: int) -> str:
+    """Write a score with that many digits; what rounds to nothing gets no minus."""
+    return f'{round(value, digits) + 0.0:.{digits}f}'
+
+
 def _half_width(values: Sequence[float], quantiles: Sequence[float]) -> float:
     """Return a quantile, chosen by the number of values, times their standard error."""
     quantile = quantiles[min(len(values) - 1, len(quantiles)) - 1]

@@ -23,6 +23,7 @@ import pytest
 
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.scores import (
+    fixed,
     mean_bound,
     mean_interval,
     normalized_cost,
@@ -110,3 +111,11 @@ def test_many_values_have_an_interval_a_little_too_wide():
 
 def test_one_value_has_no_interval():
     assert mean_interval([4.0]) is None
+
+
+@pytest.mark.parametrize(
+    ('value', 'digits', 'text'),
+    [(-0.004, 2, '0.00'), (-0.006, 2, '-0.01'), (0.0, 1, '0.0'), (12.345, 1, '12.3')],
+)
+def test_what_rounds_to_nothing_has_no_minus(value, digits, text):
+    assert fixed(value, digits) == text

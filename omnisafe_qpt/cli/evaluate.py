@@ -33,6 +33,7 @@ from omnisafe_qpt.cli.common import (
 )
 from omnisafe_qpt.cli.offline import run_offline
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.scores import fixed
 
 
 if TYPE_CHECKING:
@@ -251,8 +252,8 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             f'{row["cost_limit"]:g}',
             _asked(row),
-            f'{row["return_mean"]:.1f} ± {row["return_std"]:.1f}',
-            f'{row["normalized_return"]:.3f}',
+            f'{fixed(row["return_mean"], 1)} ± {row["return_std"]:.1f}',
+            f'{fixed(row["normalized_return"], 3)}',
             f'{row["cost_mean"]:.1f} ± {row["cost_std"]:.1f}',
             f'{row["normalized_cost"]:.3f}',
             f'{row["unsafe_share"]:.0%}',
@@ -279,8 +280,8 @@ def _average_table(averages: list[dict[str, Any]]) -> Table:
     for row in averages:
         table.add_row(
             f'{row["cost_limit"]:g}',
-            f'{row["return_mean"]:.1f}',
-            f'{row["normalized_return"]:.3f}{_half(row["normalized_return_interval"])}',
+            f'{fixed(row["return_mean"], 1)}',
+            f'{fixed(row["normalized_return"], 3)}{_half(row["normalized_return_interval"])}',
             f'{row["cost_mean"]:.1f}',
             f'{row["normalized_cost"]:.3f}{_half(row["normalized_cost_interval"])}',
             f'{row["unsafe_share"]:.0%}',

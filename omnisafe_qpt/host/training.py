@@ -79,7 +79,7 @@ from omnisafe_qpt.host.resume import describe_changes, resume_command
 from omnisafe_qpt.host.run_log import RunLogger
 from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.host.signals import Stopped, StopSignal
-from omnisafe_qpt.scores import normalized_cost, normalized_return, reference_returns
+from omnisafe_qpt.scores import fixed, normalized_cost, normalized_return, reference_returns
 
 
 # Updates between two looks at whether several processes on GPUs are to stop, each of which waits
@@ -857,8 +857,8 @@ class OfflineAlgorithm(BaseOffline):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
             asked = '' if target is None else f'   (target {target:.2f})'
             lines += [
-                f'Return       {row["Metrics/EpRet"]:.2f}{asked}',
-                f'Normalised   {row["Metrics/NormRet"]:.2f}',
+                f'Return       {fixed(row["Metrics/EpRet"], 2)}{asked}',
+                f'Normalised   {fixed(row["Metrics/NormRet"], 2)}',
                 f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
             ]
         bound = calibrated_bound(self._actor.networks.spec, self._actor.config, target)
