@@ -43,7 +43,7 @@ class Sweep:
     Args:
         algo (str): Of all its rows.
         setting (str): Its name, such as ``algo_cfgs.eta_cost``.
-        curves (tuple[Curve, ...]): At least one, of at least two rows each.
+        curves (tuple[Curve, ...]): At least one, of at least three rows each.
     """
 
     algo: str
@@ -85,7 +85,7 @@ def varied_settings(results: Results) -> dict[str, Varied]:
 
 
 def find_sweeps(results: Results) -> list[Sweep]:
-    """Return a sweep for each number that is the only difference between some rows."""
+    """Return a sweep for each number that is the only difference between three or more rows."""
     sweeps = []
     for algo, varied in varied_settings(results).items():
         for name in varied.names:
@@ -104,7 +104,8 @@ def _curves(varied: Varied, name: str) -> tuple[Curve, ...]:
             continue
         others = tuple((other, repr(each.get(other))) for other in varied.names if other != name)
         groups.setdefault(others, {}).setdefault(value, row)
-    several = {others: rows for others, rows in groups.items() if len(rows) > 1}
+    # Two rows are a comparison, which the tables make; a line between two points says no more.
+    several = {others: rows for others, rows in groups.items() if len(rows) > 2}
     return tuple(
         Curve(_label(others, several), dict(sorted(rows.items())))
         for others, rows in several.items()

@@ -800,7 +800,8 @@ def test_curves_go_over_limits(suite, figures):
 
 
 def test_rows_that_differ_in_one_number_are_a_curve(suite, figures):
-    for reward, cost in ((0.1, 0.1), (0.01, 0.1), (1.0, 0.1), (0.1, 2.0), (0.3, 0.7)):
+    pair = ((0.3, 0.7), (0.3, 0.9))  # a comparison, no curve
+    for reward, cost in ((0.1, 0.1), (0.01, 0.1), (1.0, 0.1), (0.1, 2.0), (0.1, 0.5), *pair):
         settings = {'eta_reward': reward, 'eta_cost': cost}
         write_cell(suite, f'{reward}-{cost}', algo='QPT', settings=settings)
     write_cell(suite, 'CDT')
@@ -809,7 +810,7 @@ def test_rows_that_differ_in_one_number_are_a_curve(suite, figures):
     (curve,) = sweeps['eta_reward'].curves
     assert curve.rows == {0.01: '0.01-0.1', 0.1: '0.1-0.1', 1.0: '1.0-0.1'}
     (curve,) = sweeps['eta_cost'].curves
-    assert curve.rows == {0.1: '0.1-0.1', 2.0: '0.1-2.0'}
+    assert curve.rows == {0.1: '0.1-0.1', 0.5: '0.1-0.5', 2.0: '0.1-2.0'}
     names = [path.name for _, path in pictures.draw(read(suite), Path()).curves]
     assert names == ['a-suite-QPT-eta_reward.png', 'a-suite-QPT-eta_cost.png']
     ticks = [tick.get_text() for tick in figures[Path(names[0])].axes[1].get_xticklabels()]
@@ -819,7 +820,9 @@ def test_rows_that_differ_in_one_number_are_a_curve(suite, figures):
 def test_switches_and_words_are_no_curves(suite):
     write_cell(suite, 'a', algo='QPT', settings={'use_ensemble': True, 'selection_rule': 'paper'})
     write_cell(suite, 'b', algo='QPT', settings={'use_ensemble': False, 'selection_rule': 'paper'})
-    write_cell(suite, 'c', algo='QPT', settings={'use_ensemble': True, 'selection_rule': 'paced'})
+    for rule in ('paced', 'bounded'):
+        settings = {'use_ensemble': True, 'selection_rule': rule}
+        write_cell(suite, rule, algo='QPT', settings=settings)
     assert find_sweeps(read(suite)) == []
 
 
