@@ -284,10 +284,11 @@ def _rank(algo: str) -> int:
 
 
 def read_results(folders: Sequence[str | Path]) -> list[Results]:
-    """Read all finished cells below some folders, each suite's together.
+    """Read all finished cells below some folders, each suite's together, in the order given.
 
     Args:
-        folders (Sequence[str or Path]): Folders of suites, or of several of them.
+        folders (Sequence[str or Path]): Folders of suites, or of several of them, which are taken
+            by their names.
 
     Raises:
         UserError: If there is no cell, or one is not what it should be; the message names the file.
@@ -306,7 +307,7 @@ def read_results(folders: Sequence[str | Path]) -> list[Results]:
             cells = suites.setdefault(path.parents[2], [])
             if path not in [cell.path for cell in cells]:
                 cells.append(read_cell(path))
-    return [Results(folder, tuple(cells)) for folder, cells in sorted(suites.items())]
+    return [Results(folder, tuple(cells)) for folder, cells in suites.items()]
 
 
 def _cell_paths(folder: Path) -> Iterator[Path]:

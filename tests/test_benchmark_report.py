@@ -790,6 +790,18 @@ def test_a_dataset_that_was_not_run_has_no_panel(suite, figures):
     assert [axes.get_title() for axes in figures[path].axes if axes.get_visible()] == ['BallCircle']
 
 
+def test_suites_keep_the_order_in_which_they_are_given(tmp_path):
+    folders = [tmp_path / name for name in ('local', 'ablation', 'etas')]
+    for folder in folders:
+        write_cell(folder)
+    assert [results.name for results in read_results(folders)] == ['local', 'ablation', 'etas']
+    assert [results.name for results in read_results([folders[2], tmp_path])] == [
+        'etas',
+        'ablation',
+        'local',
+    ]
+
+
 def test_curves_go_over_limits(suite, figures):
     write_cell(suite, limits=(10.0, 5.0), episodes=[(0.5, 4.0)])
     ((_, path),) = pictures.draw(read(suite), Path()).curves
