@@ -37,7 +37,7 @@ from benchmarks.command import make_parser
 from benchmarks.page import LEGEND, Surroundings, suite_page, suite_summary
 from benchmarks.rows import PlannedCell, Results, read_results
 from benchmarks.tables import Block, Heading, in_markdown, in_terminal
-from omnisafe_qpt.cli.common import check_writable
+from omnisafe_qpt.cli.common import check_writable, print_in_any_encoding
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
 
@@ -52,6 +52,7 @@ _TITLE = 'Side by side'
 
 def main() -> int:
     """Run the report from the command line."""
+    print_in_any_encoding()
     options = _parser().parse_args()
     try:
         run(options)

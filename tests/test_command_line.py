@@ -117,6 +117,17 @@ def test_evaluate_prints_a_table_and_writes_the_rows(
         assert row['steps_per_second'] > 0
 
 
+def test_evaluate_prints_in_a_terminal_of_ascii(
+    trained: tuple[subprocess.CompletedProcess[str], Path],
+    place: Path,
+) -> None:
+    _, run = trained
+    arguments = ['evaluate', run, '--episodes', 1, '--candidates', 1]
+    done = run_command('omnisafe-qpt', *arguments, cwd=place, PYTHONIOENCODING='ascii')
+    assert done.returncode == 0, done.stderr
+    assert ' ? ' in done.stdout
+
+
 def test_omnisafe_eval_runs_the_run(
     trained: tuple[subprocess.CompletedProcess[str], Path],
     place: Path,

@@ -39,6 +39,7 @@ from omnisafe_qpt.cli import (
     report,
     tasks,
 )
+from omnisafe_qpt.cli.common import print_in_any_encoding
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.simulators import opengl_problem
 from omnisafe_qpt.version import __version__
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    print_in_any_encoding()
     options = _parser().parse_args(arguments)
     try:
         options.run_command(options)

@@ -17,8 +17,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,13 @@ from omnisafe_qpt.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def print_in_any_encoding() -> None:
+    """Print question marks for what a terminal's encoding lacks, such as ± in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='replace')
 
 
 def add_command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
