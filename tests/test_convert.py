@@ -405,8 +405,9 @@ TRAIN = """
 import json, sys, warnings
 import omnisafe, torch
 from omnisafe.algorithms import ALGORITHMS
+from omnisafe_qpt.host.plugin import ALGORITHMS as OURS
 folder, runs = sys.argv[1], json.loads(sys.argv[2])
-result = {'offline': [name for name in ALGORITHMS['offline'] if name != 'QPT'], 'runs': {}}
+result = {'offline': list(set(ALGORITHMS['offline']) - set(OURS)), 'runs': {}}
 for algorithm, file in runs:
     agent = omnisafe.Agent(algorithm, 'SafetyHopperVelocity-v1', custom_cfgs={
         'train_cfgs': {'dataset': f'{folder}/{file}', 'total_steps': 4, 'torch_threads': 1,

@@ -264,8 +264,14 @@ def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(
 ) -> None:
     """The real command, one and the same each time, killed at random moments."""
     generator = random.Random(episodes)
-    train_cfgs = {'total_steps': 60 * 3, 'evaluate_epoisodes': episodes, 'evaluate_processes': 2,
-                  'final_evaluate_episodes': 2 * episodes}  # fmt: skip
+    # Epochs without episodes are short, and twenty kills must not see the end of the run.
+    epochs = 60 if episodes else 300
+    train_cfgs = {
+        'total_steps': epochs * 3,
+        'evaluate_epoisodes': episodes,
+        'evaluate_processes': 2,
+        'final_evaluate_episodes': 2 * episodes,
+    }
     finish(start(options_of(dataset, tmp_path / 'unbroken', **train_cfgs), tmp_path))
     broken = tmp_path / 'broken'
     options = options_of(dataset, broken, resume='latest', **train_cfgs)
