@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import itertools
 import json
 import math
@@ -700,6 +701,15 @@ def test_folder_without_results_is_refused(suite, monkeypatch, capsys, name):
 README = (
     f'# Mine\r\n\r\ntext ünd so\r\n{report.README_BEGIN}\r\nstale\r\n{report.README_END}\r\nend'
 )
+
+
+def test_a_terminal_of_ascii_gets_question_marks(suite, monkeypatch):
+    write_cell(suite)
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(printed, encoding='ascii'))
+    assert run_main(monkeypatch, suite) == 0
+    sys.stdout.flush()
+    assert '** ?' in printed.getvalue().decode('ascii')
 
 
 def test_readme_changes_between_its_markers_only_and_once(suite, monkeypatch, capsys):
