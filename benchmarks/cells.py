@@ -45,7 +45,16 @@ import torch
 
 from benchmarks import builtin
 from benchmarks.engines import ROOT, Job, error_file
-from benchmarks.suite import BEST, LAST, OURS, Cell, DataFile, config_hash, load_suite
+from benchmarks.suite import (
+    BEST,
+    LAST,
+    OURS,
+    Cell,
+    DataFile,
+    config_hash,
+    load_suite,
+    training_record,
+)
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.data.files import atomic_path
@@ -78,11 +87,6 @@ _ASKED = ('cost_limit', 'target_return', 'asked_cost', 'holds_still', 'calibrate
 # it; in two parts, of which the second is timed.
 _PROBE_SHARE = 0.04
 _FIRST_PROBE = 10  # updates in each part, when nothing is known yet
-
-
-def training_folder(work: Path, training: dict[str, Any]) -> Path:
-    """Return where a training is kept, by all that it depends on."""
-    return work / 'trainings' / config_hash(training)[:16]
 
 
 def main() -> int:
@@ -168,8 +172,8 @@ def train(cell: Cell, data: DataFile, job: Job, work: Path) -> Training:
         work (Path): The work folder.
     """
     identity = cell.training(data.sha256)
-    folder = training_folder(work, identity)
-    known = folder / 'training.json'
+    known = training_record(work, identity)
+    folder = known.parent
     if known.is_file():
         training = Training(**json.loads(known.read_text(encoding='utf-8'))['training'])
         if Path(training.run).is_dir():

@@ -29,13 +29,14 @@ from __future__ import annotations
 
 import argparse
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -51,7 +52,14 @@ from benchmarks.engines import (
     Work,
     error_file,
 )
-from benchmarks.estimate import Estimate, Recorded, data_bytes, estimate
+from benchmarks.estimate import (
+    START_SECONDS,
+    Estimate,
+    Forecast,
+    Recorded,
+    data_bytes,
+    estimate,
+)
 from benchmarks.suite import (
     Cell,
     DataFile,
@@ -61,6 +69,7 @@ from benchmarks.suite import (
     is_finished,
     load_suite,
     read_facts,
+    training_record,
 )
 from omnisafe_qpt.cli.common import positive
 from omnisafe_qpt.data.checks import count
@@ -166,6 +175,7 @@ class Plan:
         finished (list[Cell]): Cells that are done.
         pending (list[Cell]): Cells to do.
         estimates (dict[str, Estimate]): Of every cell, by its name.
+        work (Path): The work folder.
     """
 
     suite: Suite
@@ -174,6 +184,7 @@ class Plan:
     finished: list[Cell]
     pending: list[Cell]
     estimates: dict[str, Estimate]
+    work: Path
 
     def sha256(self, cell: Cell) -> str | None:
         """Return the hash of a cell's dataset, if its file is here."""
@@ -188,10 +199,17 @@ class Plan:
         seeds = list(dict.fromkeys(cell.seed for cell in (*self.finished, *self.pending)))
         return sorted(groups.values(), key=lambda cells: seeds.index(cells[0].seed))
 
-    def seconds(self, cells: list[Cell]) -> float:
-        """Estimate the time of a group of cells in one process."""
+    def expect(self, cells: list[Cell]) -> tuple[Hashable, float]:
+        """Return the kind of a group of cells, which other seeds share, and its seconds in a job.
+
+        A training that an earlier job has left in the work folder takes no time.
+        """
         estimates = [self.estimates[cell.name] for cell in cells]
-        return estimates[0].train + sum(each.evaluate for each in estimates)
+        training = cells[0].training(self.sha256(cells[0]))
+        is_trained = training_record(self.work, training).is_file()
+        seconds = START_SECONDS + sum(each.evaluate for each in estimates)
+        kind = (cells[0].dataset.name, tuple(cell.row.name for cell in cells), is_trained)
+        return kind, seconds if is_trained else seconds + estimates[0].train
 
 
 def run(options: argparse.Namespace) -> int:
@@ -250,7 +268,7 @@ def make_plan(suite: Suite, options: argparse.Namespace) -> Plan:
     device = _device_type(options.device)
     recorded = Recorded.load(results, device)
     estimates = {cell.name: estimate(cell, recorded, device) for cell in cells}
-    return Plan(suite, results, data, finished, pending, estimates)
+    return Plan(suite, results, data, finished, pending, estimates, options.work.resolve())
 
 
 def _data_option(pair: str, suite: Suite) -> tuple[str, Path]:
@@ -303,12 +321,12 @@ class _Task:
     Args:
         cells (list[Cell]): Those that are left of it.
         tries (int): How often it was started.
-        started (float): When it was started last.
+        expected (tuple[Hashable, float]): Its kind and its estimate when it was started last.
     """
 
     cells: list[Cell]
     tries: int = 0
-    started: float = field(default_factory=time.monotonic)
+    expected: tuple[Hashable, float] = ('', 0.0)
 
 
 class _Runner:
@@ -323,7 +341,7 @@ class _Runner:
     def __init__(self, plan: Plan, options: argparse.Namespace, engine: Engine) -> None:
         """Initialize an instance of :class:`_Runner`."""
         self._plan, self._options, self._engine = plan, options, engine
-        self._work = options.work.resolve()
+        self._work = plan.work
         self._commit, self._dirty = git_state()
         self._queue = deque(_Task(cells) for cells in plan.groups())
         self._tasks: dict[int, _Task] = {}
@@ -331,16 +349,16 @@ class _Runner:
         self._done: list[Cell] = []
         self._failed: dict[str, str] = {}
         self._started = self._last_line = time.monotonic()
-        self._expected = sum(plan.seconds(task.cells) for task in self._queue)
-        self._expected_done = 0.0
+        expected = [plan.expect(task.cells)[1] for task in self._queue]
+        self._forecast = Forecast(statistics.fmean(expected))
 
     def run(self) -> None:
         """Do all there is to do."""
         while self._queue or self._tasks:
             while self._queue and self._engine.has_room:
                 self._submit(self._queue.popleft())
-            for work, how in self._engine.finished():
-                self._settle(work, how)
+            for work, how, seconds in self._engine.finished():
+                self._settle(work, how, seconds)
             if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
                 running = ', '.join(task.cells[0].name for task in self._tasks.values())
                 self._say(f'running {running[:200]}')
@@ -371,19 +389,19 @@ class _Runner:
         self._submitted += 1
         log = folder / f'{name}.log'
         log.unlink(missing_ok=True)
-        task.tries, task.started = task.tries + 1, time.monotonic()
+        task.tries, task.expected = task.tries + 1, self._plan.expect(task.cells)
         self._tasks[self._submitted] = task
         self._engine.submit(Work(self._submitted, folder / f'{name}.json', log, options.threads))
 
-    def _settle(self, work: Work, how: str) -> None:
+    def _settle(self, work: Work, how: str, seconds: float) -> None:
         """Take in what a job has brought; what failed is tried again, or told."""
         task = self._tasks.pop(work.number)
         sha256 = self._plan.sha256(task.cells[0])
         done = [cell for cell in task.cells if is_finished(self._plan.results, cell, sha256)]
         left = [cell for cell in task.cells if cell not in done]
         is_over = not left or task.tries > self._options.retry
-        if is_over:
-            self._expected_done += self._plan.seconds(task.cells)
+        if not left:
+            self._forecast.learn(*task.expected, seconds)
         for cell in done:
             self._done.append(cell)
             self._say(f'{cell.name} {_outcome(read_facts(self._plan.results, cell.name))}')
@@ -409,18 +427,18 @@ class _Runner:
 
     def _say(self, what: str) -> None:
         self._last_line = time.monotonic()
-        elapsed = self._last_line - self._started
-        total = len(self._plan.pending)
         left = ''
-        remaining = self._expected - self._expected_done
-        if remaining > 0:
-            # What the estimates were wrong by so far, as soon as there is something to go by.
-            factor = 1.0
-            parallel = 1 if self._options.engine == 'ray' else self._options.workers
-            if self._expected_done > 0:
-                factor = elapsed / (self._expected_done / parallel)
-            left = f', ETA {_duration(remaining / parallel * factor)}'
-        print(f'[{len(self._done)}/{total}{left}] {what}', flush=True)
+        if self._queue or self._tasks:
+            left = f', ETA {_duration(self._seconds_left())}'
+        print(f'[{len(self._done)}/{len(self._plan.pending)}{left}] {what}', flush=True)
+
+    def _seconds_left(self) -> float:
+        running = {work.number: self._engine.seconds(work) for work in self._engine.running}
+        return self._forecast.left(
+            [self._plan.expect(task.cells) for task in self._queue],
+            [(*task.expected, running.get(at, 0.0)) for at, task in self._tasks.items()],
+            self._engine.parallel,
+        )
 
     def summarise(self) -> int:
         """Say how it ended; returns 1 if a cell failed."""
@@ -465,13 +483,15 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
     if options.dry_run:
         _print_cells(plan)
     groups = plan.groups()
-    seconds = sum(plan.seconds(cells) for cells in groups)
+    expected = [plan.expect(cells) for cells in groups]
+    seconds = sum(each for _, each in expected)
+    together = Forecast(1.0).left(expected, [], options.workers)
     disk = sum(plan.estimates[cells[0].name].disk for cells in groups)
     disk += data_bytes(plan.pending, plan.data)
     print(
         f'Finished: {len(plan.finished)}. Left: {len(plan.pending)} cells of {len(groups)} '
         f'trainings, about {_duration(seconds)} of work on {_device_type(options.device)} '
-        f'({_duration(seconds / options.workers)} with {options.workers} at a time) and '
+        f'({_duration(together)} with {options.workers} at a time) and '
         f'{disk / 1e9:.1f} GB of disk',
     )
     missing = [name for name, data in plan.data.items() if data is None]

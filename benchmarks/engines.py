@@ -26,6 +26,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -138,11 +139,18 @@ class Engine(Protocol):
     def running(self) -> list[Work]:
         """The jobs that were submitted and have not been told as finished."""
 
+    @property
+    def parallel(self) -> int:
+        """How many jobs run at a time."""
+
+    def seconds(self, work: Work) -> float:
+        """Return how long a job has run; 0 where it may not have started."""
+
     def submit(self, work: Work) -> None:
         """Start a job, now or as soon as there is room."""
 
-    def finished(self) -> list[tuple[Work, str]]:
-        """Return the jobs that ended since the last call, and how."""
+    def finished(self) -> list[tuple[Work, str, float]]:
+        """Return the jobs that ended since the last call, how, and how many seconds they ran."""
 
     def stop(self) -> None:
         """End all that runs, and wait until it has ended."""
@@ -176,30 +184,36 @@ class ProcessEngine:
 
     def __init__(self, workers: int) -> None:
         """Initialize an instance of :class:`ProcessEngine`."""
-        self._workers = workers
+        self.parallel = workers
         self._processes: dict[int, tuple[Work, subprocess.Popen[bytes]]] = {}
+        self._started: dict[int, float] = {}
 
     @property
     def has_room(self) -> bool:
         """Whether another job may be submitted."""
-        return len(self._processes) < self._workers
+        return len(self._processes) < self.parallel
 
     @property
     def running(self) -> list[Work]:
         """The jobs that run."""
         return [work for work, _ in self._processes.values()]
 
+    def seconds(self, work: Work) -> float:
+        """Return how long a job has run."""
+        return time.monotonic() - self._started[work.number]
+
     def submit(self, work: Work) -> None:
         """Start a job."""
+        self._started[work.number] = time.monotonic()
         self._processes[work.number] = (work, work.start())
 
-    def finished(self) -> list[tuple[Work, str]]:
-        """Return the jobs that ended since the last call, and how."""
+    def finished(self) -> list[tuple[Work, str, float]]:
+        """Return the jobs that ended since the last call, how, and how many seconds they ran."""
         ended = [pair for pair in self._processes.values() if pair[1].poll() is not None]
         for work, process in ended:
             end_process(process)  # what it may have left behind
             del self._processes[work.number]
-        return [(work, ending(process.returncode)) for work, process in ended]
+        return [(work, ending(process.returncode), self.seconds(work)) for work, process in ended]
 
     def stop(self) -> None:
         """End all that runs, and wait until it has ended."""
@@ -258,6 +272,11 @@ class RayEngine:
             raise UserError(f'--ray-address {address}: {error}') from error
         options = {'num_cpus': threads, 'num_gpus': gpus, 'max_retries': retries}
         self._run = ray.remote(**options)(_run_on_node)
+        here = ray.cluster_resources()
+        room = [here.get('CPU', 0.0) / threads]
+        if gpus:
+            room.append(here.get('GPU', 0.0) / gpus)
+        self.parallel = max(int(min(room)), 1)
         self._tasks: dict[Any, Work] = {}
 
     @property
@@ -270,21 +289,26 @@ class RayEngine:
         """The jobs that run or wait."""
         return list(self._tasks.values())
 
+    def seconds(self, work: Work) -> float:
+        """Return 0: Ray does not say when a job began."""
+        return 0.0
+
     def submit(self, work: Work) -> None:
         """Hand a job to Ray."""
         self._tasks[self._run.remote(work)] = work
 
-    def finished(self) -> list[tuple[Work, str]]:
-        """Return the jobs that ended since the last call, and how."""
-        ended: list[tuple[Work, str]] = []
+    def finished(self) -> list[tuple[Work, str, float]]:
+        """Return the jobs that ended since the last call, how, and how many seconds they ran."""
+        ended: list[tuple[Work, str, float]] = []
         if not self._tasks:
             return ended
         for task in self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)[0]:
             try:
-                how = ending(self._ray.get(task))
+                code, seconds = self._ray.get(task)
+                how = ending(code)
             except self._ray.exceptions.RayError as error:
-                how = str(error).strip().splitlines()[-1]
-            ended.append((self._tasks.pop(task), how))
+                how, seconds = str(error).strip().splitlines()[-1], 0.0
+            ended.append((self._tasks.pop(task), how, seconds))
         return ended
 
     def stop(self) -> None:
@@ -302,10 +326,11 @@ class RayEngine:
         self._ray.shutdown()
 
 
-def _run_on_node(work: Work) -> int:
-    """Run a job on a node of the cluster; returns its exit code."""
+def _run_on_node(work: Work) -> tuple[int, float]:
+    """Run a job on a node of the cluster; returns its exit code and how many seconds it ran."""
+    started = time.monotonic()
     process = work.start()
     try:
-        return process.wait()
+        return process.wait(), time.monotonic() - started
     finally:
         end_process(process)

@@ -16,9 +16,10 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ _CANDIDATES = (12, 50)
 _SIMULATOR_SECONDS = {'bullet_safety_gym': 0.0005, 'safety_gymnasium': 0.005, 'metadrive': 0.01}
 _VELOCITY_SECONDS = 0.0003
 _TRANSFORMERS = ('QPT', 'CDT')
-# Starting OmniSafe, reading the data, making the simulators.
-_START_SECONDS = 20.0
+# Of a job: starting OmniSafe, reading the data, making the simulators.
+START_SECONDS = 20.0
 # Costs that a policy is asked for in a calibration, and holding still.
 _CALIBRATION_LEVELS = 13
 # A run's checkpoints and its state to resume from, with the preset for CPUs and at full size.
@@ -70,10 +71,12 @@ class Recorded:
 
     Args:
         update_seconds (dict[str, float]): Of one update, by the hash of what decides it.
+        validate_seconds (dict[str, float]): Of all validation in a training, alike.
         step_seconds (dict[str, float]): Of one step of evaluation, alike.
     """
 
     update_seconds: dict[str, float]
+    validate_seconds: dict[str, float]
     step_seconds: dict[str, float]
 
     @classmethod
@@ -85,6 +88,7 @@ class Recorded:
             device (str): ``cpu`` or ``cuda``; cells of other devices are left out.
         """
         updates: dict[str, list[float]] = {}
+        validations: dict[str, list[float]] = {}
         steps: dict[str, list[float]] = {}
         for path in results.parent.glob('*/*/*/seed-*.json'):
             try:
@@ -93,13 +97,18 @@ class Recorded:
                     continue
                 training, evaluate = facts['config']['training'], facts['config']['evaluate']
                 update = facts['train_seconds'] / facts['updates']
+                validate = facts['validate_seconds']
                 step = facts['evaluate_seconds'] / _test_steps(facts)
             except (KeyError, OSError, ValueError, ZeroDivisionError):
                 continue
             updates.setdefault(_update_key(training), []).append(update)
+            validations.setdefault(_validation_key(training), []).append(validate)
             steps.setdefault(_step_key(training, evaluate), []).append(step)
         return cls(
-            *({key: statistics.median(found[key]) for key in found} for found in (updates, steps))
+            *(
+                {key: statistics.median(found[key]) for key in found}
+                for found in (updates, validations, steps)
+            )
         )
 
 
@@ -111,6 +120,11 @@ def _test_steps(facts: dict[str, Any]) -> float:
 
 def _update_key(training: dict[str, Any]) -> str:
     return config_hash({name: training[name] for name in ('algo', 'settings')})
+
+
+def _validation_key(training: dict[str, Any]) -> str:
+    names = ('algo', 'env_id', 'settings', 'epochs', 'validation_episodes')
+    return config_hash({name: training[name] for name in names})
 
 
 def _step_key(training: dict[str, Any], evaluate: dict[str, Any]) -> str:
@@ -143,7 +157,7 @@ def estimate(cell: Cell, recorded: Recorded, device: str) -> Estimate:
     """
     suite, training = cell.suite, cell.training(None)
     algo = CORRECTED.get(cell.row.algo, cell.row.algo)
-    is_large = cell.row.preset is None
+    is_large = _is_large(cell.row)
     update = recorded.update_seconds.get(_update_key(training))
     if update is None:
         update = _UPDATE_SECONDS[algo][is_large] if device == 'cpu' else _GPU_UPDATE_SECONDS
@@ -160,15 +174,24 @@ def estimate(cell: Cell, recorded: Recorded, device: str) -> Estimate:
     validation_episodes = suite.epochs * suite.validation_episodes
     calibration = training['settings']['train_cfgs'].get('calibrate_episodes', 0)
     validation_episodes += _CALIBRATION_LEVELS * calibration * (1 + has_best)
+    validate = recorded.validate_seconds.get(
+        _validation_key(training),
+        step * horizon * validation_episodes,
+    )
     return Estimate(
-        train=_START_SECONDS + train + step * horizon * validation_episodes,
+        train=train + validate,
         evaluate=step * horizon * test_episodes,
         disk=_RUN_BYTES[is_large and algo in OURS],
     )
 
 
+def _is_large(row: Row) -> bool:
+    """Whether a row has its algorithm's full size."""
+    return row.preset != 'cpu'
+
+
 def _policy_seconds(row: Row, training: dict[str, Any]) -> float:
-    is_large = row.preset is None
+    is_large = _is_large(row)
     seconds = _POLICY_SECONDS.get(row.algo, (_SMALL_POLICY_SECONDS,) * 2)[is_large]
     if row.algo != 'QPT':
         return seconds
@@ -184,6 +207,73 @@ def _simulator_seconds(dataset: Dataset) -> float:
     if 'Velocity' in dataset.env_id:
         return _VELOCITY_SECONDS
     return _SIMULATOR_SECONDS[dataset.task.suite if dataset.task else 'safety_gymnasium']
+
+
+class Forecast:
+    """How long jobs will take, from their estimates and from the jobs that have ended.
+
+    A job of a kind that has ended before takes as long as that one did. The estimates of all others
+    are off by a factor, the machine's speed and load, which the ended jobs tell. It is the time that
+    these jobs ran over their estimates. The time since the start would count the jobs that still
+    run, too.
+
+    Args:
+        usual (float): Estimate of an average job in seconds. The factor counts one such job as if
+            it had taken as long as estimated, so that a first short job, which mostly starts up,
+            says little about long ones.
+    """
+
+    def __init__(self, usual: float) -> None:
+        """Initialize an instance of :class:`Forecast`."""
+        self._took: dict[Hashable, list[float]] = {}
+        self._expected = self._measured = usual
+
+    def learn(self, kind: Hashable, expected: float, seconds: float) -> None:
+        """Take in a job that has ended.
+
+        Args:
+            kind (Hashable): What decides how long a job takes, which others may share.
+            expected (float): Its estimate in seconds.
+            seconds (float): How long it ran.
+        """
+        self._took.setdefault(kind, []).append(seconds)
+        self._expected += expected
+        self._measured += seconds
+
+    def seconds(self, kind: Hashable, expected: float) -> float:
+        """Return how long a job will take.
+
+        Args:
+            kind (Hashable): See :meth:`learn`.
+            expected (float): Its estimate in seconds.
+        """
+        if kind in self._took:
+            return statistics.median(self._took[kind])
+        return expected * self._measured / self._expected
+
+    def left(
+        self,
+        waiting: Sequence[tuple[Hashable, float]],
+        running: Sequence[tuple[Hashable, float, float]],
+        parallel: int,
+    ) -> float:
+        """Return the seconds until all jobs have ended.
+
+        Args:
+            waiting (Sequence): Kind and estimate of each job to start, in their order.
+            running (Sequence): Kind, estimate and the seconds so far of each job that was started;
+                those beyond ``parallel`` wait for the others.
+            parallel (int): Jobs at a time.
+        """
+        waiting = [*((kind, expected) for kind, expected, _ in running[parallel:]), *waiting]
+        ends = [0.0] * max(parallel - len(running), 0)
+        for kind, expected, so_far in running[:parallel]:
+            # One that is late is taken to be nearly done.
+            ends.append(max(self.seconds(kind, expected) - so_far, 0.1 * so_far))
+        heapq.heapify(ends)
+        for kind, expected in waiting:
+            heapq.heappush(ends, heapq.heappop(ends) + self.seconds(kind, expected))
+        return max(ends)
 
 
 def data_bytes(cells: Iterable[Cell], data: Mapping[str, DataFile | None]) -> float:

@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         cost_limit=COST_LIMIT,
         candidates=options.candidates,
         candidate_shift=options.candidate_shift,
+        rule='paper',
     )
     processes = options.processes or default_processes(options.episodes)
     cdt = None if options.compare is None else _Cdt(options.env_id, networks)

@@ -122,7 +122,7 @@ class Row:
         """Return all hyperparameters: the defaults, the preset, the row's options."""
         settings = algorithm_defaults(self.algo, env_id)
         if self.preset is not None:
-            settings = merge(settings, _preset(self.preset, self.algo))
+            settings = merge(settings, _preset(self.preset, self.algo, env_id))
         settings = merge(settings, self.options)
         for section, name in _NOT_SETTINGS:
             (settings[section] if section else settings).pop(name, None)
@@ -255,6 +255,16 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """Return a hash of plain values that does not depend on their order."""
     text = json.dumps(config, sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def training_record(work: Path, training: Mapping[str, Any]) -> Path:
+    """Return the file that says that a training is done; what it has left is in its folder.
+
+    Args:
+        work (Path): The work folder.
+        training (Mapping[str, Any]): All that the training depends on, see :meth:`Cell.training`.
+    """
+    return work / 'trainings' / config_hash(training)[:16] / 'training.json'
 
 
 def is_finished(results: Path, cell: Cell, dataset_sha256: str | None) -> bool:

@@ -164,7 +164,7 @@ def acting(
         shift (str): Which of a candidate's targets are shifted, ``history`` or ``last``.
     """
     obs_dim = networks.spec['obs_dim']
-    config = DeploymentConfig(candidates=candidates, candidate_shift=shift)
+    config = DeploymentConfig(candidates=candidates, candidate_shift=shift, rule='paper')
     rollout = RolloutPolicy(networks, config, num_episodes=episodes)
     rollout.reset(target_return=1.0, seeds=range(episodes))
     random = np.random.default_rng(0)
@@ -224,7 +224,7 @@ def whole_evaluation(config: LearnerConfig) -> tuple[dict[str, Any] | None, str 
     found = evaluation.evaluate(
         networks,
         EVALUATION_ENV,
-        DeploymentConfig(candidates=12),
+        DeploymentConfig(candidates=12, rule='paper'),
         target_return=0.0,
         seeds=range(EVALUATION_EPISODES),
     )

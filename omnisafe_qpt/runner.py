@@ -44,19 +44,26 @@ _LARGEST_NUMBER = 1e15
 def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None, float]:
     """Return which return and which cost to ask a model for at a cost limit.
 
+    A model that was trained with ``target_return: dsrl`` is asked for DSRL's published return where
+    there is one for the limit.
+
     A calibrated model is asked for what returned the most within the limit when it was measured.
     Where nothing was within with confidence, it is asked for what cost the least; and where that
     was above the limit even on average, it holds still, if that cost less. Any other model is asked
     for the limit itself and the highest return that the dataset reached within it, Eq. (11).
 
     Args:
-        record (dict[str, Any]): Of the model: ``frontier``, and ``calibration``, which is None or
-            as :func:`omnisafe_qpt.host.calibration.calibrate` returned it.
+        record (dict[str, Any]): Of the model: ``frontier``; ``calibration``, which is None or as
+            :func:`omnisafe_qpt.host.calibration.calibrate` returned it; and, where it has any,
+            ``published_targets``, pairs of cost and return.
         cost_limit (float): Undiscounted cost of an episode to keep within.
 
     Returns:
         The return, which is None for holding still, and the cost.
     """
+    for cost, episode_return in record.get('published_targets', ()):
+        if cost == cost_limit:
+            return episode_return, cost_limit
     if record.get('calibration') is not None:
         best = _best_level(record['calibration']['levels'], cost_limit)
         if best['target_return'] is None:

@@ -129,7 +129,7 @@ def make_networks(obs_dim: int, act_dim: int, horizon: int, env_id: str) -> Depl
         'horizon': horizon,
         'frontier': {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]},
         'reference_returns': [0.0, 100.0],
-        'deployment': vars(DeploymentConfig(candidates=4)),
+        'deployment': vars(DeploymentConfig(candidates=4, rule='paper')),
         'target_return': 'auto',
         'dataset': {'path': 'none', 'sha256': None},
         'versions': {},

@@ -101,6 +101,23 @@ def test_the_run_folder_has_the_short_name_and_the_record(
     assert not list(run.rglob('.*')), 'no temporary file is left'
 
 
+def test_published_targets_are_recorded_and_asked_for(dataset: Path, tmp_path: Path) -> None:
+    options = small_options(dataset, tmp_path, final_evaluate_episodes=1)
+    options['algo_cfgs']['target_return'] = 'dsrl'
+    agent, _ = run_agent(options)
+    run = Path(agent.agent.logger.log_dir)
+    assert json.loads((run / 'config.json').read_text())['algo_cfgs']['target_return'] == 'dsrl'
+    spec = load_networks(run)[0].spec
+    assert spec['target_return'] == 500.0
+    frontier = agent.agent._trajectories.frontier
+    rows = evaluate_runs(run, [10, 15, 40], episodes=1, device='cpu', processes=1)
+    assert [row['target_return'] for row in rows] == [500.0, frontier.target_return(15.0), 700.0]
+    policy = omnisafe_qpt.load_policy(run, device='cpu')
+    for limit, target in ((40.0, 700.0), (15.0, frontier.target_return(15.0)), (10.0, 500.0)):
+        policy.set_cost_limit(limit)
+        assert policy.target_return == target
+
+
 def test_a_checkpoint_alone_is_enough_to_deploy(trained: tuple[Any, Any, Path]) -> None:
     agent, _, run = trained
     spec = load_networks(run)[0].spec

@@ -62,7 +62,7 @@ LEVELS = [
     level(10.0, 50.0, 9.0, 25.0),
     level(20.0, 60.0, 12.0, 30.0),
 ]
-SETTINGS = calibrated_settings(DeploymentConfig(candidates=4))
+SETTINGS = calibrated_settings(DeploymentConfig(candidates=4, rule='paper'))
 # The car that never moves.
 STILL = {**level(0.0, 0.0, 1.0, 0.25), 'asked_cost': None, 'target_return': None}
 RECORD = {'episodes': 5, 'first_seed': 0, 'settings': SETTINGS, 'levels': LEVELS}

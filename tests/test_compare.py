@@ -26,13 +26,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from benchmarks import cells, compare, engines
-from benchmarks.estimate import Recorded, estimate
+from benchmarks.estimate import Forecast, Recorded, estimate
 from benchmarks.suite import (
     ALGORITHMS,
     OURS,
@@ -258,6 +259,89 @@ def test_recorded_cells_tell_what_others_will_take(done):
     assert not Recorded.load(done / 'all' / 'tiny', 'cuda').update_seconds
 
 
+def test_recorded_validation_is_believed(done):
+    """A calibration may end early, so that its length does not follow from the settings."""
+    (done / 'validated').mkdir(exist_ok=True)
+    shutil.copytree(done / 'results', done / 'validated' / 'tiny')
+    for row in ('QPT', 'QPT-plain'):  # of one training
+        path = done / 'validated' / 'tiny' / 'BallRun' / row / 'seed-3.json'
+        path.write_text(json.dumps({**json.loads(path.read_text()), 'validate_seconds': 5000.0}))
+    recorded = Recorded.load(done / 'validated' / 'tiny', 'cpu')
+    (cell,) = load_suite(done / 'tiny.yaml').cells(['BallRun/QPT'])
+    assert 5000.0 < estimate(cell, recorded, 'cpu').train < 5100.0
+
+
+def suite_of_jobs(slowness, start):
+    """Kind, estimate and true seconds of the jobs of three seeds, in their order."""
+    kinds = {'QPT': (250, 250), 'CDT': (35, 25), 'CDT-calibrated': (140, 100), 'BCSafe': (10, 5)}
+    kinds |= {'CPQ': (40, 20), 'FISOR': (250, 110), 'BCQ': (90, 80)}
+    return [
+        ((dataset, row), 20.0 + share * expected, start + share * slowness * true)
+        for _ in range(3)
+        for dataset, share in (('BallCircle', 1), ('CarRun', 1), ('HopperVelocity', 3))
+        for row, (expected, true) in kinds.items()
+    ]
+
+
+def play(jobs, workers):
+    """Run jobs side by side; yields now, what runs since when, what waits, and what has ended."""
+    now, waiting, running = 0.0, list(jobs), []
+    while waiting or running:
+        while waiting and len(running) < workers:
+            running.append((now, waiting.pop(0)))
+        yield now, running, waiting, None
+        first = min(running, key=lambda each: each[0] + each[1][2])
+        running.remove(first)
+        now = first[0] + first[1][2]
+        yield now, running, waiting, first[1]
+
+
+@pytest.mark.parametrize('workers', [1, 2, 4])
+@pytest.mark.parametrize('start', [20.0, 120.0])
+@pytest.mark.parametrize('slowness', [0.5, 1.0, 3.0])
+def test_the_forecast_tells_the_time_that_is_left(workers, start, slowness):
+    """On a machine that is slower or faster than the estimates, and where jobs are slow to start.
+
+    Short jobs end first, while a long one runs.
+    """
+    jobs = suite_of_jobs(slowness, start)
+    end = max(now for now, *_ in play(jobs, workers))
+    forecast = Forecast(sum(expected for _, expected, _ in jobs) / len(jobs))
+    known = set()
+    for now, running, waiting, job in play(jobs, workers):
+        if job is not None:
+            forecast.learn(*job)
+            known.add(job[0])
+        left = forecast.left(
+            [job[:2] for job in waiting],
+            [(*job[:2], now - started) for started, job in running],
+            workers,
+        )
+        if end - now > 0.1 * end:
+            assert 1.0 / 3.0 < left / (end - now) < 2.5
+        if all(job[0] in known for job in (*waiting, *(job for _, job in running))):
+            assert left == pytest.approx(end - now, rel=0.02, abs=0.02 * end)
+
+
+def test_without_ended_jobs_the_forecast_is_the_estimates():
+    forecast = Forecast(1.0)
+    assert forecast.left([('a', 5.0), ('b', 3.0), ('c', 4.0)], [], 2) == 7.0
+    assert forecast.left([('a', 5.0)], [('b', 3.0, 1.0), ('c', 4.0, 40.0)], 2) == 7.0
+    assert forecast.left([], [('a', 3.0, 0.0)] * 3, 2) == 6.0
+    assert forecast.left([], [], 2) == 0.0
+
+
+def test_a_training_that_is_there_takes_no_time(done):
+    plan = compare.make_plan(load_suite(done / 'tiny.yaml'), options_of(done))
+    cells = [cell for cell in plan.finished if cell.row.name == 'QPT']
+    (kind, seconds), train = plan.expect(cells), plan.estimates[cells[0].name].train
+    other = replace(plan, work=done / 'elsewhere')
+    other_kind, with_training = other.expect(cells)
+    assert kind != other_kind
+    assert with_training == pytest.approx(seconds + train)
+    assert train > 0
+
+
 SMALL_MODELS = {
     **dict.fromkeys(('BCQ', 'BCQLag', 'CRR', 'CCRR', 'CCRR-fixed'), ('actor', 'critic')),
     'COptiDICE': ('actor', 'nu', 'chi'),
@@ -423,8 +507,8 @@ else:
     )
     pids = folder / 'work' / 'pids'
 
-    def look(runner, work, how, settle=compare._Runner._settle):
-        settle(runner, work, how)
+    def look(runner, *job, settle=compare._Runner._settle):
+        settle(runner, *job)
         while not (pids.is_file() and len(pids.read_text().split()) == 2):
             time.sleep(0.02)
         os.kill(os.getpid(), getattr(signal, signal_name))
@@ -550,8 +634,8 @@ def test_the_suites_that_are_shipped_can_be_read(path):
 
 def test_the_papers_suite_is_its_protocol():
     suite = load_suite(SUITES / 'paper.yaml')
-    assert len(suite.cells()) == 38 * 3 * 8  # seven methods, QPT deployed in two ways
-    assert len({config_hash(cell.training(None)) for cell in suite.cells()}) == 38 * 3 * 7
+    assert len(suite.cells()) == 38 * 3 * 8  # seven methods, and the paper's own QPT
+    assert len({config_hash(cell.training(None)) for cell in suite.cells()}) == 38 * 3 * 8
     assert [dataset.env_id for dataset in suite.datasets.values()] == [
         task.env_id for task in all_tasks()
     ]

@@ -69,6 +69,9 @@ def test_the_target_follows_the_cost_limit(run: Path) -> None:
         assert (policy.cost_limit, policy.target_return) == (limit, target)
     assert omnisafe_qpt.load_policy(run, device='cpu').cost_limit == 10.0
     assert omnisafe_qpt.load_policy(run, target_return=7.0, device='cpu').target_return == 7.0
+    for wish, target in (('dsrl', 700.0), ('auto', 90.0)):
+        policy = omnisafe_qpt.load_policy(run, 40.0, wish, device='cpu')
+        assert (policy.cost_limit, policy.target_return) == (40.0, target)
 
 
 def test_limits_targets_and_candidates_change_the_actions(run: Path) -> None:

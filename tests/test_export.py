@@ -55,6 +55,7 @@ def run(tmp_path_factory: Any) -> Path:
     """A run whose candidates fit the budget at some steps and not at others."""
     folder = tmp_path_factory.mktemp('runs') / 'seed-000-now'
     networks = make_networks(7, 2, HORIZON, ENV_ID)
+    networks.spec['published_targets'] = [[29.0, 123.0]]
     networks.spec['versions'] = {'torch': '2'}
     networks.spec['dataset'] = {'path': '/home/someone/data/ball.hdf5', 'sha256': 'abc'}
     with torch.no_grad():
@@ -225,6 +226,7 @@ def test_limits_and_targets_are_those_of_the_run(run: Path, exported: Any) -> No
             expected.cost_limit,
             expected.target_return,
         )
+    assert OnnxPolicy(path, 29.0).target_return == 123.0
     assert OnnxPolicy(path, target_return=7.0).target_return == 7.0
 
 

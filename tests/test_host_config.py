@@ -24,6 +24,7 @@ import pytest
 import torch
 import yaml
 
+from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host import config
 from omnisafe_qpt.host.config import (
@@ -37,6 +38,7 @@ from omnisafe_qpt.host.config import (
     read_yaml,
     resolve_acceleration,
     resolve_device,
+    resolve_target_return,
     resolve_threads,
     validate,
 )
@@ -71,6 +73,7 @@ def looks_like_a_number(text):
 # -- the shipped files ----------------------------------------------------------------------------
 
 
+ENV_IDS = [task.env_id for task in all_tasks()]
 SHIPPED = [
     name
     for algo in ALGORITHMS
@@ -101,8 +104,9 @@ def test_presets_fit_the_defaults_and_cpu_is_one(algo):
     for name in preset_names(algo):
         content = read_yaml(config_file(f'{algo}-{name}.yaml'))
         assert content['algo'] == algo
-        defaults = load_defaults(content.get('env_id', ''), algo)
-        validate({key: content[key] for key in content if key not in ('algo', 'env_id')}, defaults)
+        sections = [key for key in content if key in ENV_IDS]
+        for env_id in (content.get('env_id', ''), *sections):
+            validate(load_preset(name, algo, env_id), load_defaults(env_id, algo), name)
     # So that `omnisafe train-config` takes it.
     assert 'env_id' in read_yaml(config_file(f'{algo}-cpu.yaml'))
 
@@ -133,7 +137,8 @@ def test_every_option_is_explained(name):
             comment += text
             continue
         key, _, value = text.partition(':')
-        if value.strip() and key not in ('algo', 'env_id'):
+        is_alias = value.strip().startswith(('&', '*'))
+        if value.strip() and not is_alias and key not in ('algo', 'env_id'):
             assert comment, line
         comment = ''
 
@@ -161,6 +166,91 @@ def test_a_preset_says_nothing_about_the_run(tmp_path):
     assert load_preset(str(path)) == {'seed': 3, 'train_cfgs': {'total_steps': 5}}
     with pytest.raises(UserError, match='is for QPT, not for CDT'):
         load_preset(str(path), 'CDT')
+
+
+def test_a_section_of_a_preset_holds_for_its_environment_alone(tmp_path):
+    path = tmp_path / 'mine.yml'
+    path.write_text(
+        'train_cfgs: {total_steps: 5, evaluate_epoisodes: 2}\n'
+        'SafetyBallRun-v0: {train_cfgs: {total_steps: 7, dataset: sample}}\n'
+        'Other-v12:\n'
+        'Not-v1: 3\n',
+    )
+    common = {'train_cfgs': {'total_steps': 5, 'evaluate_epoisodes': 2}, 'Not-v1': 3}
+    assert load_preset(str(path)) == load_preset(str(path), 'QPT', 'Other-v12') == common
+    mine = load_preset(str(path), 'QPT', 'SafetyBallRun-v0')
+    assert mine == merge(common, {'train_cfgs': {'total_steps': 7}})
+
+
+# What is not the algorithm: the machine, the data, the run's folder, how results are logged.
+NOT_THE_ALGORITHM = {
+    'seed',
+    *(
+        f'train_cfgs:{name}'
+        for name in (
+            *('device', 'torch_threads', 'dataset', 'evaluate_processes', 'resume', 'preset'),
+            *('accelerate', 'data_device', 'deterministic', 'parallel', 'vector_env_nums'),
+        )
+    ),
+    *(
+        f'logger_cfgs:{name}'
+        for name in ('use_wandb', 'wandb_project', 'use_tensorboard', 'save_model_freq', 'log_dir')
+    ),
+}
+
+
+def test_the_preset_paper_leaves_nothing_of_the_algorithm_to_the_defaults():
+    defaults, preset = (dict(leaves(each)) for each in (load_defaults(''), load_preset('paper')))
+    assert preset.keys() == defaults.keys() - NOT_THE_ALGORITHM
+    assert not NOT_THE_ALGORITHM - defaults.keys()
+
+
+# Table 4, Sections 3 and 4, Appendix C.3, D.2 and D.3.
+THE_PAPER = {
+    'train_cfgs': {
+        'total_steps': 100_000,
+        'final_evaluate_episodes': 20,
+        'calibrate_episodes': 0,
+    },
+    'algo_cfgs': {
+        'batch_size': 2048,
+        'cost_limit': 10.0,
+        'selection_rule': 'paper',
+        'candidates': 50,
+        'cost_value': 'min',
+        'use_augmentation': True,
+        'use_reward_critic': True,
+        'use_cost_critic': True,
+        'use_ensemble': True,
+    },
+    'model_cfgs': {
+        'actor': {
+            'context_len': 10,
+            'embed_dim': 128,
+            'num_layers': 3,
+            'num_heads': 8,
+            'dropout': 0.1,
+            'lr': 1e-4,
+            'max_grad_norm': 0.25,
+        },
+        'critic': {'lr': 1e-4},
+    },
+}
+
+
+@pytest.mark.parametrize('task', all_tasks(), ids=lambda task: task.name)
+def test_the_preset_paper_is_the_papers_on_each_task(task):
+    preset = load_preset('paper', 'QPT', task.env_id)
+    assert merge(preset, THE_PAPER) == merge(
+        preset,
+        {'train_cfgs': {'total_steps': 100_000}},
+    )
+    is_metadrive = task.suite == 'metadrive'
+    assert preset['train_cfgs']['total_steps'] == (200_000 if is_metadrive else 100_000)
+    assert len(preset['model_cfgs']['critic']['hidden_sizes']) + 1 == 4
+    for algo in ('QPT', 'CDT'):  # the defaults have the paper's sizes
+        steps = load_defaults(task.env_id, algo)['train_cfgs']['total_steps']
+        assert steps == preset['train_cfgs']['total_steps']
 
 
 @pytest.mark.parametrize(
@@ -345,6 +435,14 @@ def test_the_device_is_one_that_exists(requested, devices, found, monkeypatch):
             resolve_device(requested)
     else:
         assert resolve_device(requested) == found
+
+
+def test_a_target_return_is_a_number_dsrls_or_left_open():
+    for requested, found in (('auto', None), (None, None), (3, 3.0), (-1.5, -1.5), ('dsrl', 500.0)):
+        assert resolve_target_return(requested, 'SafetyBallRun-v0', 10.0) == found
+    for wrong in ('best', 'DSRL', '3', True, float('nan'), float('inf'), [3.0]):
+        with pytest.raises(UserError, match='must be auto, dsrl or a number'):
+            resolve_target_return(wrong, 'SafetyBallRun-v0', 10.0)
 
 
 def test_several_processes_have_no_graph_of_their_updates():

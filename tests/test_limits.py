@@ -132,6 +132,13 @@ def test_the_target_is_the_datasets_best_within_the_limit_or_given(run: Path, as
     assert targets([5, 40], 33) == [33.0, 33.0]
     assert targets([5, 40], [33, 44.5]) == [33.0, 44.5]
     assert targets(np.array([5, 40], dtype=np.float32)) == [50.0, 90.0]
+    # DSRL's for BallRun.
+    assert targets([10, 40], 'dsrl') == [500.0, 700.0]
+    assert targets([10, 15], ['dsrl', 33]) == [500.0, 33.0]
+    with pytest.raises(UserError, match='no target for BallRun at cost limit 15'):
+        targets([10, 15], 'dsrl')
+    with pytest.raises(UserError, match="must be auto, dsrl or a number, not 'best'"):
+        targets([10], 'best')
 
 
 def test_the_figures_of_a_row(run: Path, asked: Asked) -> None:

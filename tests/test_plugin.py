@@ -411,6 +411,7 @@ def test_without_cuda_it_trains_on_the_cpu_and_says_what_to_expect(trained):
         (['--total-steps', 0], 'total_steps must be at least 1'),
         (['--torch-threads', 0], 'torch_threads must be auto or a positive integer'),
         (custom(train_cfgs__parallel='2'), 'parallel must be 1'),
+        (custom(algo_cfgs__target_return='best'), 'must be auto, dsrl or a number'),
         (custom(algo_cfgs__gamma='high'), 'algo_cfgs:gamma in --custom-cfgs must be a number'),
         (custom(total_steps='5'), 'did you mean train_cfgs:total_steps?'),
         (custom(train_cfgs__preset='gpu'), "unknown preset 'gpu': choose from cpu"),
@@ -533,6 +534,51 @@ def test_the_cpu_preset_is_smaller(trained):
     small, paper = trained
     assert small.algo_cfgs.batch_size < paper.algo_cfgs.batch_size
     assert small.model_cfgs.actor.embed_dim < paper.model_cfgs.actor.embed_dim
+
+
+METADRIVE = 'SafeMetaDrive-easysparse-v0'
+
+
+@pytest.mark.parametrize(
+    ('env_id', 'flags', 'steps'),
+    [
+        (ENV_ID, [], 100_000),
+        (METADRIVE, [], 200_000),
+        (METADRIVE, ['--total-steps', 50], 50),
+        (METADRIVE, custom(train_cfgs__total_steps='60'), 60),
+    ],
+)
+def test_the_preset_paper_trains_as_long_as_the_paper(env_id, flags, steps, trained):
+    result = train(*custom(train_cfgs__preset='paper'), *flags, env_id=env_id)
+    assert result.exit_code == 0, result.output
+    assert trained[0].train_cfgs.total_steps == steps
+    assert trained[0].algo_cfgs.selection_rule == 'paper'
+    # The size is the defaults': a CPU takes seconds for an update.
+    assert 'train_cfgs:preset' in result.output
+
+
+def test_a_configuration_file_may_have_sections_by_environment(tmp_path, trained):
+    sections = {METADRIVE: {'train_cfgs': {'total_steps': 9}}, ENV_ID: {'seed': 4}}
+    content = {'algo': 'QPT', 'env_id': ENV_ID, 'train_cfgs': {'total_steps': 8}, **sections}
+    path = write_yaml(tmp_path / 'mine.yaml', content)
+    assert omnisafe_command('train-config', path).exit_code == 0
+    assert (trained[0].train_cfgs.total_steps, trained[0].seed) == (8, 4)
+    omnisafe.Agent('QPT', METADRIVE, custom_cfgs=sections)
+    assert (trained[1].train_cfgs.total_steps, trained[1].seed) == (9, 0)
+
+
+@pytest.mark.parametrize(
+    ('env_id', 'options', 'message'),
+    [
+        ('SafetyCarButton1-v0', {}, 'no target for CarButton1 at cost limit 10, only at 20'),
+        (ENV_ID, {'algo_cfgs__cost_limit': '15'}, 'no target for BallRun at cost limit 15'),
+        ('SafetyPointGoal0-v0', {}, 'SafetyPointGoal0-v0 is none of the 38 tasks of DSRL'),
+    ],
+)
+def test_without_a_published_target_nothing_starts(env_id, options, message, trained):
+    options = {'algo_cfgs__target_return': 'dsrl', **options}
+    assert message in error_of(train(*custom(**options), env_id=env_id))
+    assert not trained
 
 
 def test_a_configuration_file_keeps_its_logger_options(tmp_path, trained):

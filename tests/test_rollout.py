@@ -52,8 +52,8 @@ CONTEXT = 5
 STEPS = 13
 SPEC = {'horizon': 30}
 GAMMA = small_config().gamma
-PLAIN = DeploymentConfig(cost_limit=4.0, candidates=1)
-ENSEMBLE = DeploymentConfig(cost_limit=4.0, candidates=7, target_spread=0.8)
+PLAIN = DeploymentConfig(cost_limit=4.0, candidates=1, rule='paper')
+ENSEMBLE = DeploymentConfig(cost_limit=4.0, candidates=7, target_spread=0.8, rule='paper')
 
 
 def make_learner(seed=0, **changes):

@@ -127,6 +127,16 @@ def test_options_of_deployment() -> None:
     assert without == DeploymentConfig(6.0, 1, 0.33, 'last', 'bounded', 'max')
 
 
+def test_defaults_in_python_are_those_of_the_yaml() -> None:
+    """Exempt is the number of timestep embeddings, which follows from the environment."""
+    cfgs = Config.dict2config(load_defaults('SafetyBallRun-v0'))
+    horizon = PolicyConfig().max_timestep
+    assert learner_config(cfgs, horizon) == LearnerConfig()
+    assert learner_config(cfgs, horizon).policy == PolicyConfig()
+    assert learner_config(cfgs, horizon).policy_optimizer == OptimizerConfig()
+    assert deployment_config(cfgs) == DeploymentConfig()
+
+
 # What builds an algorithm's learner, and options that are not its learner's.
 BASELINES = {
     'BCSafe': (lambda cfgs: bc_safe_config(cfgs), BCSafeConfig(), {'cost_limit'}),
@@ -203,4 +213,5 @@ def test_cdt_is_qpt_without_critics() -> None:
         train_critics=False,
         precision='bf16',
     )
-    assert single_action_config(cfgs) == DeploymentConfig(6.0, 1)
+    # Another rule would look at less of the history than the policy was trained with.
+    assert single_action_config(cfgs) == DeploymentConfig(6.0, 1, rule='paper')

@@ -31,7 +31,7 @@ import pytest
 import torch
 
 from http_helpers import dataset_bytes
-from omnisafe_qpt.data.tasks import SUITES, all_tasks, find_task, require_task
+from omnisafe_qpt.data.tasks import SUITES, all_tasks, find_task, published_target, require_task
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.simulators import why_unavailable
 
@@ -140,6 +140,25 @@ def test_targets_are_given_for_the_limits_of_the_suite():
         assert returns == sorted(returns)
         assert task.min_return < returns[0]
     assert find_task('CarCircle1').cdt_targets == ((20.0, 20.0), (22.5, 40.0), (25.0, 80.0))
+
+
+@pytest.mark.parametrize('task', all_tasks(), ids=lambda task: task.name)
+def test_a_published_target_is_found_or_refused_with_the_limits_that_have_one(task):
+    for target in task.cdt_targets:
+        assert published_target(task.env_id, target.cost) == target.episode_return
+    if task.suite == 'safety_gymnasium':
+        with pytest.raises(UserError, match=f'no target for {task.name} at cost limit 10') as error:
+            published_target(task.env_id, 10.0)
+        assert '\n' not in str(error.value)
+        for target in task.cdt_targets:
+            assert f'{target.cost:g} (return {target.episode_return:g})' in str(error.value)
+    else:  # 17 of 38
+        assert published_target(task.name, 10) > 0
+
+
+def test_what_is_no_task_has_no_published_target():
+    with pytest.raises(UserError, match='MyRobot-v0 is none of the 38 tasks'):
+        published_target('MyRobot-v0', 10.0)
 
 
 def test_targets_above_the_data_are_pointed_out():

@@ -90,6 +90,14 @@ def add_uncalibrated(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def target_return(text: str) -> float | str:
+    """Read a return to ask for: a number, or ``dsrl``."""
+    return text if text == 'dsrl' else float(text)
+
+
+target_return.__name__ = 'return'  # argparse names the type in its messages
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
     value = int(text)

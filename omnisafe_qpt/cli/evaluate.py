@@ -29,6 +29,7 @@ from omnisafe_qpt.cli.common import (
     check_writable,
     positive,
     result_table,
+    target_return,
     write_json,
 )
 from omnisafe_qpt.cli.offline import run_offline
@@ -73,12 +74,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         '--target-return',
-        type=float,
+        type=target_return,
         action='append',
         metavar='R',
-        help='return to ask for, at a cost of the limit (default: what the calibration found best; '
-        'without one the highest that the dataset reached within the limit); once for all limits, '
-        'or once for each',
+        help="return to ask for, at a cost of the limit, or dsrl for DSRL's published one; once "
+        'for all limits, or once for each (default: what the calibration found best; without one '
+        'the highest that the dataset reached within the limit)',
     )
     parser.add_argument(
         '--episodes',

@@ -26,6 +26,7 @@ from omnisafe_qpt.cli.common import (
     add_deployment_options,
     add_uncalibrated,
     check_writable,
+    target_return,
     write_json,
 )
 from omnisafe_qpt.errors import UserError
@@ -51,10 +52,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         '--target-return',
-        type=float,
+        type=target_return,
         metavar='R',
-        help="asked for at the file's default limit (default: what the calibration found best; "
-        'without one the highest return that the dataset reached within it)',
+        help="asked for at the file's default limit, or dsrl for DSRL's published one (default: "
+        'what the calibration found best; without one the highest return that the dataset reached '
+        'within it)',
     )
     add_deployment_options(parser)
     add_uncalibrated(parser)

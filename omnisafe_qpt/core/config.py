@@ -188,7 +188,7 @@ class DeploymentConfig:
     candidates: int = 50
     target_spread: float = 0.5
     candidate_shift: str = 'history'
-    rule: str = 'paper'
+    rule: str = 'paced'
     cost_value: str = 'min'
     asked_cost: float | None = None
 

@@ -174,5 +174,31 @@ def require_task(name: str) -> Task:
     raise UserError(f'DSRL has no task {name!r}; {hint}')
 
 
+def published_target(name: str, cost_limit: float) -> float:
+    """Return what OSRL asks CDT for on a task at a cost limit, a return of an episode.
+
+    Args:
+        name (str): Of the task, as :func:`find_task` takes it.
+        cost_limit (float): Undiscounted cost of an episode.
+
+    Raises:
+        UserError: If nothing is published for this task and limit.
+    """
+    task = find_task(name)
+    if task is None:
+        raise UserError(
+            f'target_return dsrl: {name} is none of the 38 tasks of DSRL, which has no target for '
+            'it; give a number, or auto',
+        )
+    found = {target.cost: target.episode_return for target in task.cdt_targets}
+    if cost_limit not in found:
+        known = ', '.join(f'{cost:g} (return {found[cost]:g})' for cost in found)
+        raise UserError(
+            f'target_return dsrl: DSRL has no target for {task.name} at cost limit '
+            f'{cost_limit:g}, only at {known}; take one of these limits, or give a number, or auto',
+        )
+    return found[cost_limit]
+
+
 def _names(task: Task) -> tuple[str, str, str]:
     return task.name, task.env_id, task.dsrl_env_id

@@ -25,8 +25,10 @@ from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.data.augmentation import augment, load_hook
+from omnisafe_qpt.data.tasks import require_task
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.host.calibration import calibrate
+from omnisafe_qpt.host.config import AUTO, DSRL, resolve_target_return
 from omnisafe_qpt.host.evaluation import Evaluation
 from omnisafe_qpt.host.settings import (
     deployment_config,
@@ -56,7 +58,13 @@ class _TransformerAlgorithm(OfflineAlgorithm):
         return WindowSampler(self._trajectories, context_len, rows=rows, **options)
 
     def _make_networks(self, spec: dict[str, Any]) -> DeployableNetworks:
-        spec = {**spec, 'target_return': self._cfgs.algo_cfgs.target_return}
+        given = self._cfgs.algo_cfgs.target_return
+        spec = {**spec, 'target_return': AUTO if given == AUTO else self._target_return}
+        if given == DSRL:
+            spec['published_targets'] = [
+                [target.cost, target.episode_return]
+                for target in require_task(self._env_id).cdt_targets
+            ]
         return DeployableNetworks.from_learner(self._learner, spec)
 
     def _calibrate(self) -> None:
@@ -83,10 +91,9 @@ class _TransformerAlgorithm(OfflineAlgorithm):
     @cached_property
     def _target_return(self) -> float:
         """The return asked for at deployment: given, or read off the dataset's frontier."""
-        given = self._cfgs.algo_cfgs.target_return
-        if given != 'auto':
-            return float(given)
-        return self._trajectories.frontier.target_return(self._deployment.cost_limit)
+        limit = self._deployment.cost_limit
+        given = resolve_target_return(self._cfgs.algo_cfgs.target_return, self._env_id, limit)
+        return self._trajectories.frontier.target_return(limit) if given is None else given
 
     def _describe_data(self) -> str:
         report = self._augmentation_report

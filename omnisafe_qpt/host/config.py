@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 import os
 import pathlib
 import re
@@ -43,6 +44,9 @@ _CONFIG_FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
 # What a preset says about the run itself is left to the user when it serves as a preset.
 _NOT_FROM_PRESETS = ('algo', 'env_id')
 _NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset')
+
+# The sections of a file that hold for one environment each.
+_ENV_ID = re.compile(r'.+-v\d+')
 
 # What a continued run decides anew.
 _NOT_FROM_RUNS = {
@@ -85,6 +89,8 @@ _FREE_FORM = ('env_cfgs',)
 
 # A default of this value stands for "find out", and takes text or a number instead.
 AUTO = 'auto'
+# A target return of this value stands for DSRL's published one.
+DSRL = 'dsrl'
 
 MAX_TORCH_THREADS = 16
 
@@ -165,12 +171,14 @@ def preset_names(algo: str = 'QPT') -> list[str]:
     return sorted({path.stem.partition('-')[2] for path in files})
 
 
-def load_preset(preset: str, algo: str = 'QPT') -> dict[str, Any]:
+def load_preset(preset: str, algo: str = 'QPT', env_id: str = '') -> dict[str, Any]:
     """Load a preset: a complete configuration of which only the hyperparameters are taken.
 
     Args:
         preset (str): The name of a preset that the package ships, or the path of a YAML file.
         algo (str, optional): The algorithm that it is for. Defaults to ``'QPT'``.
+        env_id (str, optional): The environment whose section applies, see :func:`for_environment`.
+            Defaults to none.
 
     Returns:
         The configuration, without the algorithm, the environment and the dataset.
@@ -191,11 +199,32 @@ def load_preset(preset: str, algo: str = 'QPT') -> dict[str, Any]:
     content = read_yaml(path)
     if content.get('algo', algo) != algo:
         raise UserError(f'the preset {path} is for {content["algo"]}, not for {algo}')
+    content = for_environment(content, env_id)
     content = {key: value for key, value in content.items() if key not in _NOT_FROM_PRESETS}
     if isinstance(content.get('train_cfgs'), dict):
         for key in _NOT_FROM_PRESET_TRAIN_CFGS:
             content['train_cfgs'].pop(key, None)
     return content
+
+
+def for_environment(content: dict[str, Any], env_id: str) -> dict[str, Any]:
+    """Apply the section of an environment, and drop the sections of others.
+
+    Args:
+        content (dict): Options, beside sections under the id of an environment that hold only what
+            differs there.
+        env_id (str): The environment's id.
+
+    Returns:
+        The options for this environment.
+    """
+    sections = {
+        key: value or {}
+        for key, value in content.items()
+        if isinstance(value, (dict, type(None))) and _ENV_ID.fullmatch(str(key))
+    }
+    common = {key: value for key, value in content.items() if key not in sections}
+    return merge(common, sections.get(env_id, {}))
 
 
 def run_settings(run: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -395,6 +424,36 @@ def resolve_device(requested: str) -> str:
             'device(s); use cpu or auto, or install a CUDA build of torch',
         )
     return f'cuda:{index}'
+
+
+def resolve_target_return(
+    requested: str | float | None,
+    env_id: str,
+    cost_limit: float,
+) -> float | None:
+    """Turn a target return as the user gives it into a number.
+
+    Args:
+        requested (str, float or None): ``auto`` or None, ``dsrl``, or a number.
+        env_id (str): The environment.
+        cost_limit (float): That it is for.
+
+    Returns:
+        The number; None for ``auto``.
+
+    Raises:
+        UserError: If it is none of these, or DSRL has no target for this task and limit.
+    """
+    if requested in (None, AUTO):
+        return None
+    if requested == DSRL:
+        from omnisafe_qpt.data.tasks import published_target
+
+        return published_target(env_id, cost_limit)
+    is_number = isinstance(requested, (int, float)) and not isinstance(requested, bool)
+    if not is_number or not math.isfinite(requested):
+        raise UserError(f'target_return must be auto, dsrl or a number, not {_show(requested)}')
+    return float(requested)
 
 
 def resolve_acceleration(requested: str, device: str, processes: int = 1) -> str:

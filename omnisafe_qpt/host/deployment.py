@@ -28,7 +28,7 @@ from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_networks
-from omnisafe_qpt.host.config import resolve_device
+from omnisafe_qpt.host.config import AUTO, resolve_device, resolve_target_return
 from omnisafe_qpt.runner import LoopPolicy, targets_for
 
 
@@ -115,7 +115,7 @@ class _ObservingPolicy(DeployedPolicy):
 def load_policy(  # pylint: disable=too-many-arguments
     run: str | os.PathLike[str],
     cost_limit: float | None = None,
-    target_return: float | None = None,
+    target_return: float | str | None = None,
     device: str | None = None,
     candidates: int | None = None,
     rule: str | None = None,
@@ -133,9 +133,10 @@ def load_policy(  # pylint: disable=too-many-arguments
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
         cost_limit (float, optional): Undiscounted cost of an episode to keep within, any number.
             Defaults to the run's.
-        target_return (float, optional): Return to ask for, at a cost of the limit. Defaults to
-            what the calibration found best; without one to the highest return that the dataset
-            reached within the cost limit, or the run's own if one was given there.
+        target_return (float or str, optional): Return to ask for, at a cost of the limit;
+            ``dsrl`` for DSRL's published one. Defaults to the run's own, if it was given one for
+            this limit, else to what the calibration found best, or without one to the highest
+            return that the dataset reached within the cost limit.
         device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
             device.
         candidates (int, optional): Return targets tried at each step. Defaults to the run's.
@@ -158,7 +159,7 @@ def load_policy(  # pylint: disable=too-many-arguments
     networks, _ = load_networks(run, resolve_device(device or 'auto'), checkpoint)
     if not calibrated:
         forget_calibration(networks)
-    config, _ = deployment_of(
+    config, asked = deployment_of(
         networks,
         cost_limit,
         target_return,
@@ -167,7 +168,7 @@ def load_policy(  # pylint: disable=too-many-arguments
         candidate_shift,
     )
     kind = DeployedPolicy if asks_for_returns(networks.spec) else _ObservingPolicy
-    return kind(networks, config, target_return, num_episodes)
+    return kind(networks, config, None if target_return in (None, AUTO) else asked, num_episodes)
 
 
 def algorithm_of(spec: dict[str, Any]) -> str:
@@ -183,7 +184,7 @@ def asks_for_returns(spec: dict[str, Any]) -> bool:
 def deployment_of(  # pylint: disable=too-many-arguments
     networks: Deployable,
     cost_limit: float | None = None,
-    target_return: float | None = None,
+    target_return: float | str | None = None,
     candidates: int | None = None,
     rule: str | None = None,
     candidate_shift: str | None = None,
@@ -220,10 +221,11 @@ def deployment_of(  # pylint: disable=too-many-arguments
             f'candidates is {config.candidates}: this run of {algorithm_of(spec)} trained no '
             'critics to choose by; leave it out, or give 1',
         )
-    if target_return is not None:
-        return replace(config, asked_cost=None), float(target_return)
-    target_return, asked_cost = _targets_for(spec, config)
-    return replace(config, asked_cost=asked_cost), target_return
+    given_return = resolve_target_return(target_return, spec['env_id'], config.cost_limit)
+    if given_return is not None:
+        return replace(config, asked_cost=None), given_return
+    default_return, asked_cost = _targets_for(spec, config)
+    return replace(config, asked_cost=asked_cost), default_return
 
 
 def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float | None, float]:
@@ -234,7 +236,11 @@ def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float 
     own, cost_limit = spec.get('target_return', 'auto'), config.cost_limit
     if own != 'auto' and cost_limit == spec['deployment']['cost_limit']:
         return float(own), cost_limit
-    record = {'frontier': spec['frontier'], 'calibration': calibration_of(spec, config)}
+    record = {
+        'frontier': spec['frontier'],
+        'calibration': calibration_of(spec, config),
+        'published_targets': spec.get('published_targets', []),
+    }
     return targets_for(record, cost_limit)
 
 

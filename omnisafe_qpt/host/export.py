@@ -103,7 +103,7 @@ def export_policy(  # pylint: disable=too-many-arguments
     path: str | os.PathLike[str],
     *,
     cost_limit: float | None = None,
-    target_return: float | None = None,
+    target_return: float | str | None = None,
     candidates: int | None = None,
     rule: str | None = None,
     candidate_shift: str | None = None,
@@ -120,7 +120,7 @@ def export_policy(  # pylint: disable=too-many-arguments
         path (str or os.PathLike): The file to write. An existing one stays until the new one is
             complete and was found to act as torch does.
         cost_limit (float, optional): See :func:`omnisafe_qpt.load_policy`.
-        target_return (float, optional): See :func:`omnisafe_qpt.load_policy`.
+        target_return (float or str, optional): See :func:`omnisafe_qpt.load_policy`.
         candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
         rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
         candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
@@ -203,6 +203,7 @@ def _metadata(
         'asked_cost': config.cost_to_ask_for,
         'calibration': calibration_of(spec, config),
         'frontier': spec['frontier'],
+        'published_targets': spec.get('published_targets', []),
         'candidates': config.candidates,
         'candidate_shift': config.candidate_shift,
         'target_spread': config.target_spread,

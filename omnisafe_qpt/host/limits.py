@@ -65,7 +65,7 @@ class _Wanted:
 def evaluate_runs(  # pylint: disable=too-many-arguments
     runs: RunPath | Sequence[RunPath],
     cost_limits: float | Sequence[float] | None = None,
-    target_return: float | Sequence[float] | None = None,
+    target_return: float | str | Sequence[float | str] | None = None,
     *,
     episodes: int = 20,
     candidates: int | None = None,
@@ -92,9 +92,9 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
             (``torch_save/epoch-N.pt``).
         cost_limits (float or sequence, optional): Undiscounted cost of an episode to keep within,
             one or several. Defaults to each run's own.
-        target_return (float or sequence, optional): Return to ask for, one for all limits or one
-            for each. Defaults to what the calibration found best, or without one to the highest
-            that the dataset reached within the limit.
+        target_return (float, str or sequence, optional): Return to ask for, one for all limits or
+            one for each; ``dsrl`` for DSRL's published one. Defaults to what
+            :func:`omnisafe_qpt.load_policy` asks for.
         episodes (int, optional): How many for each row. Defaults to 20.
         candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
             Defaults to the run's.
@@ -183,8 +183,8 @@ def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list
 
 def _targets(
     cost_limits: float | Sequence[float] | None,
-    target_return: float | Sequence[float] | None,
-) -> list[tuple[float | None, float | None]]:
+    target_return: float | str | Sequence[float | str] | None,
+) -> list[tuple[float | None, float | str | None]]:
     """Pair cost limits with return targets; None leaves it to the run."""
     limits = _listed('cost limit', cost_limits)
     for limit in limits:
@@ -201,13 +201,14 @@ def _targets(
     return list(zip(limits, targets * len(limits) if len(targets) == 1 else targets))
 
 
-def _listed(name: str, values: float | Sequence[float] | None) -> list[float | None]:
-    if values is None or isinstance(values, Real):
+def _listed(name: str, values: Any) -> list[Any]:
+    """Make a list of what may be one value; numbers in it must be finite."""
+    if values is None or isinstance(values, (Real, str)):
         values = [values]
     for value in values:
-        if value is not None and not math.isfinite(value):
+        if isinstance(value, Real) and not math.isfinite(value):
             raise UserError(f'{name} {value:g}: it must be a finite number')
-    return [None if value is None else float(value) for value in values] or [None]
+    return [float(value) if isinstance(value, Real) else value for value in values] or [None]
 
 
 def _models(

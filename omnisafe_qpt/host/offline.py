@@ -57,7 +57,7 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
     run: str | os.PathLike[str],
     dataset: str | os.PathLike[str],
     cost_limits: Sequence[float] | None = None,
-    target_return: float | Sequence[float] | None = None,
+    target_return: float | str | Sequence[float | str] | None = None,
     *,
     candidates: int | None = None,
     rule: str | None = None,
@@ -80,8 +80,8 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
             npz file, ``auto``, ``sample``, or a name of OmniSafe's own datasets.
         cost_limits (Sequence[float], optional): Undiscounted costs of an episode, by which episodes
             are told apart and for which candidates are tried. Defaults to the run's.
-        target_return (float or sequence, optional): Return asked for, one for all limits or one
-            for each. Defaults to what :func:`omnisafe_qpt.load_policy` asks for.
+        target_return (float, str or sequence, optional): Return asked for, one for all limits or
+            one for each; see :func:`omnisafe_qpt.load_policy`.
         candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
         rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
         candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
@@ -175,11 +175,12 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
 
 def _pairs(
     cost_limits: Sequence[float] | None,
-    target_return: float | Sequence[float] | None,
-) -> list[tuple[float | None, float | None]]:
+    target_return: float | str | Sequence[float | str] | None,
+) -> list[tuple[float | None, float | str | None]]:
     """Pair cost limits with return targets; None leaves it to the run."""
     limits: list[float | None] = list(cost_limits or [None])
-    targets = target_return if isinstance(target_return, Sequence) else [target_return]
+    is_one = isinstance(target_return, str) or not isinstance(target_return, Sequence)
+    targets = [target_return] if is_one else target_return
     if len(targets) not in (1, len(limits)):
         raise UserError(
             f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '

@@ -384,8 +384,7 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
             _check_env_id(self.env_id, support_envs())
             _prepare_options(self)
             cfgs = original(self)
-            is_full_size = 'batch_size' not in self.custom_cfgs.get('algo_cfgs', {})
-            _settle_machine(cfgs, is_full_size and self.algo in _SLOW_ON_CPU)
+            _settle_machine(cfgs)
             # Before OmniSafe does it, right after this, and gives up on slow evaluations.
             join_processes(cfgs.train_cfgs.device)
         return cfgs
@@ -445,6 +444,7 @@ def _prepare_options(agent: Any) -> None:
         load_defaults,
         load_preset,
         merge,
+        resolve_target_return,
         validate,
     )
 
@@ -456,7 +456,7 @@ def _prepare_options(agent: Any) -> None:
     settings = _settings_to_resume(agent, options, flags, defaults)
     preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
     if preset is not None:
-        preset_settings = load_preset(str(preset), agent.algo)
+        preset_settings = load_preset(str(preset), agent.algo, agent.env_id)
         validate(preset_settings, defaults, f'the preset {preset}')
         settings = merge(preset_settings, settings)
     options = merge(settings, options)
@@ -464,6 +464,8 @@ def _prepare_options(agent: Any) -> None:
     _check_train_cfgs(complete['train_cfgs'])
     check_counts(complete)
     check_choices(complete)
+    algo_cfgs = complete['algo_cfgs']  # of the baselines without a target
+    resolve_target_return(algo_cfgs.get('target_return'), agent.env_id, algo_cfgs['cost_limit'])
     agent.custom_cfgs = options
     if agent.train_terminal_cfgs is not None:
         # OmniSafe looks these two up without asking whether they are there.
@@ -502,7 +504,7 @@ def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
 
 def _user_options(agent: Any) -> dict[str, Any]:
     """Take the user's own options, some of which OmniSafe's command line overrides."""
-    from omnisafe_qpt.host.config import merge
+    from omnisafe_qpt.host.config import for_environment, merge
 
     options = merge({}, agent.custom_cfgs or {})
     if _command is not None and _command.sets_options:
@@ -510,6 +512,7 @@ def _user_options(agent: Any) -> dict[str, Any]:
         options = merge(options, _command.user_options())
         if 'log_dir' in _command.given:
             options['logger_cfgs']['log_dir'] = log_dir
+    options = for_environment(options, agent.env_id)
     return {key: value for key, value in options.items() if key not in ('algo', 'env_id')}
 
 
@@ -523,9 +526,9 @@ def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settle_machine(cfgs: Any, is_full_size: bool) -> None:
+def _settle_machine(cfgs: Any) -> None:
     """Replace ``auto`` by this process's device and number of threads."""
-    from omnisafe_qpt.host.config import AUTO, resolve_acceleration
+    from omnisafe_qpt.host.config import AUTO, load_defaults, resolve_acceleration
     from omnisafe_qpt.host.processes import Launch
 
     train_cfgs, launch = cfgs.train_cfgs, Launch.from_environment()
@@ -540,7 +543,8 @@ def _settle_machine(cfgs: Any, is_full_size: bool) -> None:
     launch.check_batch(cfgs.algo_cfgs.batch_size)
     if found and train_cfgs.device == 'cpu' and launch.rank == 0:
         message = f'No CUDA device: training on the CPU with {train_cfgs.torch_threads} thread(s)'
-        if is_full_size:
+        usual = load_defaults(cfgs.env_id, cfgs.algo)['algo_cfgs']['batch_size']
+        if cfgs.algo in _SLOW_ON_CPU and cfgs.algo_cfgs.batch_size >= usual:
             message += (
                 ', where an update of the default size takes seconds and a run days; for a run of '
                 'minutes add --custom-cfgs train_cfgs:preset --custom-cfgs cpu'

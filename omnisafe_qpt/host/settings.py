@@ -132,7 +132,8 @@ def single_action_config(cfgs: Any) -> DeploymentConfig:
     Raises:
         UserError: If the cost limit is impossible.
     """
-    return DeploymentConfig(cost_limit=cfgs.algo_cfgs.cost_limit, candidates=1)
+    # The whole history, as the policy was trained: the other rules look at less of it.
+    return DeploymentConfig(cost_limit=cfgs.algo_cfgs.cost_limit, candidates=1, rule='paper')
 
 
 def bc_safe_config(cfgs: Any) -> BCSafeConfig:
