@@ -213,9 +213,8 @@ class Forecast:
     """How long jobs will take, from their estimates and from the jobs that have ended.
 
     A job of a kind that has ended before takes as long as that one did. The estimates of all others
-    are off by a factor, the machine's speed and load, which the ended jobs tell. It is the time that
-    these jobs ran over their estimates. The time since the start would count the jobs that still
-    run, too.
+    are off by a factor, the machine's speed and load, which the ended jobs tell: the time that they
+    ran over their estimates. The time since the start would count the jobs that still run, too.
 
     Args:
         usual (float): Estimate of an average job in seconds. The factor counts one such job as if
