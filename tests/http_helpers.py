@@ -173,13 +173,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(status, headers)
         last = len(content) if fault is None else min(len(content), first + fault.after)
         for start in range(first, last, self.block):
-            state.gate.wait(30)
+            state.gate.wait(120)
             time.sleep(state.seconds_a_block)
             block = content[start : min(start + self.block, last)]
             self.wfile.write(block)
             state.sent += len(block)
         if fault is not None and fault.stalls:
-            state.closing.wait(30)
+            state.closing.wait(120)
 
     def _answer(self, status, headers):
         self.send_response(status)

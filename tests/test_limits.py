@@ -395,7 +395,7 @@ def test_an_interruption_is_one_line_and_leaves_no_process(run: Path, tmp_path: 
             time.sleep(0.02)
         time.sleep(1.0)
         os.killpg(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

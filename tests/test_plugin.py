@@ -141,10 +141,10 @@ def test_it_is_there_in_another_process_and_folder(tmp_path):
     )
     assert done.returncode == 1
     # That alone: no notice of what OmniSafe imports.
-    assert done.stderr.splitlines() == [
+    assert done.stderr == (
         'Error: unknown option train_cfgs:totl_steps in --custom-cfgs: '
-        'did you mean train_cfgs:total_steps?',
-    ]
+        'did you mean train_cfgs:total_steps?\n'
+    )
     assert 'Traceback' not in done.stdout
 
 
@@ -155,22 +155,20 @@ def test_the_help_lists_them(monkeypatch):
 
 
 def test_the_door_costs_gymnasiums_users_next_to_nothing():
-    """Only the standard library is imported, in a fraction of what gymnasium itself takes."""
+    """Besides what gymnasium has imported by then, a few modules of ours and nothing else."""
     script = """if True:
-        import importlib.metadata, sys, time
-        before, start = set(sys.modules), time.perf_counter()
+        import sys, typing, contextlib, importlib.metadata, importlib.util, json
+        before = set(sys.modules)
         from omnisafe_qpt.host.plugin import install
         install()
-        seconds = time.perf_counter() - start
-        roots = {name.partition('.')[0] for name in set(sys.modules) - before}
-        print(seconds, *sorted(roots - set(sys.stdlib_module_names)))
+        print(*sorted(set(sys.modules) - before))
     """
     done = subprocess.run(
         [sys.executable, '-c', script], capture_output=True, text=True, check=True
     )
-    seconds, *imported = done.stdout.split()
-    assert imported == ['omnisafe_qpt']
-    assert float(seconds) < 0.1  # about 3 ms on an idle machine
+    modules = done.stdout.split()
+    assert {name.partition('.')[0] for name in modules} == {'omnisafe_qpt'}
+    assert len(modules) < 8
 
 
 def test_installing_again_changes_nothing():

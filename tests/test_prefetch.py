@@ -63,7 +63,7 @@ def prefetch_threads():
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert condition()
@@ -274,7 +274,7 @@ class Device:
 
     def Event(self, blocking):
         assert blocking
-        return SimpleNamespace(synchronize=lambda: self.is_done.wait(10))
+        return SimpleNamespace(synchronize=lambda: self.is_done.wait(60))
 
     @contextlib.contextmanager
     def stream(self, stream):
