@@ -43,6 +43,7 @@ from omnisafe_qpt.plots import STYLE
 from omnisafe_qpt.report import figures, gather, page
 
 
+ALL_PANELS = figures.PANELS
 SECTIONS = ['limits', 'episodes', 'choice', 'training', 'dataset', 'record']
 
 
@@ -198,6 +199,31 @@ def test_the_curves_end_where_progress_csv_does(
     for panel in figures.PANELS:
         ends = ', '.join(f'{label} {last[name]:.4g}' for name, label in panel.columns.items())
         assert f'At the end: {ends}.' in found.text('training')
+
+
+@pytest.mark.usefixtures('no_simulator')
+@pytest.mark.parametrize('cells', ['all', 'all but the last', 'the last'])
+def test_what_was_not_evaluated_is_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: str
+) -> None:
+    """Where no episode was run, progress.csv has no number."""
+    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    for row in {'all': rows, 'all but the last': rows[:-1], 'the last': rows[-1:]}[cells]:
+        row.update({name: 'nan' for name in row if name.startswith(('Metrics/', 'Validation/'))})
+    with (run / 'progress.csv').open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    columns = {'Metrics/EpRet', 'Metrics/EpCost', 'Loss/Loss_imitation'}
+    panels = [panel for panel in ALL_PANELS if columns & set(panel.columns)]
+    monkeypatch.setattr(figures, 'PANELS', panels)
+    assert report(run, tmp_path / 'page.html', '--no-simulator') == 0
+    found = Page(tmp_path / 'page.html')
+    assert found.pictures('training') == (1 if cells == 'all' else 3)
+    assert ('Return and cost are not drawn' in found.text('training')) == (cells == 'all')
+    for text in found.texts.values():
+        assert 'nan' not in ' '.join(text).lower().split()
 
 
 def test_the_data_and_the_origin_are_told(

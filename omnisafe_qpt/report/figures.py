@@ -169,11 +169,14 @@ class Studio:
         self._numbers = itertools.count(1)
 
     def training(self, runs: Sequence[Run]) -> list[Picture]:
-        """Draw training curves, one picture for each panel of which a run has a column."""
+        """Draw training curves, one picture for each panel of which a run has a number.
+
+        A column may hold no number: that of the return does not where no episode was run.
+        """
         return [
             self._training_panel(panel, runs)
             for panel in PANELS
-            if any(set(panel.columns) & set(run.progress) for run in runs)
+            if any(has_numbers(run, column) for run in runs for column in panel.columns)
         ]
 
     def limits(self, rows: Sequence[dict[str, Any]]) -> list[Picture]:
@@ -246,7 +249,7 @@ class Studio:
             curves = [
                 (run.progress['TotalSteps'], run.progress[column])
                 for run in runs
-                if column in run.progress
+                if has_numbers(run, column)
             ]
             if curves:
                 _draw_curves(axes, curves, label, colour, dashes)
@@ -331,6 +334,11 @@ def _panel(
     return figure, axes
 
 
+def has_numbers(run: Run, column: str) -> bool:
+    """Whether ``progress.csv`` has a number in a column, in any epoch."""
+    return bool(np.isfinite(run.progress.get(column, np.nan)).any())
+
+
 def _draw_curves(
     axes: Axes,
     curves: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -379,11 +387,11 @@ def _last_values(panel: Panel, runs: Sequence[Run]) -> str:
     """Tell in words where the curves end."""
     parts = []
     for column, label in panel.columns.items():
-        values = [run.progress[column][-1] for run in runs if column in run.progress]
-        if values:
-            parts.append(f'{label} {np.mean(values):.4g}')
+        values = [run.progress[column][-1] for run in runs if has_numbers(run, column)]
+        if np.isfinite(values).any():
+            parts.append(f'{label} {np.nanmean(values):.4g}')
     mean = ' (mean over runs)' if len(runs) > 1 else ''
-    return f'At the end: {", ".join(parts)}{mean}.'
+    return f'At the end: {", ".join(parts)}{mean}.' if parts else 'No value at the end.'
 
 
 def _sample(result: LimitResult) -> list[dict[str, list[float]]]:

@@ -26,7 +26,13 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.data.checks import count
-from omnisafe_qpt.report.figures import Picture, Studio, open_studio
+from omnisafe_qpt.report.figures import (
+    COST_COLUMN,
+    Picture,
+    Studio,
+    has_numbers,
+    open_studio,
+)
 from omnisafe_qpt.report.gather import DatasetView, LimitResult, Run, by_limit
 from omnisafe_qpt.version import __version__
 
@@ -323,7 +329,14 @@ def _training_section(studio: Studio, runs: Sequence[Run]) -> Section:
     text += 'networks; return and cost are of some episodes after each epoch.'
     if len(runs) > 1:
         text += ' Pale lines are the runs.'
-    return Section('training', 'Training', text, [Block(pictures=studio.training(runs))])
+    problem = ''
+    if not any(has_numbers(run, COST_COLUMN) for run in runs):
+        problem = (
+            'Return and cost are not drawn: no episode was run during training '
+            '(train_cfgs:evaluate_epoisodes is 0).'
+        )
+    blocks = [Block(problem=problem, pictures=studio.training(runs))]
+    return Section('training', 'Training', text, blocks)
 
 
 def _dataset_section(studio: Studio, datasets: Sequence[DatasetView]) -> Section:
