@@ -206,16 +206,18 @@ def _print_entries(table: Table, console: Console) -> None:
     if table.title:
         console.print(table.title, style='table.title')
     names = [str(column.header) for column in table.columns]
-    room = console.width - max(map(len, names)) - 2
+    width = max(map(len, names))
     for row in zip(*(column.cells for column in table.columns)):
-        entries = Table.grid(padding=(0, 2, 0, 0))
-        entries.add_column(no_wrap=True)
-        entries.add_column(overflow='fold')
-        for name, entry in zip(names, row):
-            entries.add_row(name, entry)
-        # The terminal, not a table, is to break a name that is longer than a line: it can be copied.
-        is_long = any(len(word) > room for entry in row for word in str(entry).split())
-        console.print(entries, width=_PIPE_WIDTH if is_long else None, soft_wrap=is_long)
+        words = [word for entry in row for word in str(entry).split()]
+        if max(map(len, words), default=0) + width + 2 > console.width:
+            # Only the terminal is to break a name that is longer than a line: it may be copied.
+            for name, entry in zip(names, row):
+                console.print(f'{name:<{width}}  {entry}', soft_wrap=True)
+        else:
+            entries = Table.grid(padding=(0, 2, 0, 0))
+            for name, entry in zip(names, row):
+                entries.add_row(name, entry)
+            console.print(entries)
         console.print()
     if table.caption:
         console.print(table.caption, style='table.caption')
