@@ -27,7 +27,7 @@ import pytest
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.convert import convert
 from omnisafe_qpt.data.files import open_dataset
-from omnisafe_qpt.data.layouts import Wishes
+from omnisafe_qpt.data.layouts import ReadOptions
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
@@ -108,9 +108,9 @@ def write_flat(path, arrays):
     return path
 
 
-def assert_is(path, arrays, ends=ENDS, horizon=None, **wishes):
+def assert_is(path, arrays, ends=ENDS, horizon=None, **options):
     """Check what is read against the episodes that were written."""
-    with open_dataset(path, Wishes(horizon=horizon, **wishes)) as found:
+    with open_dataset(path, ReadOptions(horizon=horizon, **options)) as found:
         loaded = Trajectories.from_arrays(found, horizon=horizon, name=str(path))
         for name in ('observations', 'next_observations', 'actions', 'rewards', 'costs'):
             whole = np.asarray(found[name])
@@ -172,7 +172,7 @@ def test_robomimic_is_read_where_its_observations_are_one_array(tmp_path, arrays
         assert_is(path, arrays, ends=['terminal' if n < 6 else '' for n in LENGTHS], horizon=6)
     else:
         expected = shortened(arrays, [length >= 6 for length in LENGTHS])
-        with open_dataset(path, Wishes(horizon=6)) as found:
+        with open_dataset(path, ReadOptions(horizon=6)) as found:
             for name in ('observations', 'next_observations', 'actions', 'rewards', 'costs'):
                 np.testing.assert_array_equal(np.asarray(found[name]), expected[name], name)
     assert summarize(path).attributes['env_args'] == '{"env_name": "Lift"}'
@@ -190,7 +190,7 @@ def test_dones_that_mark_success_alone_are_terminal_states(tmp_path, arrays, don
 def test_observations_in_parts_are_put_together_as_the_user_says(tmp_path, arrays):
     path = write_robomimic(tmp_path / 'demo.hdf5', arrays, keys=('eef', 'object'), dones='success')
     message = error_of(path)
-    assert 'omnisafe-qpt data convert demo.hdf5 OUT.hdf5 --observation-keys eef,object' in message
+    assert f'omnisafe-qpt data convert {path} OUT.hdf5 --observation-keys eef,object' in message
     assert_is(path, arrays, observation_keys=['eef', 'object'])
     out = tmp_path / 'out.hdf5'
     assert (
@@ -233,7 +233,7 @@ def test_groups_without_costs_name_what_is_there_and_the_option(tmp_path, arrays
     message = error_of(path)
     group = 'episode_0' if write is write_minari else 'data/demo_0'
     assert f"array 'costs' is missing (found in group {group}: actions, " in message
-    assert 'omnisafe-qpt data convert data.hdf5 OUT.hdf5 --map costs=NAME' in message
+    assert f'omnisafe-qpt data convert {path} OUT.hdf5 --map costs=NAME' in message
 
 
 @pytest.mark.parametrize(
@@ -268,6 +268,22 @@ def test_an_episode_without_a_transition_is_passed_over(tmp_path, arrays):
             shape = file['episode_3'][name].shape[1:]
             file[f'episode_12/{name}'] = np.zeros((0, *shape))
         file['episode_12/observations'] = np.zeros((1, 3))
+    assert_is(path, arrays)
+
+
+@pytest.mark.parametrize('form', ['{}', 'traj_{}', 'run-{}-of-a', 'ep{:03d}'])
+@pytest.mark.parametrize('inside', ['', 'data/', 'episodes/'])
+def test_groups_may_have_any_names(tmp_path, arrays, form, inside):
+    path = write_minari(tmp_path / 'data.hdf5', arrays)
+    with h5py.File(path, 'a') as file:
+        for number in range(len(LENGTHS)):
+            file.move(f'episode_{number}', inside + form.format(number))
+    assert_is(path, arrays)
+
+
+def test_one_group_may_hold_all_episodes(tmp_path, arrays):
+    path = tmp_path / 'data.hdf5'
+    write_flat(path, {f'data/{name}': array for name, array in arrays.items()})
     assert_is(path, arrays)
 
 
@@ -407,17 +423,17 @@ def test_a_map_that_means_nothing_is_refused(tmp_path, arrays, pair, capsys):
 @pytest.mark.parametrize('flags', ['terminals and timeouts', 'dones', 'mapped'])
 def test_next_observations_are_derived_within_episodes(tmp_path, arrays, suffix, flags):
     given = {name: array for name, array in arrays.items() if name != 'next_observations'}
-    wishes = {'horizon': 5}
+    options = {'horizon': 5}
     is_cut = np.array([end == 'timeout' for end in ENDS])
     if flags != 'terminals and timeouts':
         is_cut = np.array(LENGTHS) >= 5
         given['dones' if flags == 'dones' else 'terminals'] = given.pop('terminals') | given.pop(
             'timeouts'
         )
-        wishes |= {} if flags == 'dones' else {'names': {'dones': 'terminals'}}
+        options |= {} if flags == 'dones' else {'names': {'dones': 'terminals'}}
     path = write_flat(tmp_path / f'data{suffix}', given)
     expected = shortened(arrays, is_cut)
-    with open_dataset(path, Wishes(**wishes)) as found:
+    with open_dataset(path, ReadOptions(**options)) as found:
         for name in ('observations', 'next_observations', 'actions', 'rewards', 'costs'):
             np.testing.assert_array_equal(np.asarray(found[name]), expected[name], name)
             np.testing.assert_array_equal(found[name][7:20], expected[name][7:20], name)

@@ -51,7 +51,7 @@ from omnisafe_qpt.data.files import (
     row_blocks,
     write_hdf5_blocks,
 )
-from omnisafe_qpt.data.layouts import COLUMNS, DONES, NPZ_NAMES, Arrays, Wishes
+from omnisafe_qpt.data.layouts import COLUMNS, DONES, NPZ_NAMES, Arrays, ReadOptions
 from omnisafe_qpt.errors import UserError
 
 
@@ -135,7 +135,7 @@ def convert(
     if algorithm is not None and not to_npz:
         raise UserError(f'--for {algorithm}: is about an npz, and {out} is none')
     attributes = read_attributes(source)
-    with open_dataset(source, Wishes(names, observation_keys, horizon)) as arrays:
+    with open_dataset(source, ReadOptions(names, observation_keys, horizon)) as arrays:
         if (source.suffix == '.npz') == to_npz:
             _check_layout(source, out, arrays)
         with_init_obs = algorithm == INIT_OBS_ALGORITHM

@@ -43,8 +43,8 @@ from omnisafe_qpt.data.layouts import (
     COLUMNS,
     NPZ_NAMES,
     Arrays,
+    ReadOptions,
     Source,
-    Wishes,
     arrange,
     find_sources,
 )
@@ -71,7 +71,7 @@ _SPARE_BYTES = 1 << 23
 @contextmanager
 def open_dataset(
     path: str | os.PathLike[str],
-    wishes: Wishes | None = None,
+    options: ReadOptions | None = None,
 ) -> Iterator[Arrays]:
     """Open a dataset file for reading.
 
@@ -80,7 +80,7 @@ def open_dataset(
     Args:
         path (str or os.PathLike): A ``.hdf5``, ``.h5`` or ``.npz`` file in one of the layouts of
             :mod:`omnisafe_qpt.data.layouts`.
-        wishes (Wishes, optional): What the user says about it. Defaults to None.
+        options (ReadOptions, optional): What the user says about it. Defaults to None.
 
     Yields:
         The arrays under DSRL's names, each sliceable, with the number of transitions first.
@@ -88,8 +88,8 @@ def open_dataset(
     Raises:
         UserError: If the file is absent, cut short, of another kind, or lacks an array.
     """
-    path, wishes = _check_file(path), wishes or Wishes()
-    with (_open_npz if path.suffix == '.npz' else open_hdf5)(path, wishes) as arrays:
+    path, options = _check_file(path), options or ReadOptions()
+    with (_open_npz if path.suffix == '.npz' else open_hdf5)(path, options) as arrays:
         yield arrays
 
 
@@ -107,18 +107,18 @@ def _check_file(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def open_hdf5(path: Path, wishes: Wishes | None = None) -> Iterator[Arrays]:
+def open_hdf5(path: Path, options: ReadOptions | None = None) -> Iterator[Arrays]:
     """Open an HDF5 file whatever it is called; see :func:`open_dataset`."""
-    wishes = wishes or Wishes()
+    options = options or ReadOptions()
     with _hdf5_file(path) as file:
         try:
-            sources = find_sources(file, wishes)
+            sources = find_sources(file, options)
         except (OSError, KeyError, RuntimeError) as error:
             raise UserError(
                 f'{path}: not a readable HDF5 file (corrupt: {_first_line(error)}); get it again',
             ) from error
         try:
-            yield arrange(path, sources, wishes)
+            yield arrange(path, sources, options)
         except OSError as error:
             raise UserError(
                 f'{path}: the data cannot be read to the end ({_first_line(error)}); get it again',
@@ -138,13 +138,13 @@ def _hdf5_file(path: Path) -> Any:
 
 
 @contextmanager
-def _open_npz(path: Path, wishes: Wishes) -> Iterator[Arrays]:
+def _open_npz(path: Path, options: ReadOptions) -> Iterator[Arrays]:
     with ExitStack() as stack:
         with _npz_errors(path):
             # Opened here, because an archive leaves its file open while a stream in it is.
             file = stack.enter_context(path.open('rb'))
             archive = stack.enter_context(zipfile.ZipFile(file))
-        yield arrange(path, [Source('', _NpzArrays(path, archive))], wishes)
+        yield arrange(path, [Source('', _NpzArrays(path, archive))], options)
 
 
 class _NpzArrays(Mapping[str, 'NpzArray']):

@@ -22,6 +22,7 @@ write them, and without next observations, which are then the following observat
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ class Arrays(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ReadOptions:
     """What the user says about a file.
 
     Args:
@@ -168,19 +169,19 @@ class Runs:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def find_sources(file: Any, wishes: Wishes) -> list[Source]:
+def find_sources(file: Any, options: ReadOptions) -> list[Source]:
     """Find the arrays of an open HDF5 file: its own, a group's, or those of each episode's group.
 
     Args:
         file (h5py.File): The file.
-        wishes (Wishes): What the user says about it.
+        options (ReadOptions): What the user says about it.
 
     Returns:
         One source of a whole dataset, or one with a name for each episode, by their numbers.
     """
     import h5py
 
-    wanted = [(wishes.names or {}).get('actions', ''), *ALIASES['actions']]
+    wanted = [(options.names or {}).get('actions', ''), *ALIASES['actions']]
     for container in (file, *_groups(file)):
         if _find(container, wanted):
             return [Source('', _leaves(container))]
@@ -189,11 +190,20 @@ def find_sources(file: Any, wishes: Wishes) -> list[Source]:
         if example is not None:
             stem = example.rstrip('0123456789')
             # Those without actions too, if they look like the others: that is an error to report.
-            names = [name for name in groups if name.rstrip('0123456789') == stem]
-            names.sort(key=lambda name: [int(number) for number in re.findall(r'\d+', name)])
+            names = [
+                name
+                for name, group in groups.items()
+                if name.rstrip('0123456789') == stem or _find(group, wanted)
+            ]
+            names.sort(key=_with_numbers)
             prefix = '' if container == file else container.name.lstrip('/') + '/'
             return [Source(prefix + name, _leaves(groups[name])) for name in names]
     return [Source('', _leaves(file))] if isinstance(file, h5py.Group) else []
+
+
+def _with_numbers(name: str) -> list[Any]:
+    """Return a key to sort names by, numbers in them by their value."""
+    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
 
 
 def _groups(group: Any) -> list[Any]:
@@ -223,13 +233,13 @@ def _find(names: Any, wanted: Sequence[str]) -> str | None:
     return next((present[name.lower()] for name in wanted if name.lower() in present), None)
 
 
-def arrange(path: Path, sources: Sequence[Source], wishes: Wishes) -> Arrays:
+def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arrays:
     """Give a file's arrays under DSRL's names.
 
     Args:
         path (Path): The file, for messages.
         sources (Sequence[Source]): See :func:`find_sources`.
-        wishes (Wishes): What the user says about the file.
+        options (ReadOptions): What the user says about the file.
 
     Returns:
         The arrays; without ``timeouts`` where one flag marks both kinds of end.
@@ -237,9 +247,9 @@ def arrange(path: Path, sources: Sequence[Source], wishes: Wishes) -> Arrays:
     Raises:
         UserError: If an array is missing or the arrays of a group do not fit together.
     """
-    chosen = _choose(path, sources[0], wishes)
+    chosen = _choose(path, sources[0], options)
     if sources[0].name:
-        return _Episodes(path, sources, chosen, wishes).arrays()
+        return _Episodes(path, sources, chosen, options).arrays()
     leaves = sources[0].leaves
     found = {name: leaves[names[0]] for name, names in chosen.items()}
     is_plain = all(
@@ -257,13 +267,13 @@ def arrange(path: Path, sources: Sequence[Source], wishes: Wishes) -> Arrays:
             arrays = Arrays(found)
             arrays.names, arrays.notes = chosen, _naming(chosen, leaves)
             return arrays
-    return _Episodes(path, sources, chosen, wishes).arrays()
+    return _Episodes(path, sources, chosen, options).arrays()
 
 
-def _choose(path: Path, source: Source, wishes: Wishes) -> dict[str, list[str]]:
+def _choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[str]]:
     """Find the names of the arrays that are read, several for observations in parts."""
     chosen: dict[str, list[str]] = {}
-    given = dict(wishes.names or {})
+    given = dict(options.names or {})
     for name in given:
         if name not in ALIASES:
             raise UserError(f'--map {name}={given[name]}: map one of {", ".join(ALIASES)}')
@@ -274,7 +284,7 @@ def _choose(path: Path, source: Source, wishes: Wishes) -> dict[str, list[str]]:
         if leaf is not None:
             chosen[name] = [leaf]
         elif name in ('observations', 'next_observations'):
-            parts = _choose_parts(path, source, wanted, wishes.observation_keys)
+            parts = _choose_parts(path, source, wanted, options.observation_keys)
             chosen |= {name: parts} if parts else {}
         if name in given and name not in chosen:
             raise UserError(
@@ -283,20 +293,28 @@ def _choose(path: Path, source: Source, wishes: Wishes) -> dict[str, list[str]]:
             )
     if {'terminals', 'timeouts'} <= chosen.keys():
         chosen.pop(DONES, None)  # it can tell nothing more
-    needed = [*_REQUIRED, *([] if DONES in chosen else ['terminals'])]
-    missing = next((name for name in needed if name not in chosen), None)
-    if missing is not None:
-        raise UserError(
-            f'{path}: array {missing!r} is missing (found{_place(source)}: '
-            f'{_listed(source.leaves)}); if it is there by another name, convert the file: '
-            f'omnisafe-qpt data convert {path.name} OUT.hdf5 --map {missing}=NAME',
-        )
-    if wishes.observation_keys and len(chosen['observations']) != len(wishes.observation_keys):
+    _check_complete(path, source, chosen)
+    if options.observation_keys and '/' not in chosen['observations'][0]:
         raise UserError(
             f'--observation-keys: the observations of {path} are one array, '
             f'{chosen["observations"][0]!r}; leave the option out',
         )
     return chosen
+
+
+def _check_complete(path: Path, source: Source, chosen: Mapping[str, list[str]]) -> None:
+    """Refuse a file that lacks an array, with what it has."""
+    needed = [*_REQUIRED, *([] if DONES in chosen else ['terminals'])]
+    missing = next((name for name in needed if name not in chosen), None)
+    if missing is not None:
+        advice = ''
+        if missing == 'costs':
+            advice = '; if it is not, record it (with Minari: DataCollector(record_infos=True))'
+        raise UserError(
+            f'{path}: array {missing!r} is missing (found{_place(source)}: '
+            f'{_listed(source.leaves)}); if it is there by another name, convert the file: '
+            f'{_convert(path)} --map {missing}=NAME{advice}',
+        )
 
 
 def _choose_parts(
@@ -322,8 +340,8 @@ def _choose_parts(
         advice = 'none of them has one row of numbers for each transition'
         if flat:
             advice = (
-                'name those to put side by side, in the order of the environment: omnisafe-qpt '
-                f'data convert {path.name} OUT.hdf5 --observation-keys {flat}'
+                'name those to put side by side, in the order of the environment: '
+                f'{_convert(path)} --observation-keys {flat}'
             )
         raise UserError(
             f'{path}: {group}{_place(source)} is a group of arrays ({_listed(inside)}); {advice}',
@@ -340,6 +358,10 @@ def _choose_parts(
                 'needed is one row of numbers for each transition',
             )
     return [f'{group}/{key}' for key in keys or inside]
+
+
+def _convert(path: Path) -> str:
+    return f'omnisafe-qpt data convert {shlex.quote(str(path))} OUT.hdf5'
 
 
 def _place(source: Source) -> str:
@@ -375,7 +397,7 @@ class _Episodes:
         path (Path): The file, for messages.
         sources (Sequence[Source]): A whole dataset, or one source for each episode.
         chosen (Mapping[str, list[str]]): The names of the arrays.
-        wishes (Wishes): What the user says about the file.
+        options (ReadOptions): What the user says about the file.
     """
 
     def __init__(
@@ -383,10 +405,10 @@ class _Episodes:
         path: Path,
         sources: Sequence[Source],
         chosen: Mapping[str, list[str]],
-        wishes: Wishes,
+        options: ReadOptions,
     ) -> None:
         """Initialize an instance of :class:`_Episodes`."""
-        self._path, self._chosen, self._horizon = path, chosen, wishes.horizon
+        self._path, self._chosen, self._horizon = path, chosen, options.horizon
         self._is_grouped = bool(sources[0].name)
         for source in sources:
             for name in (name for names in chosen.values() for name in names):
@@ -450,6 +472,8 @@ class _Episodes:
         if self._derives:
             if is_mixed:
                 terminals, timeouts = self._told_apart(terminals)
+                if self._horizon is None:
+                    notes.append('one flag marks every end: all are taken for terminal states')
             is_last = np.zeros(total, dtype=bool)
             is_last[offsets + self._lengths - 1] = True
             ends = np.flatnonzero(terminals | timeouts | is_last)
@@ -559,8 +583,7 @@ class _Episodes:
                     f'{self._path}: has neither next_observations nor timeouts, so that an end at '
                     'a time limit cannot be found; add one of them, or, if '
                     f'{self._chosen["terminals"][0]!r} marks every end, convert the file: '
-                    f'omnisafe-qpt data convert {self._path.name} OUT.hdf5 '
-                    f'--map dones={self._chosen["terminals"][0]}',
+                    f'{_convert(self._path)} --map dones={self._chosen["terminals"][0]}',
                 )
             return terminals, none, True
         elif timeouts is None:

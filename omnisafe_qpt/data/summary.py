@@ -37,7 +37,7 @@ from omnisafe_qpt.data.files import (
     open_dataset,
     read_attributes,
 )
-from omnisafe_qpt.data.layouts import Wishes
+from omnisafe_qpt.data.layouts import ReadOptions
 from omnisafe_qpt.data.resolve import SAMPLE, SAMPLE_FILE, cache_folder
 from omnisafe_qpt.data.scan import (
     ENDS,
@@ -242,7 +242,7 @@ def summarize(
     known_task = require_task(task) if task else identify_task(path, attributes)
     horizon = None if known_task is None else known_task.horizon
     inspector = Inspector(known_task, horizon, cost_limits)
-    with open_dataset(path, Wishes(horizon=horizon)) as arrays:
+    with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
         check_shapes(arrays, str(path))
         sha256 = file_sha256(path)
         described = {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from omnisafe_qpt.data.files import check_shapes, is_gap, open_dataset, row_blocks
-from omnisafe_qpt.data.layouts import Wishes
+from omnisafe_qpt.data.layouts import ReadOptions
 from omnisafe_qpt.errors import UserError
 
 
@@ -163,7 +163,7 @@ class Trajectories:
         Raises:
             UserError: If the file cannot be read or is no sound dataset; see :meth:`from_arrays`.
         """
-        with open_dataset(path, Wishes(horizon=horizon)) as arrays:
+        with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
             loaded = cls.from_arrays(arrays, horizon=horizon, name=str(path), observer=observer)
             return replace(loaded, notes=arrays.notes)
 
