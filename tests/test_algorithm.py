@@ -24,6 +24,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import omnisafe
 import pytest
@@ -32,8 +33,10 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
 from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.data.files import file_sha256, open_dataset
+from omnisafe_qpt.data.checks import WARNING
+from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
 from omnisafe_qpt.data.prefetch import PrefetchSampler
+from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.host.algorithm import QPT
 from omnisafe_qpt.host.checkpoint import load_networks
@@ -521,3 +524,66 @@ def test_training_stops_when_a_loss_is_not_finite(
         agent.agent._learner.policy.head.weight.fill_(torch.nan)
     with pytest.raises(omnisafe_qpt.UserError, match=r'is nan in epoch 1.*nothing of this epoch'):
         agent.learn()
+
+
+# ------------------------------------------------------------------ what the data are warned of
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'words'),
+    [
+        ('costs', lambda costs: costs - 0.5, 'costs below 0'),
+        ('costs', lambda costs: costs * 0.0, 'every cost is 0'),
+        ('costs', lambda costs: costs * 0.0 + 1e4, 'no episode costs at most 10'),
+        ('costs', lambda costs: costs * 1e4, 'in one unit?'),
+        ('actions', lambda actions: actions * 3.0, 'actions outside [-1, 1]'),
+    ],
+)
+def test_training_warns_at_its_start_as_data_info_does(
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Any,
+    words: str,
+) -> None:
+    with open_dataset(dataset) as found:
+        arrays = {key: found[key][:] for key in found}
+    arrays[name] = change(arrays[name]).astype(np.float32)
+    odd = tmp_path / 'odd.hdf5'
+    write_hdf5(odd, arrays)
+    expected = [
+        finding.text
+        for finding in summarize(odd, ENV_ID, [10.0]).findings
+        if finding.level == WARNING
+    ]
+    run_agent(small_options(odd, tmp_path, evaluate_epoisodes=0, final_evaluate_episodes=0))
+    printed = ' '.join(capsys.readouterr().out.split())
+    start = printed.partition('Training on cpu')[0]
+    assert any(words in text for text in expected)
+    for text in expected:
+        assert ' '.join(text.split()) in start
+
+
+def test_a_file_of_groups_without_next_observations_trains(
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / 'groups.hdf5'
+    with open_dataset(dataset) as found, h5py.File(path, 'w') as file:
+        for episode in range(len(found['rewards']) // HORIZON):
+            rows = slice(episode * HORIZON, (episode + 1) * HORIZON)
+            for name, key in {
+                'observations': 'obs/flat',
+                'actions': 'actions',
+                'rewards': 'rewards',
+                'costs': 'infos/cost',
+                'timeouts': 'dones',
+            }.items():
+                file[f'data/demo_{episode}/{key}'] = found[name][rows]
+    agent, _ = run_agent(small_options(path, tmp_path))
+    data = agent.agent._trajectories
+    assert data.rows.lengths.tolist() == [HORIZON - 1] * 8
+    assert not data.rows.terminal.any()
+    assert 'next_observations are missing' in ' '.join(capsys.readouterr().out.split())

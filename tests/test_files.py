@@ -174,7 +174,10 @@ def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path):
     assert '.npz' in message
 
 
-@pytest.mark.parametrize('key', HDF5_NAMES)
+NEEDED = [name for name in HDF5_NAMES if name not in ('next_observations', 'timeouts')]
+
+
+@pytest.mark.parametrize('key', NEEDED)
 def test_an_array_missing_from_hdf5_is_named(tmp_path, arrays, key):
     path = tmp_path / 'data.hdf5'
     del arrays[key]
@@ -193,14 +196,14 @@ def test_a_group_is_no_array(tmp_path, arrays):
     assert "array 'costs' is missing" in load_error(path)
 
 
-@pytest.mark.parametrize('key', NPZ_NAMES.values())
-def test_an_array_missing_from_npz_is_named(tmp_path, arrays, key):
+@pytest.mark.parametrize('name', NEEDED)
+def test_an_array_missing_from_npz_is_named(tmp_path, arrays, name):
     path = tmp_path / 'data.npz'
     write_npz(path, arrays)
     with np.load(path) as file:
-        kept = {name: file[name] for name in file.files if name != key}
+        kept = {key: file[key] for key in file.files if key != NPZ_NAMES[name]}
     np.savez(path, **kept)
-    assert f"array '{key}' is missing" in load_error(path)
+    assert f"array '{name}' is missing" in load_error(path)
 
 
 def _cuts(total):

@@ -503,7 +503,7 @@ def test_large_arrays_are_read_once_and_in_blocks(monkeypatch, make_arrays, tmp_
             return part
 
     @contextmanager
-    def recorded(_):
+    def recorded(*_):
         yield {name: Array(name) for name in arrays}
 
     monkeypatch.setattr(module, 'open_dataset', recorded)

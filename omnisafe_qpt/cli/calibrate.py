@@ -27,6 +27,7 @@ from omnisafe_qpt.cli.common import (
     add_machine_options,
     check_writable,
     positive,
+    print_table,
     result_table,
     write_json,
 )
@@ -88,8 +89,6 @@ def _run(options: argparse.Namespace) -> None:
 
 def _print_table(record: dict[str, Any]) -> None:
     """Print a line for each cost asked for."""
-    from rich.console import Console
-
     table = result_table(
         '',
         '',
@@ -98,7 +97,7 @@ def _print_table(record: dict[str, Any]) -> None:
     for level in record['levels']:
         names = ('asked_cost', 'target_return', 'return_mean', 'cost_mean', 'cost_bound')
         table.add_row(*('still' if level[name] is None else f'{level[name]:.1f}' for name in names))
-    Console().print(table)
+    print_table(table)
     print(
         'A cost limit is served by the line of the highest return whose bound is within it; if\n'
         'there is none, by the least bound, which may be to hold still if no other mean cost is\n'

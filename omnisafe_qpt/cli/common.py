@@ -28,7 +28,14 @@ from omnisafe_qpt.errors import UserError
 
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+
+# As wide as any table, in a pipe, which has no width.
+_PIPE_WIDTH = 10_000
+# What a column of text that may be broken into lines keeps at least.
+_TEXT_WIDTH = 24
 
 
 def print_in_any_encoding() -> None:
@@ -136,8 +143,23 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def result_table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
-    """Return an empty table that fits 80 columns."""
+def result_console() -> Console:
+    """Return where results are printed: a terminal, or a pipe, where lines may have any length."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and 'COLUMNS' not in os.environ:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def result_table(
+    title: str,
+    caption: str,
+    columns: tuple[str, ...],
+    first_is_text: bool = False,
+) -> Table:
+    """Return an empty table of numbers, to be printed with :func:`print_table`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -150,9 +172,63 @@ def result_table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for name in columns:
-        table.add_column(name, justify='right', no_wrap=True)
+    for number, name in enumerate(columns):
+        is_text = first_is_text and number == 0
+        table.add_column(name, justify='left' if is_text else 'right', no_wrap=True)
     return table
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table whole: where the terminal is too narrow, as a list of its rows' entries.
+
+    Only columns that may wrap are broken into lines; no number ever is.
+
+    Args:
+        table (Table): The table.
+        console (Console, optional): Where to print it. Defaults to None, for
+            :func:`result_console`.
+    """
+    from rich.cells import cell_len
+
+    console = console or result_console()
+    options = console.options.update(max_width=_PIPE_WIDTH)
+    needed = console.measure(table, options=options).maximum
+    for column in table.columns:
+        if not column.no_wrap:
+            needed -= max(0, max(cell_len(str(cell)) for cell in column.cells) - _TEXT_WIDTH)
+    with console.capture() as capture:
+        if needed <= console.width:
+            console.print(table)
+        else:
+            _print_entries(table, console)
+    text = capture.get()
+    if not console.is_terminal:  # where blanks at the ends of lines are no part of a picture
+        text = '\n'.join(line.rstrip() for line in text.split('\n'))
+    print(text, end='')
+
+
+def _print_entries(table: Table, console: Console) -> None:
+    """Print each row as lines of a column's name and the row's entry."""
+    from rich.table import Table
+
+    if table.title:
+        console.print(table.title, style='table.title')
+    names = [str(column.header) for column in table.columns]
+    width = max(map(len, names))
+    for row in zip(*(column.cells for column in table.columns)):
+        words = [word for entry in row for word in str(entry).split()]
+        if max(map(len, words), default=0) + width + 2 > console.width:
+            # Only the terminal is to break a name that is longer than a line: it may be copied.
+            for name, entry in zip(names, row):
+                console.print(f'{name:<{width}}  {entry}', soft_wrap=True)
+        else:
+            entries = Table.grid(padding=(0, 2, 0, 0))
+            for name, entry in zip(names, row):
+                entries.add_row(name, entry)
+            console.print(entries)
+        console.print()
+    if table.caption:
+        console.print(table.caption, style='table.caption')
 
 
 def check_writable(path: Path, option: str = '--json') -> None:

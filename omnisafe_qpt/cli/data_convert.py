@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,37 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'convert',
-        "convert DSRL's HDF5 to the npz of OmniSafe's own offline algorithms, or back",
-        'omnisafe-qpt data convert BallRun.hdf5 BallRun.npz --for COptiDICE',
+        "convert a dataset to DSRL's HDF5 or to the npz of OmniSafe's own offline algorithms",
+        'omnisafe-qpt data convert BallRun.hdf5 BallRun.npz --for COptiDICE\n'
+        '  omnisafe-qpt data convert mine.hdf5 BallRun.hdf5 --map costs=info/hazard\n\n'
+        "Minari's and robomimic's files are read too, one group for each episode, and the usual\n"
+        'names of other projects; omnisafe-qpt data info tells which array was taken for what.',
     )
     parser.add_argument('source', type=Path, metavar='IN', help='.hdf5, .h5 or .npz to read')
-    parser.add_argument('out', type=Path, metavar='OUT', help='file to write, of the other kind')
+    parser.add_argument(
+        'out',
+        type=Path,
+        metavar='OUT',
+        help="file to write: .hdf5 or .h5 for DSRL's layout, .npz for OmniSafe's",
+    )
+    parser.add_argument(
+        '--map',
+        dest='names',
+        type=_pair,
+        action='append',
+        default=[],
+        metavar='NAME=ARRAY',
+        help="which array of IN is DSRL's observations, next_observations, actions, rewards, "
+        'costs, terminals or timeouts, or dones, one flag at every end; may be given several '
+        'times (default: the usual names)',
+    )
+    parser.add_argument(
+        '--observation-keys',
+        type=lambda text: text.split(','),
+        default=[],
+        metavar='A,B,...',
+        help='where observations are a group of arrays, those to put side by side, in this order',
+    )
     parser.add_argument(
         '--for',
         dest='algorithm',
@@ -51,8 +78,8 @@ def add(commands: Any) -> None:
         '--horizon',
         type=positive,
         metavar='N',
-        help="the task's time limit in steps, at which the done of an npz is no terminal state; "
-        'needed for an npz without timeouts',
+        help="the task's time limit in steps, at which an end is no terminal state; needed where "
+        'one flag marks both, as the done of an npz without timeouts',
     )
     limit.add_argument(
         '--env-id', metavar='ID', help="a task of DSRL, whose time limit is the task's"
@@ -60,6 +87,13 @@ def add(commands: Any) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace OUT if it exists')
     parser.add_argument('--json', type=Path, metavar='F', help='write a summary to this file')
     parser.set_defaults(run_command=_run)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, array = text.partition('=')
+    if not (name and equals and array):
+        raise argparse.ArgumentTypeError(f'{text} is not NAME=ARRAY')
+    return name, array
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -75,6 +109,8 @@ def _run(options: argparse.Namespace) -> None:
         algorithm=options.algorithm,
         horizon=_horizon(options),
         overwrite=options.overwrite,
+        names=dict(options.names),
+        observation_keys=options.observation_keys,
     )
     purpose = ''
     if done.out.endswith('.npz'):
@@ -83,12 +119,32 @@ def _run(options: argparse.Namespace) -> None:
         f'{done.out}: {done.transitions} transitions{purpose}, {done.terminals} into terminal '
         f'states, {done.timeouts} cut by a time limit, {done.bytes / 1e6:.1f} MB',
     )
+    for note in done.notes:
+        print(f'{options.source}: {note}')
     if done.rounded:
         print(f'Rounded to float32: {", ".join(done.rounded)}')
     if done.over_horizon:
         print(f'Longer than the time limit: {done.over_horizon} episodes; is it the right task?')
+    print(_training(done.out, options.algorithm, options.env_id or done.env_id or 'ENV_ID'))
     if options.json is not None:
         write_json(asdict(done), options.json)
+
+
+def _training(out: str, algorithm: str | None, env_id: str) -> str:
+    """Say how to train on the file."""
+    path = str(Path(out).resolve())
+    if not path.endswith('.npz'):
+        return (
+            f'To train on it: omnisafe train --algo QPT --env-id {env_id} '
+            f'--custom-cfgs train_cfgs:dataset --custom-cfgs {shlex.quote(path)}'
+        )
+    agent = f'{(algorithm or _BUILT_INS[0])!r}, {env_id!r}'
+    return (
+        "To train on it, in Python, as OmniSafe's command line takes no file for these:\n\n"
+        'import omnisafe\n'
+        f"agent = omnisafe.Agent({agent}, custom_cfgs={{'train_cfgs': {{'dataset': {path!r}}}}})\n"
+        'agent.learn()'
+    )
 
 
 def _horizon(options: argparse.Namespace) -> int | None:

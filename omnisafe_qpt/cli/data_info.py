@@ -18,12 +18,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, write_json
+from omnisafe_qpt.cli.common import (
+    add_command,
+    check_writable,
+    print_table,
+    result_console,
+    result_table,
+    write_json,
+)
 
 
 if TYPE_CHECKING:
@@ -32,8 +40,10 @@ if TYPE_CHECKING:
     from omnisafe_qpt.data.summary import DatasetSummary
 
 
-# Metadata such as a list of every episode's controller is cut to one line.
+# Metadata such as a list of every episode's controller is told in one line.
 _ATTRIBUTE_WIDTH = 60
+# More dimensions than this are not listed.
+_MAX_DIMENSIONS = 32
 
 
 def add(commands: Any) -> None:
@@ -115,16 +125,14 @@ def reading(path: Path) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_summary(summary: DatasetSummary) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    console.print(_overview(summary))
+    console = result_console()
+    print_table(_overview(summary), console)
     for table in (_quantile_table(summary), _limit_table(summary), _range_table(summary)):
         console.print()
-        console.print(table)
+        print_table(table, console)
     if summary.findings:
         console.print()
-        console.print(_finding_table(summary))
+        print_table(_finding_table(summary), console)
     console.print()
     console.print(_verdict(summary), style='bold')
 
@@ -144,8 +152,10 @@ def _overview(summary: DatasetSummary) -> Table:
             f'{count:,} {_END_TEXTS[end]}' for end, count in summary.end_counts().items() if count
         ),
         'Frontier': _frontier_text(summary),
+        'Actions': _action_text(summary),
+        'Read': '\n'.join(summary.notes),
         'Attributes': '\n'.join(
-            _shorten(f'{key}: {value}', _ATTRIBUTE_WIDTH)
+            f'{key}: {_shorten(str(value), _ATTRIBUTE_WIDTH - len(key))}'
             for key, value in sorted(summary.attributes.items())
         ),
     }
@@ -189,34 +199,37 @@ def _frontier_text(summary: DatasetSummary) -> str:
     )
 
 
+def _action_text(summary: DatasetSummary) -> str:
+    """Tell what each dimension of the actions spans."""
+    span = summary.ranges['actions']
+    texts = [f'{_number(low)} to {_number(high)}' for low, high in zip(span.low, span.high)]
+    if len(set(texts)) == 1 or len(texts) > _MAX_DIMENSIONS:
+        low, high = span.low.min(), span.high.max()
+        return f'{len(texts)} numbers from {_number(low)} to {_number(high)}'
+    return ', '.join(f'{number}: {text}' for number, text in enumerate(texts))
+
+
 def _shorten(text: str, width: int) -> str:
+    """Keep the beginning of a text, whole words and numbers of it."""
     line = ' '.join(text.split())
-    return line if len(line) <= width else line[: width - 3] + '...'
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Begin a table whose first column is text and whose others are numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE_HEAD)
-    table.add_column(columns[0], no_wrap=True)
-    for name in columns[1:]:
-        table.add_column(name, justify='right', no_wrap=True)
-    return table
+    if len(line) <= width:
+        return line
+    beginning = ''.join(re.split(r'([ ,;]+)', line[:width])[:-1]).rstrip(' ,;')
+    return f'{beginning} ... ({len(line):,} characters, all with --json)'.lstrip()
 
 
 def _quantile_table(summary: DatasetSummary) -> Table:
     quantiles = summary.quantiles()
-    table = _table('Episodes', '', *quantiles['return'])
-    for name, values in quantiles.items():
-        table.add_row(name, *(_number(value) for value in values.values()))
+    table = result_table('Episodes', '', ('', *quantiles), first_is_text=True)
+    for name in quantiles['return']:
+        table.add_row(name, *(_number(values[name]) for values in quantiles.values()))
     return table
 
 
 def _limit_table(summary: DatasetSummary) -> Table:
-    columns = ('cost limit', 'episodes within', 'share', 'best return')
-    table = _table('Within a cost limit', *columns, *(['normalised'] if summary.task else []))
+    columns = ['cost limit', 'episodes within', 'share', 'best return']
+    columns += ['normalised'] if summary.task else []
+    table = result_table('Within a cost limit', '', tuple(columns), first_is_text=True)
     for row in summary.limits:
         # Where no episode is within the limit, the target is the cheapest episode's.
         mark = '' if row.episodes else '*'
@@ -227,12 +240,13 @@ def _limit_table(summary: DatasetSummary) -> Table:
         table.add_row(*cells)
     if any(row.episodes == 0 for row in summary.limits):
         table.caption = '* none is within: the return of the cheapest episode'
-        table.caption_justify = 'left'
     return table
 
 
 def _range_table(summary: DatasetSummary) -> Table:
-    table = _table('A transition', '', 'shape', 'type', 'least', 'greatest', 'values')
+    columns = ('', 'shape', 'type', 'least', 'greatest')
+    table = result_table('A transition', '', columns, first_is_text=True)
+    table.add_column('values')
     for name, span in summary.ranges.items():
         shape, dtype = summary.arrays[name]
         values = summary.values.get(name)
@@ -279,4 +293,4 @@ def _verdict(summary: DatasetSummary) -> str:
 
 
 def _number(value: float) -> str:
-    return f'{value:.0f}' if abs(value) >= 1e4 else f'{value:.4g}'
+    return f'{value:.0f}' if 1e4 <= abs(value) < 1e9 else f'{value:.4g}'

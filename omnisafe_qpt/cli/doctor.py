@@ -20,7 +20,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
+from omnisafe_qpt.cli.common import (
+    add_command,
+    check_writable,
+    positive,
+    print_table,
+    result_console,
+    write_json,
+)
 from omnisafe_qpt.errors import UserError
 
 
@@ -79,8 +86,6 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _print_answers(found: dict[str, str], rows: list[dict[str, Any]]) -> None:
-    from rich.columns import Columns
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -88,13 +93,13 @@ def _print_answers(found: dict[str, str], rows: list[dict[str, Any]]) -> None:
     installed = [f'{name} {version}' for name, version in found.items() if version]
     table = Table()
     for name in ('Check', 'State', 'Found'):
-        table.add_column(name, overflow='fold')
+        table.add_column(name, overflow='fold', no_wrap=name != 'Found')
     for row in rows:
         state = Text(row['state'], style=colours[row['state']])
         table.add_row(row['check'], state, Text(row['detail']))
-    console = Console(highlight=False)
-    console.print(Columns(installed))
-    console.print(table)
+    console = result_console()
+    console.print(', '.join(installed))
+    print_table(table, console)
     # Below the table and unbroken, so that commands can be copied.
     fixes: dict[str, list[str]] = {}
     for row in rows:

@@ -28,6 +28,8 @@ from omnisafe_qpt.cli.common import (
     add_uncalibrated,
     check_writable,
     positive,
+    print_table,
+    result_console,
     result_table,
     target_return,
     write_json,
@@ -210,17 +212,16 @@ def _check_files(files: dict[str, Path | None]) -> None:
 
 def _print_tables(rows: list[dict[str, Any]], averages: list[dict[str, Any]]) -> None:
     """Print a table for each run, and one of the averages where there are several."""
-    from rich.console import Console
-
-    console = Console()
+    console = result_console()
     runs: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         runs.setdefault(f'{row["run"]}, {row["checkpoint"]}', []).append(row)
     for run, own in runs.items():
-        console.print(run, markup=False, highlight=False, soft_wrap=True)
-        console.print(_run_table(own), '')
+        console.print(run, soft_wrap=True)
+        print_table(_run_table(own), console)
+        console.print()
     if len(runs) > 1:
-        console.print(_average_table(averages))
+        print_table(_average_table(averages), console)
 
 
 def _run_table(rows: list[dict[str, Any]]) -> Table:

@@ -20,7 +20,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import write_json
+from omnisafe_qpt.cli.common import print_table, result_console, result_table, write_json
 from omnisafe_qpt.errors import UserError
 
 
@@ -87,9 +87,7 @@ def run_offline(options: argparse.Namespace) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     console.print(f'{report["run"]}, {report["checkpoint"]}', soft_wrap=True)
     console.print(f'Dataset {report["dataset"]}', soft_wrap=True)
     console.print(
@@ -112,7 +110,7 @@ def _print_report(report: dict[str, Any]) -> None:
 def _print_table(console: Console, table: Table, note: str) -> None:
     # Not as the table's caption, which would be as narrow as the table.
     console.print()
-    console.print(table)
+    print_table(table, console)
     console.print(note, style='italic dim')
 
 
@@ -123,9 +121,11 @@ _ACTION_NOTE = (
 
 
 def _action_table(report: dict[str, Any]) -> Table:
-    table = _table(
+    table = result_table(
         'Actions: mean squared error',
+        '',
         ('Episodes', 'Number', 'Steps', 'Policy', 'Mean action', 'Ratio'),
+        first_is_text=True,
     )
     for row in report['action_errors']:
         name = row['episodes']
@@ -144,9 +144,11 @@ def _action_table(report: dict[str, Any]) -> Table:
 
 
 def _critic_table(report: dict[str, Any]) -> Table:
-    table = _table(
+    table = result_table(
         "Critics: values of the data's actions, and what came",
+        '',
         ('Sum', 'Predicted', 'Realised', 'Bias', 'RMSE', 'Corr.', 'Rank corr.'),
+        first_is_text=True,
     )
     for name, row in report['calibrations'].items():
         table.add_row(
@@ -198,7 +200,7 @@ def _bin_table(report: dict[str, Any]) -> Table:
         if name in found:
             headings.append(heading)
             keys.append((name, 'realised'))
-    table = _table('Calibration', ('Bin', *headings))
+    table = result_table('Calibration', '', ('Bin', *headings), first_is_text=True)
     for number in range(len(found['cost_to_go']['bins'])):
         cells = [_number(found[name]['bins'][number][key]) for name, key in keys]
         table.add_row(str(number + 1), *cells)
@@ -213,10 +215,12 @@ _CANDIDATE_NOTE = (
 
 def _candidate_table(report: dict[str, Any]) -> Table:
     first = report['candidates'][0]
-    table = _table(
+    table = result_table(
         f'Choice: {first["candidates"]} candidates, {first["rule"]} rule, '
         f'{first["num_states"]:,} states',
+        '',
         ('Limit', 'Target', 'Spent', 'Infeasible', 'of unspent', 'Changed'),
+        first_is_text=True,
     )
     for row in report['candidates']:
         within = row['infeasible_within_share']
@@ -228,23 +232,6 @@ def _candidate_table(report: dict[str, Any]) -> Table:
             _UNDEFINED if within is None else f'{within:.1%}',
             f'{row["changed_share"]:.1%}',
         )
-    return table
-
-
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    """Begin a table whose first column is text and whose others are numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify='left',
-        box=SIMPLE_HEAD,
-        show_edge=False,  # so that it fits 80 columns
-        padding=(0, 1, 0, 0),
-    )
-    for number, name in enumerate(columns):
-        table.add_column(name, justify='right' if number else 'left', no_wrap=True)
     return table
 
 

@@ -21,7 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, write_json
+from omnisafe_qpt.cli.common import (
+    add_command,
+    check_writable,
+    print_table,
+    result_console,
+    write_json,
+)
 from omnisafe_qpt.data.tasks import SUITES, Task, all_tasks
 
 
@@ -60,13 +66,11 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
-    from rich.console import Console
-
     from omnisafe_qpt.data.resolve import cache_folder
     from omnisafe_qpt.host.simulators import why_unavailable
 
     folder, rows = cache_folder(), []
-    console = Console(highlight=False)
+    console = result_console()
     for suite in [options.suite] if options.suite else SUITES:
         obstacle = why_unavailable(suite)
         tasks = [task for task in all_tasks() if task.suite == suite]
@@ -77,10 +81,10 @@ def _run(options: argparse.Namespace) -> None:
             f'simulator {"installed" if obstacle is None else "missing"}',
             style='bold',
         )
-        console.print(_table(tasks, folder))
+        print_table(_table(tasks, folder), console)
         if obstacle is not None:
             # In one piece: it ends in a command to copy.
-            console.print(obstacle, soft_wrap=True, markup=False)
+            console.print(obstacle, soft_wrap=True)
         console.print()
     print(
         "Return and cost are those of the episodes in DSRL's dataset. Datasets here are in\n"

@@ -57,6 +57,7 @@ class Facts:
     """What the checks look at."""
 
     task: Task | None
+    horizon: int | None
     columns: Columns
     scan: Scan
     episodes: EpisodeTable
@@ -163,14 +164,14 @@ def _check_actions(facts: Facts) -> Iterator[Finding]:
 
 def _check_lengths(facts: Facts) -> Iterator[Finding]:
     lengths = facts.episodes.lengths
-    if facts.task is not None and (lengths > facts.task.horizon).any():
-        longer = np.flatnonzero(lengths > facts.task.horizon)
+    if facts.horizon is not None and (lengths > facts.horizon).any():
+        longer = np.flatnonzero(lengths > facts.horizon)
+        env = 'the environment' if facts.task is None else facts.task.env_id
         yield Finding(
             WARNING,
             'over_horizon',
-            f'{count(len(longer), "episode")} longer than the {facts.task.horizon} steps of '
-            f'{facts.task.env_id} (first: episode {longer[0]}, {lengths[longer[0]]} steps): is an '
-            'end left unmarked?',
+            f'{count(len(longer), "episode")} longer than the {facts.horizon} steps of {env} '
+            f'(first: episode {longer[0]}, {lengths[longer[0]]} steps): is an end left unmarked?',
         )
     single = np.flatnonzero(lengths == 1)
     if len(single):
@@ -186,17 +187,18 @@ def _check_time_limits(facts: Facts) -> Iterator[Finding]:
     ends = facts.episodes.ends == 'terminal'
     last = facts.episodes.starts + facts.episodes.lengths - 1
     if facts.has_one_flag:
-        if facts.task is None and ends.any():
+        if facts.horizon is None and ends.any():
             yield Finding(
                 NOTE,
                 'npz_without_task',
-                f'{count(int(ends.sum()), "end")} counted as terminal: an npz does not tell time '
-                "limits from terminal states, only the task's horizon does; name it with --task",
+                f'{count(int(ends.sum()), "end")} counted as terminal: one flag marks time limits '
+                "and terminal states, which only the task's horizon tells apart; name it with "
+                '--task',
             )
         return
     also_timeout = facts.columns.timeouts[last]
-    if facts.task is not None:
-        also_timeout = also_timeout | (facts.episodes.lengths == facts.task.horizon)
+    if facts.horizon is not None:
+        also_timeout = also_timeout | (facts.episodes.lengths == facts.horizon)
     both = np.flatnonzero(ends & also_timeout)
     if len(both):
         yield Finding(
@@ -252,6 +254,17 @@ def _check_costs(facts: Facts) -> Iterator[Finding]:
             'negative_costs',
             f'costs below 0 ({facts.first(costs < 0)}; least: {np.nanmin(costs):.4g}): an episode '
             'could earn back what it spent; store costs of 0 and more',
+        )
+    least = costs[costs > 0].min(initial=np.inf)
+    limits = (row.cost_limit for row in facts.limits if np.isfinite(least))
+    too_low = [f'{limit:g}' for limit in limits if limit < least]
+    if too_low:
+        yield Finding(
+            WARNING,
+            'limit_below_any_cost',
+            f'the least cost of a step that costs anything is {least:.4g}, above the cost '
+            f'limit {", ".join(too_low)}: only episodes without any cost are within; are costs '
+            'and limit in one unit?',
         )
     if not costs.any():
         yield Finding(

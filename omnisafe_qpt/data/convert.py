@@ -12,7 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Converting datasets between DSRL's HDF5 and the npz of OmniSafe's built-in offline algorithms.
+"""Converting datasets to DSRL's HDF5 or to the npz of OmniSafe's built-in offline algorithms.
+
+What is read may have any layout of :mod:`omnisafe_qpt.data.layouts`.
 
 An npz holds what OmniSafe reads, all in float32: ``obs``, ``action``, ``reward``, ``cost``,
 ``next_obs`` and ``done``, where ``done`` is set in terminal states alone, because the built-ins
@@ -28,7 +30,7 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +39,9 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.data.files import (
-    COLUMNS,
+    HDF5_NAMES,
     HDF5_SUFFIXES,
     NPZ_ATTRIBUTES,
-    NPZ_NAMES,
     NPZ_TIMEOUTS,
     atomic_path,
     check_shapes,
@@ -50,6 +51,7 @@ from omnisafe_qpt.data.files import (
     row_blocks,
     write_hdf5_blocks,
 )
+from omnisafe_qpt.data.layouts import COLUMNS, DONES, NPZ_NAMES, Arrays, ReadOptions
 from omnisafe_qpt.errors import UserError
 
 
@@ -77,6 +79,8 @@ class Conversion:
         over_horizon (int): Episodes that are longer than the horizon, where one was needed.
         rounded (tuple[str, ...]): Arrays that float32 does not hold exactly.
         bytes (int): Size of the file.
+        env_id (str, optional): The environment, if the source names it.
+        notes (tuple[str, ...]): What a user should know of how the source was read.
     """
 
     out: str
@@ -86,6 +90,8 @@ class Conversion:
     over_horizon: int
     rounded: tuple[str, ...]
     bytes: int
+    env_id: str | None
+    notes: tuple[str, ...]
 
 
 def convert(
@@ -94,8 +100,10 @@ def convert(
     algorithm: str | None = None,
     horizon: int | None = None,
     overwrite: bool = False,
+    names: Mapping[str, str] | None = None,
+    observation_keys: Sequence[str] = (),
 ) -> Conversion:
-    """Convert DSRL's HDF5 to OmniSafe's npz, or back; which is which, the suffixes say.
+    """Convert a dataset to DSRL's HDF5 or to OmniSafe's npz; to which, the suffix says.
 
     Rows are read and written in blocks, so that the memory needed hardly grows with the file.
 
@@ -105,15 +113,20 @@ def convert(
         algorithm (str, optional): Of OmniSafe's built-ins, the one that an npz is for. Defaults
             to None, which means any but COptiDICE.
         horizon (int, optional): The task's time limit in steps. Needed to tell time limits from
-            terminal states in an npz without ``timeouts``. Defaults to None.
+            terminal states where one flag marks both. Defaults to None.
         overwrite (bool, optional): Whether to replace ``out``. Defaults to False.
+        names (Mapping[str, str], optional): DSRL's names, or ``dones`` for one flag at every end,
+            and the source's names for them. Defaults to None, for those that are well known.
+        observation_keys (Sequence[str], optional): Where observations are a group of arrays,
+            those that are put side by side, in this order. Defaults to none.
 
     Raises:
         UserError: If the names do not fit, ``source`` is no sound dataset, the horizon is needed
             and absent, or ``out`` exists or cannot be written.
     """
     source, out = Path(source).expanduser(), Path(out).expanduser()
-    to_npz = _check_names(source, out, overwrite)
+    _check_names(source, out, overwrite)
+    to_npz = out.suffix == '.npz'
     if algorithm not in (None, *BUILT_INS):
         raise UserError(
             f'--for {algorithm}: no offline algorithm of OmniSafe; use one of '
@@ -121,28 +134,30 @@ def convert(
         )
     if algorithm is not None and not to_npz:
         raise UserError(f'--for {algorithm}: is about an npz, and {out} is none')
-    with open_dataset(source) as arrays:
-        attributes = read_attributes(source)
+    attributes = read_attributes(source)
+    with open_dataset(source, ReadOptions(names, observation_keys, horizon)) as arrays:
+        if (source.suffix == '.npz') == to_npz:
+            _check_layout(source, out, arrays)
         with_init_obs = algorithm == INIT_OBS_ALGORITHM
         # What is read: each array once, and the states again to find where episodes end.
-        names = [*_NUMBERS, *(_STATES if with_init_obs or not to_npz else ())]
-        names += ['observations'] if with_init_obs else []
+        seeks_ends = not to_npz or 'timeouts' not in arrays
+        to_read = [*_NUMBERS, *(_STATES if with_init_obs or seeks_ends else ())]
+        to_read += ['observations'] if with_init_obs else []
         with _Progress(f'Converting {source.name}') as progress:
             reader = _Reader(source, arrays, progress)
-            if not to_npz and not reader.has_timeouts and horizon is None:
+            if not reader.has_timeouts and horizon is None:
                 raise UserError(
-                    f"{source}: has no array {NPZ_TIMEOUTS!r}, and OmniSafe's collector sets done "
-                    "at time limits too; give the task's time limit with --horizon or --env-id",
+                    f'{source}: has no array {NPZ_TIMEOUTS!r}, and one flag may be set at time '
+                    "limits too, as OmniSafe's collector does; give the task's time limit with "
+                    '--horizon or --env-id',
                 )
-            progress.start(sum(reader.num_bytes(name) for name in names))
+            progress.start(sum(reader.num_bytes(name) for name in to_read))
+            differs, gaps = reader.seams() if seeks_ends else (None, None)
+            terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
             if to_npz:
-                terminals, timeouts = reader.flags('terminals'), reader.flags('timeouts')
-                over_horizon = 0
                 with _writing(out):
                     _write_npz(out, reader, terminals, timeouts, with_init_obs, attributes)
             else:
-                differs, gaps = reader.seams()
-                terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
                 with _writing(out):
                     blocks = _hdf5_blocks(reader, terminals, timeouts)
                     write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
@@ -154,30 +169,38 @@ def convert(
         over_horizon=over_horizon,
         rounded=reader.rounded,
         bytes=out.stat().st_size,
+        env_id=attributes.get('env_id'),
+        notes=arrays.notes,
     )
 
 
-def _check_names(source: Path, out: Path, overwrite: bool) -> bool:
-    """Refuse names that do not fit; returns whether an npz is to be written."""
-    kinds = []
+def _check_layout(source: Path, out: Path, arrays: Arrays) -> None:
+    """Refuse to convert what has the layout to be written already."""
+    own = {name: [name] for name in HDF5_NAMES}
+    if out.suffix == '.npz':
+        own = {name: [key] for name, key in NPZ_NAMES.items() if name != 'terminals'}
+        own[DONES] = [NPZ_NAMES['terminals']]
+        own |= {'timeouts': [NPZ_TIMEOUTS]} if 'timeouts' in arrays else {}
+    if not arrays.notes and dict(arrays.names) == own:
+        raise UserError(
+            f'{out}: has the format of {source} already; there is nothing to convert',
+        )
+
+
+def _check_names(source: Path, out: Path, overwrite: bool) -> None:
+    """Refuse names that do not fit."""
     for path in (source, out):
         if path.suffix not in (*HDF5_SUFFIXES, '.npz'):
             raise UserError(
                 f'{path}: unknown dataset format {path.suffix!r}; use .hdf5 or .h5 for DSRL and '
                 '.npz for OmniSafe',
             )
-        kinds.append(path.suffix == '.npz')
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f'{out}: is the file to be read; give another name to write')
-    if kinds[0] == kinds[1]:
-        raise UserError(
-            f'{out}: has the format of {source} already; conversion is between .hdf5 and .npz',
-        )
     if out.is_dir():
         raise UserError(f'{out}: is a folder; give the name of a file')
     if out.exists() and not overwrite:
         raise UserError(f'{out}: exists; give another name or --overwrite')
-    return kinds[1]
 
 
 class _Progress:
@@ -318,10 +341,10 @@ class _Reader:
 
 def _episode_ends(
     reader: _Reader,
-    gaps: np.ndarray,
+    gaps: np.ndarray | None,
     horizon: int | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Tell terminal states from time limits in an npz.
+    """Tell terminal states from time limits, by the horizon where one flag marks both.
 
     Returns:
         Terminals and timeouts, (N,) bool each, and how many episodes are over the horizon.

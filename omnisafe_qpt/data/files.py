@@ -12,12 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Reading and writing offline datasets: DSRL's HDF5 layout and OmniSafe's npz.
+"""Reading and writing offline datasets: HDF5 and npz, DSRL's layout and others.
 
-Both layouts are presented under DSRL's names, one row per transition, whole episodes in order, and
-are read in blocks of rows, so that a dataset need not fit into memory. OmniSafe's ``done`` mixes
-terminal states and time limits. An npz of ours has ``timeouts`` beside it, which OmniSafe ignores;
-in any other the two are told apart by the task's horizon when the episodes are cut
+All layouts are presented under DSRL's names, one row per transition, whole episodes in order, and
+are read in blocks of rows, so that a dataset need not fit into memory; what is found under which
+name, :mod:`omnisafe_qpt.data.layouts` says. OmniSafe's ``done`` mixes terminal states and time
+limits. An npz of ours has ``timeouts`` beside it, which OmniSafe ignores; in any other the two are
+told apart by the task's horizon when the episodes are cut
 (:meth:`omnisafe_qpt.data.trajectories.Trajectories.from_arrays`).
 """
 
@@ -38,22 +39,20 @@ from typing import Any
 
 import numpy as np
 
+from omnisafe_qpt.data.layouts import (
+    COLUMNS,
+    NPZ_NAMES,
+    Arrays,
+    ReadOptions,
+    Source,
+    arrange,
+    find_sources,
+)
 from omnisafe_qpt.errors import UserError
 
 
 HDF5_SUFFIXES = ('.hdf5', '.h5')
-# The arrays of a dataset by DSRL's name, and the name OmniSafe's npz has for each.
-NPZ_NAMES = {
-    'observations': 'obs',
-    'next_observations': 'next_obs',
-    'actions': 'action',
-    'rewards': 'reward',
-    'costs': 'cost',
-    'terminals': 'done',
-}
 HDF5_NAMES = (*NPZ_NAMES, 'timeouts')
-# The arrays of one number for each transition.
-COLUMNS = ('rewards', 'costs', 'terminals', 'timeouts')
 # What OmniSafe's npz has no name for, and an npz of ours has beside its arrays.
 NPZ_TIMEOUTS, NPZ_ATTRIBUTES = 'timeouts', 'hdf5_attributes'
 # A next observation further than this from the following observation is the end of an episode.
@@ -70,14 +69,18 @@ _SPARE_BYTES = 1 << 23
 
 
 @contextmanager
-def open_dataset(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
+def open_dataset(
+    path: str | os.PathLike[str],
+    options: ReadOptions | None = None,
+) -> Iterator[Arrays]:
     """Open a dataset file for reading.
 
     Arrays are read from disk only where they are sliced, those of an npz best from first to last.
 
     Args:
-        path (str or os.PathLike): A ``.hdf5``/``.h5`` file in DSRL's layout or an ``.npz`` in
-            OmniSafe's.
+        path (str or os.PathLike): A ``.hdf5``, ``.h5`` or ``.npz`` file in one of the layouts of
+            :mod:`omnisafe_qpt.data.layouts`.
+        options (ReadOptions, optional): What the user says about it. Defaults to None.
 
     Yields:
         The arrays under DSRL's names, each sliceable, with the number of transitions first.
@@ -85,66 +88,80 @@ def open_dataset(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
     Raises:
         UserError: If the file is absent, cut short, of another kind, or lacks an array.
     """
+    path, options = _check_file(path), options or ReadOptions()
+    with (_open_npz if path.suffix == '.npz' else open_hdf5)(path, options) as arrays:
+        yield arrays
+
+
+def _check_file(path: str | os.PathLike[str]) -> Path:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'{path}: no such dataset file')
     if path.stat().st_size == 0:
         raise UserError(f'{path}: the file is empty; get it again')
-    if path.suffix in HDF5_SUFFIXES:
-        opener = open_hdf5(path)
-    elif path.suffix == '.npz':
-        opener = _open_npz(path)
-    else:
+    if path.suffix not in (*HDF5_SUFFIXES, '.npz'):
         raise UserError(
-            f'{path}: unknown dataset format {path.suffix!r}; use DSRL HDF5 (.hdf5, .h5) or '
-            'OmniSafe npz (.npz)',
+            f'{path}: unknown dataset format {path.suffix!r}; use HDF5 (.hdf5, .h5) or npz (.npz)',
         )
-    with opener as arrays:
-        yield arrays
+    return path
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Open an HDF5 file in DSRL's layout whatever it is called; see :func:`open_dataset`."""
-    import h5py  # takes a second, and only this reader needs it
-
-    try:
-        file = h5py.File(path, 'r')
-    except OSError as error:
-        raise UserError(
-            f'{path}: not a readable HDF5 file (cut short or corrupt: {_first_line(error)}); '
-            'get it again',
-        ) from error
-    with file:
+def open_hdf5(path: Path, options: ReadOptions | None = None) -> Iterator[Arrays]:
+    """Open an HDF5 file whatever it is called; see :func:`open_dataset`."""
+    options = options or ReadOptions()
+    with _hdf5_file(path) as file:
         try:
-            items = {name: file[name] for name in file}
+            sources = find_sources(file, options)
         except (OSError, KeyError, RuntimeError) as error:
             raise UserError(
                 f'{path}: not a readable HDF5 file (corrupt: {_first_line(error)}); get it again',
             ) from error
-        arrays = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
-        _require_names(path, HDF5_NAMES, arrays)
         try:
-            yield {name: arrays[name] for name in HDF5_NAMES}
+            yield arrange(path, sources, options)
         except OSError as error:
             raise UserError(
                 f'{path}: the data cannot be read to the end ({_first_line(error)}); get it again',
             ) from error
 
 
+def _hdf5_file(path: Path) -> Any:
+    import h5py  # takes a second, and only HDF5 needs it
+
+    try:
+        return h5py.File(path, 'r')
+    except OSError as error:
+        raise UserError(
+            f'{path}: not a readable HDF5 file (cut short or corrupt: {_first_line(error)}); '
+            'get it again',
+        ) from error
+
+
 @contextmanager
-def _open_npz(path: Path) -> Iterator[Mapping[str, Any]]:
+def _open_npz(path: Path, options: ReadOptions) -> Iterator[Arrays]:
     with ExitStack() as stack:
         with _npz_errors(path):
             # Opened here, because an archive leaves its file open while a stream in it is.
             file = stack.enter_context(path.open('rb'))
             archive = stack.enter_context(zipfile.ZipFile(file))
-        present = [name.removesuffix('.npy') for name in archive.namelist()]
-        _require_names(path, NPZ_NAMES.values(), present)
-        keys = dict(NPZ_NAMES)
-        if NPZ_TIMEOUTS in present:
-            keys['timeouts'] = NPZ_TIMEOUTS
-        yield {name: NpzArray(path, archive, key) for name, key in keys.items()}
+        yield arrange(path, [Source('', _NpzArrays(path, archive))], options)
+
+
+class _NpzArrays(Mapping[str, 'NpzArray']):
+    """The arrays of an npz file, each opened when it is asked for."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self._path, self._archive = path, archive
+        self._names = [name.removesuffix('.npy') for name in archive.namelist()]
+
+    def __getitem__(self, name: str) -> NpzArray:
+        return NpzArray(self._path, self._archive, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @contextmanager
@@ -191,6 +208,11 @@ class NpzArray:
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return all rows."""
@@ -311,15 +333,6 @@ def is_gap(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
     return (np.abs(reached - following) > _GAP_TOLERANCE * (1.0 + np.abs(following))).any(axis=1)
 
 
-def _require_names(path: Path, needed: Any, present: Any) -> None:
-    missing = [name for name in needed if name not in set(present)]
-    if missing:
-        raise UserError(
-            f'{path}: array {missing[0]!r} is missing (needed: {", ".join(needed)}; '
-            f'found: {", ".join(sorted(present)) or "nothing"})',
-        )
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
@@ -331,18 +344,22 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
         path (str or os.PathLike): The dataset file.
 
     Returns:
-        The HDF5 root attributes as plain Python values.
+        The attributes of the HDF5 file and of its group ``data`` as plain Python values.
+
+    Raises:
+        UserError: If the file is absent, cut short or of another kind.
     """
-    path = Path(path).expanduser()
+    path = _check_file(path)
     if path.suffix not in HDF5_SUFFIXES:
         with _npz_errors(path), np.load(path) as file:
             return json.loads(str(file[NPZ_ATTRIBUTES])) if NPZ_ATTRIBUTES in file.files else {}
-    import h5py
-
-    with h5py.File(path, 'r') as file:
+    with _hdf5_file(path) as file:
+        # robomimic's are those of its group of episodes.
+        found = dict(file['data'].attrs) if 'data' in file else {}
+        found |= dict(file.attrs)
         return {
             key: value.item() if isinstance(value, np.generic) else value
-            for key, value in file.attrs.items()
+            for key, value in found.items()
         }
 
 

@@ -19,7 +19,7 @@ Memory does not grow with the observations, and nothing here raises an error abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.data.files import is_gap, row_blocks
-from omnisafe_qpt.data.tasks import Task
 from omnisafe_qpt.data.trajectories import MAX_GAP_SHARE, Frontier
 
 
@@ -206,34 +205,33 @@ class Scan:
     wild_actions: np.ndarray
 
     @classmethod
-    def read(
-        cls,
-        arrays: Mapping[str, Any],
-        columns: Columns,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> Scan:
-        """Go over the file's arrays block by block."""
-        total = len(columns.rewards)
-        scan = cls(
+    def empty(cls, total: int) -> Scan:
+        """Return what is known of ``total`` transitions before any is seen."""
+        return cls(
             ranges={},
             gaps=np.zeros(total, dtype=bool),
             joined=np.zeros(total, dtype=bool),
             keys=np.zeros(total, dtype=np.uint64),
             wild_actions=np.zeros(total, dtype=bool),
         )
-        carried = np.zeros((0, arrays['observations'].shape[1]), dtype=np.float32)
+
+    def read(
+        self,
+        arrays: Mapping[str, Any],
+        columns: Columns,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Go over the file's arrays block by block."""
         for first, last in row_blocks(arrays['observations'], _BLOCK_ROWS):
             block = {
                 name: _as_float32(arrays[name][first:last])
                 for name in ('observations', 'next_observations', 'actions')
             }
-            block['rewards'] = columns.rewards[first:last, None]
-            block['costs'] = columns.costs[first:last, None]
-            scan._add(block, carried, first)
-            carried = block['next_observations'][-1:]
+            block['rewards'] = columns.rewards[first:last]
+            block['costs'] = columns.costs[first:last]
+            self.add(first, block)
             if on_progress is not None:
-                on_progress(last, total)
-        return scan
+                on_progress(last, len(columns.rewards))
 
     def episode_keys(self, episodes: EpisodeTable) -> np.ndarray:
         """Return a number for each episode, (E,) uint64, equal for equal episodes."""
@@ -241,9 +239,17 @@ class Scan:
         keys = _mix(self.keys + _mix(steps.astype(np.uint64)))
         return np.add.reduceat(keys, episodes.starts)
 
-    def _add(self, block: dict[str, np.ndarray], carried: np.ndarray, first: int) -> None:
-        """Add rows from ``first`` on; ``carried`` is the next observation before them, if any."""
+    def add(self, first: int, block: Mapping[str, np.ndarray]) -> None:
+        """Add the next rows.
+
+        Args:
+            first (int): Number of the first of them.
+            block (Mapping[str, np.ndarray]): The arrays' rows, float32.
+        """
         last = first + len(block['actions'])
+        block = {name: values.reshape(last - first, -1) for name, values in block.items()}
+        carried = self._carried if first else block['next_observations'][:0]
+        self._carried = block['next_observations'][-1:].copy()  # a view would keep the block
         for name, values in block.items():
             span = ValueRange.of(values)
             self.ranges[name] = self.ranges[name].join(span, first) if first else span
@@ -259,7 +265,7 @@ class Scan:
             block['observations'][last - first - len(reached) :],
         )
         told_apart_by = ('observations', 'actions', 'rewards', 'costs')
-        self.keys[first:last] = _row_keys(np.hstack([block[name] for name in told_apart_by]))
+        self.keys[first:last] = _row_keys([block[name] for name in told_apart_by])
 
 
 def _as_float32(values: Any) -> np.ndarray:
@@ -270,17 +276,26 @@ def _as_float32(values: Any) -> np.ndarray:
 
 def _compare(reached: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Tell which rows differ and which agree, as training does; neither where one is NaN."""
+    differs = np.flatnonzero((reached != following).any(axis=1))  # few, so that the rest is cheap
+    gaps = np.zeros(len(reached), dtype=bool)
     with np.errstate(invalid='ignore'):
-        gaps = is_gap(reached, following)
-    are_numbers = np.isfinite(reached).all(axis=1) & np.isfinite(following).all(axis=1)
-    return gaps, ~gaps & are_numbers
+        gaps[differs] = is_gap(reached[differs], following[differs])
+    joined = ~gaps
+    if not np.isfinite(following).all():
+        joined &= np.isfinite(following).all(axis=1)
+    joined[differs] &= np.isfinite(reached[differs]).all(axis=1)
+    return gaps, joined
 
 
-def _row_keys(rows: np.ndarray) -> np.ndarray:
-    """Return a number for each row, (N, D) float32 -> (N,) uint64, equal for equal rows."""
-    weights = np.random.default_rng(0).integers(1, 1 << 63, rows.shape[1], dtype=np.uint64)
-    bits = np.ascontiguousarray(rows).view(np.uint32).astype(np.uint64)
-    return (bits * (2 * weights + 1)).sum(axis=1, dtype=np.uint64)
+def _row_keys(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return a number for each row of arrays side by side, float32 -> (N,) uint64."""
+    keys = np.zeros(len(parts[0]), dtype=np.uint64)
+    generator = np.random.default_rng(0)
+    for part in parts:
+        weights = generator.integers(1, 1 << 63, part.shape[1], dtype=np.uint64)
+        bits = np.ascontiguousarray(part).view(np.uint32).astype(np.uint64)
+        keys += bits @ (2 * weights + 1)  # equal rows give equal sums
+    return keys
 
 
 def _mix(keys: np.ndarray) -> np.ndarray:
@@ -291,7 +306,7 @@ def _mix(keys: np.ndarray) -> np.ndarray:
     return keys ^ (keys >> np.uint64(31))
 
 
-def cut_episodes(columns: Columns, scan: Scan, task: Task | None) -> EpisodeTable:
+def cut_episodes(columns: Columns, scan: Scan, horizon: int | None) -> EpisodeTable:
     """Cut the transitions into episodes where training would.
 
     Where the transitions are in no order, jumps say nothing, and the flags alone count.
@@ -303,8 +318,8 @@ def cut_episodes(columns: Columns, scan: Scan, task: Task | None) -> EpisodeTabl
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends + 1 - starts
     terminal = columns.terminals[ends]
-    if columns.timeouts is None and task is not None:
-        terminal = terminal & (lengths < task.horizon)
+    if columns.timeouts is None and horizon is not None:
+        terminal = terminal & (lengths < horizon)
     kinds = [terminal, marked[ends], ends < len(marked) - 1]
     return EpisodeTable(
         starts=starts,

@@ -37,6 +37,7 @@ from omnisafe_qpt.data.files import (
     open_dataset,
     read_attributes,
 )
+from omnisafe_qpt.data.layouts import ReadOptions
 from omnisafe_qpt.data.resolve import SAMPLE, SAMPLE_FILE, cache_folder
 from omnisafe_qpt.data.scan import (
     ENDS,
@@ -83,6 +84,7 @@ class DatasetSummary:
             where they are many.
         limits (list[LimitRow]): What there is within each cost limit.
         findings (list[Finding]): What is wrong or odd, the gravest first.
+        notes (tuple[str, ...]): How the file's arrays were read, where that is not plain.
     """
 
     path: Path
@@ -96,6 +98,7 @@ class DatasetSummary:
     values: dict[str, list[float] | None]
     limits: list[LimitRow]
     findings: list[Finding]
+    notes: tuple[str, ...]
 
     @property
     def refusal(self) -> str | None:
@@ -154,6 +157,7 @@ class DatasetSummary:
                 for name, span in self.ranges.items()
             },
             'values': self.values,
+            'notes': list(self.notes),
             'findings': [vars(finding) for finding in self.findings],
             'training_refuses': self.refusal,
         }
@@ -222,7 +226,7 @@ def summarize(
     memory.
 
     Args:
-        path (str or os.PathLike): DSRL HDF5 or OmniSafe npz.
+        path (str or os.PathLike): An HDF5 or npz file; see :mod:`omnisafe_qpt.data.layouts`.
         task (str, optional): DSRL's name or the environment id of the task; what the file says
             of itself by default.
         cost_limits (Sequence[float], optional): Undiscounted costs of an episode for which to
@@ -234,23 +238,18 @@ def summarize(
             that nothing can be said about episodes.
     """
     path = Path(path).expanduser()
-    with open_dataset(path) as arrays:
-        attributes = read_attributes(path)
-        known_task = require_task(task) if task else identify_task(path, attributes)
+    attributes = read_attributes(path)
+    known_task = require_task(task) if task else identify_task(path, attributes)
+    horizon = None if known_task is None else known_task.horizon
+    inspector = Inspector(known_task, horizon, cost_limits)
+    with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
         check_shapes(arrays, str(path))
         sha256 = file_sha256(path)
         described = {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
-        columns = Columns.read(arrays)
-        scan = Scan.read(arrays, columns, on_progress)
-    episodes = cut_episodes(columns, scan, known_task)
-    facts = Facts(
-        task=known_task,
-        columns=columns,
-        scan=scan,
-        episodes=episodes,
-        limits=[_limit_row(limit, episodes, known_task) for limit in cost_limits],
-    )
-    findings = [finding for check in CHECKS for finding in check(facts)]
+        inspector.begin(arrays)
+        inspector.scan.read(arrays, inspector.columns, on_progress)
+    facts = inspector.facts()
+    columns, episodes = facts.columns, facts.episodes
     return DatasetSummary(
         path=path,
         sha256=sha256,
@@ -259,12 +258,62 @@ def summarize(
         arrays=described,
         task=known_task,
         episodes=episodes,
-        ranges=scan.ranges,
+        ranges=facts.scan.ranges,
         values={'rewards': _few_values(columns.rewards), 'costs': _few_values(columns.costs)},
         limits=facts.limits,
-        findings=sorted(
-            findings, key=lambda finding: (REFUSED, WARNING, NOTE).index(finding.level)
-        ),
+        findings=find(facts),
+        notes=arrays.notes,
+    )
+
+
+class Inspector:
+    """Sees a dataset while it is read, and tells what is wrong or odd about it.
+
+    Args:
+        task (Task, optional): The DSRL task, None if it is none or unknown.
+        horizon (int, optional): The time limit in steps, if it is known.
+        cost_limits (Sequence[float]): Undiscounted costs of an episode.
+    """
+
+    columns: Columns
+    scan: Scan
+
+    def __init__(
+        self,
+        task: Task | None,
+        horizon: int | None,
+        cost_limits: Sequence[float],
+    ) -> None:
+        """Initialize an instance of :class:`Inspector`."""
+        self._task, self._horizon, self._cost_limits = task, horizon, cost_limits
+
+    def begin(self, arrays: Mapping[str, Any]) -> None:
+        """Take note of the arrays, whose shapes fit together."""
+        self.columns = Columns.read(arrays)
+        self.scan = Scan.empty(len(self.columns.rewards))
+
+    def add(self, first: int, block: Mapping[str, np.ndarray]) -> None:
+        """Take note of the rows from ``first`` on, which follow one another, float32."""
+        self.scan.add(first, block)
+
+    def facts(self) -> Facts:
+        """Return what the checks look at, after all rows."""
+        episodes = cut_episodes(self.columns, self.scan, self._horizon)
+        return Facts(
+            task=self._task,
+            horizon=self._horizon,
+            columns=self.columns,
+            scan=self.scan,
+            episodes=episodes,
+            limits=[_limit_row(limit, episodes, self._task) for limit in self._cost_limits],
+        )
+
+
+def find(facts: Facts) -> list[Finding]:
+    """Return what is wrong or odd about a dataset, the gravest first."""
+    return sorted(
+        (finding for check in CHECKS for finding in check(facts)),
+        key=lambda finding: (REFUSED, WARNING, NOTE).index(finding.level),
     )
 
 

@@ -20,12 +20,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from omnisafe_qpt.data.files import check_shapes, is_gap, open_dataset, row_blocks
+from omnisafe_qpt.data.layouts import ReadOptions
 from omnisafe_qpt.errors import UserError
 
 
@@ -35,6 +36,16 @@ MAX_GAP_SHARE = 0.1
 # and of a file, where a block that stays in the processor's cache is handled faster.
 _BLOCK_ROWS = 1 << 16
 _READ_ROWS = 1 << 14
+
+
+class Observer(Protocol):
+    """Sees a dataset while it is read, so that it is read once for loading and for checking."""
+
+    def begin(self, arrays: Mapping[str, Any]) -> None:
+        """Take note of the arrays, whose shapes fit together."""
+
+    def add(self, first: int, block: Mapping[str, np.ndarray]) -> None:
+        """Take note of the rows from ``first`` on, which follow one another, float32."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,7 @@ class Trajectories:
         obs_dim (int): S.
         act_dim (int): A.
         name (str): Where the data came from, for messages.
+        notes (tuple[str, ...]): What a user should know of how they were read, a line each.
     """
 
     table: torch.Tensor
@@ -131,25 +143,29 @@ class Trajectories:
     obs_dim: int
     act_dim: int
     name: str = 'dataset'
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
         horizon: int | None = None,
+        observer: Observer | None = None,
     ) -> Trajectories:
         """Read a dataset file.
 
         Args:
-            path (str or os.PathLike): DSRL HDF5 or OmniSafe npz.
+            path (str or os.PathLike): An HDF5 or npz file; see :mod:`omnisafe_qpt.data.layouts`.
             horizon (int, optional): The task's time limit in steps. Needed to tell time limits
-                from terminal states in an npz. Defaults to None.
+                from terminal states where one flag marks both. Defaults to None.
+            observer (Observer, optional): Is shown what is read. Defaults to None.
 
         Raises:
             UserError: If the file cannot be read or is no sound dataset; see :meth:`from_arrays`.
         """
-        with open_dataset(path) as arrays:
-            return cls.from_arrays(arrays, horizon=horizon, name=str(path))
+        with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
+            loaded = cls.from_arrays(arrays, horizon=horizon, name=str(path), observer=observer)
+            return replace(loaded, notes=arrays.notes)
 
     @classmethod
     def from_arrays(
@@ -157,6 +173,7 @@ class Trajectories:
         arrays: Mapping[str, Any],
         horizon: int | None = None,
         name: str = 'dataset',
+        observer: Observer | None = None,
     ) -> Trajectories:
         """Build trajectories from arrays under DSRL's names.
 
@@ -170,12 +187,15 @@ class Trajectories:
                 (N, 1).
             horizon (int, optional): The task's time limit in steps. Defaults to None.
             name (str, optional): Named in errors. Defaults to ``'dataset'``.
+            observer (Observer, optional): Is shown what is read. Defaults to None.
 
         Raises:
             UserError: If shapes disagree, a number is not finite, no episode end is marked, or
                 next observations do not match.
         """
         total, obs_dim, act_dim = check_shapes(arrays, name)
+        if observer is not None:
+            observer.begin(arrays)
         terminals = _flags(arrays, 'terminals', name)
         has_timeouts = 'timeouts' in arrays
         timeouts = _flags(arrays, 'timeouts', name) if has_timeouts else np.zeros(total, bool)
@@ -186,7 +206,7 @@ class Trajectories:
                 'mark the last transition of each episode',
             )
         marked[-1] = True
-        table, starts, is_finite = _read_table(arrays, marked, name)
+        table, starts, is_finite = _read_table(arrays, marked, name, observer)
         if not is_finite:
             raise UserError(_describe_non_finite(table[:, :-2], obs_dim, act_dim, name))
         lengths = np.diff(starts, append=total)
@@ -279,6 +299,7 @@ def _read_table(
     arrays: Mapping[str, Any],
     marked: np.ndarray,
     name: str,
+    observer: Observer | None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Read every row once, cutting episodes where flags or gaps end them.
 
@@ -286,6 +307,7 @@ def _read_table(
         arrays (Mapping): See :meth:`Trajectories.from_arrays`.
         marked (np.ndarray): (N,) bool, transitions that a flag ends, and the last one.
         name (str): Named in errors.
+        observer (Observer, optional): Is shown each block.
 
     Returns:
         The table but for its to-go sums, (N + E, S + A + 4); the first transition of each
@@ -311,6 +333,8 @@ def _read_table(
                 for key in ('observations', 'next_observations', 'actions', 'rewards', 'costs')
             }
             # Here, while the block is in the processor's cache.
+            if observer is not None:
+                observer.add(first, block)
             is_finite = is_finite and all(
                 np.isfinite(values).all()
                 for key, values in block.items()

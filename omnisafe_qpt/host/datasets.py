@@ -19,15 +19,20 @@ from __future__ import annotations
 import torch
 from omnisafe.common.offline.dataset import OfflineDataset
 
-from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.data.trajectories import Observer, Trajectories
 
 
-def load_omnisafe_dataset(name: str, horizon: int) -> Trajectories:
+def load_omnisafe_dataset(
+    name: str,
+    horizon: int,
+    observer: Observer | None = None,
+) -> Trajectories:
     """Read one of OmniSafe's own datasets with OmniSafe's own loader, which may download it.
 
     Args:
         name (str): One of :func:`omnisafe_qpt.host.plugin.dataset_names`.
         horizon (int): The task's time limit in steps.
+        observer (Observer, optional): Is shown what is read. Defaults to None.
     """
     dataset = OfflineDataset(name, device=torch.device('cpu'))
     arrays = {
@@ -42,4 +47,5 @@ def load_omnisafe_dataset(name: str, horizon: int) -> Trajectories:
         {key: value.numpy() for key, value in arrays.items()},
         horizon=horizon,
         name=name,
+        observer=observer,
     )

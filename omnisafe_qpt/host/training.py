@@ -47,10 +47,13 @@ from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.data.checks import WARNING
 from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
 from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
+from omnisafe_qpt.data.summary import Inspector, find
+from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.actor import DeployedActor
@@ -176,15 +179,25 @@ class OfflineAlgorithm(BaseOffline):
         return source
 
     def _load_dataset(self, source: DatasetSource | None) -> Trajectories:
+        inspector = None
+        if self._replicas.is_first:
+            limits = (self._deployment.cost_limit,)
+            inspector = Inspector(find_task(self._env_id), self._env.horizon, limits)
         if source is None:
             with self._replicas.first_alone():  # it may download
                 trajectories = load_omnisafe_dataset(
                     self._cfgs.train_cfgs.dataset,
                     self._env.horizon,
+                    inspector,
                 )
         else:
-            trajectories = Trajectories.load(source.path, horizon=self._env.horizon)
+            trajectories = Trajectories.load(source.path, self._env.horizon, inspector)
         self._check_dimensions(trajectories)
+        self._data_warnings = [
+            finding.text
+            for finding in (find(inspector.facts()) if inspector is not None else ())
+            if finding.level == WARNING
+        ]
         held_out = choose_held_out(trajectories, self._cfgs.train_cfgs.holdout_share)
         self._held_out: list[int] = held_out.tolist()
         trajectories, _ = split_off(trajectories, held_out)
@@ -823,6 +836,10 @@ class OfflineAlgorithm(BaseOffline):
             f'Dataset {self._dataset_record["path"]}: {len(data.rows)} episodes, '
             f'{data.num_transitions} transitions, {safe:.0%} within cost {limit:g}',
         )
+        for note in data.notes:
+            self._logger.log(f'Dataset: {note}')
+        for warning in self._data_warnings:
+            self._logger.log(f'WARNING: {warning}', 'yellow', bold=True)
         if self._held_out:
             self._logger.log(
                 f'Held out of training: {len(self._held_out)} more episodes, for omnisafe-qpt '
