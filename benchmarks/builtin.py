@@ -33,8 +33,17 @@ from filelock import FileLock
 
 from benchmarks.suite import CORRECTED, DataFile
 from omnisafe_qpt.core.baselines.deploy import ObservationPolicy
+from omnisafe_qpt.data.actions import (
+    NORMALIZED,
+    UNIT_ATTRIBUTE,
+    ActionRange,
+    find_unit,
+    normalized,
+    recorded_unit,
+)
 from omnisafe_qpt.data.convert import INIT_OBS_ALGORITHM, convert
-from omnisafe_qpt.data.files import NPZ_NAMES
+from omnisafe_qpt.data.files import NPZ_NAMES, open_dataset, read_attributes, write_hdf5
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.host.checkpoint import load_file
 from omnisafe_qpt.host.plugin import load_actor
 
@@ -75,13 +84,21 @@ def limit_options(
     return {}
 
 
-def prepare_data(algo: str, data: DataFile, folder: Path) -> Path:
+def prepare_data(
+    algo: str,
+    data: DataFile,
+    folder: Path,
+    action_range: ActionRange | None = None,
+) -> Path:
     """Write a dataset in the shape that an algorithm reads, unless that was done before.
 
     Args:
         algo (str): One of OmniSafe's, or its corrected twin.
         data (DataFile): A DSRL HDF5.
         folder (Path): Where prepared files are kept.
+        action_range (ActionRange, optional): The environment's. OmniSafe's algorithms act in
+            [-1, 1], so that actions in the environment's unit are turned into that. Defaults to
+            None, [-1, 1].
 
     Returns:
         The npz.
@@ -92,8 +109,23 @@ def prepare_data(algo: str, data: DataFile, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{path}.lock'):  # cells that run at the same time want the same file
         if not path.exists():
-            convert(data.path, path, algo)
+            source = path.with_suffix('.hdf5')
+            if action_range is None or not _write_normalized(data.path, source, action_range):
+                source = data.path
+            convert(source, path, algo)
     return path
+
+
+def _write_normalized(source: Path, out: Path, action_range: ActionRange) -> bool:
+    """Write a dataset with its actions in [-1, 1]; returns whether they were not so already."""
+    unit = find_unit(Trajectories.load(source), action_range, recorded_unit(source))
+    if unit.name == NORMALIZED:
+        return False
+    with open_dataset(source) as arrays:
+        columns = {name: np.asarray(values[:]) for name, values in arrays.items()}
+    columns['actions'] = normalized(columns['actions'], action_range)
+    write_hdf5(out, columns, {**read_attributes(source), UNIT_ATTRIBUTE: NORMALIZED})
+    return True
 
 
 @contextmanager

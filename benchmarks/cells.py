@@ -71,7 +71,7 @@ from omnisafe_qpt.host.checkpoint import (
     versions,
 )
 from omnisafe_qpt.host.config import merge, resolve_device
-from omnisafe_qpt.host.environments import horizon_of, make_env
+from omnisafe_qpt.host.environments import action_range_of, horizon_of, make_env
 from omnisafe_qpt.host.evaluation import Series, evaluate_together
 from omnisafe_qpt.host.limits import evaluate_runs
 from omnisafe_qpt.host.machine import hardware
@@ -208,7 +208,8 @@ class _Trainer:
         self._references = _references(cell, data, self._horizon)
         self._data = data.path
         if not self._is_ours:
-            self._data = builtin.prepare_data(self._algo, data, work / 'data')
+            action_range = _action_range(cell)
+            self._data = builtin.prepare_data(self._algo, data, work / 'data', action_range)
 
     def train(self) -> Training:
         """Find the number of updates, do them, and choose the best checkpoint."""
@@ -368,6 +369,17 @@ def _horizon(cell: Cell) -> int:
     env = make_env(cell.dataset.env_id)
     try:
         return horizon_of(env)
+    finally:
+        env.close()
+
+
+def _action_range(cell: Cell) -> dict[str, list[float]] | None:
+    """Return the range of an environment's actions; None for DSRL's tasks, all [-1, 1]."""
+    if cell.dataset.task is not None:
+        return None
+    env = make_env(cell.dataset.env_id)
+    try:
+        return action_range_of(env)
     finally:
         env.close()
 

@@ -34,8 +34,10 @@ import numpy as np
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-# Of the inputs, outputs and metadata of an exported model.
-FORMAT = 1
+# Of the inputs, outputs and metadata of an exported model. The first format has no `action_range`:
+# its models act in [-1, 1].
+FORMAT = 2
+_READABLE = (1, FORMAT)
 
 # Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
 _LARGEST_NUMBER = 1e15
@@ -89,6 +91,28 @@ def _best_level(levels: Sequence[dict[str, Any]], cost_limit: float) -> dict[str
     return cheapest if cheapest['cost_mean'] <= cost_limit else min(levels, key=cost)
 
 
+def in_environment_units(
+    actions: np.ndarray,
+    action_range: dict[str, list[float]] | None,
+) -> np.ndarray:
+    """Turn a policy's actions into what an environment's ``step`` takes.
+
+    Args:
+        actions (np.ndarray): (..., A) float32 in [-1, 1].
+        action_range (dict[str, list[float]] or None): The environment's ``low`` and ``high``, A
+            numbers each. None leaves the actions as they are.
+
+    Returns:
+        (..., A) float32 within the range. A number whose range is [-1, 1] stays as it is.
+    """
+    if action_range is None:
+        return actions
+    low, high = (np.asarray(action_range[end], dtype=np.float32) for end in ('low', 'high'))
+    is_same = (low == -1.0) & (high == 1.0)
+    scaled = low + (high - low) * (actions + np.float32(1.0)) / np.float32(2.0)
+    return np.where(is_same, actions, scaled.clip(low, high))
+
+
 class LoopPolicy(ABC):
     """A policy in the user's own loop, for one episode or for several at once.
 
@@ -101,14 +125,25 @@ class LoopPolicy(ABC):
         num_episodes (int, optional): B, how many episodes go on at once. Then observations,
             actions, rewards and costs have a first axis for them, and so have the properties.
             Defaults to None, one episode without that axis.
+        action_range (dict[str, list[float]], optional): See :func:`in_environment_units`.
+            Defaults to None.
     """
 
     error: type[Exception] = ValueError
 
-    def __init__(self, obs_dim: int, num_episodes: int | None = None) -> None:
+    def __init__(
+        self,
+        obs_dim: int,
+        num_episodes: int | None = None,
+        action_range: dict[str, list[float]] | None = None,
+    ) -> None:
         """Initialize an instance of :class:`LoopPolicy`."""
-        if num_episodes is not None and num_episodes < 1:
-            raise self.error(f'num_episodes is {num_episodes}; it must be at least 1')
+        is_count = isinstance(num_episodes, Integral) and not isinstance(num_episodes, bool)
+        if num_episodes is not None and not (is_count and num_episodes >= 1):
+            raise self.error(
+                f'num_episodes is {num_episodes}; it must be a whole number, at least 1',
+            )
+        self._action_range = action_range
         self.num_episodes = num_episodes
         self._count = 1 if num_episodes is None else num_episodes
         self._obs_dim = obs_dim
@@ -174,7 +209,7 @@ class LoopPolicy(ABC):
             obs (np.ndarray or torch.Tensor): (S,) in the environment's own units, or (B, S).
 
         Returns:
-            (A,) or (B, A) float32 in [-1, 1].
+            (A,) or (B, A) float32 in the environment's own units, for its ``step``.
 
         Raises:
             UserError: If the observation has another size or holds NaN or infinity, or the last
@@ -185,7 +220,8 @@ class LoopPolicy(ABC):
                 'act was called twice in a row; tell the policy the reward and cost of the last '
                 'action first: observe(reward, cost)',
             )
-        actions = self._choose(self._batched('observation', obs, (self._obs_dim,)))
+        chosen = self._choose(self._batched('observation', obs, (self._obs_dim,)))
+        actions = in_environment_units(chosen, self._action_range)
         self._awaits_observe = True
         return actions[0] if self.num_episodes is None else actions
 
@@ -258,7 +294,7 @@ class LoopPolicy(ABC):
 
     @abstractmethod
     def _choose(self, observations: np.ndarray) -> np.ndarray:
-        """Return actions (B, A) at observations (B, S)."""
+        """Return actions (B, A) in [-1, 1] at observations (B, S)."""
 
     @abstractmethod
     def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
@@ -370,7 +406,7 @@ class OnnxPolicy(LoopPolicy):
         context_len, obs_dim, act_dim, candidates = (
             self.metadata[name] for name in ('context_len', 'obs_dim', 'act_dim', 'candidates')
         )
-        super().__init__(obs_dim, num_episodes)
+        super().__init__(obs_dim, num_episodes, self.metadata.get('action_range'))
         count = self._count
         # What the model is given, by its names: windows of the last steps, and the candidates.
         self._inputs = {
@@ -455,9 +491,9 @@ def _read_metadata(path: str | os.PathLike[str], session: InferenceSession) -> d
     if 'omnisafe_qpt_format' not in entries:
         raise ValueError(f'{path}: not a policy that omnisafe-qpt exported')
     version = json.loads(entries['omnisafe_qpt_format'])
-    if version != FORMAT:
+    if version not in _READABLE:
         raise ValueError(
-            f'{path}: has format {version}, this runner reads {FORMAT}; use the runner.py of the '
-            'version that exported it',
+            f'{path}: has format {version}, this runner reads up to {FORMAT}; use the runner.py of '
+            'the version that exported it',
         )
     return {name: json.loads(text) for name, text in entries.items()}

@@ -122,6 +122,20 @@ def test_every_algorithm_gets_its_shapes_and_terminals_alone_as_done(algo, make_
             assert np.array_equal(prepared['init_obs'], firsts)
 
 
+def test_actions_in_the_environments_unit_are_normalised(make_arrays, tmp_path):
+    source = tmp_path / 'data.hdf5'
+    arrays = make_arrays([6, 5])
+    low, high = np.array([-3.0, 0.0], np.float32), np.array([3.0, 4.0], np.float32)
+    arrays['actions'] = low + (high - low) * (arrays['actions'] + 1) / 2
+    write_hdf5(source, arrays)
+    data = DataFile(source, file_sha256(source))
+    limits = {'low': low.tolist(), 'high': high.tolist()}
+    for algo in ('BCQ', 'COptiDICE'):
+        with np.load(builtin.prepare_data(algo, data, tmp_path / 'data', limits)) as prepared:
+            expected = 2 * (arrays['actions'] - low) / (high - low) - 1
+            assert prepared['action'] == pytest.approx(expected, abs=1e-6)
+
+
 def test_data_are_prepared_once_for_all_that_read_the_same_shape(data, tmp_path):
     paths = {algo: builtin.prepare_data(algo, data, tmp_path) for algo in (*BUILT_INS, *CORRECTED)}
     assert len(set(paths.values())) == 2

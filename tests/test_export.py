@@ -42,6 +42,7 @@ from omnisafe_qpt.runner import OnnxPolicy
 
 
 STEPS = 60
+ACTION_RANGE = {'low': [-0.5, -1.0], 'high': [0.5, 1.0]}
 
 
 def needs_extra(test: Any) -> Any:
@@ -57,6 +58,7 @@ def run(tmp_path_factory: Any) -> Path:
     networks = make_networks(7, 2, HORIZON, ENV_ID)
     networks.spec['published_targets'] = [[29.0, 123.0]]
     networks.spec['versions'] = {'torch': '2'}
+    networks.spec['action_range'] = ACTION_RANGE
     networks.spec['dataset'] = {'path': '/home/someone/data/ball.hdf5', 'sha256': 'abc'}
     with torch.no_grad():
         networks.reward_critic.weights[0].mul_(8.0)
@@ -274,6 +276,7 @@ def test_the_file_says_what_it_is(exported: Any) -> None:
         'env_id': ENV_ID,
         'obs_dim': 7,
         'act_dim': 2,
+        'action_range': ACTION_RANGE,
         'context_len': 4,
         'horizon': HORIZON,
         'cost_limit': 10.0,
@@ -370,9 +373,9 @@ def test_what_is_no_exported_policy_is_said_so(exported: Any, tmp_path: Path) ->
         OnnxPolicy(cut)
     model = onnx.load(exported(**PLAIN))
     for entry in model.metadata_props:
-        entry.value = '2' if entry.key == 'omnisafe_qpt_format' else entry.value
+        entry.value = '3' if entry.key == 'omnisafe_qpt_format' else entry.value
     onnx.save(model, tmp_path / 'newer.onnx')
-    with pytest.raises(ValueError, match='format 2, this runner reads 1'):
+    with pytest.raises(ValueError, match='format 3, this runner reads up to 2'):
         OnnxPolicy(tmp_path / 'newer.onnx')
     del model.metadata_props[:]
     onnx.save(model, tmp_path / 'other.onnx')

@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_in_any_encoding()
     options = _parser().parse_args(arguments)
     try:
+        if options.modules:
+            _import_modules(options.modules)
         options.run_command(options)
     except UserError as error:
         print(f'Error: {error}', file=sys.stderr)
@@ -77,6 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'Error: {problem}', file=sys.stderr)
         return 1
     return 0
+
+
+def _import_modules(modules: list[str]) -> None:
+    """Import what registers the user's environments.
+
+    OmniSafe comes first: while it is imported, QPT joins it.
+    """
+    import omnisafe
+
+    from omnisafe_qpt.host.imports import import_modules
+
+    import_modules(modules)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -57,13 +57,21 @@ def add_command(commands: Any, name: str, summary: str, example: str) -> argpars
     Returns:
         The parser, to which the command adds its options.
     """
-    return commands.add_parser(
+    parser = commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + '.',
         epilog=f'example:\n  {example}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        '--import',
+        dest='modules',
+        action='append',
+        metavar='MODULE',
+        help='import this module first, which registers an environment of your own',
+    )
+    return parser
 
 
 def add_deployment_options(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,7 @@ from omnisafe_qpt.collect.request import ALL, SPREAD, Request, check_request
 from omnisafe_qpt.collect.selection import density_filter, select_spread
 from omnisafe_qpt.collect.store import EpisodeStore, Totals
 from omnisafe_qpt.collect.workers import run_episodes
+from omnisafe_qpt.data.actions import NORMALIZED, UNIT_ATTRIBUTE
 from omnisafe_qpt.data.files import write_hdf5_blocks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.signals import StopSignal
@@ -284,6 +285,7 @@ def _attributes(
     behaviours += ['trained agents'] if mixture.agents else []
     attributes: dict[str, str | int | float] = {
         'env_id': request.recipe.env_id,
+        UNIT_ATTRIBUTE: NORMALIZED,
         'origin': f'{" and ".join(behaviours)} in the simulator, not DSRL',
         'command': request.command(),
         'seed': request.recipe.seed,

@@ -16,9 +16,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any
 
 from omnisafe_qpt.errors import UserError
+
+
+# Beyond this, squares may overflow float32.
+_LARGEST_NUMBER = 1e15
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse settings that are not the kind of number that their field declares.
+
+    Args:
+        config (Any): An instance of a dataclass.
+
+    Raises:
+        UserError: If a whole number is none, or a number is NaN, infinite, text or a truth value.
+    """
+    for each in fields(config):
+        kind, value = each.type.removesuffix(' | None'), getattr(config, each.name)
+        if value is None and kind != each.type:
+            continue
+        if kind in ('float', 'int'):
+            needed = 'a finite number' if kind == 'float' else 'a whole number'
+            _require(_is_number(value, kind), each.name, value, needed)
+        elif kind == 'tuple[int, ...]':
+            is_sound = all(_is_number(number, 'int') for number in value)
+            _require(is_sound, each.name, list(value), 'whole numbers')
+
+
+def _is_number(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Integral if kind == 'int' else Real):
+        return False
+    return abs(value) <= _LARGEST_NUMBER  # not so for NaN
 
 
 def _require(condition: bool, option: str, value: object, needed: str) -> None:
@@ -48,6 +81,7 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        check_numbers(self)
         for name in ('context_len', 'embed_dim', 'num_layers', 'num_heads', 'max_timestep'):
             _require(getattr(self, name) >= 1, name, getattr(self, name), 'at least 1')
         _require(
@@ -75,6 +109,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_numbers(self)
         _require(self.lr > 0, 'lr', self.lr, 'positive')
         _require(self.weight_decay >= 0, 'weight_decay', self.weight_decay, '0 or more')
         _require(self.max_grad_norm > 0, 'max_grad_norm', self.max_grad_norm, 'positive')
@@ -129,6 +164,7 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         """Check values and combinations."""
+        check_numbers(self)
         _require(
             all(size >= 1 for size in self.critic_hidden_sizes) and self.critic_hidden_sizes,
             'critic hidden_sizes',
@@ -194,6 +230,7 @@ class DeploymentConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_numbers(self)
         _require(self.cost_limit >= 0, 'cost_limit', self.cost_limit, '0 or more')
         if self.asked_cost is not None:
             _require(self.asked_cost >= 0, 'asked_cost', self.asked_cost, '0 or more')

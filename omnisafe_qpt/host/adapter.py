@@ -22,10 +22,13 @@ from typing import Any
 import torch
 from omnisafe.adapter import OfflineAdapter
 from omnisafe.envs.core import CMDP, Wrapper
+from omnisafe.utils.config import Config
 
 from omnisafe_qpt.host.actor import DeployedActor
-from omnisafe_qpt.host.environments import horizon_of
+from omnisafe_qpt.host.checkpoint import random_state_kept
+from omnisafe_qpt.host.environments import NumpyEnvironment, action_range_of, horizon_of
 from omnisafe_qpt.host.evaluation import Evaluation, default_processes, evaluate
+from omnisafe_qpt.host.plugin import unwrapped
 
 
 class DeploymentEnv(Wrapper):
@@ -80,14 +83,27 @@ class DeploymentEnv(Wrapper):
 class DeploymentAdapter(OfflineAdapter):
     """OmniSafe's adapter for a policy that has to be told rewards, costs and resets.
 
-    The environment of this process only serves its spaces and horizon; episodes run in
-    environments of their own, made for each evaluation.
+    The environment of this process only serves its spaces, range and horizon, and plays a reset
+    and a step to show that it works; episodes run in environments of their own, made for each
+    evaluation.
+
+    Args:
+        env_id (str): The environment id.
+        cfgs (Config): The configuration.
+
+    Raises:
+        UserError: If the environment does not work.
     """
 
-    @property
-    def horizon(self) -> int:
-        """Steps in an episode of the task."""
-        return horizon_of(self._env)
+    def __init__(self, env_id: str, cfgs: Config) -> None:  # pylint: disable=super-init-not-called
+        """Initialize an instance of :class:`DeploymentAdapter`."""
+        environment = NumpyEnvironment(env_id)
+        with random_state_kept():
+            environment.check()
+        self._env_id, self._cfgs, self._env = env_id, cfgs, environment.env
+        self.horizon = environment.horizon
+        self.action_range = action_range_of(self._env)
+        self.module = type(unwrapped(self._env)).__module__
 
     def evaluate(  # pylint: disable=arguments-differ
         self,

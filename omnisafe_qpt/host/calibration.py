@@ -41,6 +41,7 @@ from omnisafe_qpt.host.checkpoint import LAST, load_transformer, replace_checkpo
 from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
+from omnisafe_qpt.host.imports import require_environment_of
 from omnisafe_qpt.host.seeds import validation_seeds
 from omnisafe_qpt.scores import mean_bound
 
@@ -86,6 +87,7 @@ def calibrate_run(  # pylint: disable=too-many-arguments
             a value is impossible.
     """
     networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
+    require_environment_of(networks.spec)
     config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
     record = calibrate(networks, config, episodes, processes, on_progress)
     networks.spec = {**networks.spec, 'calibration': record}
@@ -123,9 +125,10 @@ def calibrate(
         UserError: If there are too few episodes, or the environment refuses.
         RuntimeError: If an environment failed in its process.
     """
-    if episodes < _FEWEST_EPISODES:
+    if not isinstance(episodes, int) or episodes < _FEWEST_EPISODES:
         raise UserError(
-            f'{episodes} episodes of calibration; it must be at least {_FEWEST_EPISODES}',
+            f'{episodes} episodes of calibration; it must be a whole number, at least '
+            f'{_FEWEST_EPISODES}',
         )
     spec = networks.spec
     frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))

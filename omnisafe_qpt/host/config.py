@@ -43,7 +43,7 @@ _CONFIG_FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
 
 # What a preset says about the run itself is left to the user when it serves as a preset.
 _NOT_FROM_PRESETS = ('algo', 'env_id')
-_NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset')
+_NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset', 'import')
 
 # The sections of a file that hold for one environment each.
 _ENV_ID = re.compile(r'.+-v\d+')
@@ -58,6 +58,7 @@ _NOT_FROM_RUNS = {
         'evaluate_processes',
         'accelerate',
         'data_device',
+        'import',  # only the user says what is imported
     ),
     'logger_cfgs': ('log_dir',),
 }
@@ -81,6 +82,7 @@ _CHOICES = {
     'train_cfgs': {
         'accelerate': ('auto', 'none', 'graph', 'compile'),
         'data_device': ('auto', 'device', 'host'),
+        'action_unit': ('auto', 'normalized', 'environment'),
     },
 }
 
@@ -93,6 +95,13 @@ AUTO = 'auto'
 DSRL = 'dsrl'
 
 MAX_TORCH_THREADS = 16
+
+# NumPy and the simulators take 32 bits, and each of several processes has a seed of its own.
+LARGEST_SEED = 2**31 - 1
+# What float32 holds with room for squares, as in omnisafe_qpt.runner.
+_LARGEST_NUMBER = 1e15
+# Of the options whose default is auto, those that are otherwise a number; the rest is text.
+_NUMBER_OR_AUTO = ('target_return', 'torch_threads', 'evaluate_processes')
 
 
 class _Loader(yaml.SafeLoader):
@@ -262,14 +271,16 @@ def _known_part(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, A
 
 
 def check_counts(cfgs: dict[str, Any]) -> None:
-    """Check what counts steps, epochs and episodes of a run.
+    """Check the seed, and what counts steps, epochs and episodes of a run.
 
     Args:
         cfgs (dict): The complete configuration.
 
     Raises:
-        UserError: If a count is too small.
+        UserError: If a count is too small, or the seed is none.
     """
+    if not 0 <= cfgs['seed'] <= LARGEST_SEED:
+        raise UserError(f'seed must be from 0 to {LARGEST_SEED}, not {cfgs["seed"]}')
     for section, names in _COUNTS.items():
         for name in names:
             # Not every algorithm has every one of them.
@@ -385,14 +396,19 @@ def validate(cfgs: dict[str, Any], defaults: dict[str, Any], source: str = '') -
             if not isinstance(default, dict) or name not in default:
                 raise UserError(_unknown_option(':'.join(map(str, path)), defaults, source))
             default = default[name]
-        complaint = _complaint(value, default)
+        complaint = _complaint(value, default, path[-1])
         if complaint:
             raise UserError(f'{_at(":".join(path), source)} {complaint}')
 
 
-def nearest(word: str, words: Iterable[str], count: int = 3) -> list[str]:
+def nearest(
+    word: str,
+    words: Iterable[str],
+    count: int = 3,
+    cutoff: float = 0.6,
+) -> list[str]:
     """Find the words that a mistyped one may have meant, best first."""
-    return difflib.get_close_matches(word, sorted(words), n=count, cutoff=0.6)
+    return difflib.get_close_matches(word, sorted(words), n=count, cutoff=cutoff)
 
 
 def resolve_device(requested: str) -> str:
@@ -544,14 +560,19 @@ def _leaves(
             yield (*path, key), value
 
 
-def _complaint(value: Any, default: Any) -> str:
+def _complaint(value: Any, default: Any, name: str) -> str:
     """Say what is wrong with a value, or nothing."""
     if default is None:
         return ''
     if default == AUTO:
-        fits = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        return '' if fits else f'must be auto, text or a number, not {_show(value)}'
+        if name in _NUMBER_OR_AUTO:
+            wanted, fits = 'auto or a finite number', value == AUTO
+        else:
+            wanted, fits = 'auto, text or a number', isinstance(value, str)
+        return '' if fits or _fits(value, 0.0) else f'must be {wanted}, not {_show(value)}'
     wanted = _kind_of(default)
+    if isinstance(value, float) and isinstance(default, float):
+        wanted = 'a finite number'
     if not _fits(value, default):
         return f'must be {wanted}, not {_show(value)}{_hint(value, default)}'
     if isinstance(default, list) and default:
@@ -564,8 +585,10 @@ def _complaint(value: Any, default: Any) -> str:
 def _fits(value: Any, default: Any) -> bool:
     if isinstance(value, bool) or isinstance(default, bool):
         return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, (int, float))
+    if isinstance(default, (int, float)) and isinstance(value, (int, float)):
+        # Not so for NaN.
+        is_whole = isinstance(value, int) or isinstance(default, float)
+        return is_whole and abs(value) <= _LARGEST_NUMBER
     return isinstance(value, type(default))
 
 

@@ -16,9 +16,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from dataclasses import asdict, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +62,7 @@ class DeployedPolicy(LoopPolicy):
     ) -> None:
         """Initialize an instance of :class:`DeployedPolicy`."""
         self._spec, self._config = networks.spec, config
-        super().__init__(self._spec['obs_dim'], num_episodes)
+        super().__init__(self._spec['obs_dim'], num_episodes, action_range_for(self._spec))
         self._rollout = networks.deploy(config, self._count)
         self.set_cost_limit(config.cost_limit, target_return)
         self.reset()
@@ -169,6 +172,45 @@ def load_policy(  # pylint: disable=too-many-arguments
     )
     kind = DeployedPolicy if asks_for_returns(networks.spec) else _ObservingPolicy
     return kind(networks, config, None if target_return in (None, AUTO) else asked, num_episodes)
+
+
+def action_range_for(spec: dict[str, Any]) -> dict[str, list[float]] | None:
+    """Return the range of the environment that a model acts in, as the checkpoint records it.
+
+    Checkpoints of earlier versions do not. Then the environment is asked, unless it is one of the
+    38 tasks, all of which take [-1, 1].
+
+    Args:
+        spec (dict[str, Any]): Of the model.
+
+    Returns:
+        ``low`` and ``high``, A numbers each; None where nothing tells, which is said once: then
+        actions stay in [-1, 1].
+    """
+    if 'action_range' in spec:
+        return spec['action_range']
+    from omnisafe_qpt.data.tasks import find_task
+
+    if find_task(spec['env_id']) is not None:
+        return None
+    import omnisafe  # noqa: F401 - before the module below, which it loads itself
+
+    from omnisafe_qpt.host.environments import action_range_of, make_env
+
+    try:
+        env = make_env(spec['env_id'])
+    except Exception as error:  # noqa: BLE001 - whatever it is, it cannot be asked
+        warnings.warn(
+            f'this checkpoint of an earlier version does not say the range of the actions of '
+            f'{spec["env_id"]}, and the environment cannot be asked ({error}): act returns numbers '
+            'from -1 to 1, which you have to scale to that range',
+            stacklevel=2,
+        )
+        return None
+    try:
+        return action_range_of(env)
+    finally:
+        env.close()
 
 
 def algorithm_of(spec: dict[str, Any]) -> str:
@@ -312,9 +354,11 @@ def build_evaluation(
     from omnisafe_qpt.host.actor import DeployedActor
     from omnisafe_qpt.host.adapter import DeploymentEnv
     from omnisafe_qpt.host.environments import make_env
+    from omnisafe_qpt.host.imports import require_environment_of
     from omnisafe_qpt.host.seeds import final_seeds
 
     networks, _ = load_networks(Path(save_dir) / 'torch_save' / model_name)
+    require_environment_of(networks.spec)
     config, target_return = deployment_of(networks)
     options = {key: value for key, value in env_kwargs.items() if key not in ('env_id', 'num_envs')}
     env = make_env(env_kwargs['env_id'], **options)

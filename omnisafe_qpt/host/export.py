@@ -36,7 +36,12 @@ from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_transformer, versions
-from omnisafe_qpt.host.deployment import calibration_of, deployment_of, forget_calibration
+from omnisafe_qpt.host.deployment import (
+    action_range_for,
+    calibration_of,
+    deployment_of,
+    forget_calibration,
+)
 from omnisafe_qpt.runner import FORMAT
 
 
@@ -196,6 +201,8 @@ def _metadata(
         'env_id': spec['env_id'],
         'obs_dim': spec['obs_dim'],
         'act_dim': spec['act_dim'],
+        # What the model's own output, in [-1, 1], is scaled to; None where it stays as it is.
+        'action_range': action_range_for(spec),
         'context_len': spec['policy']['context_len'],
         'horizon': spec['horizon'],
         'cost_limit': config.cost_limit,

@@ -21,7 +21,7 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from omnisafe_qpt.host.deployment import (
     forget_calibration,
 )
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
+from omnisafe_qpt.host.imports import require_environment_of
 from omnisafe_qpt.host.seeds import check_test_seeds
 from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
 
@@ -137,10 +138,12 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         ('seed', seed, 0),
         ('processes', processes, 1),
     ):
-        if value is not None and value < least:
-            raise UserError(f'{name} is {value}; it must be at least {least}')
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (is_whole and value >= least):
+            raise UserError(f'{name} is {value}; it must be a whole number, at least {least}')
     check_test_seeds(seed, episodes)
     models = _models(runs, checkpoint, device)
+    require_environment_of(models[0].networks.spec)
     if not calibrated:
         for model in models:
             forget_calibration(model.networks)
@@ -206,8 +209,9 @@ def _listed(name: str, values: Any) -> list[Any]:
     if values is None or isinstance(values, (Real, str)):
         values = [values]
     for value in values:
-        if isinstance(value, Real) and not math.isfinite(value):
-            raise UserError(f'{name} {value:g}: it must be a finite number')
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if isinstance(value, Real) and not (is_number and math.isfinite(value)):
+            raise UserError(f'{name} {value}: it must be a finite number')
     return [float(value) if isinstance(value, Real) else value for value in values] or [None]
 
 

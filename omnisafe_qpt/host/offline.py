@@ -26,6 +26,14 @@ import torch
 
 from omnisafe_qpt.core.diagnostics import DEFAULT_STATES, OfflineChecks
 from omnisafe_qpt.core.rollout import DeployableNetworks
+from omnisafe_qpt.data.actions import (
+    ENVIRONMENT,
+    NORMALIZED,
+    UNIT_ATTRIBUTE,
+    find_unit,
+    normalize,
+    recorded_unit,
+)
 from omnisafe_qpt.data.files import HDF5_SUFFIXES, file_sha256
 from omnisafe_qpt.data.holdout import split_off
 from omnisafe_qpt.data.prefetch import fits_on
@@ -205,6 +213,16 @@ def _load_data(dataset: str, networks: DeployableNetworks) -> _Data:
     _check_sizes(trajectories, spec)
     record = spec['dataset']
     is_same = sha256 == record['sha256'] if sha256 else path == record['path']
+    if 'action_range' in spec:  # an earlier version took actions as they are
+        if is_same:
+            declared = record[UNIT_ATTRIBUTE]
+        else:
+            declared = NORMALIZED if sha256 is None else recorded_unit(path)
+        unit = find_unit(trajectories, spec['action_range'], declared)
+        if unit.name == ENVIRONMENT:
+            normalize(trajectories, spec['action_range'])
+        if not is_same and unit.warning:
+            warning = unit.warning if warning is None else f'{warning}\n{unit.warning}'
     if not is_same:
         return _Data(trajectories, OTHER_DATA, path, sha256, warning)
     held_out = spec.get('held_out', [])

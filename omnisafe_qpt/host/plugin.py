@@ -370,7 +370,6 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
     """
     agent_class = _reach(algo_wrapper, 'AlgoWrapper')
     original = _reach(agent_class, '_init_config')
-    support_envs = _reach(algo_wrapper, 'support_envs')
 
     @functools.wraps(original)
     def _init_config(self: Any) -> Any:
@@ -379,9 +378,11 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
             return original(self)
         require_available()
         from omnisafe_qpt.host.processes import join_processes, speaking_in_turn
+        from omnisafe_qpt.host.remote import refuse_reimport
 
+        refuse_reimport()
         with speaking_in_turn():
-            _check_env_id(self.env_id, support_envs())
+            _require_environment(self)
             _prepare_options(self)
             cfgs = original(self)
             _settle_machine(cfgs)
@@ -422,14 +423,19 @@ def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _check_env_id(env_id: str, known: list[str]) -> None:
-    """Refuse an unknown environment with the likely ones, where OmniSafe lists all."""
-    if env_id not in known:
-        from omnisafe_qpt.host.config import nearest
+def _require_environment(agent: Any) -> None:
+    """Import the modules that the user's options name, and refuse an unknown environment."""
+    from omnisafe_qpt.host.checkpoint import find_run
+    from omnisafe_qpt.host.imports import import_modules, module_names, require_environment
 
-        meant = ' or '.join(nearest(str(env_id), known))
-        advice = f'did you mean {meant}?' if meant else 'omnisafe.envs.support_envs() lists all'
-        raise UserError(f'unknown environment {env_id!r}: {advice}')
+    train_cfgs = _user_options(agent).get('train_cfgs')
+    options = train_cfgs if isinstance(train_cfgs, dict) else {}
+    import_modules(options.get('import'), 'train_cfgs:import')
+    resumed, modules = options.get('resume'), []
+    if resumed not in (None, 'latest'):
+        recorded = _read_run(str(find_run(str(resumed)))).get('train_cfgs', {})
+        modules = module_names(recorded.get('import'))
+    require_environment(agent.env_id, modules)
 
 
 def _prepare_options(agent: Any) -> None:
@@ -510,6 +516,8 @@ def _user_options(agent: Any) -> dict[str, Any]:
     if _command is not None and _command.sets_options:
         log_dir = options['logger_cfgs']['log_dir']
         options = merge(options, _command.user_options())
+        if _command.modules:
+            options = merge(options, {'train_cfgs': {'import': ','.join(_command.modules)}})
         if 'log_dir' in _command.given:
             options['logger_cfgs']['log_dir'] = log_dir
     options = for_environment(options, agent.env_id)
@@ -639,9 +647,21 @@ def simulator_of(env: Any) -> Any:
     """Return the simulator inside an OmniSafe environment, out of all wrappers.
 
     Args:
-        env (CMDP): The environment; each of OmniSafe's keeps its simulator under this name.
+        env (CMDP): The environment; each of OmniSafe's keeps its simulator as ``_env``.
+
+    Returns:
+        The simulator; the environment itself where it keeps none, as those that users write.
     """
-    return unwrapped(env)._env.unwrapped
+    env = unwrapped(env)
+    simulator = getattr(env, '_env', env)
+    return getattr(simulator, 'unwrapped', simulator)
+
+
+def environment_class(env_id: str) -> type:
+    """Return the class that OmniSafe has for an environment."""
+    from omnisafe.envs import core
+
+    return _reach(core, 'ENV_REGISTRY').get_class(env_id, None)
 
 
 # What OmniSafe's algorithms call their policy in a checkpoint: online ones, offline ones, VAE-BC.
@@ -755,6 +775,7 @@ def _extend_command_line(command_app: ModuleType) -> None:
 
     for command in _reach(_reach(command_app, 'app'), 'registered_commands'):
         command.cls = type('Command', (_ReportingCommand, command.cls or TyperCommand), {})
+        command.callback = _with_import(command.callback)
     original = _reach(command_app, 'custom_cfgs_to_dict')
 
     @functools.wraps(original)
@@ -769,6 +790,40 @@ def _extend_command_line(command_app: ModuleType) -> None:
     command_app.custom_cfgs_to_dict = custom_cfgs_to_dict
 
 
+# The parameter of the option --import.
+_MODULES = 'imported_modules'
+
+
+def _with_import(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``--import``, which is acted on before the command runs."""
+    import inspect
+
+    import typer
+
+    @functools.wraps(function)
+    def command(**options: Any) -> Any:
+        del options[_MODULES]
+        return function(**options)
+
+    option = inspect.Parameter(
+        _MODULES,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(
+            [],
+            '--import',
+            metavar='MODULE',
+            help='import this module first, which registers an environment of your own',
+        ),
+        annotation=list[str],
+    )
+    signature = inspect.signature(function)
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), option],
+    )
+    command.__annotations__ = {**function.__annotations__, _MODULES: list[str]}
+    return command
+
+
 class _ReportingCommand:
     """Mixed into the commands of ``omnisafe``."""
 
@@ -779,6 +834,7 @@ class _ReportingCommand:
         with _running(_Command(self.name, ctx)) as command:
             try:
                 command.check_file()
+                command.import_modules()
                 if command.name == 'eval' and _evaluate_runs(command.params):
                     return None
                 return super().invoke(ctx)
@@ -801,12 +857,14 @@ class _Command:
 
     Attributes:
         params (dict[str, Any]): The value of each parameter.
+        modules (list of str): What ``--import`` named.
         given (set of str): The parameters that were given rather than left at their default.
     """
 
     def __init__(self, name: str, ctx: Any) -> None:
         self.name = name
         self.params: dict[str, Any] = dict(ctx.params)
+        self.modules: list[str] = list(ctx.params.get(_MODULES) or ())
         self.given = {
             param
             for param in ctx.params
@@ -848,6 +906,17 @@ class _Command:
                 # OmniSafe's loader builds more types than ours; they are another algorithm's.
                 if not isinstance(error.__cause__, yaml.constructor.ConstructorError):
                     raise
+
+    def import_modules(self) -> None:
+        """Import what ``--import`` named, for any of OmniSafe's algorithms.
+
+        Raises:
+            UserError: If that fails.
+        """
+        if self.modules:
+            from omnisafe_qpt.host.imports import import_modules
+
+            self.modules = import_modules(self.modules)
 
     def user_options(self) -> dict[str, Any]:
         """Read the user's options from where the user wrote them."""

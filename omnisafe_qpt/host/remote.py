@@ -45,6 +45,10 @@ class Partial:
     value: Any
 
 
+# Status of a process that began to run the script which started it.
+_REIMPORTED = 87
+
+
 class ProcessEnded(UserError):
     """The process of a :class:`RemoteObject` has ended by itself.
 
@@ -54,11 +58,34 @@ class ProcessEnded(UserError):
 
     def __init__(self, exit_code: int) -> None:
         """Initialize an instance of :class:`ProcessEnded`."""
-        super().__init__(
-            f'a process that runs episodes ended unexpectedly (exit code {exit_code}; out of '
-            'memory?): fewer processes need less memory',
-        )
+        if exit_code == _REIMPORTED:
+            reason = (
+                'a process that runs episodes imports the script that started it, which would '
+                'train or evaluate again: put that part of the script under if __name__ == '
+                "'__main__':"
+            )
+        elif exit_code == 1:  # Python's own for an error
+            reason = 'a process that runs episodes could not start; what it wrote above says why'
+        else:
+            reason = (
+                f'a process that runs episodes ended unexpectedly (exit code {exit_code}; out of '
+                'memory?): fewer processes need less memory'
+            )
+        super().__init__(reason)
         self.exit_code = exit_code
+
+
+def refuse_reimport() -> None:
+    """End a process that is to run episodes if it begins to run the script that started it.
+
+    A process that is not forked imports the main module first. Without a guard, the script would
+    train and evaluate once more there.
+
+    Raises:
+        SystemExit: With a status by which the process that waits for this one knows.
+    """
+    if getattr(multiprocessing.current_process(), '_inheriting', False):
+        raise SystemExit(_REIMPORTED)
 
 
 class RemoteObject:
@@ -75,6 +102,7 @@ class RemoteObject:
 
     def __init__(self, build: Callable[[], Any], fresh: bool = False) -> None:
         """Initialize an instance of :class:`RemoteObject`."""
+        refuse_reimport()
         # A fork shares what is in memory, where importing OmniSafe anew takes seconds. The children
         # touch no CUDA, and with one thread have no use for torch's pool, which a fork leaves out.
         forks = sys.platform == 'linux' and not fresh

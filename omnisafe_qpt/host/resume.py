@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ LATEST = 'latest'
 _MAY_DIFFER = {
     'train_cfgs': {
         'dataset',
+        'import',
         'device',
         'torch_threads',
         'total_steps',
@@ -48,6 +50,7 @@ _MAY_DIFFER = {
 }
 _NOT_WORTH_SAYING = {
     'dataset',
+    'import',
     'resume',
     'preset',
     'evaluate_processes',
@@ -56,10 +59,18 @@ _NOT_WORTH_SAYING = {
 }
 
 
-def resume_command(algo: str, env_id: str, run: Path) -> str:
-    """Return the command that goes on with a run."""
+def resume_command(algo: str, env_id: str, run: Path, modules: Sequence[str] = ()) -> str:
+    """Return the command that goes on with a run.
+
+    Args:
+        algo (str): The algorithm.
+        env_id (str): The environment.
+        run (Path): The run's folder.
+        modules (Sequence[str], optional): The user's own, which register the environment.
+    """
+    imports = f'--import {",".join(modules)} ' if modules else ''
     return (
-        f'omnisafe train --algo {algo} --env-id {env_id} '
+        f'omnisafe train --algo {algo} --env-id {env_id} {imports}'
         f"--custom-cfgs train_cfgs:resume --custom-cfgs '{run}'"
     )
 
@@ -79,8 +90,16 @@ def latest_run(algo: str, log_dir: str, env_id: str, seed: int | None = None) ->
     seeds = '*' if seed is None else f'{seed:03d}'
     pattern = f'{algo}-{{{env_id}}}-*/seed-{seeds}-*/config.json'
     runs = [file.parent for file in Path(log_dir).expanduser().glob(pattern)]
-    # OmniSafe names them seed-000-2026-01-31-12-00-00.
-    return max(runs, key=lambda run: run.name.split('-')[2:], default=None)
+    return max(runs, key=_start, default=None)
+
+
+def _start(run: Path) -> list[int]:
+    """Return when a run was started, as seed-000-2026-01-31-12-00-00 says.
+
+    What was started in the same second has one more number, from 2 on.
+    """
+    parts = run.name.split('-')[2:]
+    return [int(part) if part.isdecimal() else 0 for part in parts]
 
 
 def run_to_resume(

@@ -16,9 +16,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +30,7 @@ from typing import Any, TextIO
 
 from omnisafe.common.logger import Logger
 from omnisafe.utils.config import Config
+from omnisafe.utils.distributed import get_rank
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import durable_file
@@ -56,6 +61,7 @@ class RunLogger(Logger):
     def __init__(self, cfgs: Config, name: str, folder: Path | None = None) -> None:
         """Initialize an instance of :class:`RunLogger`."""
         self._folder = None if folder is None else str(folder)
+        self._is_new = False
         self._lock: int | None = None
         self._has_begun = False
         options = cfgs.logger_cfgs
@@ -65,10 +71,12 @@ class RunLogger(Logger):
             output_fname=os.devnull,  # OmniSafe empties the file that it opens
             seed=cfgs.seed,
             use_tensorboard=False,
-            use_wandb=options.use_wandb,
+            use_wandb=False,
             config=cfgs,
         )
         self._writes_tensorboard = options.use_tensorboard
+        self._writes_wandb = options.use_wandb and self._maste_proc
+        self._has_own_wandb = False
 
     @property
     def _log_dir(self) -> str:
@@ -77,7 +85,9 @@ class RunLogger(Logger):
 
     @_log_dir.setter
     def _log_dir(self, folder: str) -> None:
-        self._folder = self._folder or folder
+        if self._folder is None:
+            self._is_new = True
+            self._folder = _new_folder(folder) if get_rank() == 0 else folder
 
     @property
     def progress_file(self) -> Path:
@@ -121,12 +131,39 @@ class RunLogger(Logger):
                 purge_step=len(rows) + 1 if rows else None,
             )
             self._use_tensorboard = True
-        if self._use_wandb:
-            import wandb
-
-            for epoch, row in enumerate(rows, start=1):  # what it shows is another run
-                wandb.log(row, step=epoch)
+        if self._writes_wandb:
+            self._begin_wandb(rows)
         self.log(f'Logging to {self._folder}', 'cyan', bold=True)
+
+    def _begin_wandb(self, rows: Sequence[dict[str, float]]) -> None:
+        """Begin a run of wandb's, or log to the one that the user has begun.
+
+        Raises:
+            UserError: If wandb refuses. A new folder is removed.
+        """
+        import wandb
+
+        config = self._config.todict()
+        if wandb.run is not None:
+            wandb.run.config.update(config, allow_val_change=True)
+        else:
+            folder = Path(self._folder)
+            try:
+                wandb.init(
+                    project=self._config.logger_cfgs.wandb_project,
+                    name=f'{folder.parent.name}-{folder.name}',
+                    dir=self._folder,
+                    config=config,
+                )
+            except Exception as error:  # wandb raises many kinds
+                self.close()
+                if self._is_new:
+                    shutil.rmtree(self._folder, ignore_errors=True)
+                raise UserError(f'logger_cfgs:use_wandb: wandb refuses: {_line(error)}') from error
+            self._has_own_wandb = True
+        self._use_wandb = True  # for OmniSafe, which logs each row
+        for epoch, row in enumerate(rows, start=1):  # what it shows is another run
+            wandb.log(row, step=epoch)
 
     def _restore_progress(self, rows: Sequence[dict[str, Any]]) -> TextIO:
         names = list(self._current_row)
@@ -146,11 +183,56 @@ class RunLogger(Logger):
             ]
 
     def close(self) -> None:
-        """Close the files and let others at the folder."""
+        """Close the files, finish the run of wandb's, and let others at the folder."""
         super().close()
+        if self._has_own_wandb:
+            import wandb
+
+            wandb.finish()
+            self._has_own_wandb = self._use_wandb = False
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def check_wandb() -> None:
+    """Refuse wandb where it could only fail, before there is a folder.
+
+    Raises:
+        UserError: If it is not installed, or there is neither a login nor a terminal to ask in.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(f'logger_cfgs:use_wandb: pip install wandb ({_line(error)})') from error
+    if wandb.run is not None:
+        return
+    settings = wandb.setup().settings
+    if settings.mode not in ('online', 'run', 'shared'):
+        return
+    if wandb.api.api_key or settings.identity_token_file:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError(
+            'logger_cfgs:use_wandb: wandb has no login here and no terminal to ask for one: run '
+            'wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline',
+        )
+
+
+def _line(error: BaseException) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
+
+
+def _new_folder(folder: str) -> str:
+    """Make a folder that nobody else has, with a number added to its name where it exists."""
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    name = folder
+    for number in itertools.count(2):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name)
+            break
+        name = f'{folder}-{number}'
+    return name
 
 
 def _take_folder(folder: str) -> int | None:

@@ -47,6 +47,15 @@ from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.data.actions import (
+    AUTO,
+    ENVIRONMENT,
+    NORMALIZED,
+    UNIT_ATTRIBUTE,
+    find_unit,
+    normalize,
+    recorded_unit,
+)
 from omnisafe_qpt.data.checks import WARNING
 from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
@@ -74,16 +83,26 @@ from omnisafe_qpt.host.config import read_yaml
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
 from omnisafe_qpt.host.deployment import calibrated_bound, deployment_of
 from omnisafe_qpt.host.evaluation import Evaluation
+from omnisafe_qpt.host.imports import module_names
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.resume import describe_changes, resume_command
-from omnisafe_qpt.host.run_log import RunLogger
+from omnisafe_qpt.host.run_log import RunLogger, check_wandb
 from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.host.signals import Stopped, StopSignal
 from omnisafe_qpt.scores import fixed, normalized_cost, normalized_return, reference_returns
 
+
+# What episodes tell; without any, these columns are left out.
+_METRICS = (
+    'Metrics/EpRet',
+    'Metrics/EpCost',
+    'Metrics/EpLen',
+    'Metrics/NormRet',
+    'Metrics/NormCost',
+)
 
 # Updates between two looks at whether several processes on GPUs are to stop, each of which waits
 # for the GPU.
@@ -123,9 +142,11 @@ class OfflineAlgorithm(BaseOffline):
             # OmniSafe has divided what is this process's share already.
             torch.set_num_threads(self._cfgs.train_cfgs.torch_threads)
         self._set_determinism()
+        if self._cfgs.logger_cfgs.use_wandb and self._replicas.is_first:
+            check_wandb()
         self._deployment = self._make_deployment()
         source = self._find_dataset()  # before the simulator, which may take seconds to start
-        self._env: DeploymentAdapter = DeploymentAdapter(self._env_id, self._seed, self._cfgs)
+        self._env: DeploymentAdapter = DeploymentAdapter(self._env_id, self._cfgs)
         self._trajectories = self._load_dataset(source)
 
     def _set_determinism(self) -> None:
@@ -198,11 +219,30 @@ class OfflineAlgorithm(BaseOffline):
             for finding in (find(inspector.facts()) if inspector is not None else ())
             if finding.level == WARNING
         ]
+        self._normalize_actions(trajectories, source)
         held_out = choose_held_out(trajectories, self._cfgs.train_cfgs.holdout_share)
         self._held_out: list[int] = held_out.tolist()
         trajectories, _ = split_off(trajectories, held_out)
         self._is_prefetched = self._stays_on_host(trajectories)
         return trajectories if self._is_prefetched else trajectories.to(self._device)
+
+    def _normalize_actions(self, trajectories: Trajectories, source: DatasetSource | None) -> None:
+        """Bring the data's actions into [-1, 1], and record in which unit they were.
+
+        A run from before there was a choice took them as they are.
+        """
+        declared = self._cfgs.train_cfgs.action_unit
+        resume = self._cfgs.train_cfgs.resume
+        if resume is not None:
+            record = read_yaml(Path(resume) / 'config.json')['dataset_record']
+            declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
+        elif declared == AUTO:
+            # OmniSafe's own datasets were recorded behind its scaling of actions.
+            declared = NORMALIZED if source is None else recorded_unit(source.path)
+        unit = find_unit(trajectories, self._env.action_range, declared)
+        if unit.name == ENVIRONMENT:
+            normalize(trajectories, self._env.action_range)
+        self._dataset_record[UNIT_ATTRIBUTE], self._unit_warning = unit.name, unit.warning
 
     def _stays_on_host(self, trajectories: Trajectories) -> bool:
         """Decide ``train_cfgs.data_device``, alike in all processes: devices draw differently."""
@@ -332,8 +372,8 @@ class OfflineAlgorithm(BaseOffline):
         +--------------------------+----------------------------------------------------------+
 
         Metrics are those of validation but in the last epoch, which ends with episodes of other
-        seeds. What the learner tells, in ``Loss/`` and the like, is a mean over all updates of the
-        epoch.
+        seeds. Without episodes, the columns that they fill are left out. What the learner tells, in
+        ``Loss/`` and the like, is a mean over all updates of the epoch.
         """
         self._cfgs.recurisve_update({'dataset_record': self._dataset_record})
         self._changes = self._describe_changes()
@@ -348,17 +388,16 @@ class OfflineAlgorithm(BaseOffline):
             self._resumed_run,
         )
         self._run = Path(self._replicas.share(self._logger.log_dir))
+        train_cfgs = self._cfgs.train_cfgs
+        validation = (VALIDATION_RETURN, VALIDATION_COST) if train_cfgs.evaluate_epoisodes else ()
+        metrics = (*_METRICS, *self._evaluation_keys)
+        if not (validation or train_cfgs.final_evaluate_episodes):
+            metrics = ()
         for key in (
             'Train/Epoch',
             'TotalSteps',
-            'Metrics/EpRet',
-            'Metrics/EpCost',
-            'Metrics/EpLen',
-            'Metrics/NormRet',
-            'Metrics/NormCost',
-            *self._evaluation_keys,
-            VALIDATION_RETURN,
-            VALIDATION_COST,
+            *metrics,
+            *validation,
             *self._learner.metric_names,
             'Time/Total',
             'Time/Epoch',
@@ -371,14 +410,15 @@ class OfflineAlgorithm(BaseOffline):
     # ------------------------------------------------------------------ training
 
     @speaking_in_turn()
-    def learn(self) -> tuple[float, float, float]:
+    def learn(self) -> tuple[float | None, float | None, float | None]:
         """Train, evaluate each epoch, and end with a summary on screen.
 
         SIGINT and SIGTERM save the state to resume from, say how, and end it; at once after a
         second Ctrl-C.
 
         Returns:
-            ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``.
+            ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``; all
+                three are None where the run has no episodes.
             ep_cost: Its mean cost.
             ep_len: Its mean length.
 
@@ -408,7 +448,7 @@ class OfflineAlgorithm(BaseOffline):
         if self._replicas.is_first:
             self._summarise(row)
         atexit.register(leave_processes)
-        return row['Metrics/EpRet'], row['Metrics/EpCost'], row['Metrics/EpLen']
+        return row.get('Metrics/EpRet'), row.get('Metrics/EpCost'), row.get('Metrics/EpLen')
 
     def _run_epochs(self) -> None:
         """Do the epochs that are left."""
@@ -433,6 +473,7 @@ class OfflineAlgorithm(BaseOffline):
                 last_step = min(epoch * steps_per_epoch, total_steps)
                 self._metrics = self._train_epoch(last_step, progress)
             eval_time = time.time()
+            self._save_before_episodes(is_last=epoch == epochs)
             self._evaluate_or_stop(is_last=epoch == epochs)
             eval_time = time.time() - eval_time
             updates = self._learner.step - (self._rows[-1]['TotalSteps'] if self._rows else 0)
@@ -522,20 +563,59 @@ class OfflineAlgorithm(BaseOffline):
         flag = torch.tensor(float(has_come), device=self._device)
         return self._replicas.average(flag).item() > 0.0
 
+    def _save_before_episodes(self, is_last: bool) -> None:
+        """Save an epoch's updates, as episodes may fail; in all processes."""
+        train_cfgs = self._cfgs.train_cfgs
+        episodes = train_cfgs.evaluate_epoisodes
+        if is_last:
+            episodes += train_cfgs.final_evaluate_episodes
+            episodes += train_cfgs.todict().get('calibrate_episodes', 0)
+        if not episodes:
+            return
+        self._save_within_epoch()
+        if self._replicas.is_first and (is_last or self._is_due):
+            with random_state_kept():
+                self._refresh_actor()
+                save_checkpoint(self._run, self.epoch, self._actor.networks)
+
+    def _save_within_epoch(self) -> None:
+        """Save the state before the end of an epoch; in all processes."""
+        share = {'random': random_state(), 'metrics': self._learner.state_dict()['metrics']}
+        shares = self._replicas.gather(share)
+        if self._replicas.is_first:
+            self._save_state(self.epoch - 1, shares)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the epoch has a checkpoint whatever it brings."""
+        return self.epoch % self._cfgs.logger_cfgs.save_model_freq == 0
+
+    def _saved_updates(self) -> str:
+        return (
+            f'in the episodes after epoch {self.epoch}, whose updates are saved; to go on with '
+            f'them: {self._resume_command()}'
+        )
+
+    @property
+    def _modules(self) -> list[str]:
+        """The user's own modules, which register the environment."""
+        return module_names(self._cfgs.train_cfgs.todict().get('import'))
+
+    def _resume_command(self) -> str:
+        return resume_command(self._cfgs.algo, self._env_id, self._run, self._modules)
+
     def _save_and_stop(self) -> NoReturn:
         """Save the state within the epoch, say how to go on, and stop; in all processes.
 
         Raises:
             Stopped: Always.
         """
-        share = {'random': random_state(), 'metrics': self._learner.state_dict()['metrics']}
-        shares = self._replicas.gather(share)
+        self._save_within_epoch()
         if self._replicas.is_first:
-            self._save_state(self.epoch - 1, shares)
             print(
                 f'Stopped after {self._learner.step} of {self._cfgs.train_cfgs.total_steps} '
                 'updates. To go on: '
-                f'{resume_command(self._cfgs.algo, self._env_id, self._run)}'
+                f'{self._resume_command()}'
                 f'{" (by way of torchrun, as before)" if self._replicas.size > 1 else ""}',
                 file=sys.stderr,
             )
@@ -571,6 +651,11 @@ class OfflineAlgorithm(BaseOffline):
                     self._evaluate(is_last)
             except Stopped:
                 is_stopped = True
+            except UserError as error:
+                raise UserError(f'{error} ({self._saved_updates()})') from error
+            except Exception:
+                print(self._saved_updates(), file=sys.stderr)
+                raise
         if self._replicas.share(is_stopped):
             self._save_and_stop()
 
@@ -673,7 +758,9 @@ class OfflineAlgorithm(BaseOffline):
         return {
             'algo': self._cfgs.algo,
             'env_id': self._env_id,
+            'env_module': self._env.module,
             'horizon': self._env.horizon,
+            'action_range': self._env.action_range,
             'frontier': {'costs': list(frontier.costs), 'returns': list(frontier.returns)},
             'reference_returns': list(self._reference_returns),
             'deployment': asdict(self._deployment),
@@ -697,8 +784,7 @@ class OfflineAlgorithm(BaseOffline):
         """
         best = best_epoch(self._rows, self._deployment.cost_limit)
         is_best = best is not None and best['epoch'] == self.epoch
-        is_due = self.epoch % self._cfgs.logger_cfgs.save_model_freq == 0
-        if is_last or is_best or is_due:
+        if is_last or is_best or self._is_due:
             save_checkpoint(self._run, self.epoch, self._actor.networks)
         if best is not None:
             seeds = validation_seeds(self._cfgs.seed, self._cfgs.train_cfgs.evaluate_epoisodes)
@@ -840,6 +926,8 @@ class OfflineAlgorithm(BaseOffline):
             self._logger.log(f'Dataset: {note}')
         for warning in self._data_warnings:
             self._logger.log(f'WARNING: {warning}', 'yellow', bold=True)
+        if self._unit_warning:
+            self._logger.log(f'WARNING: {self._unit_warning}', 'yellow')
         if self._held_out:
             self._logger.log(
                 f'Held out of training: {len(self._held_out)} more episodes, for omnisafe-qpt '
@@ -870,7 +958,7 @@ class OfflineAlgorithm(BaseOffline):
         limit, target = self._deployment.cost_limit, self._actor.target_return
         run = self._run
         lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
-        if math.isfinite(row['Metrics/EpRet']):
+        if math.isfinite(row.get('Metrics/EpRet', math.nan)):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
             asked = '' if target is None else f'   (target {target:.2f})'
             lines += [
@@ -893,11 +981,12 @@ class OfflineAlgorithm(BaseOffline):
                 f'{best["validation_return"]:.2f}, cost {best["validation_cost"]:.2f}; '
                 '--checkpoint best)',
             )
+        imports = f' --import {",".join(self._modules)}' if self._modules else ''
         lines += [
             '',
             'Next:',
-            f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10",
-            f"  omnisafe eval '{run}' --no-render --num-episode 1",
+            f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10{imports}",
+            f"  omnisafe eval '{run}' --no-render --num-episode 1{imports}",
             f"  tensorboard --logdir '{run}'",
         ]
         # Paths must be copied whole: no wrapping, no markup.

@@ -46,6 +46,7 @@ from omnisafe_qpt.host.checkpoint import load_networks
 from omnisafe_qpt.host.config import usable_cores
 from omnisafe_qpt.host.environments import DrawnEnvironment
 from omnisafe_qpt.host.envs import BULLET_HORIZONS
+from omnisafe_qpt.host.imports import require_environment_of
 from omnisafe_qpt.host.metadrive import METADRIVE_TASKS
 from omnisafe_qpt.host.remote import Partial, ProcessEnded, RemoteObject
 from omnisafe_qpt.host.simulators import OPENGL_HELP
@@ -92,6 +93,7 @@ def check_video(
         raise UserError(f'--video {folder}: nothing can be written there')
     ffmpeg_program()
     networks, _ = load_networks(run)
+    require_environment_of(networks.spec)
     return find_graphics(networks.spec['env_id'])
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from omnisafe_qpt.core.config import check_numbers
 from omnisafe_qpt.errors import UserError
 
 
@@ -79,6 +80,7 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         """Check each value by itself."""
+        check_numbers(self)
         for field in fields(self):
             value, (is_sound, needed) = getattr(self, field.name), _RULES[field.name]
             if not is_sound(value):

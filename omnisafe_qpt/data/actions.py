@@ -1,0 +1,183 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Units of recorded actions: [-1, 1], in which the policies learn, or the environment's own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from omnisafe_qpt.data.files import read_attributes
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.errors import UserError
+
+
+AUTO, NORMALIZED, ENVIRONMENT = 'auto', 'normalized', 'environment'
+# The attribute by which a dataset file says which of the two it has.
+UNIT_ATTRIBUTE = 'action_unit'
+
+# An action may be out of its range by this share of it, for rounding.
+_TOLERANCE = 1e-3
+# Normalised actions that come this close to 1 fill their range.
+_FILLED = 0.99
+_BLOCK_ROWS = 1 << 16
+
+# ``low`` and ``high`` of an environment's actions, A numbers each.
+ActionRange = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """In which unit a dataset's actions are.
+
+    Args:
+        name (str): :data:`NORMALIZED` or :data:`ENVIRONMENT`.
+        warning (str): One line on what is doubtful; empty if nothing is.
+    """
+
+    name: str
+    warning: str = ''
+
+
+def find_unit(data: Trajectories, action_range: ActionRange, declared: str = AUTO) -> Unit:
+    """Find out in which unit actions are, and check that they are within it.
+
+    Where values fit both units, they are taken for the environment's, unless they fill [-1, 1] and
+    not the environment's range.
+
+    Args:
+        data (Trajectories): The dataset.
+        action_range (ActionRange): The environment's.
+        declared (str, optional): The unit, if it is known. Defaults to ``'auto'``.
+
+    Raises:
+        UserError: If none is declared and values fit neither, or another one is declared than
+            there are.
+    """
+    low, high = _bounds(action_range)
+    if (low == -1.0).all() and (high == 1.0).all():
+        return Unit(NORMALIZED)  # both are the same; `data info` tells what is out of range
+    if declared not in (AUTO, NORMALIZED, ENVIRONMENT):
+        raise UserError(
+            f'{data.name}: {UNIT_ATTRIBUTE} is {declared!r}; it must be {NORMALIZED} or '
+            f'{ENVIRONMENT}',
+        )
+    least, most = _extremes(data)
+    fits = {
+        NORMALIZED: _is_within(least, most, -np.ones_like(low), np.ones_like(high)),
+        ENVIRONMENT: _is_within(least, most, low, high),
+    }
+    found = f'actions from {_show(least)} to {_show(most)}'
+    ranges = {
+        NORMALIZED: '[-1, 1]',
+        ENVIRONMENT: f"the environment's {_show(low)} to {_show(high)}",
+    }
+    if declared != AUTO:
+        if fits[declared]:
+            return Unit(declared)
+        return Unit(
+            declared,
+            f'{found} are outside {ranges[declared]}, in whose unit they are declared to be: the '
+            'policy cannot imitate them',
+        )
+    if not any(fits.values()):
+        raise UserError(
+            f'{data.name}: {found} are outside {ranges[NORMALIZED]} and outside '
+            f'{ranges[ENVIRONMENT]}: the dataset is of another environment, or in another unit; '
+            f'declare it with train_cfgs:action_unit {NORMALIZED} or {ENVIRONMENT} to train anyway',
+        )
+    if not all(fits.values()):
+        return Unit(NORMALIZED if fits[NORMALIZED] else ENVIRONMENT)
+    largest = max(np.abs(least).max(), np.abs(most).max())
+    in_own_range = 2.0 * (np.stack([least, most]) - low) / (high - low) - 1.0
+    fills_own = np.abs(in_own_range).max() >= _FILLED
+    name = NORMALIZED if largest >= _FILLED and not fills_own else ENVIRONMENT
+    return Unit(
+        name,
+        f'{found} fit both {ranges[NORMALIZED]} and {ranges[ENVIRONMENT]}: they are taken to be '
+        f'in the unit {name}; if that is wrong, declare the other one, train_cfgs:action_unit '
+        f'{ENVIRONMENT if name == NORMALIZED else NORMALIZED}',
+    )
+
+
+def recorded_unit(path: str | os.PathLike[str]) -> str:
+    """Return the unit that a dataset file says its actions are in; ``auto`` where it does not."""
+    return str(read_attributes(path).get(UNIT_ATTRIBUTE, AUTO))
+
+
+def normalize(data: Trajectories, action_range: ActionRange) -> None:
+    """Turn actions in the environment's unit into [-1, 1], in place.
+
+    What has the range [-1, 1] already keeps its bits. The row of an episode's last state, which has
+    no action, stays zero.
+
+    Args:
+        data (Trajectories): The dataset, on the CPU.
+        action_range (ActionRange): The environment's.
+    """
+    is_last = np.zeros(len(data.table), dtype=bool)
+    is_last[(data.rows.starts + data.rows.lengths).numpy()] = True
+    table = data.table.numpy()
+    actions = table[:, data.obs_dim : data.obs_dim + data.act_dim]
+    for first in range(0, len(actions), _BLOCK_ROWS):
+        block = actions[first : first + _BLOCK_ROWS]
+        block[:] = np.where(
+            is_last[first : first + _BLOCK_ROWS, None],
+            block,
+            normalized(block, action_range),
+        )
+
+
+def normalized(actions: np.ndarray, action_range: ActionRange) -> np.ndarray:
+    """Turn actions (..., A) of a range into [-1, 1], float32."""
+    low, high = _bounds(action_range)
+    scaled = 2.0 * (actions.astype(np.float64) - low) / (high - low) - 1.0
+    return np.where((low == -1.0) & (high == 1.0), actions, scaled.astype(np.float32))
+
+
+def _bounds(action_range: ActionRange) -> tuple[np.ndarray, np.ndarray]:
+    low, high = (np.asarray(action_range[end], dtype=np.float64) for end in ('low', 'high'))
+    return low, high
+
+
+def _extremes(data: Trajectories) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the largest value of each action, (A,) each, as float64.
+
+    The rows of last states hold zeros, which are no actions.
+    """
+    is_action = np.ones(len(data.table), dtype=bool)
+    is_action[(data.rows.starts + data.rows.lengths).numpy()] = False
+    actions = data.table.numpy()[:, data.obs_dim : data.obs_dim + data.act_dim]
+    least, most = np.full(data.act_dim, np.inf), np.full(data.act_dim, -np.inf)
+    for first in range(0, len(actions), _BLOCK_ROWS):
+        block = actions[first : first + _BLOCK_ROWS][is_action[first : first + _BLOCK_ROWS]]
+        if len(block):
+            least, most = np.minimum(least, block.min(0)), np.maximum(most, block.max(0))
+    return least, most
+
+
+def _is_within(least: np.ndarray, most: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
+    slack = _TOLERANCE * (high - low)
+    return bool((least >= low - slack).all() and (most <= high + slack).all())
+
+
+def _show(values: np.ndarray) -> str:
+    """Show one number for all dimensions if they are alike, else each of them."""
+    texts = [f'{value:.4g}' for value in values]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return f'({", ".join(texts[:6])}{", ..." if len(texts) > 6 else ""})'
