@@ -313,12 +313,12 @@ def branch_mask(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Ten
     """
     rows = branch_bias(bias, num_shared, branches)
     size = rows.shape[2]
-    mask = rows.new_full((*rows.shape[:-1], aligned(size)), -torch.inf)[..., :size]
-    mask[..., :num_shared] = rows[..., :num_shared]
-    own = mask[:, :, num_shared:, num_shared:].unflatten(-1, (branches, -1))
-    own = own.unflatten(2, (branches, -1)).diagonal(dim1=2, dim2=4)  # (B, 1, L, L, M)
-    own.copy_(bias[:, :, num_shared:, num_shared:, None])
-    return mask
+    own = bias[:, :, None, num_shared:, None, num_shared:]  # (B, 1, 1, L, 1, L)
+    apart = bias.new_full((branches, branches), -torch.inf).fill_diagonal_(0.0)
+    own = (own + apart[:, None, :, None]).flatten(4, 5).flatten(2, 3)  # (B, 1, M L, M L)
+    own = F.pad(own, (0, 0, num_shared, 0), value=-torch.inf)  # no shared token sees them
+    mask = torch.cat([rows[..., :num_shared], own], dim=-1)
+    return F.pad(mask, (0, aligned(size) - size))[..., :size]
 
 
 def branching_attention(  # pylint: disable=too-many-arguments
