@@ -20,7 +20,6 @@ else the machine does weighs on all alike. A ratio of two works is the median of
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import importlib.metadata
@@ -30,13 +29,14 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from omnisafe_qpt.core.precision import tf32_products
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.version import __version__
 
@@ -219,7 +219,7 @@ def matrix_product(device: torch.device, precision: str) -> tuple[Callable[[], o
     out = torch.empty_like(left)
 
     def multiply() -> None:
-        with tf32(precision == 'tf32'):
+        with tf32_products(precision == 'tf32'):
             torch.mm(left, right, out=out)
 
     return multiply, 2 * size**3
@@ -234,17 +234,6 @@ def large_copy(device: torch.device) -> tuple[Callable[[], object], int]:
     source = torch.ones(_COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source), 2 * source.nbytes
-
-
-@contextlib.contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Allow or forbid matrix products in tf32 within a block; elsewhere than on CUDA no matter."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 # ------------------------------------------------------------------ memory

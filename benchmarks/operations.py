@@ -159,7 +159,9 @@ def acting_operations(
     """Count the operations of one step of deployment whose candidates differ in every step.
 
     They differ in their returns-to-go, so that all else of an episode is embedded once, and its
-    queries, keys and values in a first layer, if that is not the last, are taken once.
+    queries, keys and values in a first layer, if that is not the last, are taken once. The last
+    layer has one query, to which the weights of keys and values are applied in place of the tokens;
+    critics see the state once.
 
     Args:
         obs_dim (int): S.
@@ -173,12 +175,17 @@ def acting_operations(
     if config.policy.num_layers > 1:
         others = (_TOKENS_PER_STEP - 1) * config.policy.context_len - 1
         shared += 3 * others * config.policy.embed_dim**2
-    critics = 0
+    width, tokens = config.policy.embed_dim, _TOKENS_PER_STEP * config.policy.context_len - 1
+    saved = 2 * width * (width * (tokens - 1) - tokens * (config.policy.num_heads - 1))
+    critics = state = 0
     if candidates > 1:
-        kinds, twins = 2, 2
+        networks = 2 * 2  # kinds, twins
         first, others = critic_products(obs_dim, act_dim, config.critic_hidden_sizes)
-        critics = 2 * kinds * twins * (first + others)
-    return episodes * (2 * shared + candidates * (policy.forward - 2 * shared + critics))
+        of_action = first * act_dim // (obs_dim + act_dim)
+        critics = 2 * networks * (of_action + others)
+        state = 2 * networks * (first - of_action)
+    policy_alone = policy.forward - 2 * (shared + saved)
+    return episodes * (2 * shared + state + candidates * (policy_alone + critics))
 
 
 def update_bytes(learner: Learner, batch_size: int, row_width: int) -> int:

@@ -23,7 +23,8 @@ data are synthetic episodes of 1000 steps with the sizes of CarButton1 (88 obser
 Timed in rounds, everything once a round (see benchmarks/measure.py):
 
 * loading a dataset from arrays with its to-go sums, relabelling a share of it, drawing a batch;
-* a whole update, its batch drawn too, in float32, in bf16 and, with --precision tf32, in that; on
+* a whole update, its batch drawn too, in float32, in bf16 where the device has instructions for it,
+  and in what --precision asks for; on
   CUDA also compiled, captured and with deterministic algorithms;
 * its parts in the precision asked for, each alone: the policy forwards and backwards, the target
   policy, the critics, the policy's Q term, the optimisers with the target networks. Their sum is
@@ -59,6 +60,7 @@ from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
 from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.core.precision import has_bf16
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment
@@ -222,7 +224,6 @@ class _Bench:
         self.timer = measure.Timer(self.device)
         self.memory: dict[str, int | None] = {}
         self.updates: dict[str, str] = {}  # the precision of each
-        self.captured: dict[str, CapturedUpdate] = {}
         self.rates: dict[str, int] = {}  # operations or bytes of what shows the chip's rates
         self.arrays = measure.synthetic_arrays(EPISODES * measure.HORIZON, OBS_DIM, ACT_DIM, SEED)
         self._load()
@@ -263,11 +264,14 @@ class _Bench:
         return WindowSampler(self.data, context_len, self.batch_size, SEED, rows=self.rows)
 
     def _learner(self, precision: str) -> Learner:
+        # Without bf16 instructions too: what is measured is what is named.
+        precision = {'bf16': 'bf16_emulated'}.get(precision, precision)
         config = dataclasses.replace(self.preset.config, precision=precision)
         return Learner(OBS_DIM, ACT_DIM, Scaling(*self.scaling), config, self.device)
 
     def _add_updates(self) -> None:
-        for precision in dict.fromkeys(('float32', 'bf16', self.options.precision)):
+        bf16 = ['bf16'] if has_bf16(self.device) else []
+        for precision in dict.fromkeys(('float32', *bf16, self.options.precision)):
             self._add_update(f'update_{precision}', precision)
         if self.device.type == 'cuda':
             for variant in ('graph', 'compile', 'deterministic'):
@@ -281,7 +285,7 @@ class _Bench:
         if variant == 'compile':
             learner.compile()
         if variant in ('graph', 'compile'):
-            update = self.captured[name] = CapturedUpdate(learner, sampler)
+            update = CapturedUpdate(learner, sampler)
         else:
             update = functools.partial(_draw_and_update, learner, sampler)
         if variant == 'deterministic':
@@ -368,7 +372,6 @@ class _Bench:
             'targets': TARGETS[self.device.type],
             'targets_are_for_these_sizes': self._has_sizes_of_targets(),
             'fastest_update': fastest,
-            'capture_failures': {name: run.failure for name, run in self.captured.items()},
             'update_parts': self._parts(),
             'floors': floors,
             'acting_floors': {

@@ -29,6 +29,7 @@ from benchmarks import measure
 from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.core.losses import critic_loss, imitation_loss
+from omnisafe_qpt.core.precision import tf32_products
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.windows import SequenceBatch
@@ -62,7 +63,7 @@ def in_precision(precision: str, work: Callable[[], object]) -> Callable[[], Non
     """Have float32 products of a work done as its precision says, whatever ran before."""
 
     def run_work() -> None:
-        with measure.tf32(precision == 'tf32'):
+        with tf32_products(precision == 'tf32'):
             work()
 
     return run_work
@@ -101,7 +102,7 @@ def update_parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[
         torch.autocast,
         learner.device.type,
         torch.bfloat16,
-        enabled=config.precision == 'bf16',
+        enabled=learner.precision == 'bf16',
     )
 
     def forget(name: str) -> None:

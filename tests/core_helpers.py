@@ -78,7 +78,7 @@ def roughen(module, seed=0, scale=0.3):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator)
+            parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
     return module
 
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Training in several processes over gloo; run as a script, this is one of the processes."""
+"""Training in several processes, over gloo or NCCL; run as a script, this is one of them."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ CASES = {
 }
 
 
-def train(config: LearnerConfig, replicas: Replicas) -> dict[str, Any]:
+def train(config: LearnerConfig, replicas: Replicas, device: str = 'cpu') -> dict[str, Any]:
     """Train a little on short episodes, most of whose windows are padded."""
     # All processes but the first start from other weights and draw other random numbers, as
     # OmniSafe seeds them.
     torch.manual_seed(replicas.rank)
-    learner = Learner(OBS_DIM, ACT_DIM, small_scaling(), config, replicas=replicas)
+    learner = Learner(OBS_DIM, ACT_DIM, small_scaling(), config, device, replicas=replicas)
     roughen(learner.policy)
-    trajectories = random_trajectories(lengths=(1, 2, 1, 9, 3, 1, 2))
+    trajectories = random_trajectories(lengths=(1, 2, 1, 9, 3, 1, 2)).to(device)
     sampler = WindowSampler(
         trajectories,
         config.policy.context_len,
@@ -105,7 +105,7 @@ def use_replicas(replicas: Replicas) -> dict[str, Any]:
     }
 
 
-def run_processes(folder: Path, size: int = 2) -> list[dict[str, Any]]:
+def run_processes(folder: Path, size: int = 2, device: str = 'cpu') -> list[dict[str, Any]]:
     """Run this file in several processes; returns what each found, in the order of their ranks."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -113,7 +113,7 @@ def run_processes(folder: Path, size: int = 2) -> list[dict[str, Any]]:
     common = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(size)}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, __file__, str(folder), device],
             env={**os.environ, **common, 'RANK': str(rank), 'OMP_NUM_THREADS': '1'},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -128,15 +128,20 @@ def run_processes(folder: Path, size: int = 2) -> list[dict[str, Any]]:
     finally:
         for process in processes:
             process.kill()
-    return [torch.load(folder / f'{rank}.pt') for rank in range(size)]
+    return [torch.load(folder / f'{rank}.pt', map_location='cpu') for rank in range(size)]
 
 
 def main() -> None:
     """Be one of the processes."""
-    distributed.init_process_group('gloo', timeout=timedelta(seconds=60))
+    device, backend = sys.argv[2], 'gloo'
+    if device == 'cuda':
+        device, backend = f'cuda:{os.environ["RANK"]}', 'nccl'
+        torch.cuda.set_device(device)
+    distributed.init_process_group(backend, timeout=timedelta(seconds=60))
     replicas = Replicas.from_process_group()
-    found = {name: train(config, replicas) for name, config in CASES.items()}
-    found['replicas'] = use_replicas(replicas)
+    found = {name: train(config, replicas, device) for name, config in CASES.items()}
+    if backend == 'gloo':
+        found['replicas'] = use_replicas(replicas)
     torch.save(found, Path(sys.argv[1]) / f'{replicas.rank}.pt')
     distributed.destroy_process_group()
 

@@ -32,6 +32,7 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
+from omnisafe_qpt.core import graph
 from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.data.checks import WARNING
 from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
@@ -428,16 +429,13 @@ def accelerated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
     class Captured:
-        """Stands in for updates that become a graph, or fail to in the fourth update."""
+        """Stands in for updates that become a graph."""
 
         def __init__(self, learner: Any, sampler: Any) -> None:
             self.update = lambda: learner.update(sampler.sample())
-            self.failure: str | None = None
 
         def __call__(self) -> None:
             done.append('step')
-            if len(done) == 4 and 'fail' in done:
-                self.failure = 'operation not permitted'
             self.update()
 
     monkeypatch.setattr(
@@ -466,31 +464,71 @@ def test_updates_are_accelerated_as_asked(
     assert result == trained[1]
 
 
-def test_a_capture_that_fails_is_reported_once(
-    trained: tuple[Any, Any, Path],
+def test_a_capture_that_fails_ends_the_run_with_the_option_to_take(
     dataset: Path,
     tmp_path: Path,
-    accelerated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError('operation not permitted\nwhen stream is capturing')
+
+    monkeypatch.setattr(
+        'omnisafe_qpt.host.config.resolve_acceleration',
+        lambda requested, *_: requested,
+    )
+    monkeypatch.setattr(graph, '_is_capturable', lambda learner: True)
+    monkeypatch.setattr(graph, '_on_side_stream', lambda device, work: work())
+    monkeypatch.setattr(graph, '_captured', fails)
+    with pytest.raises(omnisafe_qpt.UserError, match='train_cfgs:accelerate none') as told:
+        run_agent(small_options(dataset, tmp_path, accelerate='graph'))
+    assert '\n' not in str(told.value)
+    assert not list(tmp_path.rglob('epoch-*.pt'))
+
+
+def test_bf16_without_instructions_is_said_once_and_taken_if_insisted_on(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    accelerated.append('fail')
-    _, result = run_agent(small_options(dataset, tmp_path, accelerate='graph'))
-    assert accelerated == ['fail', *3 * ['step']]  # and then without it
-    assert result == trained[1]
-    output = ' '.join(capsys.readouterr().out.split())
-    assert output.count('no CUDA graph could be made of them (operation not permitted)') == 1
+    """What it became is what the run is resumed in."""
+    monkeypatch.setattr('omnisafe_qpt.core.precision.has_bf16', lambda device: False)
+    runs = {}
+    for precision in ('float32', 'bf16'):
+        options = small_options(dataset, tmp_path / precision)
+        options['algo_cfgs']['precision'] = precision
+        agent, result = run_agent(options)
+        runs[precision] = Path(agent.agent.logger.log_dir), result
+        said = ' '.join(capsys.readouterr().out.split())
+        assert said.count('no bf16 instructions') == (precision == 'bf16')
+    assert runs['bf16'][1] == runs['float32'][1]
+
+    options = small_options(dataset, tmp_path / 'bf16', total_steps=15)
+    options['train_cfgs']['resume'] = str(runs['bf16'][0])
+    for changed in ('float32', 'auto', 'bf16'):  # all of them the same here
+        options['algo_cfgs']['precision'] = changed
+        assert omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).agent._learner.precision == (
+            'float32'
+        )
+    options['algo_cfgs']['precision'] = 'bf16_emulated'
+    with pytest.raises(omnisafe_qpt.UserError, match='resume with algo_cfgs:precision float32'):
+        omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
+    monkeypatch.setattr('omnisafe_qpt.core.precision.has_bf16', lambda device: True)
+    options['algo_cfgs']['precision'] = 'bf16'
+    with pytest.raises(omnisafe_qpt.UserError, match='resume with algo_cfgs:precision float32'):
+        omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
 
 
 def test_precision_is_an_option(dataset: Path, tmp_path: Path) -> None:
     rows = {}
-    for precision in ('float32', 'bf16'):
+    for precision in ('float32', 'bf16_emulated'):
         options = small_options(dataset, tmp_path / precision)
         options['algo_cfgs']['precision'] = precision
         agent, _ = run_agent(options)
         rows[precision] = rows_of(Path(agent.agent.logger.log_dir))[-1]
     for name in ('Loss/Loss_imitation', 'Loss/Loss_reward_critic', 'Grad/actor'):
-        assert rows['bf16'][name] != rows['float32'][name]
-        assert rows['bf16'][name] == pytest.approx(rows['float32'][name], rel=0.1)
+        assert rows['bf16_emulated'][name] != rows['float32'][name]
+        assert rows['bf16_emulated'][name] == pytest.approx(rows['float32'][name], rel=0.1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')

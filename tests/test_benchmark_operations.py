@@ -98,7 +98,8 @@ def test_a_step_of_the_plain_policy_needs_no_critics():
     config = LearnerConfig()
     plain = operations.acting_operations(88, 2, config, candidates=1, episodes=3)
     policy = operations.policy_products(88, 2, config.policy, last_only=True)
-    assert plain == 3 * policy.forward
+    # The last layer's weights of keys and values are applied to one token instead of to 39.
+    assert 0.85 * 3 * policy.forward < plain < 3 * policy.forward
     assert plain < operations.acting_operations(88, 2, config, candidates=2, episodes=3)
     learner = small_learner()
     weights = sum(parameter.numel() for parameter in learner.policy.parameters())

@@ -115,6 +115,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def slow_osrl(monkeypatch, tmp_path):
+    monkeypatch.setattr(throughput, 'has_bf16', lambda device: True)
     monkeypatch.setattr(peers, 'osrl_folder', lambda: tmp_path)
     monkeypatch.setattr(peers, 'osrl_cdt', lambda *sizes: (SlowCDT(), SlowCDT()))
     monkeypatch.setattr(peers, 'osrl_loader', lambda *arguments: slow_batches())
@@ -255,7 +256,7 @@ def test_presets_are_those_of_the_package(name, preset):
     assert found.batch_size == (256 if name == 'small' else cfgs.algo_cfgs.batch_size)
 
 
-@pytest.mark.parametrize('precision', ['float32', 'bf16'])
+@pytest.mark.parametrize('precision', ['float32', 'bf16_emulated'])
 def test_the_parts_do_an_updates_work(precision, monkeypatch):
     # The counter does not know what linear layers and small attention take on a CPU.
     monkeypatch.setattr(kernels, '_product', None)

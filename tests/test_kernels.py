@@ -198,12 +198,19 @@ def allowed_of(queries=7, keys=7):
     return allowed
 
 
+def bias_of(allowed):
+    """The same as what is added to scores, in rows that are parts of wider ones."""
+    wide = torch.full((*allowed.shape[:-1], allowed.shape[-1] + 3), torch.nan)
+    bias = wide[..., : allowed.shape[-1]]
+    return bias.copy_(torch.where(allowed, 0.0, -torch.inf))
+
+
 @pytest.mark.parametrize('queries', [7, 2, 1])
 def test_attention_and_its_gradients_equal_torch_in_double_precision(queries):
     inputs, allowed = qkv(queries), allowed_of(queries)
     exact = [x.detach().double().requires_grad_() for x in inputs]
     grad = torch.randn(3, 4, queries, 8)
-    mixed = attention(*inputs, allowed, 0.0)
+    mixed = attention(*inputs, bias_of(allowed), 0.0)
     expected = F.scaled_dot_product_attention(*exact, allowed)
     mixed.backward(grad)
     expected.backward(grad.double())
@@ -215,7 +222,7 @@ def test_attention_and_its_gradients_equal_torch_in_double_precision(queries):
 def test_attention_drops_weights_after_the_softmax():
     inputs, allowed, grad = qkv(), allowed_of(), torch.randn(3, 4, 7, 8)
     torch.manual_seed(5)
-    mixed = attention(*inputs, allowed, 0.3)
+    mixed = attention(*inputs, bias_of(allowed), 0.3)
     mixed.backward(grad)
     torch.manual_seed(5)
     keep = kernels._keep_mask(torch.empty(12, 7, 7), 0.3).unflatten(0, (3, 4)).double()
@@ -233,7 +240,7 @@ def test_attention_drops_weights_after_the_softmax():
 def test_attention_leaves_its_inputs_alone():
     inputs = qkv()
     before = [x.detach().clone() for x in inputs]
-    attention(*inputs, allowed_of(), 0.1).sum().backward()
+    attention(*inputs, bias_of(allowed_of()), 0.1).sum().backward()
     assert all(torch.equal(x, y) for x, y in zip(inputs, before))
 
 
@@ -241,7 +248,7 @@ def test_attention_under_autocast_is_float32_inside():
     inputs, allowed = qkv(dtype=torch.bfloat16), allowed_of()
     exact = [x.detach().double().requires_grad_() for x in inputs]
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        mixed = attention(*inputs, allowed, 0.0)
+        mixed = attention(*inputs, bias_of(allowed), 0.0)
     mixed.sum().backward()
     expected = F.scaled_dot_product_attention(*exact, allowed)
     expected.sum().backward()
@@ -264,7 +271,9 @@ def test_branches_attend_as_sequences_of_their_own(is_all, branches, batch):
     allowed[..., :num_shared, num_shared:] = False
     last = slice(num_shared + length - 1, None, length)
     asked = query if is_all else query[:, :, last]
-    mixed = kernels.branching_attention(asked, key, value, allowed, num_shared, branches)
+    bias = kernels.branch_bias(bias_of(allowed), num_shared, branches)
+    bias = bias if is_all else bias[:, :, last]
+    mixed = kernels.branching_attention(asked, key, value, bias, num_shared, branches)
     assert mixed.shape == asked.shape
     for branch in range(branches):
         first = num_shared + branch * length
@@ -282,9 +291,10 @@ def test_branches_attend_as_sequences_of_their_own(is_all, branches, batch):
 def test_a_token_may_look_at_its_own_branch_and_at_what_is_shared():
     num_shared, branches, length = 4, 3, 2
     allowed = torch.rand(5, 1, num_shared + length, num_shared + length) < 0.7
-    mask = kernels.branch_mask(allowed, num_shared, branches)
+    mask = kernels.branch_mask(bias_of(allowed), num_shared, branches)
     total = num_shared + branches * length
     assert mask.shape == (5, 1, total, total)
+    assert all(stride * mask.itemsize % 16 == 0 for stride in mask.stride()[:-1])
     # Which branch a token is in, and where it would be in a sequence of its own.
     places = [(None, i) for i in range(num_shared)]
     places += [(j, num_shared + i) for j in range(branches) for i in range(length)]
@@ -292,7 +302,8 @@ def test_a_token_may_look_at_its_own_branch_and_at_what_is_shared():
         for column, (other, key) in enumerate(places):
             connected = other is None or other == branch
             expected = allowed[:, 0, query, key] & torch.tensor(connected)
-            assert torch.equal(mask[:, 0, row, column], expected)
+            if branch is not None or other is None:  # shared tokens look at no others
+                assert torch.equal(mask[:, 0, row, column] == 0.0, expected)
 
 
 # ---------------------------------------------------------------------- other devices
@@ -305,8 +316,8 @@ def test_other_devices_take_the_operations_of_torch(monkeypatch):
     x = torch.empty(3, 4, 7, 8, device='meta')
     assert mish(x).shape == x.shape
     assert Dropout(0.5).train()(x).shape == x.shape
-    allowed = torch.ones(3, 1, 7, 7, dtype=torch.bool, device='meta')
-    assert attention(x, x, x, allowed, 0.1).shape == x.shape
+    bias = torch.empty(3, 1, 7, 7, device='meta')
+    assert attention(x, x, x, bias, 0.1).shape == x.shape
 
 
 # ---------------------------------------------------------------------- memory

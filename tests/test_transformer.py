@@ -31,8 +31,9 @@ from core_helpers import (
     small_policy_config,
 )
 from omnisafe_qpt.core.config import PolicyConfig
-from omnisafe_qpt.core.transformer import TransformerPolicy, attention_mask
+from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.errors import UserError
+from tape import Tape
 
 
 def make_policy(seed=0, **changes):
@@ -264,13 +265,36 @@ def test_rows_of_padding_alone_stay_finite(policy):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_attention_mask_of_a_padded_window():
-    allowed = attention_mask(torch.tensor([[False, True]]))[0, 0]
-    assert allowed.shape == (7, 7)
-    for query in range(7):
-        for key in range(7):
-            expected = query == key or (key <= query and key >= 4)
-            assert allowed[query, key] == expected, (query, key)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('steps', [1, 2, 3, 5])
+def test_the_mask_is_causal_hides_padding_and_is_aligned(policy, steps, dtype):
+    """In every layer, for all queries and for some: rows start at multiples of 16 bytes."""
+    mask = torch.rand(6, steps, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask[0], mask[1] = True, False
+    with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16):
+        bias = policy._bias(mask)
+    size = 4 * steps - 1
+    assert bias.shape == (6, 1, size, size)
+    assert bias.dtype == dtype
+    for window in range(6):
+        for query in range(size):
+            for key in range(size):
+                is_allowed = query == key or (key <= query and mask[window, key // 4])
+                expected = 0.0 if is_allowed else -torch.inf
+                assert bias[window, 0, query, key] == expected, (window, query, key)
+    for queries in (slice(None), slice(-1, None), slice(2, None, 4)):
+        part = bias[:, :, queries]
+        assert part.stride(-1) == 1
+        assert all(stride * bias.itemsize % 16 == 0 for stride in part.stride()[:-1])
+        assert part.storage_offset() * bias.itemsize % 16 == 0
+
+
+def test_what_is_the_same_in_every_mask_is_made_once(policy):
+    """A forward pass neither draws a triangle nor keeps one in the checkpoint."""
+    with Tape() as tape:
+        policy(*policy_inputs(full_batch()))
+    assert not {'tril', 'triu', 'eye', 'full'} & set(tape.names())
+    assert not [name for name in policy.state_dict() if 'causal' in name]
 
 
 # ---------------------------------------------------------------------- the rest

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
+from omnisafe_qpt.core.precision import PRECISIONS
 from omnisafe_qpt.errors import UserError
 
 
@@ -139,7 +140,9 @@ class LearnerConfig:
         penalty_critic (str): Which of the twins the policy's loss uses: ``random`` (one, drawn
             each update), ``first``, or ``pessimistic`` (minimum reward, maximum cost).
         cost_value (str): How twin cost values become one: ``min`` as in Eq. (7), or ``max``.
-        precision (str): ``float32``, ``tf32`` or ``bf16`` (autocast).
+        precision (str): ``float32``, ``tf32``, ``bf16`` (autocast; float32 on a device without bf16
+            instructions), ``bf16_emulated`` (bf16 there too, many times slower) or ``auto`` (bf16
+            on a device with such instructions, else float32).
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -180,7 +183,7 @@ class LearnerConfig:
         _require(self.eta_cost >= 0, 'eta_cost', self.eta_cost, '0 or more')
         _require_choice('penalty_critic', self.penalty_critic, ('random', 'first', 'pessimistic'))
         _require_choice('cost_value', self.cost_value, ('min', 'max'))
-        _require_choice('precision', self.precision, ('float32', 'tf32', 'bf16'))
+        _require_choice('precision', self.precision, PRECISIONS)
         if self.use_reward_critic or self.use_cost_critic:
             _require(
                 self.train_critics,

@@ -73,7 +73,8 @@ class TwinCritic(nn.Module):
         """Value state-action pairs.
 
         Args:
-            states (torch.Tensor): (..., S), standardised.
+            states (torch.Tensor): (..., S), standardised; (B, 1, S) for one state that all actions
+                (B, M, A) are valued in, which then goes through the first layer once.
             actions (torch.Tensor): (..., A).
             member (torch.Tensor, optional): (n,) int64, which of the two networks to use.
                 Defaults to None, both.
@@ -83,17 +84,31 @@ class TwinCritic(nn.Module):
         Returns:
             (2, ...) values, or (n, ...) for chosen members.
         """
-        batch_shape = states.shape[:-1]
-        x = torch.cat([states, actions], dim=-1).flatten(0, -2)  # (N, S + A)
+        batch_shape = actions.shape[:-1]
         layers = [
             (self._pick(weight, member, frozen), self._pick(bias, member, frozen))
             for weight, bias in zip(self.weights, self.biases)
         ]
-        x = x.expand(len(layers[0][0]), *x.shape)  # (2, N, S + A)
-        for weight, bias in layers[:-1]:
-            x = mish(torch.baddbmm(bias, x, weight))
-        weight, bias = layers[-1]
-        return torch.baddbmm(bias, x, weight).reshape(-1, *batch_shape)
+        x = self._first(states, actions, *layers[0])  # (2, N, H)
+        for weight, bias in layers[1:]:
+            x = torch.baddbmm(bias, mish(x), weight)
+        return x.reshape(-1, *batch_shape)
+
+    @staticmethod
+    def _first(
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Apply the first layer, (2, N, H)."""
+        if states.shape[1:-1] == actions.shape[1:-1]:
+            x = torch.cat([states, actions], dim=-1).flatten(0, -2)  # (N, S + A)
+            return torch.baddbmm(bias, x.expand(len(weight), *x.shape), weight)
+        of_state, of_action = weight.tensor_split([states.shape[-1]], dim=1)
+        shared = states.flatten(0, 1) @ of_state + bias  # (2, B, H)
+        own = (actions.flatten(0, 1) @ of_action).unflatten(1, actions.shape[:2])  # (2, B, M, H)
+        return (own + shared[:, :, None]).flatten(1, 2)
 
     @staticmethod
     def _pick(

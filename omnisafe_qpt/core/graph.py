@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ import torch
 from omnisafe_qpt.core.base_learner import BaseLearner
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.sampling import BatchSampler
+from omnisafe_qpt.errors import UserError
 
 
 # Updates before the capture, in which optimisers make their state and libraries and compilers
@@ -47,27 +47,26 @@ class CapturedUpdate:
     from the host, each batch is copied to where the graph looks for it.
 
     Between two calls the learner may be asked for its metrics, saved and loaded, and generators
-    may be set. All updates are ordinary ones on other devices, with several replicas, whose
-    collectives are kept out of graphs here, and after a capture that failed.
+    may be set. All updates are ordinary ones on other devices, and with several replicas, whose
+    collectives are kept out of graphs here.
 
     Args:
         learner (BaseLearner): What to update.
         sampler (BatchSampler or PrefetchSampler): Gives batches on the learner's device, all of
             the same shapes.
-
-    Attributes:
-        failure (str or None): Why the capture failed, if it did. No update was lost by it.
     """
 
     def __init__(self, learner: BaseLearner, sampler: BatchSampler | PrefetchSampler) -> None:
         """Initialize an instance of :class:`CapturedUpdate`."""
-        self.failure: str | None = None
         self._learner = learner
         self._sampler = sampler
         self._is_capturable = _is_capturable(learner)
         self._is_drawn_inside = sampler.generator.device.type == learner.device.type
         self._warmup = _WARMUP_UPDATES
+        # A prefetched batch where the graph looks for it, and the tensors it consists of.
         self._batch: Any = None
+        self._parts: list[torch.Tensor] = []
+        self._failure: UserError | None = None
         self._replay: Callable[[], None] | None = None
 
     @property
@@ -76,10 +75,18 @@ class CapturedUpdate:
         return self._replay is not None
 
     def __call__(self) -> None:
-        """Do one update."""
+        """Do one update.
+
+        Raises:
+            UserError: If no graph can be made of an update. The process cannot go on with CUDA:
+                torch's memory may stay in the state of a capture, in which it gives nothing back.
+                The updates up to then are done.
+        """
         if not self._is_capturable:
             self._learner.update(self._sampler.sample())
             return
+        if self._failure is not None:
+            raise self._failure
         if not self._is_drawn_inside:
             self._take_batch()
         if self._warmup > 0:
@@ -87,32 +94,33 @@ class CapturedUpdate:
             _on_side_stream(self._learner.device, lambda: self._learner.advance(self._iterate))
             return
         if self._replay is None:
-            self._capture()
-        self._learner.advance(self._replay or self._iterate)
+            self._replay = self._capture()
+        self._learner.advance(self._replay)
 
     def _iterate(self) -> None:
         self._learner.iterate(self._batch or self._sampler.sample())
 
     def _take_batch(self) -> None:
         """Put the next batch where the graph looks for it."""
-        batch = self._sampler.sample()
+        parts = self._sampler.sample_parts()
         if self._batch is None:
-            self._batch = batch
+            self._parts, self._batch = parts, self._sampler.unpack(parts)
         else:
-            torch._foreach_copy_(_tensors(self._batch), _tensors(batch))
+            torch._foreach_copy_(self._parts, parts)
 
-    def _capture(self) -> None:
+    def _capture(self) -> Callable[[], None]:
         generators = [self._sampler.generator] if self._is_drawn_inside else []
         try:
-            self._replay = _captured(self._learner.device, self._iterate, generators)
+            return _captured(self._learner.device, self._iterate, generators)
         except RuntimeError as error:
-            self._is_capturable = False
             # The first of several errors is the reason, the others are its consequences.
-            self.failure = str(error.__context__ or error)
-
-
-def _tensors(batch: Any) -> list[torch.Tensor]:
-    return [getattr(batch, field.name) for field in fields(batch)]
+            reason = ' '.join(str(error.__context__ or error).split())
+            self._failure = UserError(
+                f'no CUDA graph could be made of an update ({reason}), and this process cannot go '
+                'on after the attempt; start again with train_cfgs:accelerate none, or in Python '
+                'with learner.update(sampler.sample())',
+            )
+            raise self._failure from error
 
 
 def _is_capturable(learner: BaseLearner) -> bool:
@@ -144,26 +152,13 @@ def _captured(
         What does the work, each time with new random numbers.
 
     Raises:
-        RuntimeError: If the work cannot be captured. Generators and stream are as they were.
+        RuntimeError: If the work cannot be captured. The process is to end then.
     """
     with torch.cuda.device(device):
-        stream = torch.cuda.current_stream()
-        all_generators = [
-            *generators,
-            torch.cuda.default_generators[torch.cuda.current_device()],
-        ]
-        states = [generator.clone_state() for generator in all_generators]
         graph = torch.cuda.CUDAGraph()
-        try:
-            for generator in generators:
-                graph.register_generator_state(generator)
-            # A prefetching thread may ask for memory meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode='thread_local'):
-                work()
-        except RuntimeError:
-            # A capture that breaks leaves its stream current, and generators waiting for its end.
-            torch.cuda.set_stream(stream)
-            for generator, state in zip(all_generators, states):
-                generator.graphsafe_set_state(state)
-            raise
+        for generator in generators:
+            graph.register_generator_state(generator)
+        # A prefetching thread may ask for memory meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+            work()
     return graph.replay

@@ -37,7 +37,6 @@ _product = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
 # Below this many rows it is no faster.
 _ROWS_OF_PRODUCT = 256
-_ROWS_OF_PRODUCT_WITH_GELU = 64
 
 
 class Linear(nn.Linear):
@@ -45,8 +44,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        if not _has_product(x, _ROWS_OF_PRODUCT):
+        if not _has_product(x):
             return F.linear(x, self.weight, self.bias)
+        if not torch.is_grad_enabled():
+            return _product(x, self.weight, self.bias, 'none', [], '')
         return _Linear.apply(x, self.weight, self.bias)
 
 
@@ -55,13 +56,14 @@ class LinearGELU(Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        if torch.is_grad_enabled() or not _has_product(x, _ROWS_OF_PRODUCT_WITH_GELU):
-            return F.gelu(super().forward(x))
-        return _product(x, self.weight, self.bias, 'gelu', [], 'none')
+        x = super().forward(x)
+        if torch.is_grad_enabled() or not _is_cpu(x):
+            return F.gelu(x)
+        return torch.ops.aten.gelu_(x)  # what is not written to memory anew is faster
 
 
-def _has_product(x: torch.Tensor, least_rows: int) -> bool:
-    return _product is not None and _is_plain_float32(x) and x[..., 0].numel() >= least_rows
+def _has_product(x: torch.Tensor) -> bool:
+    return _product is not None and _is_plain_float32(x) and x[..., 0].numel() >= _ROWS_OF_PRODUCT
 
 
 def _is_plain_float32(x: torch.Tensor) -> bool:
@@ -176,6 +178,19 @@ def _tanh_softplus(sigmoid: torch.Tensor) -> torch.Tensor:
     return n.div_(2.0 - n)
 
 
+# Rows of a mask start at multiples of this many elements, 16 bytes at least.
+_MASK_ALIGNMENT = 8
+
+
+def aligned(size: int) -> int:
+    """Return how wide the rows of a mask of so many keys are made.
+
+    CUDA's memory-efficient attention asks for rows that start at multiples of 16 bytes. Torch
+    copies other masks in each layer, and its compiler has failed on them.
+    """
+    return -(-size // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+
+
 # Up to this many queries of all windows torch's own is faster.
 _ROWS_OF_ATTENTION = 400
 
@@ -184,7 +199,7 @@ def attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    allowed: torch.Tensor,
+    bias: torch.Tensor,
     dropout: float,
 ) -> torch.Tensor:
     """Compute :func:`torch.nn.functional.scaled_dot_product_attention`.
@@ -196,20 +211,23 @@ def attention(
         query (torch.Tensor): (B, H, Q, d).
         key (torch.Tensor): (B, H, T, d).
         value (torch.Tensor): (B, H, T, d).
-        allowed (torch.Tensor): (B, 1, Q, T) bool, which query may look at which key.
+        bias (torch.Tensor): (B, 1, Q, T), 0 where a query may look at a key and -inf elsewhere, in
+            the precision of the query.
         dropout (float): Of the attention weights.
 
     Returns:
         (B, H, Q, d).
     """
     if not _is_cpu(query) or _is_small(query, dropout):
-        return F.scaled_dot_product_attention(query, key, value, allowed, dropout)
-    bias = torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)
+        return F.scaled_dot_product_attention(query, key, value, bias, dropout)
+    bias = bias.float().contiguous()  # rows of a wider one are added more slowly
     if torch.is_grad_enabled() or dropout > 0.0:
         return _Attention.apply(query, key, value, bias, dropout)
     with torch.autocast('cpu', enabled=False):
-        weights = _attention_weights(_as_batch(query), _as_batch(key), bias)
-        return torch.bmm(weights, _as_batch(value)).unflatten(0, (len(bias), -1))
+        query, key, value = (x.float().contiguous().flatten(0, 1) for x in (query, key, value))
+        scores = torch.bmm(query, key.transpose(1, 2)).unflatten(0, (len(bias), -1))
+        scores = torch.add(bias, scores, alpha=1.0 / math.sqrt(query.shape[-1]), out=scores)
+        return torch.bmm(scores.softmax(-1).flatten(0, 1), value).unflatten(0, (len(bias), -1))
 
 
 def _attention_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -266,73 +284,82 @@ class _Attention(torch.autograd.Function):
         return *grads, None, None
 
 
-def branch_mask(allowed: torch.Tensor, num_shared: int, branches: int) -> torch.Tensor:
-    """Say which token may look at which, in sequences that share their first tokens.
+def branch_bias(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Tensor:
+    """Repeat the rows of the tokens that sequences do not share.
 
     Args:
-        allowed (torch.Tensor): (B, 1, P + L, P + L) bool, the same of one sequence.
+        bias (torch.Tensor): (B, 1, P + L, P + L) of one sequence.
         num_shared (int): P.
         branches (int): M, of L tokens each, which come after the shared ones.
 
     Returns:
-        (B, 1, P + M L, P + M L) bool.
+        (B, 1, P + M L, P + L), each token's bias to the shared tokens and to those of its branch.
     """
-    positions = torch.arange(allowed.shape[-1], device=allowed.device)
-    shared, rest = positions[:num_shared], positions[num_shared:]
-    token = torch.cat([shared, rest.repeat(branches)])
-    branch = torch.arange(branches, device=allowed.device).repeat_interleave(len(rest))
-    branch = torch.cat([torch.full_like(shared, -1), branch])
-    connected = (branch[:, None] == branch) | (branch == -1)
-    return allowed[..., token, :][..., token] & connected
+    shared, own = bias[:, :, :num_shared], bias[:, :, num_shared:]
+    own = own[:, :, None].expand(-1, -1, branches, -1, -1).flatten(2, 3)
+    return torch.cat([shared, own], dim=2)
+
+
+def branch_mask(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Tensor:
+    """Make the bias of one sequence that of all branches laid end to end, which do not see others.
+
+    Args:
+        bias (torch.Tensor): (B, 1, P + L, P + L) of one sequence.
+        num_shared (int): P.
+        branches (int): M, of L tokens each, which come after the shared ones.
+
+    Returns:
+        (B, 1, P + M L, P + M L), a part of wider rows as :func:`aligned` makes them.
+    """
+    rows = branch_bias(bias, num_shared, branches)
+    size = rows.shape[2]
+    own = bias[:, :, None, num_shared:, None, num_shared:]  # (B, 1, 1, L, 1, L)
+    apart = bias.new_full((branches, branches), -torch.inf).fill_diagonal_(0.0)
+    own = (own + apart[:, None, :, None]).flatten(4, 5).flatten(2, 3)  # (B, 1, M L, M L)
+    own = F.pad(own, (0, 0, num_shared, 0), value=-torch.inf)  # no shared token sees them
+    mask = torch.cat([rows[..., :num_shared], own], dim=-1)
+    return F.pad(mask, (0, aligned(size) - size))[..., :size]
 
 
 def branching_attention(  # pylint: disable=too-many-arguments
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    allowed: torch.Tensor,
+    bias: torch.Tensor,
     num_shared: int,
     branches: int,
 ) -> torch.Tensor:
     """Attend within sequences that share their first tokens: these come first, then each rest.
 
     The same as :func:`attention` with :func:`branch_mask`, for so many branches that this would be
-    mostly empty.
+    mostly empty. Shared tokens do not look at the others. No gradient is meant to pass.
 
     Args:
         query (torch.Tensor): (B, H, P + M L, d) of all tokens, or (B, H, M, d) of the last one of
             each branch.
         key (torch.Tensor): (B, H, P + M L, d).
         value (torch.Tensor): (B, H, P + M L, d).
-        allowed (torch.Tensor): (B, 1, P + L, P + L) bool, which query of a sequence may look at
-            which key.
+        bias (torch.Tensor): (B, 1, P + M L or M, P + L), of these queries; see :func:`branch_bias`.
         num_shared (int): P.
         branches (int): M, of L tokens each.
 
     Returns:
         As ``query``.
     """
-    rest = slice(num_shared, None)
-    is_all = query.shape[2] == key.shape[2]
-    branch_query = query[:, :, rest] if is_all else query
-    branch_query = branch_query.unflatten(2, (branches, -1)) / math.sqrt(query.shape[-1])
-    # (B, H, M, L, d); products this small are faster one key after the other.
-    branch_key, branch_value = (x[:, :, rest].unflatten(2, (branches, -1)) for x in (key, value))
-    size, own_keys = branch_query.shape[2:4], range(branch_key.shape[3])
-    to_shared = branch_query.flatten(2, 3) @ key[:, :, :num_shared].transpose(-1, -2)
-    to_own = [(branch_query * branch_key[..., i : i + 1, :]).sum(-1, True) for i in own_keys]
-    scores = torch.cat([to_shared.unflatten(2, size), *to_own], dim=-1)
-    scores.masked_fill_(~allowed[:, :, None, -size[1] :], -torch.inf)
-    to_shared, to_own = scores.softmax(-1).tensor_split([num_shared], dim=-1)
-    mixed = (to_shared.flatten(2, 3) @ value[:, :, :num_shared]).unflatten(2, size)
-    for i in own_keys:
-        mixed = torch.addcmul(mixed, to_own[..., i : i + 1], branch_value[..., i : i + 1, :])
-    mixed = mixed.flatten(2, 3)
-    if not is_all:
-        return mixed
-    shared = (x[:, :, :num_shared] for x in (query, key, value))
-    shared_allowed = allowed[..., :num_shared, :num_shared]
-    return torch.cat([attention(*shared, shared_allowed, 0.0), mixed], dim=2)
+    first = num_shared if query.shape[2] == key.shape[2] else 0  # query of a branch
+    to_shared = query @ key[:, :, :num_shared].transpose(-1, -2)  # (B, H, Q, P)
+    own_query = query[:, :, first:].unflatten(2, (branches, -1))
+    # (B, H, M, L, d); batched products this small are slower.
+    own_key, own_value = (x[:, :, num_shared:].unflatten(2, (branches, -1)) for x in (key, value))
+    to_own = (own_query[..., None, :] * own_key[..., None, :, :]).sum(-1).flatten(2, 3)
+    scores = torch.cat([to_shared, F.pad(to_own, (0, 0, first, 0))], dim=-1)  # (B, H, Q, P + L)
+    weights = torch.add(bias, scores, alpha=1.0 / math.sqrt(query.shape[-1])).softmax(-1)
+    mixed = weights[..., :num_shared] @ value[:, :, :num_shared]
+    own = mixed[:, :, first:].unflatten(2, (branches, -1))
+    own_weights = weights[:, :, first:, num_shared:].unflatten(2, (branches, -1))
+    for i in range(own_key.shape[3]):
+        own.addcmul_(own_weights[..., i : i + 1], own_value[..., i : i + 1, :])
+    return mixed
 
 
 def _as_batch(x: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -35,6 +36,7 @@ from omnisafe_qpt.core.losses import (
     penalty_weight,
 )
 from omnisafe_qpt.core.parallel import Replicas
+from omnisafe_qpt.core.precision import resolve_precision, tf32_products
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.data.windows import SequenceBatch
@@ -77,6 +79,10 @@ class Learner(BaseLearner):
         replicas (Replicas, optional): The processes that train this model together. Each updates
             with its own slice of a batch, and all get what one would get with the whole batch.
             Defaults to None, this process alone.
+
+    Attributes:
+        precision (str): ``float32``, ``tf32`` or ``bf16``: what the configuration's became on this
+            device; see :func:`omnisafe_qpt.core.precision.resolve_precision`.
     """
 
     # Those that are trained, then their targets in the same order.
@@ -100,6 +106,9 @@ class Learner(BaseLearner):
         """Initialize an instance of :class:`Learner`."""
         super().__init__(metric_names(config), scaling, device, replicas)
         self.config = config
+        self.precision, notice = resolve_precision(config.precision, self.device)
+        if notice:
+            warnings.warn(notice, stacklevel=2)
         sizes = (obs_dim, act_dim, config.critic_hidden_sizes)
         self.policy = TransformerPolicy(obs_dim, act_dim, config.policy).to(self.device)
         self.reward_critic = TwinCritic(*sizes).to(self.device)
@@ -374,19 +383,12 @@ class Learner(BaseLearner):
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:
         """Compute in the configured precision, and leave the process's own setting as it was."""
-        matmul = torch.backends.cuda.matmul
-        before = matmul.allow_tf32
-        if self.config.precision == 'tf32':
-            matmul.allow_tf32 = True
-        try:
-            with torch.autocast(
-                self.device.type,
-                dtype=torch.bfloat16,
-                enabled=self.config.precision == 'bf16',
-            ):
-                yield
-        finally:
-            matmul.allow_tf32 = before
+        with contextlib.ExitStack() as stack:
+            if self.precision == 'tf32':
+                stack.enter_context(tf32_products(True))
+            enabled = self.precision == 'bf16'
+            stack.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=enabled))
+            yield
 
 
 def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:

@@ -109,7 +109,11 @@ class Replicas:
         """
         if self.size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(
+            module,
+            broadcast_buffers=False,  # they are constants
+            gradient_as_bucket_view=True,
+        )
 
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:

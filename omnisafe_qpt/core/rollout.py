@@ -509,8 +509,8 @@ class RolloutPolicy:
             with _threads_for(self._work):
                 candidates = self._candidate_actions()  # (B, M, A)
                 chosen = self._score(candidates)
-            actions = candidates[torch.arange(self.num_episodes, device=self._device), chosen]
-            actions = actions.masked_fill(self._still[:, None], 0.0)
+            chosen = chosen[:, None, None].expand(-1, 1, self._act_dim)
+            actions = candidates.gather(1, chosen)[:, 0].masked_fill(self._still[:, None], 0.0)
         self._actions[:, -1] = actions
         self._step += 1
         return actions
@@ -577,7 +577,7 @@ class RolloutPolicy:
         if self._config.candidates == 1:  # the plain policy, which needs no critics
             return torch.zeros(self.num_episodes, dtype=torch.int64, device=self._device)
         scaling = self._networks.scaling
-        states = scaling.observation(self._states[:, -1:]).expand(-1, candidates.shape[1], -1)
+        states = scaling.observation(self._states[:, -1:])
         reward_values, cost_values = self._critics(states, candidates).tensor_split(2)
         reward_values = reward_values.amin(0)
         cost_values = scaling.cost_value(combine_cost(cost_values, self._config.cost_value))

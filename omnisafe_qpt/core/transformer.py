@@ -22,9 +22,10 @@ window of K steps is T = 4K - 1 tokens.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from omnisafe_qpt.core.config import PolicyConfig
@@ -32,7 +33,9 @@ from omnisafe_qpt.core.kernels import (
     Dropout,
     Linear,
     LinearGELU,
+    aligned,
     attention,
+    branch_bias,
     branch_mask,
     branching_attention,
 )
@@ -55,10 +58,10 @@ _MASKED_BRANCHES = 32
 _Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, slice, float], torch.Tensor]
 
 
-def _attend_to(allowed: torch.Tensor) -> _Attend:
-    """Attend where allowed (B, 1, T, T)."""
+def _attend_to(bias: torch.Tensor) -> _Attend:
+    """Attend where the bias (B, 1, T, T) allows it."""
     return lambda query, key, value, queries, dropout: attention(
-        query, key, value, allowed[:, :, queries], dropout
+        query, key, value, bias[:, :, queries], dropout
     )
 
 
@@ -73,21 +76,45 @@ class _Attention(nn.Module):
         self.key_value = Linear(config.embed_dim, 2 * config.embed_dim)
         self.out = Linear(config.embed_dim, config.embed_dim)
 
-    def forward(
+    def forward(  # pylint: disable=too-many-arguments
         self,
         query: torch.Tensor,
-        key_value: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
         attend: _Attend,
         queries: slice,
     ) -> torch.Tensor:
-        """Mix values for queries (B, Q, D) and keys and values (B, T, 2 D); returns (B, Q, D)."""
-        query = self._split(query)  # (B, H, Q, D / H)
-        key, value = map(self._split, key_value.chunk(2, dim=-1))  # (B, H, T, D / H)
+        """Mix values for queries (B, H, Q, d), keys and values (B, H, T, d); returns (B, Q, D)."""
         mixed = attend(query, key, value, queries, self._dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
+    def project(self, x: torch.Tensor, queries: slice) -> tuple[torch.Tensor, ...]:
+        """Return queries (..., H, Q, d), keys and values (..., H, T, d) of tokens (..., T, D)."""
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        return tuple(map(self._split, (self.query(x[..., queries, :]), key, value)))
+
+    def last(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attend from the last of the tokens (B, T, D) alone; returns (B, 1, D).
+
+        The key's weights are applied to the one query instead of to all tokens, and the value's to
+        the one mixture. Keys' biases add the same to all scores, so they cancel.
+
+        Args:
+            x (torch.Tensor): (B, T, D).
+            bias (torch.Tensor): (B, 1, T, T), as :func:`attention` takes it.
+        """
+        weights = self.key_value.weight.unflatten(0, (2, self._num_heads, -1))  # (2, H, d, D)
+        query = self.query(x[:, -1]).unflatten(-1, (self._num_heads, -1))  # (B, H, d)
+        query = torch.bmm(query.transpose(0, 1), weights[0]).transpose(0, 1)  # (B, H, D)
+        scores = torch.bmm(query, x.transpose(1, 2))  # (B, H, T)
+        scale = (x.shape[-1] // self._num_heads) ** -0.5
+        mixed = torch.bmm(torch.add(bias[:, 0, -1:], scores, alpha=scale).softmax(-1), x)
+        mixed = torch.bmm(mixed.transpose(0, 1), weights[1].transpose(1, 2))  # (H, B, d)
+        mixed = mixed.transpose(0, 1).flatten(1) + self.key_value.bias.chunk(2)[1]
+        return self.out(mixed)[:, None]
+
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self._num_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self._num_heads, -1)).transpose(-2, -3)
 
 
 class _Block(nn.Module):
@@ -106,23 +133,27 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor, attend: _Attend, queries: slice) -> torch.Tensor:
         """Map x (B, T, D) to (B, Q, D), Q the number of query tokens."""
-        return self.mix(x[:, queries], *self.project(x, queries), attend, queries)
+        return self.mix(x[:, queries], self.project(x, queries), attend, queries)
 
     def project(self, x: torch.Tensor, queries: slice = _ALL_TOKENS) -> tuple[torch.Tensor, ...]:
-        """Return what attention needs of each token alone: (B, Q, D) and (B, T, 2 D)."""
-        normed = self.attention_norm(x)
-        return self.attention.query(normed[:, queries]), self.attention.key_value(normed)
+        """Return what attention needs of each token alone; see :meth:`_Attention.project`."""
+        return self.attention.project(self.attention_norm(x), queries)
 
-    def mix(  # pylint: disable=too-many-arguments
+    def mix(
         self,
         x: torch.Tensor,
-        query: torch.Tensor,
-        key_value: torch.Tensor,
+        projected: Iterable[torch.Tensor],
         attend: _Attend,
         queries: slice,
     ) -> torch.Tensor:
-        """Do the rest for the query tokens, x and query (B, Q, D)."""
-        x = x + self.dropout(self.attention(query, key_value, attend, queries))
+        """Do the rest for the query tokens, x (B, Q, D)."""
+        return self._transform(x + self.dropout(self.attention(*projected, attend, queries)))
+
+    def last(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Map x (B, T, D) to (B, 1, D), for acting; see :meth:`_Attention.last`."""
+        return self._transform(x[:, -1:] + self.attention.last(self.attention_norm(x), bias))
+
+    def _transform(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -154,6 +185,7 @@ class TransformerPolicy(nn.Module):
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
         self.head_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, act_dim)
+        self.register_buffer('_causal', _causal_bias(config.context_len), persistent=False)
         self.apply(_initialise)
 
     def forward(  # pylint: disable=too-many-arguments
@@ -183,7 +215,10 @@ class TransformerPolicy(nn.Module):
         """
         tokens = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
         queries = _LAST_TOKEN if last_only else _STATE_TOKENS
-        return self._predict(tokens, _attend_to(attention_mask(mask)), queries, self.blocks)
+        attend = _attend_to(self._bias(mask))
+        for block in self.blocks[:-1]:
+            tokens = block(tokens, attend, _ALL_TOKENS)
+        return self._act(self.blocks[-1](tokens, attend, queries))
 
     def candidate_actions(  # pylint: disable=too-many-arguments
         self,
@@ -214,19 +249,23 @@ class TransformerPolicy(nn.Module):
         own = self._embed_returns(return_to_go, timesteps)  # (B, M, K, D)
 
         def spread(shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-            tokens = shared[:, None].repeat(1, candidates, 1, 1)
-            tokens[:, :, ::_TOKENS_PER_STEP] = own
-            return tokens.flatten(0, 1)  # (B M, T, ...)
+            repeats = (1, candidates, *(shared.dim() - 1) * (1,))
+            tokens = shared[:, None].repeat(repeats)
+            tokens[..., ::_TOKENS_PER_STEP, :] = own
+            return tokens.flatten(0, 1)  # (B M, ..., T, D or d)
 
         x = spread(one, own)
-        attend = _attend_to(attention_mask(mask).repeat_interleave(candidates, dim=0))
-        blocks = self.blocks
-        if len(blocks) > 1:
+        bias = self._bias(mask.repeat_interleave(candidates, dim=0))
+        attend = _attend_to(bias)
+        for index, block in enumerate(self.blocks[:-1]):
             # In the first block queries, keys and values are still shared.
-            first, blocks = blocks[0], blocks[1:]
-            projected = zip(first.project(one), first.project(own))
-            x = first.mix(x, *(spread(*pair) for pair in projected), attend, _ALL_TOKENS)
-        actions = self._predict(x, attend, _LAST_TOKEN, blocks)
+            projected = (
+                map(spread, block.project(one), block.project(own))
+                if index == 0
+                else block.project(x)
+            )
+            x = block.mix(x, projected, attend, _ALL_TOKENS)
+        actions = self._act(self.blocks[-1].last(x, bias))
         # len(mask) would be a constant in an exported model.
         return actions.reshape(mask.shape[0], candidates, -1)
 
@@ -260,10 +299,13 @@ class TransformerPolicy(nn.Module):
         candidates = last_return_to_go.shape[1]
         one = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
         shared, last_step = one.tensor_split([-_LAST_STEP_TOKENS], dim=1)
-        own = last_step[:, None].repeat(1, candidates, 1, 1)  # (B, M, 3, D)
-        own[:, :, :1] = self._embed_returns(last_return_to_go[..., None], timesteps[:, -1:])
+        own_return = self._embed_returns(last_return_to_go[..., None], timesteps[:, -1:])
+        others = last_step[:, None, 1:].expand(-1, candidates, -1, -1)
+        own = torch.cat([own_return, others], dim=2)  # (B, M, 3, D)
         tokens = torch.cat([shared, own.flatten(1, 2)], dim=1)
-        allowed, num_shared = attention_mask(mask), shared.shape[1]
+        num_shared = shared.shape[1]
+        bias = self._bias(mask)
+        rows = branch_bias(bias, num_shared, candidates)
 
         def attend(  # pylint: disable=too-many-arguments
             query: torch.Tensor,
@@ -272,26 +314,28 @@ class TransformerPolicy(nn.Module):
             queries: slice,
             dropout: float,
         ) -> torch.Tensor:
-            del queries, dropout  # all tokens or the last states; this is for acting only
-            return branching_attention(query, key, value, allowed, num_shared, candidates)
+            del dropout  # this is for acting only
+            return branching_attention(
+                query, key, value, rows[:, :, queries], num_shared, candidates
+            )
 
         if candidates <= _MASKED_BRANCHES:
-            attend = _attend_to(branch_mask(allowed, num_shared, candidates))
+            attend = _attend_to(branch_mask(bias, num_shared, candidates))
+        for block in self.blocks[:-1]:
+            tokens = block(tokens, attend, _ALL_TOKENS)
         last_states = slice(num_shared + _LAST_STEP_TOKENS - 1, None, _LAST_STEP_TOKENS)
-        return self._predict(tokens, attend, last_states, self.blocks)
+        return self._act(self.blocks[-1](tokens, attend, last_states))
 
-    def _predict(
-        self,
-        x: torch.Tensor,
-        attend: _Attend,
-        queries: slice,
-        blocks: nn.ModuleList,
-    ) -> torch.Tensor:
-        """Run blocks, the last one for some tokens, and predict actions there."""
-        for block in blocks[:-1]:
-            x = block(x, attend, _ALL_TOKENS)
-        x = blocks[-1](x, attend, queries)
+    def _act(self, x: torch.Tensor) -> torch.Tensor:
         return torch.tanh(self.head(self.head_norm(x)))
+
+    def _bias(self, mask: torch.Tensor) -> torch.Tensor:
+        """Return :func:`attention_bias` in the precision of attention."""
+        device = mask.device.type
+        dtype = self._causal.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        return attention_bias(mask, self._causal.to(dtype))
 
     def _embed(  # pylint: disable=too-many-arguments
         self,
@@ -319,21 +363,37 @@ class TransformerPolicy(nn.Module):
         return self.embed_timestep(timesteps.clamp_max(self.config.max_timestep))
 
 
-def attention_mask(mask: torch.Tensor) -> torch.Tensor:
+def attention_bias(mask: torch.Tensor, causal: torch.Tensor) -> torch.Tensor:
     """Say which token may look at which: no later one, and no padding.
+
+    What is returned is a part of wider rows; see :func:`omnisafe_qpt.core.kernels.aligned`.
 
     Args:
         mask (torch.Tensor): (B, K) bool, False in padding.
+        causal (torch.Tensor): What :func:`_causal_bias` returns for K steps or more.
 
     Returns:
-        (B, 1, T, T) bool. Every token may look at itself, padding too: a row without any allowed
-        token would be NaN.
+        (B, 1, T, T), 0 where a token may look and -inf elsewhere. Every token may look at itself,
+        padding too: a row without any allowed token would be NaN.
     """
-    token_mask = mask.repeat_interleave(_TOKENS_PER_STEP, dim=1)[:, None, None, :-1]
-    num_tokens = token_mask.shape[-1]
-    causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=mask.device).tril()
-    itself = torch.eye(num_tokens, dtype=torch.bool, device=mask.device)
-    return (causal & token_mask) | itself
+    num_tokens = _TOKENS_PER_STEP * mask.shape[1] - 1
+    token_mask = mask.repeat_interleave(_TOKENS_PER_STEP, dim=1)
+    width = aligned(num_tokens)
+    token_mask = F.pad(token_mask, (0, width - token_mask.shape[1]))  # (B, width)
+    allowed, itself = causal[:, :num_tokens, :width].unbind(0)
+    bias = torch.where(token_mask[:, None], allowed, itself)
+    return bias[:, None, :, :num_tokens]
+
+
+def _causal_bias(num_steps: int) -> torch.Tensor:
+    """Return the rows of :func:`attention_bias` for keys that are no padding, and those that are.
+
+    Returns:
+        (2, T, T) in wider rows.
+    """
+    num_tokens = _TOKENS_PER_STEP * num_steps - 1
+    blocked = torch.full((num_tokens, aligned(num_tokens)), -torch.inf)
+    return torch.stack([blocked.triu(1), blocked.triu(1) + blocked.tril(-1)])
 
 
 def _initialise(module: nn.Module) -> None:

@@ -100,7 +100,15 @@ class PrefetchSampler:
         self.num_items = sampler.num_items
 
     def sample(self) -> Any:
-        """Return the next batch, on the device.
+        """Return the next batch, on the device; see :meth:`sample_parts`."""
+        return self.unpack(self.sample_parts())
+
+    def unpack(self, parts: list[torch.Tensor]) -> Any:
+        """Make the batch of what :meth:`sample_parts` returned; nothing is copied."""
+        return self._sampler.unpack(parts)
+
+    def sample_parts(self) -> list[torch.Tensor]:
+        """Return the few tensors that make up the next batch, on the device.
 
         Raises:
             Exception: Whatever went wrong in the thread. The next call starts anew.
@@ -117,7 +125,7 @@ class PrefetchSampler:
             self.close()
             raise
         self.generator.set_state(made.state)
-        return self._sampler.unpack(made.parts)
+        return made.parts
 
     def close(self) -> None:
         """End the thread, and drop what it made ahead."""

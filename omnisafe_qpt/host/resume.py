@@ -46,6 +46,7 @@ _MAY_DIFFER = {
         'data_device',
         'deterministic',
     },
+    'algo_cfgs': {'precision'},  # what it became is compared with the weights' state
     'logger_cfgs': {'use_wandb', 'wandb_project', 'use_tensorboard', 'save_model_freq', 'log_dir'},
 }
 _NOT_WORTH_SAYING = {

@@ -29,7 +29,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +45,7 @@ from omnisafe_qpt.core.base_learner import BaseLearner
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.graph import CapturedUpdate
 from omnisafe_qpt.core.parallel import Replicas
+from omnisafe_qpt.core.precision import resolve_precision
 from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.actions import (
@@ -272,11 +273,16 @@ class OfflineAlgorithm(BaseOffline):
             max_abs_return=self._trajectories.returns.abs().max().item(),
             cost_unit=self._deployment.cost_limit,
         )
+        config, self._precision_notice = self._learner_config(), ''
+        if hasattr(config, 'precision'):
+            precision, notice = resolve_precision(config.precision, self._device)
+            if notice:  # said in the log instead of as a warning of the learner
+                config, self._precision_notice = replace(config, precision=precision), notice
         self._learner = self._learner_class(
             self._trajectories.obs_dim,
             self._trajectories.act_dim,
             scaling,
-            self._learner_config(),
+            config,
             self._device,
             self._replicas,
         )
@@ -515,7 +521,8 @@ class OfflineAlgorithm(BaseOffline):
         """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics.
 
         Raises:
-            UserError: If one of them or a weight is no longer finite.
+            UserError: If one of them or a weight is no longer finite, or no CUDA graph can be made
+                of an update.
             Stopped: If a signal has come; the state is saved.
         """
         started = time.time() - self._update_time
@@ -524,7 +531,6 @@ class OfflineAlgorithm(BaseOffline):
                 while self._learner.step < last_step and not self._is_to_stop():
                     self._train_step()
                     progress.update(self._learner.step)
-                    self._report_failed_capture()
                 metrics = self._learner.metrics()  # waits for the device
         finally:
             if self._is_prefetched:
@@ -625,18 +631,6 @@ class OfflineAlgorithm(BaseOffline):
     def _train(self) -> None:  # type: ignore[override]
         """Do one update."""
         self._learner.update(self._sampler.sample())
-
-    def _report_failed_capture(self) -> None:
-        """Say once that updates could not become a CUDA graph, and go on without."""
-        failure = getattr(self._train_step, 'failure', None)
-        if failure is not None:
-            self._train_step = self._train
-            self._logger.log(
-                f'WARNING: updates run one kernel at a time, as no CUDA graph could be made of '
-                f'them ({failure}); train_cfgs:accelerate none does without this attempt',
-                'yellow',
-                bold=True,
-            )
 
     def _evaluate_or_stop(self, is_last: bool) -> None:
         """Evaluate in the first process; the others wait until it has done or has to stop.
@@ -806,7 +800,7 @@ class OfflineAlgorithm(BaseOffline):
                 'metrics': self._metrics,
                 'update_time': self._update_time,
                 'learner': self._learner.state_dict(),
-                'learner_config': asdict(self._learner.config),
+                'learner_config': self._learner_settings(),
                 'sampler': self._sampler.generator.get_state(),
                 'random': random_state(),
                 'shares': list(shares),
@@ -817,6 +811,13 @@ class OfflineAlgorithm(BaseOffline):
                 'processes': self._replicas.size,
             },
         )
+
+    def _learner_settings(self) -> dict[str, Any]:
+        """Return the learner's configuration with what its precision became on this device."""
+        settings = asdict(self._learner.config)
+        if 'precision' in settings:
+            settings['precision'] = self._learner.precision
+        return settings
 
     def _load_resumed(self) -> dict[str, Any] | None:
         """Read the state to continue from; None where there is nothing yet."""
@@ -886,12 +887,16 @@ class OfflineAlgorithm(BaseOffline):
                 f'{resume} holds out other episodes than this version of omnisafe-qpt chooses, so '
                 'it would train on them; resume it with the version that it was started with',
             )
-        before, now = state['learner_config'], asdict(self._learner.config)
+        before, now = state['learner_config'], self._learner_settings()
         for name in before:
             if name != 'total_steps' and _plain(before[name]) != _plain(now[name]):
+                same = 'the same settings'
+                if name == 'precision':
+                    insisting = {'bf16': 'bf16_emulated'}.get(before[name], before[name])
+                    same = f'algo_cfgs:precision {insisting}'
                 raise UserError(
                     f'{resume} was trained with {name} = {before[name]}, now it is {now[name]}; '
-                    'resume with the same settings',
+                    f'resume with {same}',
                 )
         done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
         if done >= total:
@@ -940,6 +945,8 @@ class OfflineAlgorithm(BaseOffline):
             self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
         elif self._resumed_run is not None:
             self._logger.log('Nothing was saved in this run yet: it starts from the beginning')
+        if self._precision_notice:
+            self._logger.log(self._precision_notice, 'yellow')
         if self._changes:
             self._logger.log(f'Changed since it was stopped: {self._changes}', 'yellow')
         where = str(self._device)
