@@ -276,7 +276,7 @@ class LoopPolicy(ABC):
         return self._shown(self._targets[:, 0])
 
     @property
-    def guarantee(self) -> Guarantee | None | list[Guarantee | None]:
+    def guarantee(self) -> Guarantee | list[Guarantee | None] | None:
         """What the target calibration says of the cost limit.
 
         None for a model without a calibration for its settings, and where the target return is

@@ -107,8 +107,8 @@ def _print_table(record: dict[str, Any]) -> None:
         table.add_row('zero action', '-', str(len(zero['costs'])), *means, '-')
     Console().print(table)
     print(
-        f'Bound: the mean cost is at most that with 95 % confidence, if no episode costs more than\n'
-        f'{record["worst_cost"]:g}; none where one did. A cost limit is certified for the target '
-        'costs from the\nlowest up to the first with a bound above the limit, and served by the one '
-        'of them with the\nhighest return.',
+        'Bound: the mean cost is at most that with 95 % confidence, if no episode costs more\n'
+        f'than {record["worst_cost"]:g}; none where one did. A cost limit is certified for the\n'
+        'target costs from the lowest up to the first with a bound above the limit, and served\n'
+        'by the one of them with the highest return.',
     )

@@ -256,7 +256,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
             f'{row["cost_mean"]:.1f} ± {row["cost_std"]:.1f}',
             f'{row["normalized_cost"]:.3f}',
             f'{row["unsafe_share"]:.0%}',
-            'yes' if row['safe'] else 'NO',
+            '-' if row['holds_still'] else 'yes' if row['safe'] else 'NO',
         )
     return table
 
@@ -288,13 +288,19 @@ def _asked(row: dict[str, Any]) -> str:
 
 def _average_table(averages: list[dict[str, Any]]) -> Table:
     """Make a line for each limit, averaged over runs."""
+    notes = (
+        '±: 95 % Student t interval over runs, wide for two or three;\n'
+        'safe: mean normalised cost at most 1, and in how many runs'
+    )
+    if any(row['runs_without_target'] for row in averages):
+        notes += ';\n-: no safe target found in one of the runs, whose actions are all zero'
     table = result_table(
         f'{averages[0]["algo"]} on {averages[0]["env_id"]}, mean over runs',
-        '±: 95 % Student t interval over runs, wide for two or three;\n'
-        'safe: mean normalised cost at most 1, and in how many runs',
+        notes,
         ('Limit', 'Return', 'normalised', 'Cost', 'normalised', 'Unsafe', 'Safe'),
     )
     for row in averages:
+        verdict = '-' if row['runs_without_target'] else 'yes' if row['safe'] else 'NO'
         table.add_row(
             f'{row["cost_limit"]:g}',
             f'{fixed(row["return_mean"], 1)}',
@@ -302,7 +308,7 @@ def _average_table(averages: list[dict[str, Any]]) -> Table:
             f'{row["cost_mean"]:.1f}',
             f'{row["normalized_cost"]:.3f}{_half(row["normalized_cost_interval"])}',
             f'{row["unsafe_share"]:.0%}',
-            f'{"yes" if row["safe"] else "NO"} {row["safe_runs"]}/{row["runs"]}',
+            f'{verdict} {row["safe_runs"]}/{row["runs"]}',
         )
     return table
 

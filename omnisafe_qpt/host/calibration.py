@@ -141,9 +141,10 @@ def calibrate(
         ``worst_cost``, which no episode exceeds by assumption; ``comparisons``, how many statements
         on the share of episodes over a limit could have been made; ``steps`` simulated; ``levels``,
         by rising target cost, for each one played a dict of ``asked_cost``, ``target_return``,
-        ``returns``, ``costs`` and ``lengths`` of its episodes, the means ``return_mean`` and ``cost_mean``,
-        and ``cost_bound`` (:func:`omnisafe_qpt.scores.mean_bound`; None if an episode cost more
-        than ``worst_cost``); and ``zero_action``, likewise, if no level was within the run's limit.
+        ``returns``, ``costs`` and ``lengths`` of its episodes, the means ``return_mean`` and
+        ``cost_mean``, and ``cost_bound`` (:func:`omnisafe_qpt.scores.mean_bound`; None if an
+        episode cost more than ``worst_cost``); and ``zero_action``, likewise, if no level was
+        within the run's limit.
 
     Raises:
         UserError: If there are too few or too many episodes, or the environment refuses.

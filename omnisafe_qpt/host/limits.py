@@ -123,13 +123,13 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
         ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
         lists of None. Where the policy acts on the observation alone, ``target_return``,
-        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. ``unsafe_share_bound`` is at least
-        the share of all episodes over the limit with 95 % confidence (Clopper-Pearson, from this
-        row's episodes alone). ``guarantee`` is what the target calibration says of the limit, the
-        fields of :class:`omnisafe_qpt.runner.Guarantee` with its two statements, or None if it did
-        not choose the targets; ``calibrated_bound`` is its ``cost_bound``. ``holds_still`` is True
-        for the zero-action fallback, where the calibration found no safe target: then
-        ``target_return`` and ``asked_cost`` are None.
+        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. With 95 %
+        confidence the share of all episodes over the limit is at most ``unsafe_share_bound``
+        (Clopper-Pearson, from this row's episodes alone). ``guarantee`` is what the target
+        calibration says of the limit, the fields of :class:`omnisafe_qpt.runner.Guarantee` with its
+        two statements, or None if it did not choose the targets; ``calibrated_bound`` is its
+        ``cost_bound``. ``holds_still`` is True for the zero-action fallback, where the calibration
+        found no safe target: then ``target_return`` and ``asked_cost`` are None.
 
     Raises:
         UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
@@ -323,7 +323,8 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ``normalized_cost``, each with an ``..._interval``, the ends of the 95 % Student t interval
         over runs (None for a single run; see :func:`omnisafe_qpt.scores.mean_interval`),
         ``unsafe_share`` of all episodes, ``safe``, whether the mean normalised cost is at most 1,
-        and ``safe_runs``, in how many runs it is.
+        ``safe_runs``, in how many runs it is, and ``runs_without_target``, in how many the target
+        calibration found no safe target and every action was zero.
     """
     groups: dict[float, list[dict[str, Any]]] = {}
     for row in rows:
@@ -348,4 +349,5 @@ def _average(limit: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
         'unsafe_share': statistics.fmean(row['unsafe_share'] for row in rows),
         'safe': average['normalized_cost'] <= 1.0,
         'safe_runs': sum(row['safe'] for row in rows),
+        'runs_without_target': sum(row['holds_still'] for row in rows),
     }
