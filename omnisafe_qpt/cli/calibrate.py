@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
         'calibrate',
         'measure what a trained policy costs at each cost it is asked for, and keep to that from '
         'then on',
-        "omnisafe-qpt calibrate 'runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-...' \\\n"
+        "omnisafe-qpt calibrate 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' \\\n"
         '    --episodes 20',
     )
     parser.add_argument(
