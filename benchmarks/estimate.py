@@ -56,8 +56,8 @@ _VELOCITY_SECONDS = 0.0003
 _TRANSFORMERS = ('QPT', 'CDT')
 # Starting OmniSafe, reading the data, making the simulators.
 _START_SECONDS = 20.0
-# Costs that a policy is asked for in a calibration, and holding still.
-_CALIBRATION_LEVELS = 13
+# Target costs that a calibration plays in full, about: most are decided in fewer episodes.
+_CALIBRATION_LEVELS = 3
 # A run's checkpoints and its state to resume from, with the preset for CPUs and at full size.
 _RUN_BYTES = (8e6, 60e6)
 # How much larger a dataset is in OmniSafe's npz, which is not compressed.

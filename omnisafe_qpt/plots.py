@@ -208,7 +208,7 @@ def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any
     _draw_against_limits(return_axes, rows, 'returns', BLUE)
     _draw_against_limits(cost_axes, rows, 'costs', ORANGE)
     asked = [row for row in rows if row['target_return'] is not None]
-    if asked:  # not so for policies that act on the observation alone, or hold still
+    if asked:  # not so for policies that act on the observation alone, or a fallback
         at_limits = sorted({row['cost_limit'] for row in asked})
         wanted = [
             np.mean(

@@ -22,9 +22,11 @@ model that ``omnisafe-qpt export`` wrote, and use :class:`OnnxPolicy`. It is use
 from __future__ import annotations
 
 import json
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +37,27 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 # Of the inputs, outputs and metadata of an exported model.
-FORMAT = 1
+FORMAT = 2
+# Of a target calibration, in checkpoints and exported models.
+CALIBRATION_FORMAT = 2
+
+# What a target calibration may say of a cost limit.
+CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
+NO_SAFE_TARGET = 'no safe target found'
 
 # Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
 _LARGEST_NUMBER = 1e15
 
+# Of each statement of a guarantee.
+_ERROR_RATE = 0.05
+
 
 def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None, float]:
-    """Return which return and which cost to ask a model for at a cost limit.
+    """Return which return and which cost to condition a model on at a cost limit.
 
-    A calibrated model is asked for what returned the most within the limit when it was measured.
-    Where nothing was within with confidence, it is asked for what cost the least; and where that
-    was above the limit even on average, it holds still, if that cost less. Any other model is asked
-    for the limit itself and the highest return that the dataset reached within it, Eq. (11).
+    A calibrated model is conditioned on the targets that its calibration chooses for the limit, see
+    :func:`serving_level`; any other on the limit itself and the highest return that the dataset
+    reached within it, Eq. (11).
 
     Args:
         record (dict[str, Any]): Of the model: ``frontier``, and ``calibration``, which is None or
@@ -55,31 +65,171 @@ def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None
         cost_limit (float): Undiscounted cost of an episode to keep within.
 
     Returns:
-        The return, which is None for holding still, and the cost.
+        The return, which is None for the zero-action fallback, and the cost.
     """
     if record.get('calibration') is not None:
-        best = _best_level(record['calibration']['levels'], cost_limit)
-        if best['target_return'] is None:
+        level, _ = serving_level(record['calibration'], cost_limit)
+        if level['target_return'] is None:
             return None, cost_limit
-        return best['target_return'], best['asked_cost']
+        return level['target_return'], level['asked_cost']
     frontier = record['frontier']
     # Where all episodes cost more than the limit, the one of least cost stands in.
     step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
     return frontier['returns'][max(step, 0)], cost_limit
 
 
-def _best_level(levels: Sequence[dict[str, Any]], cost_limit: float) -> dict[str, Any]:
-    """Choose what serves a limit among what a calibration measured."""
+def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[str, Any], str]:
+    """Choose the target cost that serves a limit among those that a calibration has played.
 
-    def cost(level: dict[str, Any]) -> tuple[float, float]:
-        return level['cost_bound'], -level['return_mean']
+    Args:
+        calibration (dict[str, Any]): See :func:`omnisafe_qpt.host.calibration.calibrate`.
+        cost_limit (float): Undiscounted cost of an episode to keep within.
 
-    asked = [level for level in levels if level['target_return'] is not None]
-    within = [level for level in asked if level['cost_bound'] <= cost_limit]
-    if within:
-        return max(within, key=lambda level: level['return_mean'])
-    cheapest = min(asked, key=cost)
-    return cheapest if cheapest['cost_mean'] <= cost_limit else min(levels, key=cost)
+    Returns:
+        The level, and what that says of the limit. ``CERTIFIED``: of the levels from the lowest up
+        to the first whose bound is above the limit, the one of the highest mean return.
+        ``NOT_CERTIFIED``: there is none; the lowest whose mean cost is within the limit.
+        ``NO_SAFE_TARGET``: none is; the least mean cost, which may be the zero action's.
+    """
+    levels = calibration['levels']
+    certified: list[dict[str, Any]] = []
+    for level in levels:
+        if level['cost_bound'] is None or level['cost_bound'] > cost_limit:
+            break
+        certified.append(level)
+    if certified:
+        return max(certified, key=lambda level: level['return_mean']), CERTIFIED
+    for level in levels:
+        if level['cost_mean'] <= cost_limit:
+            return level, NOT_CERTIFIED
+    zero_action = calibration['zero_action']
+    measured = levels if zero_action is None else [*levels, zero_action]
+    return min(measured, key=lambda level: (level['cost_mean'], -level['return_mean'])), (
+        NO_SAFE_TARGET
+    )
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What a target calibration says of one cost limit; as text, two sentences.
+
+    Both statements are about new episodes of the level that serves the limit, and are false with a
+    probability of at most 5 % each, over calibrations. The choice among levels is accounted for:
+    in the first by testing them in a fixed sequence, in the second by dividing the 5 % among all
+    levels and numbers of episodes at which they could have been chosen.
+
+    Args:
+        cost_limit (float): Undiscounted cost of an episode.
+        status (str): ``certified``, ``not certified`` or ``no safe target found``.
+        target_cost (float or None): Of the level; None for the zero-action fallback.
+        episodes (int): Of calibration, of the level.
+        cost_mean (float): Their mean cost.
+        cost_bound (float or None): The mean cost is at most this with 95 % confidence, if no
+            episode costs more than ``worst_cost``; None without such a bound. Only where it is
+            ``certified`` does that account for the choice of the level.
+        worst_cost (float): Assumed to be exceeded by no episode.
+        over (int): Episodes that cost more than the limit.
+        share_bound (float): The share of episodes over the limit is at most this with 95 %
+            confidence (Clopper-Pearson).
+        best_bound (float): What ``cost_bound`` would be if no calibration episode of a level had
+            cost anything, in as many as were allowed.
+    """
+
+    cost_limit: float
+    status: str
+    target_cost: float | None
+    episodes: int
+    cost_mean: float
+    cost_bound: float | None
+    worst_cost: float
+    over: int
+    share_bound: float
+    best_bound: float
+
+    @classmethod
+    def at(cls, calibration: dict[str, Any], cost_limit: float) -> Guarantee:
+        """Read off a calibration what it says of a limit."""
+        level, status = serving_level(calibration, cost_limit)
+        costs, worst_cost = level['costs'], calibration['worst_cost']
+        over = sum(cost > cost_limit for cost in costs)
+        return cls(
+            cost_limit=cost_limit,
+            status=status,
+            target_cost=level['asked_cost'],
+            episodes=len(costs),
+            cost_mean=level['cost_mean'],
+            cost_bound=level.get('cost_bound'),
+            worst_cost=worst_cost,
+            over=over,
+            share_bound=share_bound(over, len(costs), _ERROR_RATE / calibration['comparisons']),
+            best_bound=worst_cost * (1.0 - _ERROR_RATE ** (1.0 / calibration['episodes'])),
+        )
+
+    @property
+    def mean_statement(self) -> str:
+        """What holds of the mean cost."""
+        limit = f'{self.cost_limit:g}'
+        measured = f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}'
+        if self.status == CERTIFIED:
+            return (
+                f'mean cost <= {limit} with 95 % confidence, from {measured}, assuming no episode '
+                f'costs more than {self.worst_cost:g}'
+            )
+        if self.status == NO_SAFE_TARGET:
+            return f'no safe target found for mean cost <= {limit}; in use: {measured}'
+        text = f'mean cost <= {limit} is NOT certified; in use: {measured}'
+        if self.best_bound > self.cost_limit:
+            text += (
+                f'; assuming no episode costs more than {self.worst_cost:g}, no result of the '
+                f'episodes allowed could certify less than {self.best_bound:.4g}'
+            )
+        return text
+
+    @property
+    def share_statement(self) -> str:
+        """What holds of the share of episodes over the limit."""
+        return (
+            f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
+            f'with 95 % confidence (Clopper-Pearson), {self.over} of {self.episodes} over'
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields and the two statements as plain values."""
+        statements = ('mean_statement', 'share_statement')
+        return {**asdict(self), **{name: getattr(self, name) for name in statements}}
+
+    def __str__(self) -> str:
+        return f'{self.mean_statement}. {self.share_statement}.'
+
+
+def share_bound(over: int, episodes: int, error_rate: float = 0.05) -> float:
+    """Return what a share is at most with 95 % confidence, by Clopper and Pearson.
+
+    Args:
+        over (int): How many of the episodes count.
+        episodes (int): How many there were.
+        error_rate (float, optional): Probability that the share is above the bound. Defaults to
+            0.05.
+
+    Returns:
+        The largest share with which so few are over with that probability: of 10 episodes with
+        none over, 0.26.
+    """
+    if over >= episodes:
+        return 1.0
+    counts = np.arange(over + 1)
+    ways = np.array(
+        [math.lgamma(episodes + 1) - math.lgamma(k + 1) - math.lgamma(episodes - k + 1)
+         for k in counts],
+    )  # fmt: skip
+    low, high = over / episodes, 1.0
+    for _ in range(60):  # halvings
+        share = (low + high) / 2
+        so_few = np.exp(
+            ways + counts * np.log(share) + (episodes - counts) * np.log1p(-share)
+        ).sum()
+        low, high = (share, high) if so_few > error_rate else (low, share)
+    return high
 
 
 class LoopPolicy(ABC):
@@ -105,10 +255,11 @@ class LoopPolicy(ABC):
         self.num_episodes = num_episodes
         self._count = 1 if num_episodes is None else num_episodes
         self._obs_dim = obs_dim
-        # Asked for of an episode: return, which is NaN for holding still, and cost.
+        # Asked for of an episode: return, which is NaN for the zero-action fallback, and cost.
         self._targets = np.zeros((self._count, 2))
         # A calibrated model may be asked for another cost than the limit.
         self._limits = np.zeros(self._count)
+        self._is_given = np.zeros(self._count, dtype=bool)  # whether the user gave the return
         self._awaits_observe = False
 
     @property
@@ -120,9 +271,22 @@ class LoopPolicy(ABC):
     def target_return(self) -> float | np.ndarray:
         """Undiscounted return of an episode that the policy is asked for.
 
-        NaN where it holds still instead, as its calibration found nothing within the limit.
+        NaN for the zero-action fallback, where the calibration found no safe target.
         """
         return self._shown(self._targets[:, 0])
+
+    @property
+    def guarantee(self) -> Guarantee | list[Guarantee | None] | None:
+        """What the target calibration says of the cost limit.
+
+        None for a model without a calibration for its settings, and where the target return is
+        given by the user or is the run's own.
+        """
+        found = [
+            None if is_given else self._guarantee_for(limit)
+            for limit, is_given in zip(self._limits.tolist(), self._is_given)
+        ]
+        return found[0] if self.num_episodes is None else found
 
     @property
     def remaining_budget(self) -> float | np.ndarray:
@@ -131,7 +295,7 @@ class LoopPolicy(ABC):
 
     @property
     def remaining_return(self) -> float | np.ndarray:
-        """What the rest of the episode is asked to return; NaN where the policy holds still."""
+        """What the rest of the episode is asked to return; NaN for the zero-action fallback."""
         return self._shown(np.where(self._holds_still, np.nan, self._remaining()[:, 0]))
 
     def reset(
@@ -215,9 +379,10 @@ class LoopPolicy(ABC):
             cost_limit (float, Sequence[float] or np.ndarray): Undiscounted cost of an episode,
                 for all episodes or one each.
             target_return (float, Sequence[float] or np.ndarray, optional): Undiscounted return of
-                an episode to ask for, at a cost of the limit. Defaults to what the calibration
-                found best, which may be to hold still; without one to the highest that the
-                dataset reached within the limit, or the model's own target at its own limit.
+                an episode to ask for, at a cost of the limit. Defaults to the choice of the
+                target calibration, which may be the zero-action fallback; without one to the
+                highest that the dataset reached within the limit, or the model's own target at its
+                own limit.
             episodes (Sequence[int] or np.ndarray, optional): Which of several are meant, by
                 number or as (B,) bool. Defaults to all.
 
@@ -236,6 +401,7 @@ class LoopPolicy(ABC):
             targets = np.stack([returns, limits], axis=-1)
         self._retarget(rows, targets)
         self._targets[rows], self._limits[rows] = targets, limits
+        self._is_given[rows] = target_return is not None
 
     @property
     def _holds_still(self) -> np.ndarray:
@@ -244,6 +410,10 @@ class LoopPolicy(ABC):
     @abstractmethod
     def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
         """Return which return and cost to ask for at a limit when the user does not say."""
+
+    @abstractmethod
+    def _guarantee_for(self, cost_limit: float) -> Guarantee | None:
+        """Return what the calibration says of a limit, if :meth:`_targets_for` goes by it."""
 
     @abstractmethod
     def _begin(self, row: int, seed: int) -> None:
@@ -384,6 +554,12 @@ class OnnxPolicy(LoopPolicy):
         if cost_limit == self.metadata['cost_limit']:
             return self.metadata['target_return'], self.metadata['asked_cost']
         return targets_for(self.metadata, cost_limit)
+
+    def _guarantee_for(self, cost_limit: float) -> Guarantee | None:
+        calibration = self.metadata['calibration']
+        # The file's default targets may have been given by the user.
+        is_chosen = self._targets_for(cost_limit) == targets_for(self.metadata, cost_limit)
+        return Guarantee.at(calibration, cost_limit) if calibration and is_chosen else None
 
     def _begin(self, row: int, seed: int) -> None:
         shifts = self._inputs['shifts'][row]

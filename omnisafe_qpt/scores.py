@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -30,12 +31,6 @@ _STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
     2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-# 95 % quantiles, likewise.
-_STUDENT_T_ONE_SIDED = (
-    6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812,
-    1.796, 1.782, 1.771, 1.761, 1.753, 1.746, 1.740, 1.734, 1.729, 1.725,
-    1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697,
 )  # fmt: skip
 
 
@@ -80,28 +75,49 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < 2:
         return None
-    mean, half = statistics.fmean(values), _half_width(values, _STUDENT_T)
+    mean = statistics.fmean(values)
+    quantile = _STUDENT_T[min(len(values) - 1, len(_STUDENT_T)) - 1]
+    half = quantile * statistics.stdev(values) / len(values) ** 0.5
     return mean - half, mean + half
 
 
-def mean_bound(values: Sequence[float]) -> float:
-    """Return what the mean that values were drawn about stays below with 95 % confidence.
+def mean_bound(
+    values: Sequence[float],
+    largest: float,
+    error_rate: float = 0.05,
+) -> float | None:
+    """Return what a mean stays below with 95 % confidence, if no value exceeds ``largest``.
 
-    By Student's t, as :func:`mean_interval`: of four values 2.4 standard errors above their mean,
-    of ten 1.8.
+    If the mean were m or more, the product of (largest - value) / (largest - m) over the values so
+    far would be a nonnegative supermartingale that starts at 1: the capital of a gambler who bets
+    the most that he can on values below m. By Ville's inequality it would ever reach 20 with a
+    probability of at most 1/20. The bound is the least m for which it has reached 20. So it holds
+    whatever the distribution, and after any number of values, however that number was decided
+    (Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, 2024).
+
+    After n values of 0 it is ``largest * (1 - 0.05 ** (1 / n))``; no bound that holds for all
+    distributions is lower.
 
     Args:
-        values (Sequence[float]): Two or more.
+        values (Sequence[float]): Independent, from 0 to ``largest``, in the order drawn.
+        largest (float): No value exceeds it, by assumption.
+        error_rate (float, optional): Probability that the mean is above the bound. Defaults to
+            0.05.
+
+    Returns:
+        The bound, or None if a value exceeds ``largest``: then the assumption is false.
     """
-    return statistics.fmean(values) + _half_width(values, _STUDENT_T_ONE_SIDED)
+    if max(values, default=0.0) > largest:
+        return None
+    bound, log_product = largest, math.log(error_rate)
+    for count, value in enumerate(values, start=1):
+        if value == largest:
+            break  # all capital is lost; what was reached before stays
+        log_product += math.log(largest - value)
+        bound = min(bound, largest - math.exp(log_product / count))
+    return bound
 
 
 def fixed(value: float, digits: int) -> str:
     """Write a score with that many digits; what rounds to nothing gets no minus."""
     return f'{round(value, digits) + 0.0:.{digits}f}'
-
-
-def _half_width(values: Sequence[float], quantiles: Sequence[float]) -> float:
-    """Return a quantile, chosen by the number of values, times their standard error."""
-    quantile = quantiles[min(len(values) - 1, len(quantiles)) - 1]
-    return quantile * statistics.stdev(values) / len(values) ** 0.5

@@ -102,16 +102,18 @@ def test_taking_turns_changes_no_bit_either(monkeypatch: pytest.MonkeyPatch) -> 
     batches = [evaluation._Batch(*part) for part in parts]
 
     def played(stage: Any) -> dict[int, Any]:
-        with stage as (horizon, events):
+        with stage as (horizon, play):
             assert horizon == 20
             return {
-                number: event for number, event in events if isinstance(event, evaluation._Played)
+                number: event
+                for number, event in play(batches)
+                if isinstance(event, evaluation._Played)
             }
 
-    expected = played(evaluation._playing_here(setting, batches))
+    expected = played(evaluation._playing_here(setting))
     assert len(expected) == 4
     for processes in (1, 2, 3):
-        assert played(evaluation._playing_in_turns(setting, batches, processes)) == expected
+        assert played(evaluation._playing_in_turns(setting, processes)) == expected
 
 
 def test_series_played_together_are_those_played_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ from omnisafe_qpt.core.config import RULES
 from omnisafe_qpt.host import export
 from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
-from omnisafe_qpt.runner import OnnxPolicy
+from omnisafe_qpt.runner import CALIBRATION_FORMAT, CERTIFIED, NO_SAFE_TARGET, OnnxPolicy
 
 
 STEPS = 60
@@ -232,11 +232,16 @@ def test_limits_and_targets_are_those_of_the_run(run: Path, exported: Any) -> No
 def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path) -> None:
     networks, _ = load_networks(run)
     config, _ = deployment_of(networks, **PLAIN)
-    names = ('asked_cost', 'target_return', 'return_mean', 'cost_mean', 'cost_bound')
-    levels = [(4.0, 50.0, 5.0, 8.0, 9.0), (None, None, 1.0, 0.0, 0.0)]
+    level = {'asked_cost': 4.0, 'target_return': 50.0, 'returns': [5.0], 'costs': [8.0]}
+    zero_action = {'asked_cost': None, 'target_return': None, 'returns': [1.0], 'costs': [0.0]}
     networks.spec['calibration'] = {
+        'format': CALIBRATION_FORMAT,
         'settings': calibrated_settings(config),
-        'levels': [dict(zip(names, level)) for level in levels],
+        'episodes': 5,
+        'comparisons': 10,
+        'worst_cost': 80.0,
+        'levels': [{**level, 'return_mean': 5.0, 'cost_mean': 8.0, 'cost_bound': 9.0}],
+        'zero_action': {**zero_action, 'return_mean': 1.0, 'cost_mean': 0.0},
     }
     folder, path = tmp_path / 'seed-000-now', tmp_path / 'policy.onnx'
     save_checkpoint(folder, 1, networks)
@@ -263,6 +268,9 @@ def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path
             ours, theirs = (getattr(policy, name) for policy in policies)
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
         assert np.isnan(policies[1].target_return).tolist() == is_still
+        assert policies[0].guarantee == policies[1].guarantee
+        statuses = [each.status for each in policies[1].guarantee]
+        assert statuses == [NO_SAFE_TARGET if still else CERTIFIED for still in is_still]
 
 
 @needs_extra
@@ -316,7 +324,9 @@ def test_it_runs_where_there_is_no_torch(
     tmp_path: Path,
     copied: bool,
 ) -> None:
-    imports = 'from omnisafe_qpt.runner import OnnxPolicy'
+    imports = (
+        'from omnisafe_qpt.runner import CALIBRATION_FORMAT, CERTIFIED, NO_SAFE_TARGET, OnnxPolicy'
+    )
     if copied:
         shutil.copy(runner.__file__, tmp_path / 'runner.py')
         imports = 'sys.modules["omnisafe_qpt"] = None\nfrom runner import OnnxPolicy'
@@ -368,9 +378,9 @@ def test_what_is_no_exported_policy_is_said_so(exported: Any, tmp_path: Path) ->
         OnnxPolicy(cut)
     model = onnx.load(exported(**PLAIN))
     for entry in model.metadata_props:
-        entry.value = '2' if entry.key == 'omnisafe_qpt_format' else entry.value
+        entry.value = '1' if entry.key == 'omnisafe_qpt_format' else entry.value
     onnx.save(model, tmp_path / 'newer.onnx')
-    with pytest.raises(ValueError, match='format 2, this runner reads 1'):
+    with pytest.raises(ValueError, match='format 1, this runner reads 2'):
         OnnxPolicy(tmp_path / 'newer.onnx')
     del model.metadata_props[:]
     onnx.save(model, tmp_path / 'other.onnx')

@@ -51,7 +51,14 @@ from omnisafe_qpt.host.checkpoint import checkpoint_path, random_state, save_bes
 from omnisafe_qpt.host.evaluation import Evaluation
 from omnisafe_qpt.host.resume import latest_run
 from omnisafe_qpt.host.run_log import RunLogger
-from omnisafe_qpt.host.seeds import FIRST_VALIDATION_SEED, final_seeds, validation_seeds
+from omnisafe_qpt.host.seeds import (
+    FIRST_CALIBRATION_SEED,
+    FIRST_VALIDATION_SEED,
+    calibration_seeds,
+    check_test_seeds,
+    final_seeds,
+    validation_seeds,
+)
 from omnisafe_qpt.host.signals import Stopped, StopSignal
 
 
@@ -509,14 +516,19 @@ def test_simulators_may_draw_what_they_like(
 # ------------------------------------------------------------------ last, best and numbers
 
 
-def test_seeds_of_validation_are_never_reported() -> None:
-    for seed in (0, 1, 3, 99_998, 99_999, 123_456_789):
+def test_seeds_of_validation_calibration_and_reports_are_never_the_same() -> None:
+    for seed in (0, 1, 3, 49_999, 99_998, 99_999, 123_456_789):
         chosen, reported = validation_seeds(seed, 10_000), final_seeds(seed, 10_000)
+        calibrated = calibration_seeds(seed, 10_000)
         assert chosen.start >= FIRST_VALIDATION_SEED > reported.stop - 1 >= reported.start >= 0
-        assert chosen.stop < 2**31
+        assert calibrated.start >= FIRST_CALIBRATION_SEED >= chosen.stop
+        assert calibrated.stop < 2**31
+    for reserved in (FIRST_VALIDATION_SEED, FIRST_CALIBRATION_SEED):
+        with pytest.raises(omnisafe_qpt.UserError, match='calibration'):
+            check_test_seeds(reserved, 1)
     assert final_seeds(3, 2) == range(40_000, 40_002)
     assert not set(validation_seeds(0, 50)) & set(validation_seeds(1, 50))
-    for function in (validation_seeds, final_seeds):
+    for function in (validation_seeds, calibration_seeds, final_seeds):
         with pytest.raises(omnisafe_qpt.UserError, match='10000 at most'):
             function(0, 10_001)
 

@@ -40,6 +40,7 @@ from omnisafe_qpt.host import training
 from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
 from omnisafe_qpt.host.offline import evaluate_offline
+from omnisafe_qpt.runner import CALIBRATION_FORMAT
 
 
 OBS_DIM, ACT_DIM = 7, 2
@@ -298,8 +299,12 @@ def test_a_calibrated_run_is_asked_for_what_was_found_best_unless_told_otherwise
     run = make_run()
     networks, _ = load_networks(run)
     level = {'asked_cost': 2.0, 'target_return': 33.0, 'return_mean': 1.0, 'cost_bound': 4.0}
-    settings = calibrated_settings(deployment_of(networks)[0])
-    networks.spec['calibration'] = {'settings': settings, 'levels': [level]}
+    networks.spec['calibration'] = {
+        'format': CALIBRATION_FORMAT,
+        'settings': calibrated_settings(deployment_of(networks)[0]),
+        'levels': [level],
+        'zero_action': None,
+    }
     save_checkpoint(run, 1, networks)
     command = ['evaluate', str(run), '--offline', str(dataset), '--json', str(written)]
     for options, target in (((), 33.0), (('--uncalibrated',), 50.0)):

@@ -17,11 +17,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from omnisafe_qpt.data.tasks import all_tasks
+from omnisafe_qpt.runner import share_bound
 from omnisafe_qpt.scores import (
     fixed,
     mean_bound,
@@ -96,12 +98,54 @@ def test_the_interval_holds_95_of_100_of_students_t(number):
     assert share_within(bound, number - 1) == pytest.approx(0.95, abs=1e-4)
 
 
-@pytest.mark.parametrize('number', range(2, 32))
-def test_the_bound_is_above_95_of_100_of_students_t(number):
-    values = np.random.default_rng(number).normal(3.0, 2.0, number)
-    standard_error = values.std(ddof=1) / math.sqrt(number)
-    bound = (mean_bound(values.tolist()) - values.mean()) / standard_error
-    assert share_within(bound, number - 1) == pytest.approx(0.9, abs=1e-4)  # half of it below
+def wealth(values, mean, largest):
+    """Bet all that may be bet on values below a mean; returns the most that was ever owned."""
+    capital = most = 1.0
+    for value in values:
+        capital *= 1.0 + (mean - value) / (largest - mean)
+        most = max(most, capital)
+    return most
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_the_bound_is_the_least_mean_against_which_a_gambler_has_won_twentyfold(seed):
+    generator = np.random.default_rng(seed)
+    values = generator.uniform(0.0, 9.0, 60) * (generator.random(60) < 0.3)
+    values[50:] = 80.0 if seed == 4 else values[50:]
+    bound = mean_bound(values.tolist(), 80.0)
+    assert wealth(values, bound + 1e-6, 80.0) > 20.0 > wealth(values, bound - 1e-6, 80.0)
+    assert mean_bound(values.tolist(), 80.0, 0.01) > bound > values[:50].mean()
+
+
+@pytest.mark.parametrize(('values', 'bound'), [
+    ([], 80.0), ([80.0], 80.0), ([0.0] * 46, 80.0 * (1 - 0.05 ** (1 / 46))), ([81.0], None),
+    ([0.0] * 200 + [81.0], None), ([7.0] * 5, 80.0 - 73.0 * 0.05 ** (1 / 5)),
+])  # fmt: skip
+def test_the_bound_at_its_edges(values, bound):
+    found = mean_bound(values, 80.0)
+    assert found == (None if bound is None else pytest.approx(bound))
+
+
+def test_no_costs_do_not_make_the_bound_zero():
+    assert mean_bound([0.0] * 10, 80.0) == pytest.approx(20.7, abs=0.1)
+    assert mean_bound([0.0] * 45, 80.0) > 5.0 > mean_bound([0.0] * 47, 80.0)
+
+
+@pytest.mark.parametrize(('over', 'episodes'), [(0, 1), (0, 10), (1, 10), (3, 46), (45, 46)])
+@pytest.mark.parametrize('error_rate', [0.05, 0.001])
+def test_the_share_bound_is_that_of_clopper_and_pearson(over, episodes, error_rate):
+    bound = Fraction(share_bound(over, episodes, error_rate))
+    so_few = sum(
+        math.comb(episodes, k) * bound**k * (1 - bound) ** (episodes - k) for k in range(over + 1)
+    )
+    assert float(so_few) == pytest.approx(error_rate)
+
+
+def test_what_few_episodes_say_of_the_share_over_the_limit():
+    assert share_bound(0, 10) == pytest.approx(1 - 0.05**0.1)
+    assert share_bound(10, 10) == 1.0
+    assert share_bound(0, 0) == 1.0
+    assert 0.01 < share_bound(50, 10_000) < share_bound(100, 10_000) < 0.013
 
 
 def test_many_values_have_an_interval_a_little_too_wide():

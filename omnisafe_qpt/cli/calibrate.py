@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""``omnisafe-qpt calibrate``: what a trained run really costs when it is asked for a cost."""
+"""``omnisafe-qpt calibrate``: target calibration of a trained run, in its simulator."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'calibrate',
-        'measure what a trained policy costs at each cost it is asked for, and keep to that from '
-        'then on',
+        'run a trained policy at increasing target costs in its simulator, and choose the target '
+        'cost for each limit by that from then on',
         "omnisafe-qpt calibrate 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' \\\n"
-        '    --episodes 20',
+        '    --episodes 150',
     )
     parser.add_argument(
         'run',
@@ -51,9 +51,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--episodes',
         type=positive,
-        default=10,
         metavar='N',
-        help='for each of about ten costs, with seeds of validation (default: 10)',
+        help='for each target cost, at most; to certify a mean cost of L takes at least 3 W / L, '
+        'where W is the cost of the worst episode in the dataset (default: 80)',
     )
     add_deployment_options(parser)
     add_machine_options(parser)
@@ -82,25 +82,33 @@ def _run(options: argparse.Namespace) -> None:
         )
     if options.json is not None:
         write_json(record, options.json)
-    print(f'{checkpoint}, {record["episodes"]} episodes each')
+    print(f'{checkpoint}, {record["steps"]} simulated steps')
     _print_table(record)
 
 
 def _print_table(record: dict[str, Any]) -> None:
-    """Print a line for each cost asked for."""
+    """Print a line for each target cost, and what serves the limits about the run's own."""
     from rich.console import Console
 
-    table = result_table(
-        '',
-        '',
-        ('Asked cost', 'Asked return', 'Return', 'Cost', 'Bound'),
-    )
+    columns = ('Target cost', 'Target return', 'Episodes', 'Return', 'Cost', 'Bound')
+    table = result_table('', '', columns)
     for level in record['levels']:
-        names = ('asked_cost', 'target_return', 'return_mean', 'cost_mean', 'cost_bound')
-        table.add_row(*('still' if level[name] is None else f'{level[name]:.1f}' for name in names))
+        table.add_row(
+            f'{level["asked_cost"]:g}',
+            f'{level["target_return"]:.1f}',
+            str(len(level['costs'])),
+            f'{level["return_mean"]:.1f}',
+            f'{level["cost_mean"]:.1f}',
+            'none' if level['cost_bound'] is None else f'{level["cost_bound"]:.1f}',
+        )
+    zero = record['zero_action']
+    if zero is not None:
+        means = f'{zero["return_mean"]:.1f}', f'{zero["cost_mean"]:.1f}'
+        table.add_row('zero action', '-', str(len(zero['costs'])), *means, '-')
     Console().print(table)
     print(
-        'A cost limit is served by the line of the highest return whose bound is within it; if\n'
-        'there is none, by the least bound, which may be to hold still if no other mean cost is\n'
-        'within. Bound: the mean cost is below it with 95 % confidence.',
+        'Bound: the mean cost is at most that with 95 % confidence, if no episode costs more\n'
+        f'than {record["worst_cost"]:g}; none where one did. A cost limit is certified for the\n'
+        'target costs from the lowest up to the first with a bound above the limit, and served\n'
+        'by the one of them with the highest return.',
     )

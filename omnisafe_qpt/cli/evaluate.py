@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +77,9 @@ def add(commands: Any) -> None:
         type=float,
         action='append',
         metavar='R',
-        help='return to ask for, at a cost of the limit (default: what the calibration found best; '
-        'without one the highest that the dataset reached within the limit); once for all limits, '
-        'or once for each',
+        help='return to ask for, at a cost of the limit (default: the choice of the target '
+        'calibration; without one the highest that the dataset reached within the limit); once for '
+        'all limits, or once for each',
     )
     parser.add_argument(
         '--episodes',
@@ -217,7 +218,10 @@ def _print_tables(rows: list[dict[str, Any]], averages: list[dict[str, Any]]) ->
         runs.setdefault(f'{row["run"]}, {row["checkpoint"]}', []).append(row)
     for run, own in runs.items():
         console.print(run, markup=False, highlight=False, soft_wrap=True)
-        console.print(_run_table(own), '')
+        console.print(_run_table(own))
+        for line in _statements(own):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print()
     if len(runs) > 1:
         console.print(_average_table(averages))
 
@@ -235,14 +239,9 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
         'safe: normalised cost at most 1',
     ]
     if any(row['asked_cost'] not in (None, row['cost_limit']) for row in rows):
-        notes.append('target: return @ cost that the policy is asked for by its calibration')
-    notes += [
-        f'limit {row["cost_limit"]:g}: the calibration found nothing within it, so that '
-        + ('the policy holds still' if row['holds_still'] else 'the least is asked for')
-        for row in rows
-        if row['calibrated_bound'] is not None
-        and (row['holds_still'] or row['calibrated_bound'] > row['cost_limit'])
-    ]
+        notes.append('target: return @ target cost, chosen by the target calibration')
+    if any(row['holds_still'] for row in rows):
+        notes.append('none: no safe target found, every action is zero')
     table = result_table(
         title,
         '\n'.join(notes),
@@ -257,27 +256,51 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
             f'{row["cost_mean"]:.1f} ± {row["cost_std"]:.1f}',
             f'{row["normalized_cost"]:.3f}',
             f'{row["unsafe_share"]:.0%}',
-            'yes' if row['safe'] else 'NO',
+            '-' if row['holds_still'] else 'yes' if row['safe'] else 'NO',
         )
     return table
 
 
+def _statements(rows: list[dict[str, Any]]) -> list[str]:
+    """Say what holds at each limit: by these episodes, and by the target calibration."""
+    lines = []
+    for row in rows:
+        over = round(row['unsafe_share'] * row['episodes'])
+        bound = math.ceil(100 * row['unsafe_share_bound'])
+        lines.append(
+            f'Limit {row["cost_limit"]:g}: {over} of {row["episodes"]} episodes over: at most '
+            f'{bound} % of all, with 95 % confidence (Clopper-Pearson)',
+        )
+        if row['guarantee'] is not None:
+            lines += [
+                f'  calibration: {row["guarantee"][name]}'
+                for name in ('mean_statement', 'share_statement')
+            ]
+    return lines
+
+
 def _asked(row: dict[str, Any]) -> str:
     if row['target_return'] is None:
-        return 'still' if row['holds_still'] else '-'
+        return 'none' if row['holds_still'] else '-'
     at = '' if row['asked_cost'] == row['cost_limit'] else f' @{row["asked_cost"]:g}'
     return f'{row["target_return"]:.1f}{at}'
 
 
 def _average_table(averages: list[dict[str, Any]]) -> Table:
     """Make a line for each limit, averaged over runs."""
+    notes = (
+        '±: 95 % Student t interval over runs, wide for two or three;\n'
+        'safe: mean normalised cost at most 1, and in how many runs'
+    )
+    if any(row['runs_without_target'] for row in averages):
+        notes += ';\n-: no safe target found in one of the runs, whose actions are all zero'
     table = result_table(
         f'{averages[0]["algo"]} on {averages[0]["env_id"]}, mean over runs',
-        '±: 95 % Student t interval over runs, wide for two or three;\n'
-        'safe: mean normalised cost at most 1, and in how many runs',
+        notes,
         ('Limit', 'Return', 'normalised', 'Cost', 'normalised', 'Unsafe', 'Safe'),
     )
     for row in averages:
+        verdict = '-' if row['runs_without_target'] else 'yes' if row['safe'] else 'NO'
         table.add_row(
             f'{row["cost_limit"]:g}',
             f'{fixed(row["return_mean"], 1)}',
@@ -285,7 +308,7 @@ def _average_table(averages: list[dict[str, Any]]) -> Table:
             f'{row["cost_mean"]:.1f}',
             f'{row["normalized_cost"]:.3f}{_half(row["normalized_cost_interval"])}',
             f'{row["unsafe_share"]:.0%}',
-            f'{"yes" if row["safe"] else "NO"} {row["safe_runs"]}/{row["runs"]}',
+            f'{verdict} {row["safe_runs"]}/{row["runs"]}',
         )
     return table
 

@@ -53,8 +53,8 @@ def add(commands: Any) -> None:
         '--target-return',
         type=float,
         metavar='R',
-        help="asked for at the file's default limit (default: what the calibration found best; "
-        'without one the highest return that the dataset reached within it)',
+        help="asked for at the file's default limit (default: the choice of the target "
+        'calibration; without one the highest return that the dataset reached within it)',
     )
     add_deployment_options(parser)
     add_uncalibrated(parser)
@@ -83,7 +83,9 @@ def _run(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
     )
     target = report['target_return']
-    asked = 'holding still' if target is None else f'target return {target:.1f}'
+    asked = 'zero actions (no safe target found)'
+    if target is not None:
+        asked = f'target return {target:.1f}'
     print(
         f'{report["env_id"]}, {report["checkpoint"]} of {report["run"]}: {options.out}, '
         f'{report["bytes"] / 1e6:.1f} MB\n'

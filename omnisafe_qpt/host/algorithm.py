@@ -59,15 +59,18 @@ class _TransformerAlgorithm(OfflineAlgorithm):
         spec = {**spec, 'target_return': self._cfgs.algo_cfgs.target_return}
         return DeployableNetworks.from_learner(self._learner, spec)
 
-    def _calibrate(self) -> None:
-        """Measure what the policy costs when it is asked for costs, for all limits, and use that.
+    def _calibrate(self) -> Evaluation | None:
+        """Run the policy at increasing target costs, and deploy what that chooses.
+
+        Returns:
+            The episodes of the zero-action fallback, if that is deployed.
 
         Raises:
             Stopped: If a signal comes.
         """
         episodes = self._cfgs.train_cfgs.calibrate_episodes
         if not episodes:
-            return
+            return None
         networks, processes = self._actor.networks, self._cfgs.train_cfgs.evaluate_processes
         with self._episodes_shown('Calibrating', 1) as report:
             record = calibrate(
@@ -79,6 +82,10 @@ class _TransformerAlgorithm(OfflineAlgorithm):
             )
         networks.spec = {**networks.spec, 'calibration': record}
         self._deploy(networks)
+        if self._actor.target_return is not None:
+            return None
+        played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
+        return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
 
     @cached_property
     def _target_return(self) -> float:

@@ -12,21 +12,27 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""What a trained model brings when it is asked for a return and a cost, measured once for all.
+"""Target calibration: selects conditioning targets from simulated episodes.
 
-A model need not keep to what it is asked for. Eq. (14) compares a discounted value with a plain
-sum, and a policy imitates the nearest behaviour in its data, which may cost more or less. So the
-model is asked for a ladder of costs in validation episodes. From then on it is asked, at any cost
-limit, for the step of the ladder that returned the most within that limit
-(:func:`omnisafe_qpt.runner.targets_for`). Holding still is measured too, as a last resort where the
-policy keeps no limit whatever it is asked for.
+A policy need not keep to the cost that it is conditioned on. Eq. (14) compares a discounted value
+with a plain sum, and a policy imitates the nearest behaviour in its data, which may cost more or
+less. So the policy is run at increasing target costs, the levels, and from then on a cost limit is
+served by the level of the highest mean return among those that are certified for it
+(:func:`omnisafe_qpt.runner.serving_level`).
+
+A level is certified for a limit if it and all levels below have an upper confidence bound of the
+mean cost within the limit. Such a fixed sequence of tests may stop anywhere: at each limit, the
+probability that any level passes whose true mean cost exceeds the limit is at most 5 %, that of the
+first such level. Levels may share seeds, and more episodes may be played after a look at those so
+far, as the bound holds at all times at once (:func:`omnisafe_qpt.scores.mean_bound`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,20 +46,34 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_transformer, replace_checkpoint
 from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
-from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
-from omnisafe_qpt.host.seeds import validation_seeds
+from omnisafe_qpt.host.evaluation import (
+    EpisodePool,
+    Series,
+    default_processes,
+    episode_pool,
+)
+from omnisafe_qpt.host.seeds import calibration_seeds
+from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_level
 from omnisafe_qpt.scores import mean_bound
 
 
-# Costs asked for, as shares of the run's cost limit: closer about the limit, where a model is used.
-_LADDER = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+# Target costs, as shares of the run's cost limit: closer about the limit, where a model is used.
+_LADDER = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+# Limits that episodes are spent on, likewise. Any other limit is served by the same episodes.
+_LIMITS = (0.5, 1.0, 2.0, 4.0)
+# Where the dataset's worst episode costs less than this many limits, so much is assumed possible.
+_LEAST_WORST = 4.0
 # One episode tells nothing of how much they differ.
 _FEWEST_EPISODES = 2
+# After so many episodes a level is looked at first. They are also those of the zero action.
+_FIRST_LOOK = 4
+# For each level at most; a test holds it against configs/QPT.yaml.
+DEFAULT_EPISODES = 80
 
 
 def calibrate_run(  # pylint: disable=too-many-arguments
     run: str | os.PathLike[str],
-    episodes: int = 10,
+    episodes: int | None = None,
     *,
     candidates: int | None = None,
     rule: str | None = None,
@@ -63,11 +83,11 @@ def calibrate_run(  # pylint: disable=too-many-arguments
     checkpoint: str | int = LAST,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    """Calibrate a trained run, and keep the result in its checkpoint in place of an earlier one.
+    """Calibrate a trained run, and keep the record in its checkpoint in place of an earlier one.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
-        episodes (int, optional): See :func:`calibrate`. Defaults to 10.
+        episodes (int, optional): See :func:`calibrate`. Defaults to :data:`DEFAULT_EPISODES`.
         candidates (int, optional): Return targets tried at each step. Defaults to the run's.
         rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
         candidate_shift (str, optional): ``history`` or ``last``. Defaults to the run's.
@@ -82,12 +102,12 @@ def calibrate_run(  # pylint: disable=too-many-arguments
         What :func:`calibrate` returned, and the checkpoint.
 
     Raises:
-        UserError: If the run does not exist, is of an algorithm that is not asked for anything, or
-            a value is impossible.
+        UserError: If the run does not exist, is of an algorithm that is not conditioned on a cost,
+            or a value is impossible.
     """
     networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
     config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
-    record = calibrate(networks, config, episodes, processes, on_progress)
+    record = calibrate(networks, config, episodes or DEFAULT_EPISODES, processes, on_progress)
     networks.spec = {**networks.spec, 'calibration': record}
     replace_checkpoint(path, networks)
     return record, path
@@ -100,62 +120,159 @@ def calibrate(
     processes: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure what a model brings at each step of the ladder.
+    """Run a model at increasing target costs, in few episodes where few decide.
+
+    Episodes are spent on half, once, twice and four times the run's cost limit. A level is played
+    until it has passed at each of these limits at which all levels below have passed, or has little
+    prospect to. The first level that passes at none of them ends it.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
         config (DeploymentConfig): Candidates and selection rule.
-        episodes (int): How many for each step, with seeds of validation: none that is reported is
-            among them.
+        episodes (int): How many for each level at most.
         processes (int, optional): Processes that run episodes at the same time, which does not
             change the results. Defaults to one a core.
         on_progress (Callable, optional): Called with the steps done and the steps there will be
             at most. Defaults to None.
 
     Returns:
-        A record of plain values: ``episodes``, ``first_seed``, ``settings`` (those of deployment
-        that it holds for) and ``levels``, for each step of the ladder a dict of ``asked_cost``,
-        ``target_return`` (both None for holding still), ``return_mean``, ``cost_mean`` and
-        ``cost_bound``, below which the mean cost is with 95 % confidence
-        (:func:`omnisafe_qpt.scores.mean_bound`).
+        A record of plain values: ``format``; ``episodes``, at most, for each level; ``first_seed``,
+        the same for all levels; ``settings``, those of deployment that it holds for;
+        ``worst_cost``, which no episode exceeds by assumption; ``comparisons``, how many statements
+        on the share of episodes over a limit could have been made; ``steps`` simulated; ``levels``,
+        by rising target cost, for each one played a dict of ``asked_cost``, ``target_return``,
+        ``returns``, ``costs`` and ``lengths`` of its episodes, the means ``return_mean`` and
+        ``cost_mean``, and ``cost_bound`` (:func:`omnisafe_qpt.scores.mean_bound`; None if an
+        episode cost more than ``worst_cost``); and ``zero_action``, likewise, if no level was
+        within the run's limit.
 
     Raises:
-        UserError: If there are too few episodes, or the environment refuses.
+        UserError: If there are too few or too many episodes, or the environment refuses.
         RuntimeError: If an environment failed in its process.
     """
     if episodes < _FEWEST_EPISODES:
         raise UserError(
             f'{episodes} episodes of calibration; it must be at least {_FEWEST_EPISODES}',
         )
-    spec = networks.spec
+    spec, cost_unit = networks.spec, networks.scaling.cost_unit.item()
     frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
-    seeds = validation_seeds(spec['seed'], episodes)
+    seeds = calibration_seeds(spec['seed'], episodes)
     series = [
         Series(networks, replace(config, asked_cost=cost), frontier.target_return(cost), seeds)
-        for cost in ladder(networks.scaling.cost_unit.item(), frontier)
+        for cost in ladder(cost_unit, frontier)
     ]
-    series.append(Series(networks, replace(config, asked_cost=None), None, seeds))
-
-    def report(done: int, total: int, _: int) -> None:
-        if on_progress is not None:
-            on_progress(done, total)
-
-    found = evaluate_together(
-        spec['env_id'],
-        series,
-        processes or default_processes(episodes * len(series)),
-        on_progress=report,
-    )
-    return {
+    zero_action = Series(networks, replace(config, asked_cost=None), None, seeds)
+    worst_cost = max(_worst_cost(spec), _LEAST_WORST * cost_unit)
+    record: dict[str, Any] = {
+        'format': CALIBRATION_FORMAT,
         'episodes': episodes,
         'first_seed': seeds.start,
         'settings': calibrated_settings(config),
-        'levels': [_level(*each) for each in zip(series, found)],
+        'worst_cost': worst_cost,
+        'comparisons': len(series) * len(looks(episodes)),
+        'steps': 0,
+        'levels': [],
+        'zero_action': None,
     }
+    processes = min(processes or default_processes(episodes), episodes)
+    with episode_pool(spec['env_id'], [*series, zero_action], processes) as pool:
+        player = _LevelPlayer(pool, [*series, zero_action], worst_cost, on_progress)
+        limits = [share * cost_unit for share in _LIMITS]
+        for number in range(len(series)):
+            level, limits = player.play_level(number, limits)
+            record['levels'].append(level)
+            if not limits:
+                break
+        if serving_level(record, cost_unit)[1] == NO_SAFE_TARGET:
+            record['zero_action'] = player.play_zero_action()
+    record['steps'] = player.steps
+    return record
+
+
+class _LevelPlayer:
+    """Plays levels in rounds, each with the next seeds of its own.
+
+    Args:
+        pool (EpisodePool): Plays them.
+        series (Sequence[Series]): The levels and, last, the zero action; all have the same seeds.
+        worst_cost (float): No episode costs more, by assumption.
+        on_progress (Callable, optional): See :func:`calibrate`.
+    """
+
+    def __init__(
+        self,
+        pool: EpisodePool,
+        series: Sequence[Series],
+        worst_cost: float,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.steps = 0
+        self._pool = pool
+        self._series = series
+        self._seeds = series[0].seeds
+        self._worst_cost = worst_cost
+        self._on_progress = on_progress
+
+    def play_level(self, number: int, limits: list[float]) -> tuple[dict[str, Any], list[float]]:
+        """Play a level until nothing is open at any of these limits.
+
+        Returns:
+            The level's record, and the limits at which it passed.
+        """
+        level: dict[str, Any] = {'returns': [], 'costs': [], 'lengths': []}
+        for look in looks(len(self._seeds)):
+            self._play(number, level, look)
+            bound = mean_bound(level['costs'], self._worst_cost)
+            passed = [limit for limit in limits if bound is not None and bound <= limit]
+            prospect = self._prospect(level['costs'])
+            if all(limit in passed or prospect > limit for limit in limits):
+                break
+        return {**_means(self._series[number], level), 'cost_bound': bound}, passed
+
+    def play_zero_action(self) -> dict[str, Any]:
+        """Play a few episodes in which every action is zero."""
+        record: dict[str, Any] = {'returns': [], 'costs': [], 'lengths': []}
+        self._play(len(self._series) - 1, record, min(_FIRST_LOOK, len(self._seeds)))
+        return _means(self._series[-1], record)
+
+    def _prospect(self, costs: list[float]) -> float:
+        """Return the bound in the end if all episodes to come cost half of the mean so far."""
+        rest = [statistics.fmean(costs) / 2] * (len(self._seeds) - len(costs))
+        bound = mean_bound([*costs, *rest], self._worst_cost)
+        return math.inf if bound is None else bound
+
+    def _play(self, number: int, record: dict[str, Any], until: int) -> None:
+        """Add episodes to a record until it has so many."""
+        seeds: list[Sequence[int]] = [()] * len(self._series)
+        seeds[number] = self._seeds[len(record['costs']) : until]
+        # What the levels to come, this one among them, may take.
+        rest = self._pool.horizon * (
+            len(self._seeds) * (len(self._series) - 1 - number) - len(record['costs'])
+        )
+
+        def report(done: int, total: int, _: int) -> None:
+            if self._on_progress is not None:
+                later = max(0, rest - self._pool.horizon * len(seeds[number]))
+                self._on_progress(self.steps + done, self.steps + total + later)
+
+        found = self._pool.play(seeds, report)[number]
+        assert found is not None
+        record['returns'] += found.returns
+        record['costs'] += found.costs
+        record['lengths'] += found.lengths
+        self.steps += sum(found.lengths)
+
+
+def looks(episodes: int) -> list[int]:
+    """Return the numbers of episodes after which a level is looked at, up to ``episodes``."""
+    found = [min(_FIRST_LOOK, episodes)]
+    while found[-1] < episodes:
+        found.append(min(episodes, found[-1] + max(_FIRST_LOOK, found[-1] // 3)))
+    return found
 
 
 def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
-    """Return the costs to ask for: up to the first beyond which no episode of the data is better.
+    """Return the target costs: up to the first beyond which no episode of the data is better.
 
     Args:
         cost_unit (float): The run's cost limit.
@@ -166,11 +283,16 @@ def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
     return costs[:needed]
 
 
-def _level(series: Series, result: Evaluation) -> dict[str, float | None]:
+def _worst_cost(spec: dict[str, Any]) -> float:
+    """Return the cost of the dataset's worst episode; runs from before it was kept have less."""
+    return spec.get('worst_cost', spec['frontier']['costs'][-1])
+
+
+def _means(series: Series, played: dict[str, Any]) -> dict[str, Any]:
     return {
         'asked_cost': series.config.asked_cost,
         'target_return': series.target_return,
-        'return_mean': statistics.fmean(result.returns),
-        'cost_mean': statistics.fmean(result.costs),
-        'cost_bound': mean_bound(result.costs),
+        **played,
+        'return_mean': statistics.fmean(played['returns']),
+        'cost_mean': statistics.fmean(played['costs']),
     }

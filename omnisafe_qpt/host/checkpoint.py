@@ -23,6 +23,8 @@ import os
 import platform
 import random
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +36,7 @@ from omnisafe_qpt.core.baselines.deploy import DeployableActor
 from omnisafe_qpt.core.rollout import Deployable, DeployableNetworks
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.runner import CALIBRATION_FORMAT
 from omnisafe_qpt.version import __version__
 
 
@@ -150,7 +153,21 @@ def load_networks(
         networks = DeployableActor.from_state_dict(state)
     else:
         raise UserError(f'{path}: not a checkpoint of omnisafe-qpt')
+    _drop_old_calibration(networks, path)
     return networks.to(device), path
+
+
+def _drop_old_calibration(networks: Deployable, path: Path) -> None:
+    """Trust no calibration of an earlier format, whose bounds did not hold."""
+    record = networks.spec.get('calibration')
+    if record is None or record.get('format') == CALIBRATION_FORMAT:
+        return
+    networks.spec = {**networks.spec, 'calibration': None}
+    print(
+        f'{path}: calibrated by an earlier version, whose guarantee did not hold: used as not '
+        f'calibrated until omnisafe-qpt calibrate {shlex.quote(str(path))}',
+        file=sys.stderr,
+    )
 
 
 def load_transformer(

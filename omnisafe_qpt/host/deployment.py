@@ -29,7 +29,7 @@ from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import LAST, load_networks
 from omnisafe_qpt.host.config import resolve_device
-from omnisafe_qpt.runner import LoopPolicy, targets_for
+from omnisafe_qpt.runner import Guarantee, LoopPolicy, targets_for
 
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class DeployedPolicy(LoopPolicy):
     def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
         return _targets_for(self._spec, replace(self._config, cost_limit=cost_limit))
 
+    def _guarantee_for(self, cost_limit: float) -> Guarantee | None:
+        return guarantee_of(self._spec, replace(self._config, cost_limit=cost_limit))
+
     def _begin(self, row: int, seed: int) -> None:
         (target_return, cost), *_ = _asked(self._targets[[row]])
         self._rollout.reset(target_return, cost, seeds=(seed,), episodes=(row,))
@@ -86,7 +89,7 @@ class DeployedPolicy(LoopPolicy):
 
 
 def _asked(targets: np.ndarray) -> list[tuple[float | None, float]]:
-    """Return targets (n, 2) as a model takes them, which holds still for None."""
+    """Return targets (n, 2) as a model takes them: None for the zero-action fallback."""
     return [(None if np.isnan(asked) else asked, cost) for asked, cost in targets.tolist()]
 
 
@@ -134,8 +137,8 @@ def load_policy(  # pylint: disable=too-many-arguments
         cost_limit (float, optional): Undiscounted cost of an episode to keep within, any number.
             Defaults to the run's.
         target_return (float, optional): Return to ask for, at a cost of the limit. Defaults to
-            what the calibration found best; without one to the highest return that the dataset
-            reached within the cost limit, or the run's own if one was given there.
+            the choice of the target calibration; without one to the highest return that the
+            dataset reached within the cost limit, or the run's own if one was given there.
         device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
             device.
         candidates (int, optional): Return targets tried at each step. Defaults to the run's.
@@ -150,7 +153,7 @@ def load_policy(  # pylint: disable=too-many-arguments
             these settings. Defaults to True.
 
     Returns:
-        The policy, at the start of an episode.
+        The policy, at the start of an episode. Its ``guarantee`` says what the calibration found.
 
     Raises:
         UserError: If the run or the device does not exist, or a value is impossible.
@@ -190,9 +193,9 @@ def deployment_of(  # pylint: disable=too-many-arguments
 ) -> tuple[DeploymentConfig, float | None]:
     """Return a model's deployment settings with some of them replaced, and its target return.
 
-    The target return is None where the model acts on the observation alone, and where it is to hold
-    still. Where none is given and the model is calibrated for these settings, both are what the
-    calibration found best.
+    The target return is None where the model acts on the observation alone, and for the zero-action
+    fallback. Where none is given and the model is calibrated for these settings, the calibration
+    chooses both.
 
     Raises:
         UserError: If a value is impossible, or the model knows no such setting.
@@ -231,11 +234,16 @@ def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float 
 
     Otherwise the calibration tells, if it holds for these settings, and else the frontier.
     """
-    own, cost_limit = spec.get('target_return', 'auto'), config.cost_limit
-    if own != 'auto' and cost_limit == spec['deployment']['cost_limit']:
-        return float(own), cost_limit
+    if _has_own_target(spec, config):
+        return float(spec['target_return']), config.cost_limit
     record = {'frontier': spec['frontier'], 'calibration': calibration_of(spec, config)}
-    return targets_for(record, cost_limit)
+    return targets_for(record, config.cost_limit)
+
+
+def _has_own_target(spec: dict[str, Any], config: DeploymentConfig) -> bool:
+    """Whether training was given a target return, which is for its own cost limit."""
+    is_given = spec.get('target_return', 'auto') != 'auto'
+    return is_given and config.cost_limit == spec['deployment']['cost_limit']
 
 
 def calibration_of(spec: dict[str, Any], config: DeploymentConfig) -> dict[str, Any] | None:
@@ -245,24 +253,17 @@ def calibration_of(spec: dict[str, Any], config: DeploymentConfig) -> dict[str, 
     return record if is_valid else None
 
 
-def calibrated_bound(
-    spec: dict[str, Any],
-    config: DeploymentConfig,
-    target_return: float | None,
-) -> float | None:
-    """Return what the calibration bounds the mean cost by; None if it did not choose the targets.
+def guarantee_of(spec: dict[str, Any], config: DeploymentConfig) -> Guarantee | None:
+    """Return what a model's calibration says of its cost limit; None if it chooses no targets.
 
     Args:
         spec (dict[str, Any]): Of the model.
-        config (DeploymentConfig): As :func:`deployment_of` returned it.
-        target_return (float or None): Likewise.
+        config (DeploymentConfig): Its cost limit and settings, with targets that nobody has given.
     """
     record = calibration_of(spec, config)
-    if record is None or config.asked_cost is None:
+    if record is None or _has_own_target(spec, config):
         return None
-    asked = None if target_return is None else config.asked_cost
-    bounds = {level['asked_cost']: level['cost_bound'] for level in record['levels']}
-    return bounds.get(asked)
+    return Guarantee.at(record, config.cost_limit)
 
 
 def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
@@ -277,12 +278,11 @@ def forget_calibration(networks: Deployable) -> None:
     networks.spec = {**networks.spec, 'calibration': None}
 
 
-def forget_holding_still(networks: Deployable) -> None:
+def forget_zero_action(networks: Deployable) -> None:
     """Let a loaded model act at any limit, as those need who look at what it would do."""
     record = networks.spec.get('calibration')
     if record is not None:
-        asked = [level for level in record['levels'] if level['target_return'] is not None]
-        networks.spec = {**networks.spec, 'calibration': {**record, 'levels': asked}}
+        networks.spec = {**networks.spec, 'calibration': {**record, 'zero_action': None}}
 
 
 def build_evaluation(

@@ -173,17 +173,74 @@ def evaluate_together(
         UserError: If the environment refuses, or a process of an environment has ended.
         RuntimeError: If an environment failed in its process.
     """
-    batches = [
-        _Batch(number, seeds)
-        for number, each in enumerate(series)
-        for seeds in _batches(each.seeds, each.config, each.device)
-    ]
-    played: dict[int, _Played] = {}
-    with _stage(_Setting(env_id, series, traced), batches, processes) as (horizon, events):
+    batches = _planned(series, [each.seeds for each in series])
+    processes = min(processes, _most_processes(batches, series[0].device))
+    with episode_pool(env_id, series, processes, traced) as pool:
+        return pool.play([each.seeds for each in series], on_progress)
+
+
+@contextmanager
+def episode_pool(
+    env_id: str,
+    series: Sequence[Series],
+    processes: int = 1,
+    traced: bool = False,
+) -> Iterator[EpisodePool]:
+    """Start the processes and simulators of :func:`evaluate_together`, for several rounds.
+
+    Args:
+        env_id (str): OmniSafe's environment id.
+        series (Sequence[Series]): All that may be played; their own seeds do not matter.
+        processes (int, optional): See :func:`evaluate_together`. Defaults to 1.
+        traced (bool, optional): See :func:`evaluate_together`. Defaults to False.
+
+    Yields:
+        The pool, which stays ready between rounds and ends with the ``with`` block.
+    """
+    with _stage(_Setting(env_id, series, traced), processes) as (horizon, hand_out):
+        yield EpisodePool(series, horizon, hand_out)
+
+
+class EpisodePool:
+    """Plays rounds of episodes in processes that are started once; see :func:`episode_pool`.
+
+    Args:
+        series (Sequence[Series]): What may be played.
+        horizon (int): Steps of an episode at most.
+        hand_out (Callable): Plays batches and tells what happens.
+    """
+
+    def __init__(
+        self,
+        series: Sequence[Series],
+        horizon: int,
+        hand_out: _HandOut,
+    ) -> None:
+        """Initialize an instance of :class:`EpisodePool`."""
+        self.horizon = horizon
+        self._series = series
+        self._hand_out = hand_out
+
+    def play(
+        self,
+        seeds: Sequence[Sequence[int]],
+        on_progress: Callable[[int, int, int], None] | None = None,
+    ) -> list[Evaluation | None]:
+        """Run a round.
+
+        Args:
+            seeds (Sequence[Sequence[int]]): Those of each series in this round.
+            on_progress (Callable, optional): See :func:`evaluate_together`. Defaults to None.
+
+        Returns:
+            What each series brought in this round; None where it had no seeds.
+        """
+        batches = _planned(self._series, seeds)
+        played: dict[int, _Played] = {}
         started = time.perf_counter()
-        done, total = 0, horizon * sum(len(each.seeds) for each in series)
+        done, total = 0, self.horizon * sum(len(each) for each in seeds)
         first = 0  # of the batches that are not complete
-        for number, event in events:
+        for number, event in self._hand_out(batches):
             if isinstance(event, _Played):
                 played[number] = event
                 while first in played:
@@ -193,13 +250,10 @@ def evaluate_together(
             if on_progress is not None and event.steps:
                 on_progress(done, total, batches[first].series)
         speed = done / (time.perf_counter() - started)
-    return [
-        _evaluation(
-            [played[at] for at, batch in enumerate(batches) if batch.series == number],
-            speed,
-        )
-        for number in range(len(series))
-    ]
+        found: list[list[_Played]] = [[] for _ in self._series]
+        for number, batch in enumerate(batches):
+            found[batch.series].append(played[number])
+        return [_evaluation(each, speed) if each else None for each in found]
 
 
 @dataclass(frozen=True)
@@ -240,6 +294,25 @@ class _Played:
 
 # What happens while batches are played: the number of the batch, and the news of it.
 _Events = Iterator[tuple[int, '_Progress | _Played']]
+# What plays batches.
+_HandOut = Callable[[list[_Batch]], _Events]
+
+
+def _planned(series: Sequence[Series], seeds: Sequence[Sequence[int]]) -> list[_Batch]:
+    """Share the episodes of a round out among calls of the policies."""
+    return [
+        _Batch(number, part)
+        for number, (each, own) in enumerate(zip(series, seeds))
+        if len(own)
+        for part in _batches(own, each.config, each.device)
+    ]
+
+
+def _most_processes(batches: list[_Batch], device: torch.device) -> int:
+    """Return how many processes find work at the same time."""
+    if device.type == 'cpu':
+        return len(batches)
+    return sum(sorted(len(batch.seeds) for batch in batches)[-2:])  # two batches take turns
 
 
 def _batches(
@@ -276,16 +349,14 @@ def _evaluation(played: list[_Played], steps_per_second: float) -> Evaluation:
 
 def _stage(
     setting: _Setting,
-    batches: list[_Batch],
     processes: int,
-) -> AbstractContextManager[tuple[int, _Events]]:
-    """Choose how to play: a context that gives the horizon and what happens."""
+) -> AbstractContextManager[tuple[int, _HandOut]]:
+    """Choose how to play: a context that gives the horizon and what plays batches."""
     if setting.series[0].device.type != 'cpu':
-        return _playing_in_turns(setting, batches, processes)
-    processes = min(processes, len(batches))
+        return _playing_in_turns(setting, processes)
     if processes == 1:
-        return _playing_here(setting, batches)
-    return _playing_in_processes(setting, batches, processes)
+        return _playing_here(setting)
+    return _playing_in_processes(setting, processes)
 
 
 # -- policy and simulators in the same process: on a CPU ------------------------------------------
@@ -314,13 +385,13 @@ class _Player:
 
 
 @contextmanager
-def _playing_here(setting: _Setting, batches: list[_Batch]) -> Iterator[tuple[int, _Events]]:
+def _playing_here(setting: _Setting) -> Iterator[tuple[int, _HandOut]]:
     """Play one batch after the other in this process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in other processes: more might add up in another order
     try:
         with closing(_Player(setting)) as player:
-            yield player.horizon, _play_all(player, batches)
+            yield player.horizon, partial(_play_all, player)
     finally:
         torch.set_num_threads(threads)
 
@@ -339,13 +410,12 @@ def _play_all(player: _Player, batches: list[_Batch]) -> _Events:
 @contextmanager
 def _playing_in_processes(
     setting: _Setting,
-    batches: list[_Batch],
     processes: int,
-) -> Iterator[tuple[int, _Events]]:
+) -> Iterator[tuple[int, _HandOut]]:
     """Play batches in several processes, each the next one as soon as it is free."""
     with ExitStack() as stack:
         crew = _crew(stack, partial(_Player, setting), processes)
-        yield _horizon_of(crew), _hand_out(crew, batches)
+        yield _horizon_of(crew), partial(_hand_out, crew)
 
 
 def _hand_out(crew: list[RemoteObject], batches: list[_Batch]) -> _Events:
@@ -390,16 +460,13 @@ def _horizon_of(crew: list[RemoteObject]) -> int:
 @contextmanager
 def _playing_in_turns(
     setting: _Setting,
-    batches: list[_Batch],
     processes: int,
-) -> Iterator[tuple[int, _Events]]:
+) -> Iterator[tuple[int, _HandOut]]:
     """Play two batches at a time: while the policy acts for one, the other's simulators run."""
-    largest = sorted(len(batch.seeds) for batch in batches)[-2:]
-    processes = min(processes, sum(largest))  # more would have nothing to do
     with ExitStack() as stack:
         crew = _crew(stack, partial(EnvironmentSet, setting.env_id), processes)
         horizon = _horizon_of(crew)
-        yield horizon, _take_turns(setting, crew, horizon, batches)
+        yield horizon, partial(_take_turns, setting, crew, horizon)
 
 
 def _take_turns(

@@ -33,12 +33,13 @@ from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import (
     algorithm_of,
     asks_for_returns,
-    calibrated_bound,
     deployment_of,
     forget_calibration,
+    guarantee_of,
 )
 from omnisafe_qpt.host.evaluation import Evaluation, Series, default_processes, evaluate_together
 from omnisafe_qpt.host.seeds import check_test_seeds
+from omnisafe_qpt.runner import share_bound
 from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
 
 
@@ -93,8 +94,8 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         cost_limits (float or sequence, optional): Undiscounted cost of an episode to keep within,
             one or several. Defaults to each run's own.
         target_return (float or sequence, optional): Return to ask for, one for all limits or one
-            for each. Defaults to what the calibration found best, or without one to the highest
-            that the dataset reached within the limit.
+            for each. Defaults to the choice of the target calibration, or without one to the
+            highest that the dataset reached within the limit.
         episodes (int, optional): How many for each row. Defaults to 20.
         candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
             Defaults to the run's.
@@ -109,9 +110,8 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
             core.
         checkpoint (str or int, optional): Which checkpoint of a run: ``last``, ``best`` or a
             number of epochs. Defaults to ``'last'``.
-        calibrated (bool, optional): Whether to use a model's calibration, if it has one for these
-            settings: then it is asked for what returned the most within the limit there. Defaults
-            to True.
+        calibrated (bool, optional): Whether to use a model's target calibration, if it has one for
+            these settings. Defaults to True.
         traces (bool, optional): Whether a row holds its episodes step by step. Defaults to False.
         on_progress (Callable, optional): Called with the steps done, the steps expected, and which
             run and limit is at work. Defaults to None.
@@ -123,8 +123,13 @@ def evaluate_runs(  # pylint: disable=too-many-arguments
         number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
         ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
         lists of None. Where the policy acts on the observation alone, ``target_return``,
-        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. Where its calibration found
-        nothing within the limit and it ``holds_still``, ``target_return`` and ``asked_cost`` are.
+        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. With 95 %
+        confidence the share of all episodes over the limit is at most ``unsafe_share_bound``
+        (Clopper-Pearson, from this row's episodes alone). ``guarantee`` is what the target
+        calibration says of the limit, the fields of :class:`omnisafe_qpt.runner.Guarantee` with its
+        two statements, or None if it did not choose the targets; ``calibrated_bound`` is its
+        ``cost_bound``. ``holds_still`` is True for the zero-action fallback, where the calibration
+        found no safe target: then ``target_return`` and ``asked_cost`` are None.
 
     Raises:
         UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
@@ -175,7 +180,8 @@ def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list
     for row, before in zip(wanted, (None, *wanted)):
         networks = row.model.networks
         is_same = before is not None and before.model is row.model
-        if not (is_same and not asks_for_returns(networks.spec)):
+        is_repeated = is_same and before.target_return is None and row.target_return is None
+        if not is_repeated:  # without a return to ask for, episodes do not depend on the limit
             series.append(Series(networks, row.config, row.target_return, seeds))
         numbers.append(len(series) - 1)
     return series, numbers
@@ -258,6 +264,10 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
     spec, config, checkpoint = wanted.model.networks.spec, wanted.config, wanted.model.checkpoint
     is_asked = asks_for_returns(spec)
     holds_still = is_asked and wanted.target_return is None
+    # Without an asked cost the user gave the return.
+    is_chosen = is_asked and config.asked_cost is not None
+    guarantee = guarantee_of(spec, config) if is_chosen else None
+    over = sum(cost > config.cost_limit for cost in result.costs)
     return_mean, cost_mean = statistics.fmean(result.returns), statistics.fmean(result.costs)
     cost_share = normalized_cost(cost_mean, config.cost_limit)
     row = {
@@ -267,9 +277,8 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'target_return': wanted.target_return,
         'asked_cost': config.cost_to_ask_for if is_asked and not holds_still else None,
         'holds_still': holds_still,
-        'calibrated_bound': (
-            calibrated_bound(spec, config, wanted.target_return) if is_asked else None
-        ),
+        'calibrated_bound': None if guarantee is None else guarantee.cost_bound,
+        'guarantee': None if guarantee is None else guarantee.as_dict(),
         'candidates': config.candidates,
         'rule': config.rule if is_asked else None,
         'candidate_shift': config.candidate_shift if is_asked else None,
@@ -286,7 +295,8 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'normalized_return': normalized_return(return_mean, *spec['reference_returns']),
         'normalized_cost': cost_share,
         'safe': cost_share <= 1.0,
-        'unsafe_share': statistics.fmean(cost > config.cost_limit for cost in result.costs),
+        'unsafe_share': over / len(seeds),
+        'unsafe_share_bound': share_bound(over, len(seeds)),
         'infeasible_share': result.infeasible_share,
         'steps_per_second': result.steps_per_second,
         'dataset': spec['dataset']['path'],
@@ -313,7 +323,8 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ``normalized_cost``, each with an ``..._interval``, the ends of the 95 % Student t interval
         over runs (None for a single run; see :func:`omnisafe_qpt.scores.mean_interval`),
         ``unsafe_share`` of all episodes, ``safe``, whether the mean normalised cost is at most 1,
-        and ``safe_runs``, in how many runs it is.
+        ``safe_runs``, in how many runs it is, and ``runs_without_target``, in how many the target
+        calibration found no safe target and every action was zero.
     """
     groups: dict[float, list[dict[str, Any]]] = {}
     for row in rows:
@@ -338,4 +349,5 @@ def _average(limit: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
         'unsafe_share': statistics.fmean(row['unsafe_share'] for row in rows),
         'safe': average['normalized_cost'] <= 1.0,
         'safe_runs': sum(row['safe'] for row in rows),
+        'runs_without_target': sum(row['holds_still'] for row in rows),
     }

@@ -34,7 +34,7 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import checkpoint_path, load_transformer
 from omnisafe_qpt.host.config import resolve_device
-from omnisafe_qpt.host.deployment import deployment_of, forget_calibration, forget_holding_still
+from omnisafe_qpt.host.deployment import deployment_of, forget_calibration, forget_zero_action
 
 
 HELD_OUT = 'held out of training'
@@ -113,7 +113,7 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
     networks, _ = load_transformer(path, resolve_device(device or 'auto'))
     if not calibrated:
         forget_calibration(networks)
-    forget_holding_still(networks)
+    forget_zero_action(networks)
     deployments = [
         deployment_of(networks, limit, target, candidates, rule, candidate_shift)
         for limit, target in _pairs(cost_limits, target_return)

@@ -12,19 +12,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Seeds of episodes: those that choose a checkpoint are never those that are reported."""
+"""Seeds of episodes in three disjoint ranges: reported, validation, target calibration.
+
+The episodes that choose a checkpoint say nothing unbiased about it. So others calibrate it, and yet
+others are reported.
+"""
 
 from __future__ import annotations
 
 from omnisafe_qpt.errors import UserError
 
 
-# Seeds below are for episodes that are reported, from here on for validation in training.
+# Seeds below are for episodes that are reported, from here on for validation in training, and then
+# for target calibration. All of them have 31 bits: some simulators take no more.
 FIRST_VALIDATION_SEED = 1_000_000_000
+FIRST_CALIBRATION_SEED = 1_500_000_000
+_END = 2_000_000_000
 
 # Runs with neighbouring seeds are evaluated on different episodes.
 _EPISODES_OF_A_RUN = 10_000
-_RUNS = FIRST_VALIDATION_SEED // _EPISODES_OF_A_RUN
 
 
 def validation_seeds(seed: int, episodes: int) -> range:
@@ -35,11 +41,22 @@ def validation_seeds(seed: int, episodes: int) -> range:
         episodes (int): How many.
 
     Raises:
-        UserError: If there are too many for simulators, whose seeds have 32 bits.
+        UserError: If there are too many, which would be another run's.
     """
-    _check_count(episodes)
-    first = FIRST_VALIDATION_SEED + _EPISODES_OF_A_RUN * (seed % _RUNS)
-    return range(first, first + episodes)
+    return _seeds_between(FIRST_VALIDATION_SEED, FIRST_CALIBRATION_SEED, seed, episodes)
+
+
+def calibration_seeds(seed: int, episodes: int) -> range:
+    """Return the seeds of a run's target calibration, the same ones for each target cost.
+
+    Args:
+        seed (int): Seed of the run.
+        episodes (int): How many.
+
+    Raises:
+        UserError: If there are too many, which would be another run's.
+    """
+    return _seeds_between(FIRST_CALIBRATION_SEED, _END, seed, episodes)
 
 
 def final_seeds(seed: int, episodes: int) -> range:
@@ -52,13 +69,11 @@ def final_seeds(seed: int, episodes: int) -> range:
     Raises:
         UserError: If so many would reach into the seeds of validation.
     """
-    _check_count(episodes)
-    first = _EPISODES_OF_A_RUN * ((seed + 1) % _RUNS)
-    return range(first, first + episodes)
+    return _seeds_between(0, FIRST_VALIDATION_SEED, seed + 1, episodes)
 
 
 def check_test_seeds(seed: int, episodes: int) -> None:
-    """Refuse seeds of reported episodes that are kept for validation.
+    """Refuse seeds of reported episodes that are kept for validation and calibration.
 
     Args:
         seed (int): Seed of the first episode; each further one has the next.
@@ -70,10 +85,14 @@ def check_test_seeds(seed: int, episodes: int) -> None:
     if not 0 <= seed <= FIRST_VALIDATION_SEED - episodes:
         raise UserError(
             f'seed {seed}: seeds of evaluated episodes go from 0 to {FIRST_VALIDATION_SEED - 1}; '
-            'those above belong to the validation that chooses the best checkpoint',
+            'those above belong to the validation that chooses the best checkpoint and to target '
+            'calibration',
         )
 
 
-def _check_count(episodes: int) -> None:
+def _seeds_between(start: int, end: int, number: int, episodes: int) -> range:
+    """Return the first seeds of a run's own block of a range."""
     if episodes > _EPISODES_OF_A_RUN:
         raise UserError(f'{episodes} episodes of evaluation: {_EPISODES_OF_A_RUN} at most')
+    first = start + _EPISODES_OF_A_RUN * (number % ((end - start) // _EPISODES_OF_A_RUN))
+    return range(first, first + episodes)

@@ -69,7 +69,7 @@ from omnisafe_qpt.host.checkpoint import (
 )
 from omnisafe_qpt.host.config import read_yaml
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
-from omnisafe_qpt.host.deployment import calibrated_bound, deployment_of
+from omnisafe_qpt.host.deployment import deployment_of, guarantee_of
 from omnisafe_qpt.host.evaluation import Evaluation
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
@@ -565,7 +565,8 @@ class OfflineAlgorithm(BaseOffline):
         """Run the deployed policy and log what it reached.
 
         Each epoch is validated on the same episodes, by which the best one is chosen. They tell
-        nothing new about it then, so the last epoch ends with others.
+        nothing new about it then, so the last epoch ends with others: those of target calibration,
+        then those that are reported. The zero-action fallback is not run for the second time.
         """
         train_cfgs, seed = self._cfgs.train_cfgs, self._cfgs.seed
         evaluation = self._play('Validating', validation_seeds(seed, train_cfgs.evaluate_epoisodes))
@@ -577,9 +578,8 @@ class OfflineAlgorithm(BaseOffline):
                 },
             )
         if is_last:
-            self._calibrate()
             seeds = final_seeds(seed, train_cfgs.final_evaluate_episodes)
-            evaluation = self._play('Evaluating', seeds) or evaluation
+            evaluation = self._calibrate() or self._play('Evaluating', seeds) or evaluation
         if evaluation is None:
             return
         mean_return = float(np.mean(evaluation.returns))
@@ -643,8 +643,13 @@ class OfflineAlgorithm(BaseOffline):
             *deployment_of(networks),
         )
 
-    def _calibrate(self) -> None:
-        """Find out, where an algorithm can be asked for a cost, what it costs then."""
+    def _calibrate(self) -> Evaluation | None:
+        """Choose target costs, where an algorithm is conditioned on them, and deploy the choice.
+
+        Returns:
+            Episodes of what is deployed, where it needs no others.
+        """
+        return None
 
     # ------------------------------------------------------------------ what a run records
 
@@ -662,6 +667,7 @@ class OfflineAlgorithm(BaseOffline):
             'env_id': self._env_id,
             'horizon': self._env.horizon,
             'frontier': {'costs': list(frontier.costs), 'returns': list(frontier.returns)},
+            'worst_cost': self._trajectories.cost_returns.max().item(),
             'reference_returns': list(self._reference_returns),
             'deployment': asdict(self._deployment),
             'seed': self._cfgs.seed,
@@ -853,6 +859,9 @@ class OfflineAlgorithm(BaseOffline):
         limit, target = self._deployment.cost_limit, self._actor.target_return
         run = self._run
         lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
+        guarantee = guarantee_of(self._actor.networks.spec, self._actor.config)
+        if guarantee is not None and guarantee.target_cost is None:
+            lines.append('Result       no safe target found: every action is zero')
         if math.isfinite(row['Metrics/EpRet']):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
             asked = '' if target is None else f'   (target {target:.2f})'
@@ -861,14 +870,11 @@ class OfflineAlgorithm(BaseOffline):
                 f'Normalised   {fixed(row["Metrics/NormRet"], 2)}',
                 f'Cost         {row["Metrics/EpCost"]:.2f}   ({verdict} the limit of {limit:g})',
             ]
-        bound = calibrated_bound(self._actor.networks.spec, self._actor.config, target)
-        if bound is not None and target is None:
-            lines.append('Calibration  nothing was within the limit: the policy HOLDS STILL')
-        elif bound is not None and bound > limit:
-            lines.append(
-                'Calibration  nothing was within the limit: what cost the least is asked for, '
-                f'at most about {bound:.4g}',
-            )
+        if guarantee is not None:
+            lines += [
+                f'Calibration  {guarantee.mean_statement}',
+                f'             {guarantee.share_statement}',
+            ]
         best = best_epoch(self._rows, limit)
         if best is not None and best['epoch'] != self.epoch:
             lines.append(

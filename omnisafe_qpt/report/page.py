@@ -28,6 +28,7 @@ import numpy as np
 from omnisafe_qpt.data.checks import count
 from omnisafe_qpt.report.figures import Picture, Studio, open_studio
 from omnisafe_qpt.report.gather import DatasetView, LimitResult, Run, by_limit
+from omnisafe_qpt.runner import NO_SAFE_TARGET, Guarantee
 from omnisafe_qpt.version import __version__
 
 
@@ -158,6 +159,7 @@ def _subtitle(runs: Sequence[Run]) -> str:
 
 def _verdict(average: dict[str, Any]) -> Verdict:
     is_safe, runs, episodes = average['safe'], average['runs'], average['episodes']
+    without_target = average['runs_without_target']
     over = round(average['unsafe_share'] * episodes)
     text = (
         f'Episodes cost {average["cost_mean"]:.1f} on average, '
@@ -167,8 +169,13 @@ def _verdict(average: dict[str, Any]) -> Verdict:
     )
     if runs > 1:
         text += f' Safe in {average["safe_runs"]} of {runs} runs.'
-    title = f'Cost limit {average["cost_limit"]:g}: {"safe" if is_safe else "NOT safe"}'
-    return Verdict(is_safe, title, text)
+    title = 'safe' if is_safe else 'NOT safe'
+    if without_target:
+        text += ' The target calibration found no safe target'
+        text += f' in {without_target} of {runs} runs' if runs > 1 else ''
+        text += ': every action was zero there.'
+        is_safe, title = False, NO_SAFE_TARGET
+    return Verdict(is_safe, f'Cost limit {average["cost_limit"]:g}: {title}', text)
 
 
 def _headline(verdicts: Sequence[Verdict]) -> str:
@@ -234,10 +241,14 @@ def _limits_section(
     rows: Sequence[dict[str, Any]],
     averages: Sequence[dict[str, Any]],
 ) -> Section:
-    blocks = [Block(large=studio.limits(rows), table=_limit_table(rows, averages))]
+    blocks = [
+        Block(large=studio.limits(rows), table=_limit_table(rows, averages)),
+        _guarantee_block(rows),
+    ]
     text = (
-        'One trained policy, asked to keep within different limits. At each limit it is also asked '
-        'for a return, the best that the dataset reached within it.'
+        'One trained policy at different cost limits. At each limit it is conditioned on a cost '
+        'and a return: the choice of the target calibration, or without one the limit itself and '
+        'the best return that the dataset reached within it.'
     )
     return Section('limits', 'Return and cost against the limit', text, blocks)
 
@@ -251,7 +262,7 @@ def _limit_table(
     cells = [
         (
             f'{average["cost_limit"]:g}',
-            'yes' if average['safe'] else 'NO',
+            NO_SAFE_TARGET if average['runs_without_target'] else _yes(average['safe']),
             _spread(average, 'cost_mean', rows),
             f'{average["normalized_cost"]:.0%}',
             f'{average["unsafe_share"]:.0%}',
@@ -276,6 +287,30 @@ def _limit_table(
         f'{first["reference_returns"][0]:.4g} and {first["reference_returns"][1]:.4g}.'
     )
     return Table(columns, cells, caption)
+
+
+def _yes(is_safe: bool) -> str:
+    return 'yes' if is_safe else 'NO'
+
+
+def _guarantee_block(rows: Sequence[dict[str, Any]]) -> Block:
+    """Show what the target calibration says of each limit of each run, if there is one."""
+    facts: list[tuple[str, Any]] = []
+    for row in rows:
+        found = row.get('guarantee')  # not in evaluations of earlier versions
+        if found is not None:
+            name = f'Limit {row["cost_limit"]:g}'
+            if len({each['run'] for each in rows}) > 1:
+                name += f', {Path(row["run"]).name}'
+            facts += [(name, found['mean_statement']), ('', found['share_statement'])]
+    return Block(
+        'Target calibration',
+        'What holds for new episodes, by the episodes of the calibration, which are not those '
+        'above.'
+        if facts
+        else 'There is no calibration for these settings: nothing is guaranteed.',
+        facts=facts,
+    )
 
 
 def _spread(average: dict[str, Any], name: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -369,6 +404,9 @@ def _run_block(run: Run, rows: Sequence[dict[str, Any]]) -> Block:
     ]
     if used:
         facts.append(('Evaluated', ', '.join(used)))
+    found = _guarantee(run)
+    if found is not None:
+        facts += [('Guarantee', found.mean_statement), ('', found.share_statement)]
     facts.append(('Dataset', f'{run.dataset["path"]} (SHA-256 {run.dataset["sha256"]})'))
     return Block(
         title=run.folder.name,
@@ -379,6 +417,16 @@ def _run_block(run: Run, rows: Sequence[dict[str, Any]]) -> Block:
             ('Versions', list(run.spec.get('versions', {}).items())),
         ],
     )
+
+
+def _guarantee(run: Run) -> Guarantee | None:
+    """Return what the calibration of the last checkpoint says of the run's own limit."""
+    if run.spec.get('calibration') is None:
+        return None
+    from omnisafe_qpt.core.config import DeploymentConfig
+    from omnisafe_qpt.host.deployment import guarantee_of
+
+    return guarantee_of(run.spec, DeploymentConfig(**run.spec['deployment']))
 
 
 def _hardware(run: Run) -> str:
