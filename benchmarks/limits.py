@@ -43,7 +43,6 @@ import omnisafe
 from matplotlib.figure import Figure
 
 from benchmarks.command import make_parser, run_command
-from benchmarks.tables import NO_TARGET
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.calibration import calibrate_run
@@ -52,6 +51,7 @@ from omnisafe_qpt.host.config import load_preset, merge
 from omnisafe_qpt.host.limits import evaluate_runs
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.plots import BLACK, BLUE, ORANGE, PURPLE, drawing_style, save_figure
+from omnisafe_qpt.runner import NO_SAFE_TARGET
 
 
 # Training's own evaluations take seeds below this.
@@ -263,7 +263,7 @@ def _print(result: dict[str, Any]) -> None:
 
 def _cell(value: float, cost: float, fallbacks: int) -> str:
     if math.isnan(value):
-        return NO_TARGET
+        return NO_SAFE_TARGET
     without = f'(no safe target: {fallbacks})' if fallbacks else ''
     return f'{value:.2f} / {cost:.2f}{"*" if cost > 1 else " "}{without}'
 

@@ -43,7 +43,6 @@ from benchmarks.summary import DECIMALS, Average, Board, Score
 from benchmarks.sweeps import varied_settings
 from benchmarks.tables import (
     BEST_SIGN,
-    NO_TARGET,
     NOT_RUN,
     Block,
     Entry,
@@ -53,6 +52,7 @@ from benchmarks.tables import (
     Points,
     Table,
 )
+from omnisafe_qpt.runner import NO_SAFE_TARGET
 
 
 # How the tables are to be read; once above them all.
@@ -491,7 +491,7 @@ def _pair(average: Average, parts: str) -> str:
 def _with_fallbacks(text: str, average: Average, parts: str) -> str:
     """Say of a figure on how many seeds or tasks every action is zero, or that alone if on all."""
     if not average.has_target:
-        return NO_TARGET
+        return NO_SAFE_TARGET
     if not average.fallbacks:
         return text
     return f'{text} (no safe target: {average.fallbacks} of {average.parts} {parts})'

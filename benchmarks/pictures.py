@@ -31,8 +31,9 @@ from benchmarks.rows import Results
 from benchmarks.statistics import Estimate
 from benchmarks.summary import Board, Score
 from benchmarks.sweeps import Curve, Sweep, find_sweeps
-from benchmarks.tables import NO_TARGET, NOT_RUN
+from benchmarks.tables import NOT_RUN
 from omnisafe_qpt.plots import BLACK, BLUE, GREY, ORANGE, PURPLE, drawing_style, save_figure
+from omnisafe_qpt.runner import NO_SAFE_TARGET
 
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _draw_dataset(axes: Axes, board: Board, dataset: str) -> None:
         axes,
         {
             NOT_RUN: [row for row in rows if row not in run],
-            NO_TARGET: [row for row in run if row not in shown],
+            NO_SAFE_TARGET: [row for row in run if row not in shown],
         },
     )
 
@@ -228,7 +229,7 @@ def _draw_limits(boards: Sequence[Board], path: Path) -> None:
                 }
                 _draw_curve(column, list(found), list(found.values()), row, styles[row])
                 gaps += _gaps(found, row)
-            _write_note(column[0], {NO_TARGET: gaps})
+            _write_note(column[0], {NO_SAFE_TARGET: gaps})
             column[1].set_xticks([board.cost_limit for board in boards])
         _finish(figure, panels, 'cost limit')
     save_figure(figure, path)
@@ -255,7 +256,7 @@ def _draw_sweep(board: Board, sweep: Sweep, path: Path) -> None:
                 places = [values.index(value) for value in found]
                 _draw_curve(column, places, list(found.values()), label, styles[label])
                 gaps += _gaps(found, label)
-            _write_note(column[0], {NO_TARGET: gaps})
+            _write_note(column[0], {NO_SAFE_TARGET: gaps})
             column[1].set_xticks(range(len(values)), [f'{value:g}' for value in values])
         _finish(figure, panels, f'{sweep.name} (not to scale), limit {board.cost_limit:g}')
     save_figure(figure, path)

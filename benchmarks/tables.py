@@ -103,8 +103,6 @@ Block = str | Heading | Picture | Points | Table
 BEST_SIGN = '★'
 # What stands where there is no result.
 NOT_RUN = 'not run'
-# What stands for a policy whose every action is zero.
-NO_TARGET = 'no safe target found'
 
 
 def in_markdown(blocks: Sequence[Block]) -> str:
