@@ -16,13 +16,13 @@
 
     python -m benchmarks.calibration_bounds --json benchmarks/results/calibration-bounds.json
 
-Each simulated policy has ten levels with known distributions of episode costs. Levels are tested
+Each simulated policy has nine levels with known distributions of episode costs. Levels are tested
 for each cost limit with ``--episodes`` episodes each, the highest mean return among those that
 passed is deployed, and it is counted how often its true mean cost exceeds the limit. ``shipped`` is
 the project's own procedure with its early stops; the others are given all episodes of all levels.
 
 The distributions are those of the committed results (each cell's costs are a level, drawn with
-replacement; ten cells of a task, by rising mean, are a policy) and synthetic ones.
+replacement; nine cells of a task, by rising mean, are a policy) and synthetic ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from omnisafe_qpt.runner import CERTIFIED, serving_level
 RESULTS = Path(__file__).parent / 'results'
 LIMITS = (5.0, 10.0, 20.0, 40.0)
 UNIT = 10.0
-LEVELS = 10
+LEVELS = len(calibration._LADDER)
 ERROR_RATE = 0.05
 # Cost of the worst episode in the datasets, see results/**/*.json.
 WORST = {'BallCircle': 80.0, 'CarRun': 60.0, 'HopperVelocity': 250.0, 'CarButton1': 248.0}

@@ -62,9 +62,9 @@ class Policy:
     ) -> None:
         generator = np.random.default_rng(seed)
         common = generator.random(EPISODES)
-        own = generator.random((10, EPISODES))
-        uniform = np.where(generator.random((10, EPISODES)) < shared, common, own)
         self.targets = [share * 10.0 for share in calibration._LADDER]
+        own, chance = generator.random((2, len(self.targets), EPISODES))
+        uniform = np.where(chance < shared, common, own)
         self.costs = np.stack([draw(row, cost) for row, cost in zip(uniform, self.targets)])
 
     @contextmanager

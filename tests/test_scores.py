@@ -145,7 +145,7 @@ def test_what_few_episodes_say_of_the_share_over_the_limit():
     assert share_bound(0, 10) == pytest.approx(1 - 0.05**0.1)
     assert share_bound(10, 10) == 1.0
     assert share_bound(0, 0) == 1.0
-    assert 0.01 < share_bound(50, 10_000) < share_bound(100, 10_000) < 0.013
+    assert 0.005 < share_bound(50, 10_000) < 0.0065 < share_bound(100, 10_000) < 0.013
 
 
 def test_many_values_have_an_interval_a_little_too_wide():

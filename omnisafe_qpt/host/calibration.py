@@ -58,7 +58,7 @@ from omnisafe_qpt.scores import mean_bound
 
 
 # Target costs, as shares of the run's cost limit: closer about the limit, where a model is used.
-_LADDER = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+_LADDER = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 # Limits that episodes are spent on, likewise. Any other limit is served by the same episodes.
 _LIMITS = (0.5, 1.0, 2.0, 4.0)
 # Where the dataset's worst episode costs less than this many limits, so much is assumed possible.
@@ -236,30 +236,32 @@ class _LevelPlayer:
         return _means(self._series[-1], record)
 
     def _prospect(self, costs: list[float]) -> float:
-        """Return the bound in the end if all episodes to come cost half of the mean so far."""
-        rest = [statistics.fmean(costs) / 2] * (len(self._seeds) - len(costs))
-        bound = mean_bound([*costs, *rest], self._worst_cost)
+        """Return the bound in the end if the mean of what is to come is a standard error lower."""
+        error = statistics.stdev(costs) / len(costs) ** 0.5
+        lower = max(0.0, statistics.fmean(costs) - error)
+        bound = mean_bound([*costs, *[lower] * (len(self._seeds) - len(costs))], self._worst_cost)
         return math.inf if bound is None else bound
 
     def _play(self, number: int, record: dict[str, Any], until: int) -> None:
         """Add episodes to a record until it has so many."""
         seeds: list[Sequence[int]] = [()] * len(self._series)
         seeds[number] = self._seeds[len(record['costs']) : until]
-        # What the levels to come, this one among them, may take.
-        rest = self._pool.horizon * (
-            len(self._seeds) * (len(self._series) - 1 - number) - len(record['costs'])
-        )
+        # At most, what this level and those above it may take after this round.
+        later = len(self._seeds) - until + len(self._seeds) * max(0, len(self._series) - 2 - number)
 
         def report(done: int, total: int, _: int) -> None:
             if self._on_progress is not None:
-                later = max(0, rest - self._pool.horizon * len(seeds[number]))
-                self._on_progress(self.steps + done, self.steps + total + later)
+                rest = self._pool.horizon * later
+                self._on_progress(self.steps + done, self.steps + total + rest)
 
         found = self._pool.play(seeds, report)[number]
         assert found is not None
-        record['returns'] += found.returns
-        record['costs'] += found.costs
-        record['lengths'] += found.lengths
+        for name, values in (
+            ('returns', found.returns),
+            ('costs', found.costs),
+            ('lengths', found.lengths),
+        ):
+            record[name] += values
         self.steps += sum(found.lengths)
 
 
