@@ -10,6 +10,8 @@ VENV := .venv
 # Give one to choose: make setup PYTHON=python3.10 TORCH=cpu
 PYTHON ?=
 TORCH ?= auto
+# Of the bundled sample to train on: make train ENV=SafetyCarButton1-v0
+ENV = SafetyBallCircle-v0
 # More arguments for pytest: make test ARGS='-k critics -x'
 ARGS ?=
 
@@ -31,10 +33,19 @@ setup: ## Create .venv with everything in it (does nothing when up to date)
 	echo 'Install one, or name it: make setup PYTHON=/path/to/python3.10' >&2; \
 	exit 1
 
-train: setup ## Train QPT on the bundled sample and evaluate it (minutes, no GPU needed)
-	@$(VENV)/bin/omnisafe train --algo QPT --env-id SafetyCarButton1-v0 --log-dir runs \
+train: setup ## Train QPT on a bundled sample and evaluate it at four cost limits (minutes, no GPU)
+	@$(VENV)/bin/omnisafe train --algo QPT --env-id '$(ENV)' --log-dir runs \
 		--custom-cfgs train_cfgs:preset --custom-cfgs cpu \
 		--custom-cfgs train_cfgs:dataset --custom-cfgs sample
+	@set -e; run=$$(ls -td 'runs/train/QPT-{$(ENV)}-sample/'seed-* | head -n 1); \
+	$(VENV)/bin/omnisafe-qpt evaluate "$$run" --cost-limit 5 --cost-limit 10 --cost-limit 20 \
+		--cost-limit 40 --plot "$$run/limits.png" --json "$$run/limits.json"; \
+	$(VENV)/bin/omnisafe-qpt report "$$run" --evaluation "$$run/limits.json"; \
+	echo "$$run/limits.png: return and cost against the limit"; \
+	echo; echo 'Next, the same policy at another limit, its first episode as a film, and all options:'; \
+	echo "  $(VENV)/bin/omnisafe-qpt evaluate '$$run' --cost-limit 15"; \
+	echo "  $(VENV)/bin/omnisafe-qpt evaluate '$$run' --cost-limit 10 --episodes 1 --video '$$run'"; \
+	echo '  $(VENV)/bin/omnisafe-qpt --help'
 
 # Work is small: more threads would wait for each other more than they help. Two processes share the
 # files of tests; ARGS='-n 0' puts all into one.

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -50,6 +51,7 @@ from omnisafe_qpt.host.config import load_preset, merge
 from omnisafe_qpt.host.limits import evaluate_runs
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.plots import BLACK, BLUE, ORANGE, PURPLE, drawing_style, save_figure
+from omnisafe_qpt.runner import NO_SAFE_TARGET
 
 
 # Training's own evaluations take seeds below this.
@@ -222,8 +224,9 @@ def _calibrate(folder: str, options: argparse.Namespace) -> dict[str, Any]:
 
 _COST_TICKS = [0, 0.5, 1, 2, 5, 10, 20, 50, 100]
 
-# A task, a way of choosing, and its mean normalised return and cost at each limit.
-_Summary = dict[tuple[str, str], dict[float, tuple[float, float]]]
+# A task, a way of choosing, and at each limit its mean normalised return and cost (NaN where no
+# run has a safe target), and the number of runs without a safe target, whose actions are zero.
+_Summary = dict[tuple[str, str], dict[float, tuple[float, float, int]]]
 
 
 def _summarise(rows: list[dict[str, Any]]) -> _Summary:
@@ -238,24 +241,31 @@ def _summarise(rows: list[dict[str, Any]]) -> _Summary:
     }
 
 
-def _means(rows: list[dict[str, Any]]) -> tuple[float, float]:
+def _means(rows: list[dict[str, Any]]) -> tuple[float, float, int]:
+    fallbacks = sum(row.get('holds_still', False) for row in rows)
+    if fallbacks == len(rows):
+        return math.nan, math.nan, fallbacks
     episodes = [row['episodes'] for row in rows]
     value, cost = (
         float(np.average([row[name] for row in rows], weights=episodes))
         for name in ('normalized_return', 'normalized_cost')
     )
-    return value, cost
+    return value, cost, fallbacks
 
 
 def _print(result: dict[str, Any]) -> None:
     """Print a line for each task and way: normalised return and cost at each limit."""
     print('Normalised return / cost over the limit at each limit; * is above 1')
     for (env_id, way), by_limit in _summarise(result['rows']).items():
-        cells = [
-            f'{limit:g}: {value:.2f} / {cost:.2f}{"*" if cost > 1 else " "}'
-            for limit, (value, cost) in by_limit.items()
-        ]
+        cells = [f'{limit:g}: {_cell(*means)}' for limit, means in by_limit.items()]
         print(f'{env_id:<24}{way:<11}{"   ".join(cells)}')
+
+
+def _cell(value: float, cost: float, fallbacks: int) -> str:
+    if math.isnan(value):
+        return NO_SAFE_TARGET
+    without = f'(no safe target: {fallbacks})' if fallbacks else ''
+    return f'{value:.2f} / {cost:.2f}{"*" if cost > 1 else " "}{without}'
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -16,9 +16,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from benchmarks.rows import Result, Results
+from benchmarks.summary import Board
 from benchmarks.tables import Block, Points
 
 
@@ -129,21 +130,25 @@ def numbered(results: Results) -> dict[str, str]:
     return {row: row + ','.join(each) for row, each in numbers.items()}
 
 
-def _held_still(results: Results) -> list[str]:
-    """Name the rows, datasets and seeds whose policy does not move at some limit."""
-    seeds: dict[str, list[str]] = {}
-    for cell in results.cells:
-        limits = {each['cost_limit'] for each in cell.facts.get('asked', ()) if each['holds_still']}
-        if limits:
-            at = ', '.join(f'{limit:g}' for limit in sorted(limits))
-            seeds.setdefault(f'{cell.row} on {cell.dataset} at limit {at}', []).append(
-                str(cell.seed)
-            )
-    return [f'{where} (seed {", ".join(numbers)})' for where, numbers in seeds.items()]
+def _fallbacks(boards: Sequence[Board]) -> list[str]:
+    """Name the rows, datasets, limits and seeds for which no safe target was found."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for board in boards:
+        for key, score in board.scores.items():
+            seeds = [str(seed) for seed, found in zip(score.seeds, score.targets) if not found]
+            if seeds:
+                at = f'at limit {board.cost_limit:g} (seed {", ".join(seeds)})'
+                places.setdefault(key, []).append(at)
+    return [f'{row} on {dataset} {", ".join(at)}' for (row, dataset), at in places.items()]
 
 
-def notes(results: Results) -> list[Block]:
-    """Return what stands beneath a table, or nothing."""
+def notes(boards: Sequence[Board]) -> list[Block]:
+    """Return what stands beneath a table, or nothing.
+
+    Args:
+        boards (Sequence[Board]): What the table shows, all of the same suite.
+    """
+    results = boards[0].results
     blocks: list[Block] = []
     found = _rows_by_note(results)
     if found:
@@ -156,12 +161,9 @@ def notes(results: Results) -> list[Block]:
                 ),
             ),
         )
-    still = _held_still(results)
-    if still:
-        blocks.append(
-            'The calibration found nothing within the limit, so that the policy **holds still**, '
-            f'every action zero: {", ".join(still)}.',
-        )
+    fallbacks = _fallbacks(boards)
+    if fallbacks:
+        blocks.append(f'**No safe target found**, every action is zero: {"; ".join(fallbacks)}.')
     ours = [row for row, algo in results.algorithms.items() if algo in _BASELINES]
     if ours:
         blocks.append(

@@ -52,13 +52,16 @@ from benchmarks.tables import (
     Points,
     Table,
 )
+from omnisafe_qpt.runner import NO_SAFE_TARGET
 
 
 # How the tables are to be read; once above them all.
 LEGEND = (
     'Normalised return / cost over the limit: means over seeds of means over episodes. **Bold**: '
     f'safe, the mean cost is within the limit. {BEST_SIGN}: of the safe rows the one with the '
-    f'highest return; those equal to {DECIMALS} decimals share it. Plain: unsafe.'
+    f'highest return; those equal to {DECIMALS} decimals share it. Plain: unsafe. No safe target: '
+    'the calibration found nothing within the limit, so that every action is zero; a figure with '
+    'such seeds or tasks in it is never marked.'
 )
 _ALL_TASKS = 'All tasks'
 # Longer lists are cut, so that a warning stays a line.
@@ -141,7 +144,7 @@ def suite_summary(results: Results, around: Surroundings, level: int = 3) -> lis
         blocks += [limits_table(boards), *_limits_notes(results)]
     else:
         blocks += [overview(boards[0])]
-    blocks += notes(results)
+    blocks += notes(boards)
     blocks += around.shown(results, is_summary=True)
     return [*blocks, origin_in_a_line(results)]
 
@@ -216,7 +219,7 @@ def _board_blocks(board: Board, around: Surroundings, level: int) -> Iterator[Bl
     limit = f'cost limit {board.cost_limit:g}'
     yield Heading(f'{board.checkpoint.capitalize()} checkpoint, {limit}', level)
     yield overview(board)
-    yield from notes(board.results)
+    yield from notes([board])
     yield Heading('With spread and intervals', level + 1)
     yield details(board, around)
     yield (
@@ -270,7 +273,7 @@ def _score_entry(board: Board, row: str, dataset: str) -> Entry:
     score = board.scores.get((row, dataset))
     if score is None:
         return Entry(NOT_RUN)
-    text = _pair(score.average)
+    text = _pair(score.average, 'seeds')
     expected = len(_expected_seeds(board.results, row, dataset))
     if len(score.seeds) < expected:
         text += f' ({len(score.seeds)} of {expected} seeds)'
@@ -290,7 +293,7 @@ def _average_entries(board: Board, datasets: Sequence[str]) -> dict[str, Entry]:
         if row not in averages:
             entries[row] = Entry(NOT_RUN)
             continue
-        text = _pair(averages[row])
+        text = _pair(averages[row], 'tasks')
         if averages[row].parts < len(datasets):
             text += f' ({averages[row].parts} of {len(datasets)} tasks)'
         entries[row] = Entry(text, marks[row])
@@ -342,14 +345,22 @@ def details(board: Board, around: Surroundings) -> Table:
 
 
 def _detail_entries(score: Score, mark: Mark) -> Iterator[Entry]:
-    plain = Mark.SAFE if mark is Mark.BEST else mark
-    yield Entry(_spread(score.returns), mark)
-    yield Entry(_interval(score.returns.interval))
-    yield Entry(_spread(score.costs), plain)
-    yield Entry(_interval(score.costs.interval))
-    yield Entry(f'{100 * score.unsafe_share:.0f} %')
+    found = score.average.has_target
+    yield _return_entry(score, mark)
+    yield Entry(_interval(score.returns.interval) if found else '')
+    yield _cost_entry(score, Mark.SAFE if mark is Mark.BEST else mark)
+    yield Entry(_interval(score.costs.interval) if found else '')
+    yield Entry(f'{100 * score.unsafe_share:.0f} %' if found else '')
     yield Entry(f'{score.safe_seeds} of {len(score.seeds)}')
     yield Entry(_range(set(score.episodes)))
+
+
+def _return_entry(score: Score, mark: Mark) -> Entry:
+    return Entry(_with_fallbacks(_spread(score.returns), score.average, 'seeds'), mark)
+
+
+def _cost_entry(score: Score, mark: Mark = Mark.NONE) -> Entry:
+    return Entry(_spread(score.costs), mark) if score.average.has_target else Entry('')
 
 
 def _seed_links(board: Board, row: str, dataset: str, around: Surroundings) -> Entry:
@@ -371,8 +382,7 @@ def paper_table(board: Board) -> Table:
             paper = find_paper_score(board.results, cell, board.cost_limit)
             if paper is None:
                 continue
-            mark = board.marks[row, dataset]
-            ours = (Entry(_spread(score.returns), mark), Entry(_spread(score.costs)))
+            ours = (_return_entry(score, board.marks[row, dataset]), _cost_entry(score))
             figures = (ours[0], Entry(paper.returns), ours[1], Entry(paper.costs))
             lines.append((Entry(dataset), Entry(row), *figures, Entry(paper.title)))
     header = ('dataset', 'row', 'return', "paper's", 'cost / limit', "paper's", 'printed in')
@@ -420,6 +430,11 @@ def _aggregate_blocks(board: Board) -> Iterator[Block]:
         f"draw each task's seeds anew ({REPETITIONS:,} times). They are about other seeds, not "
         'other tasks; with two or three they are too narrow, and a task with one seed adds nothing.'
     )
+    if any(score.average.fallbacks for score in board.scores.values()):
+        yield (
+            'Seeds without a safe target count with what zero actions bring; a task with such a '
+            'seed is not counted as safe.'
+        )
 
 
 def aggregates(board: Board, datasets: Sequence[str]) -> Table:
@@ -435,16 +450,13 @@ def aggregates(board: Board, datasets: Sequence[str]) -> Table:
         if not scores:
             lines.append((Entry(row), Entry(NOT_RUN), *([Entry('')] * (len(header) - 2))))
             continue
-        safe = sum(
-            board.marks[row, name] is not Mark.UNSAFE
-            for name in datasets
-            if (row, name) in board.scores
-        )
+        safe = sum(score.average.is_safe for score in scores)
+        fallbacks = sum(score.average.fallbacks > 0 for score in scores)
         lines.append(
             (
                 Entry(row),
                 Entry(f'{len(scores)} of {len(datasets)}'),
-                Entry(str(safe)),
+                Entry(f'{safe} (no safe target: {fallbacks})' if fallbacks else str(safe)),
                 *_statistics([score.returns.values for score in scores]),
                 *_statistics([score.costs.values for score in scores]),
             ),
@@ -470,8 +482,19 @@ def number(value: float) -> str:
     return f'{round(value, DECIMALS) + 0.0:.{DECIMALS}f}'
 
 
-def _pair(average: Average) -> str:
-    return f'{number(average.episode_return)} / {number(average.cost)}'
+def _pair(average: Average, parts: str) -> str:
+    return _with_fallbacks(
+        f'{number(average.episode_return)} / {number(average.cost)}', average, parts
+    )
+
+
+def _with_fallbacks(text: str, average: Average, parts: str) -> str:
+    """Say of a figure on how many seeds or tasks every action is zero, or that alone if on all."""
+    if not average.has_target:
+        return NO_SAFE_TARGET
+    if not average.fallbacks:
+        return text
+    return f'{text} (no safe target: {average.fallbacks} of {average.parts} {parts})'
 
 
 def _spread(estimate: Estimate) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,9 @@ from benchmarks.rows import Results
 from benchmarks.statistics import Estimate
 from benchmarks.summary import Board, Score
 from benchmarks.sweeps import Curve, Sweep, find_sweeps
+from benchmarks.tables import NOT_RUN
 from omnisafe_qpt.plots import BLACK, BLUE, GREY, ORANGE, PURPLE, drawing_style, save_figure
+from omnisafe_qpt.runner import NO_SAFE_TARGET
 
 
 if TYPE_CHECKING:
@@ -120,7 +122,8 @@ def _draw_boards(board: Board, path: Path) -> None:
 
 def _draw_dataset(axes: Axes, board: Board, dataset: str) -> None:
     rows = board.results.rows
-    shown = {row: board.scores[row, dataset] for row in rows if (row, dataset) in board.scores}
+    run = {row: board.scores[row, dataset] for row in rows if (row, dataset) in board.scores}
+    shown = {row: score for row, score in run.items() if score.average.has_target}
     styles = _styles(rows)
     for row, score in shown.items():
         axes.errorbar(
@@ -147,11 +150,25 @@ def _draw_dataset(axes: Axes, board: Board, dataset: str) -> None:
     if returns:
         margin = max(0.05, _MARGIN * (max(returns) - min(returns)))
         axes.set_ylim(min(returns) - margin, max(returns) + margin)
-    missing = [row for row in rows if row not in shown]
-    if missing:
-        note = f'not run: {", ".join(missing)}'
+    _write_note(
+        axes,
+        {
+            NOT_RUN: [row for row in rows if row not in run],
+            NO_SAFE_TARGET: [row for row in run if row not in shown],
+        },
+    )
+
+
+def _write_note(axes: Axes, absent: Mapping[str, Sequence[str]]) -> None:
+    """Name the rows that a panel does not show, by the reason."""
+    lines = [
+        textwrap.fill(f'{reason}: {", ".join(rows)}', _TEXT_WIDTH, break_on_hyphens=False)
+        for reason, rows in absent.items()
+        if rows
+    ]
+    if lines:
         text = axes.text(
-            *(0.98, 0.02, textwrap.fill(note, _TEXT_WIDTH, break_on_hyphens=False)),
+            *(0.98, 0.02, '\n'.join(lines)),
             transform=axes.transAxes,
             ha='right',
             va='bottom',
@@ -203,6 +220,7 @@ def _draw_limits(boards: Sequence[Board], path: Path) -> None:
     with drawing_style():
         figure, panels = _two_lines(results.datasets)
         for column, dataset in zip(panels.T, results.datasets):
+            gaps = []
             for row in rows:
                 found = {
                     board.cost_limit: board.scores[row, dataset]
@@ -210,6 +228,8 @@ def _draw_limits(boards: Sequence[Board], path: Path) -> None:
                     if (row, dataset) in board.scores
                 }
                 _draw_curve(column, list(found), list(found.values()), row, styles[row])
+                gaps += _gaps(found, row)
+            _write_note(column[0], {NO_SAFE_TARGET: gaps})
             column[1].set_xticks([board.cost_limit for board in boards])
         _finish(figure, panels, 'cost limit')
     save_figure(figure, path)
@@ -229,11 +249,14 @@ def _draw_sweep(board: Board, sweep: Sweep, path: Path) -> None:
     with drawing_style():
         figure, panels = _two_lines(datasets)
         for column, dataset in zip(panels.T, datasets):
+            gaps = []
             for label, curve in zip(labels, sweep.curves):
                 found = _curve_scores(board, curve, dataset)
                 # Values of a grid may span decades and include zero: one place for each.
                 places = [values.index(value) for value in found]
                 _draw_curve(column, places, list(found.values()), label, styles[label])
+                gaps += _gaps(found, label)
+            _write_note(column[0], {NO_SAFE_TARGET: gaps})
             column[1].set_xticks(range(len(values)), [f'{value:g}' for value in values])
         _finish(figure, panels, f'{sweep.name} (not to scale), limit {board.cost_limit:g}')
     save_figure(figure, path)
@@ -245,6 +268,13 @@ def _curve_scores(board: Board, curve: Curve, dataset: str) -> dict[float, Score
         for value, row in curve.rows.items()
         if (row, dataset) in board.scores
     }
+
+
+def _gaps(found: Mapping[float, Score], label: str) -> list[str]:
+    """Name the places of a curve at which there is nothing to draw."""
+    return [
+        f'{label} at {value:g}' for value, score in found.items() if not score.average.has_target
+    ]
 
 
 def _two_lines(datasets: Sequence[str]) -> tuple[Figure, np.ndarray]:
@@ -269,7 +299,12 @@ def _draw_curve(
         column,
         ([score.returns for score in scores], [score.costs for score in scores]),
     ):
-        means = np.array([estimate.mean for estimate in estimates])
+        means = np.array(
+            [
+                estimate.mean if score.average.has_target else math.nan  # a gap in the curve
+                for score, estimate in zip(scores, estimates)
+            ]
+        )
         deviations = np.array([estimate.deviation or 0.0 for estimate in estimates])
         axes.plot(places, means, label=label, linewidth=1.8, markersize=6, **style)
         low = means - deviations

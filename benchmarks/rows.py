@@ -159,6 +159,19 @@ class Result:
         """
         return self.task is not None and self.facts['dataset_file'] == self.task.dataset_file
 
+    def has_target(self, checkpoint: str, cost_limit: float) -> bool:
+        """Tell whether the policy acted: False where it fell back to zero actions.
+
+        Args:
+            checkpoint (str): ``last`` or ``best``.
+            cost_limit (float): In the units of an episode's cost.
+        """
+        return not any(
+            asked['holds_still']
+            for asked in self.facts.get('asked', ())
+            if (asked['checkpoint'], asked['cost_limit']) == (checkpoint, cost_limit)
+        )
+
     @property
     def hardware(self) -> str:
         """What it ran on, in words."""

@@ -51,11 +51,21 @@ class Average:
         episode_return (float): Normalised return.
         cost (float): Normalised cost.
         parts (int): Number of what it was averaged over.
+        fallbacks (int, optional): Number of those parts in which, for a seed at least, every
+            action is zero because no safe target was found. Defaults to 0.
+        has_target (bool, optional): Whether a safe target was found for any seed. Defaults to True.
     """
 
     episode_return: float
     cost: float
     parts: int
+    fallbacks: int = 0
+    has_target: bool = True
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the cost is within the limit, and zero actions have no part in that."""
+        return is_safe(self.cost) and not self.fallbacks
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class Score:
         costs (Estimate): Normalised cost of each seed, mean over its episodes.
         episodes (tuple[int, ...]): Number of episodes of each seed.
         unsafe_share (float): Share of all episodes that cost more than the limit.
+        targets (tuple[bool, ...]): For each seed, whether a safe target was found. Where none was,
+            every action is zero.
     """
 
     seeds: tuple[int, ...]
@@ -75,16 +87,23 @@ class Score:
     costs: Estimate
     episodes: tuple[int, ...]
     unsafe_share: float
+    targets: tuple[bool, ...]
 
     @property
     def average(self) -> Average:
         """The means over seeds."""
-        return Average(self.returns.mean, self.costs.mean, len(self.seeds))
+        return Average(
+            self.returns.mean,
+            self.costs.mean,
+            len(self.seeds),
+            self.targets.count(False),
+            any(self.targets),
+        )
 
     @property
     def safe_seeds(self) -> int:
-        """Number of seeds whose mean cost is within the limit."""
-        return sum(map(is_safe, self.costs.values))
+        """Number of seeds for which a target was found and whose mean cost is within the limit."""
+        return sum(found and is_safe(cost) for cost, found in zip(self.costs.values, self.targets))
 
 
 def score_cells(cells: Sequence[Result], checkpoint: str, cost_limit: float) -> Score | None:
@@ -98,7 +117,7 @@ def score_cells(cells: Sequence[Result], checkpoint: str, cost_limit: float) -> 
     Returns:
         None if no seed has been evaluated so.
     """
-    seeds, returns, costs, episodes = [], [], [], []
+    seeds, returns, costs, episodes, targets = [], [], [], [], []
     above = 0
     for cell in cells:
         rows = cell.episodes.get((checkpoint, cost_limit))
@@ -110,6 +129,7 @@ def score_cells(cells: Sequence[Result], checkpoint: str, cost_limit: float) -> 
         returns.append(normalized_return(mean_return, *cell.facts['reference_returns']))
         costs.append(normalized_cost(mean_cost, cost_limit))
         episodes.append(len(rows))
+        targets.append(cell.has_target(checkpoint, cost_limit))
         above += sum(row.cost > cost_limit for row in rows)
     if not seeds:
         return None
@@ -119,24 +139,33 @@ def score_cells(cells: Sequence[Result], checkpoint: str, cost_limit: float) -> 
         Estimate(tuple(costs)),
         tuple(episodes),
         above / sum(episodes),
+        tuple(targets),
     )
 
 
 def mark_all(averages: Mapping[_Key, Average]) -> dict[_Key, Mark]:
     """Mark what is safe, and the highest return among the safe.
 
-    Those that are equal to the decimals shown share the mark.
+    Those that are equal to the decimals shown share the mark. Where zero actions have a part in an
+    average it is neither.
 
     Args:
         averages (Mapping[Key, Average]): What stands side by side.
     """
-    safe = {key: each for key, each in averages.items() if is_safe(each.cost)}
+    safe = {key: each for key, each in averages.items() if each.is_safe}
     shown = {key: round(each.episode_return, DECIMALS) for key, each in safe.items()}
     highest = max(shown.values(), default=None)
     return {
-        key: Mark.UNSAFE if key not in safe else Mark.BEST if shown[key] == highest else Mark.SAFE
-        for key in averages
+        key: _mark(each) if key not in safe else Mark.BEST if shown[key] == highest else Mark.SAFE
+        for key, each in averages.items()
     }
+
+
+def _mark(average: Average) -> Mark:
+    """Mark an average that cannot be the best."""
+    if average.is_safe:
+        return Mark.SAFE
+    return Mark.NONE if is_safe(average.cost) else Mark.UNSAFE
 
 
 @dataclass(frozen=True)
@@ -201,6 +230,8 @@ class Board:
                     statistics.fmean(part.episode_return for part in parts),
                     statistics.fmean(part.cost for part in parts),
                     len(parts),
+                    sum(part.fallbacks > 0 for part in parts),
+                    any(part.has_target for part in parts),
                 )
         return averages
 
@@ -209,7 +240,4 @@ class Board:
         averages = self.averages(datasets)
         complete = {row: each for row, each in averages.items() if each.parts == len(datasets)}
         marks = mark_all(complete)
-        for row, average in averages.items():
-            if row not in marks:
-                marks[row] = Mark.SAFE if is_safe(average.cost) else Mark.UNSAFE
-        return marks
+        return {row: _mark(each) for row, each in averages.items()} | marks

@@ -599,7 +599,9 @@ class OnnxPolicy(LoopPolicy):
     def _guarantee_for(self, cost_limit: float) -> Guarantee | None:
         calibration = self.metadata['calibration']
         # The file's default targets may have been given by the user.
-        is_chosen = self._targets_for(cost_limit) == targets_for(self.metadata, cost_limit)
+        is_chosen = self._targets_for(cost_limit) == targets_for(
+            {**self.metadata, 'published_targets': ()}, cost_limit
+        )
         return Guarantee.at(calibration, cost_limit) if calibration and is_chosen else None
 
     def _begin(self, row: int, seed: int) -> None:

@@ -144,6 +144,15 @@ def test_means_are_over_episodes(capsys):
     assert '5: 0.25 / 2.00*   20: 0.50 / 0.40' in capsys.readouterr().out
 
 
+def test_zero_actions_are_no_result(capsys, tmp_path):
+    still = {'value': 0.0, 'cost': 0.0, 'holds_still': True}
+    rows = [row(**still), row(limit=10.0, **still), row(limit=10.0, value=0.8, cost=1.0)]
+    limits._print({'rows': rows})
+    printed = capsys.readouterr().out
+    assert '5: no safe target found   10: 0.40 / 0.50 (no safe target: 1)' in printed
+    limits._plot(rows, tmp_path / 'o.png')
+
+
 def test_a_plot_is_written(asked, tmp_path):
     limits.run(options(tmp_path / 'o.json', plot=tmp_path / 'o.png'))
     assert (tmp_path / 'o.png').read_bytes().startswith(b'\x89PNG')

@@ -31,7 +31,15 @@ import pytest
 
 from benchmarks import pictures, report
 from benchmarks.differences import find_differences
-from benchmarks.page import Pictures, Surroundings, suite_page, suite_summary
+from benchmarks.page import (
+    Pictures,
+    Surroundings,
+    aggregates,
+    limits_table,
+    overview,
+    suite_page,
+    suite_summary,
+)
 from benchmarks.paper import paper_scores
 from benchmarks.rows import COLUMNS, FACTS, PlannedCell, Results, read_results
 from benchmarks.statistics import (
@@ -522,20 +530,136 @@ def test_rows_that_were_calibrated_in_the_simulator_say_so(suite):
     assert '| QPT-77 |' in text
 
 
-def test_policies_that_hold_still_are_named(suite):
-    def asked(*still):
-        return [{'checkpoint': 'last', 'cost_limit': at, 'holds_still': at in still}
-                for at in (10.0, 20.0)]  # fmt: skip
+# -- policies whose every action is zero ----------------------------------------------------------
 
-    for seed in (0, 1):
-        write_cell(suite, 'QPT', seed=seed, asked=asked(10.0))
-    write_cell(suite, 'QPT', 'CarRun', asked=asked())
-    write_cell(suite, 'CDT', asked=asked(10.0, 20.0))
-    write_cell(suite, 'BCSafe')
+
+def fallback(*settings):
+    """What a cell says of its targets: none was found at these checkpoints and limits."""
+    every = itertools.product(('last', 'best'), (10.0, 20.0))
+    return [
+        {'checkpoint': each[0], 'cost_limit': each[1], 'holds_still': each in settings}
+        for each in every
+    ]
+
+
+NOTHING = {'asked': fallback(('last', 10.0)), 'episodes': [(0.0, 0.0)]}
+
+
+def entries(table):
+    """The entries of a table by the names of its line and of its column."""
+    return {
+        (line[0].text, name): entry
+        for line in table.lines
+        for name, entry in zip(table.header[1:], line[1:])
+    }
+
+
+def test_a_row_of_zero_actions_is_neither_best_nor_safe(suite):
+    # The highest return among the safe, if it were one.
+    write_cell(suite, 'QPT', **{**NOTHING, 'episodes': [(0.9, 0.0)]})
+    write_cell(suite, 'CDT', episodes=[(0.4, 5.0)])
+    write_cell(suite, 'BCSafe', episodes=[(0.3, 5.0)])
+    board = Board(read(suite), 'last', 10.0)
+    by_row = {row: mark for (row, _), mark in board.marks.items()}
+    assert by_row == {'QPT': Mark.NONE, 'CDT': Mark.BEST, 'BCSafe': Mark.SAFE}
+    assert board.scores['QPT', 'BallCircle'].safe_seeds == 0
     text = page(suite)
-    assert 'QPT on BallCircle at limit 10 (seed 0, 1)' in text
-    assert 'CDT on BallCircle at limit 10, 20 (seed 0)' in text
-    assert 'QPT on CarRun at limit' not in text
+    assert '| QPT | no safe target found |' in text
+    assert '0.90' not in text
+    assert 'No safe target found**, every action is zero: QPT on BallCircle at limit 10' in text
+
+
+def test_zero_actions_alone_leave_a_dataset_without_a_best(suite):
+    for row in ('QPT', 'CDT'):
+        write_cell(suite, row, **NOTHING)
+    write_cell(suite, 'BCSafe', episodes=[(0.4, 20.0)])
+    board = Board(read(suite), 'last', 10.0)
+    assert set(board.marks.values()) == {Mark.NONE, Mark.UNSAFE}
+    assert '★ |' not in page(suite)
+
+
+@pytest.mark.parametrize(
+    ('cost', 'mark'),
+    [(6.0, Mark.NONE), (14.0, Mark.NONE), (24.0, Mark.UNSAFE)],  # the second is safe by zeros alone
+)
+def test_zero_actions_of_some_seeds_make_a_row_neither_best_nor_safe(suite, cost, mark):
+    write_cell(suite, 'CDT', seed=0, episodes=[(0.9, cost)], asked=fallback())
+    write_cell(suite, 'CDT', seed=1, **NOTHING)
+    for seed in (0, 1):
+        write_cell(suite, 'QPT', seed=seed, episodes=[(0.2, 5.0)])
+    board = Board(read(suite), 'last', 10.0)
+    assert board.marks['CDT', 'BallCircle'] is mark
+    assert board.marks['QPT', 'BallCircle'] is Mark.BEST
+    assert board.scores['CDT', 'BallCircle'].safe_seeds == (cost <= 10)
+    assert f'0.45 / {cost / 20:.2f} (no safe target: 1 of 2 seeds)' in page(suite)
+
+
+def test_a_checkpoint_and_a_limit_fall_back_by_themselves(suite):
+    settings = {'checkpoints': ('last', 'best'), 'limits': (10.0, 20.0)}
+    write_cell(suite, 'QPT', asked=fallback(('best', 10.0)), **settings)
+    marks = {
+        setting: Board(read(suite), *setting).marks['QPT', 'BallCircle']
+        for setting in itertools.product(*settings.values())
+    }
+    assert marks.pop(('best', 10.0)) is Mark.NONE
+    assert set(marks.values()) == {Mark.BEST}
+    (_, cells) = limits_table([Board(read(suite), 'best', limit) for limit in (10.0, 20.0)]).lines[
+        0
+    ][1:3]
+    assert cells.text == 'no safe target found'
+
+
+def test_averages_over_tasks_with_zero_actions_are_not_the_best(suite):
+    for dataset in ('BallCircle', 'CarRun'):
+        write_cell(suite, 'QPT', dataset, episodes=[(0.9, 5.0)])
+        write_cell(suite, 'CDT', dataset, episodes=[(0.2, 5.0)])
+        write_cell(suite, 'CPQ', dataset, episodes=[(0.9, 15.0)])
+    for row in ('QPT', 'CPQ'):
+        write_cell(suite, row, 'CarRun', **NOTHING)
+    board = Board(read(suite), 'last', 10.0)
+    marks = board.mark_averages(('BallCircle', 'CarRun'))
+    assert marks == {'QPT': Mark.NONE, 'CDT': Mark.BEST, 'CPQ': Mark.NONE}
+    average = entries(overview(board))['QPT', 'Bullet-Safety-Gym, average of 2']
+    assert average.text == '0.45 / 0.25 (no safe target: 1 of 2 tasks)'
+    table = entries(aggregates(board, ('BallCircle', 'CarRun')))
+    assert table['QPT', 'safe tasks'].text == '1 (no safe target: 1)'
+    assert table['CPQ', 'safe tasks'].text == '0 (no safe target: 1)'
+    assert table['CDT', 'safe tasks'].text == '2'
+
+
+def test_a_row_of_zero_actions_on_every_task_has_no_average(suite):
+    for dataset in ('BallCircle', 'CarRun'):
+        write_cell(suite, 'QPT', dataset, **NOTHING)
+    board = Board(read(suite), 'last', 10.0)
+    assert board.mark_averages(('BallCircle', 'CarRun')) == {'QPT': Mark.NONE}
+    texts = {entry.text for line in overview(board).lines for entry in line[1:]}
+    assert texts == {'no safe target found'}
+
+
+def test_zero_actions_are_not_drawn(suite, figures):
+    write_cell(suite, 'QPT', limits=(10.0, 20.0), asked=fallback(('last', 10.0)))
+    write_cell(suite, 'CDT', limits=(10.0, 20.0))
+    drawn = pictures.draw(read(suite), Path())
+    (panel,) = figures[Path('a-suite-last-limit-10.png')].axes
+    assert set(labelled(panel)) == {'CDT', 'limit'}
+    assert panel.texts[0].get_text() == 'no safe target found: QPT'
+    ((_, path),) = drawn.curves
+    for axes in figures[path].axes:
+        assert list(np.isnan(labelled(axes)['QPT'].get_ydata())) == [True, False]
+    assert figures[path].axes[0].texts[0].get_text() == 'no safe target found: QPT at 10'
+
+
+def test_committed_tables_mark_no_zero_actions():
+    results = Path(report.__file__).parent / 'results'
+    found = 0
+    for suite in read_results([results]):
+        for setting in suite.settings:
+            board = Board(suite, *setting)
+            for key, score in board.scores.items():
+                if not all(score.targets):
+                    found += 1
+                    assert board.marks[key] is not Mark.BEST
+    assert found
 
 
 def test_a_multiplier_that_moved_has_no_note(suite):

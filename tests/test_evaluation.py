@@ -64,8 +64,9 @@ def one_after_the_other(config: DeploymentConfig, seeds: range) -> list[tuple[fl
 
 
 def test_few_episodes_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the last bit, and each in its own place."""
+    """To the last bit where none share a call, and each in its own place."""
     use(monkeypatch, Unsteady)
+    monkeypatch.setattr(evaluation, '_EPISODES_ON_CPU', 1)
     config = DeploymentConfig(candidates=3, cost_limit=5.0)
     expected = one_after_the_other(config, range(5))
     for processes in (1, 3):

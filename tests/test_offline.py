@@ -239,7 +239,7 @@ def test_omnisafes_own_datasets_are_known_by_name(
     ('dataset', 'message'),
     [
         ('nowhere.hdf5', r'nowhere\.hdf5: no such dataset file; check --offline'),
-        ('sample', r'the bundled sample is of .*--offline'),
+        ('sample', r'no bundled sample of .*--offline'),
         ('what', 'neither a file nor a known name'),
     ],
 )

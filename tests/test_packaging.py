@@ -78,7 +78,7 @@ def test_wheel_installs_one_top_level_package(wheel):
     [
         (PACKAGE, '**/*.py', 10),
         (PACKAGE, 'data/*.csv', 1),
-        (PACKAGE, 'data/sample/*.hdf5', 1),
+        (PACKAGE, 'data/sample/*', 3),
         (PACKAGE, 'report/*.html', 1),
         (ROOT, 'configs/*.yaml', 2),
     ],
@@ -127,7 +127,8 @@ def test_wheel_finds_its_files_from_any_folder(wheel, tmp_path):
     program = (
         'from omnisafe_qpt.data import resolve, tasks\n'
         'from omnisafe_qpt.host import config\n'
-        'print(resolve.SAMPLE_FILE.is_file(), len(tasks.all_tasks()))\n'
+        'print(*(resolve.sample_file(env_id).is_file() for env_id in resolve.SAMPLE_ENV_IDS))\n'
+        'print(len(tasks.all_tasks()))\n'
         'print(config.config_file("QPT.yaml"))\n'
         'print(config.load_preset("cpu")["train_cfgs"]["total_steps"] > 0)\n'
     )
@@ -140,7 +141,8 @@ def test_wheel_finds_its_files_from_any_folder(wheel, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [
-        'True 38',
+        'True True',
+        '38',
         str(site / 'omnisafe_qpt' / 'configs' / 'QPT.yaml'),
         'True',
     ]

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.files import write_hdf5
-from omnisafe_qpt.data.resolve import SAMPLE_FILE
+from omnisafe_qpt.data.resolve import sample_file
 from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
@@ -245,7 +245,7 @@ def test_the_command_draws_what_training_would_relabel(tmp_path, capsys):
     drawn = []
     for seed in ('0', '1'):
         arguments = ['--out', tmp_path / 'a.svg', '--seed', seed, '--json', tmp_path / 'a.json']
-        assert main(['data', 'plot', 'sample', *map(str, arguments)]) == 0
+        assert main(['data', 'plot', 'sample:CarButton1', *map(str, arguments)]) == 0
         drawn.append(json.loads((tmp_path / 'a.json').read_text(encoding='utf-8')))
     defaults = load_defaults('SafetyCarButton1-v0')['algo_cfgs']
     number = round(defaults['augmentation_fraction'] * 71)
@@ -253,7 +253,7 @@ def test_the_command_draws_what_training_would_relabel(tmp_path, capsys):
     assert drawn[0]['cost_limit'] == defaults['cost_limit']
     assert len(drawn[0]['relabelled_costs']) == number
     assert drawn[0]['relabelled_costs'] != drawn[1]['relabelled_costs']
-    loaded = Trajectories.load(SAMPLE_FILE)
+    loaded = Trajectories.load(sample_file('SafetyCarButton1-v0'))
     assert drawn[0]['episode_returns'] == pytest.approx(loaded.returns.tolist(), abs=1e-5)
     assert drawn[0]['target_return'] == pytest.approx(loaded.frontier.target_return(10), abs=1e-5)
     assert 'cost limit 10' in (tmp_path / 'a.svg').read_text(encoding='utf-8')
@@ -261,7 +261,9 @@ def test_the_command_draws_what_training_would_relabel(tmp_path, capsys):
 
 def test_the_command_takes_another_limit_and_no_augmentation(tmp_path):
     arguments = ['--cost-limit', '40', '--augmentation', '0', '--out', tmp_path / 'a.svg']
-    assert main(['data', 'plot', str(SAMPLE_FILE), *map(str, arguments)]) == 0
+    assert (
+        main(['data', 'plot', str(sample_file('SafetyCarButton1-v0')), *map(str, arguments)]) == 0
+    )
     text = (tmp_path / 'a.svg').read_text(encoding='utf-8')
     assert 'cost limit 40' in text
     assert 'relabelled' not in text

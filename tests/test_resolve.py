@@ -26,8 +26,14 @@ import pytest
 from http_helpers import Fault, dataset_bytes, serving
 from omnisafe_qpt.data import resolve, transfer
 from omnisafe_qpt.data.download import download
-from omnisafe_qpt.data.files import write_hdf5
-from omnisafe_qpt.data.resolve import DatasetSource, cache_folder, resolve_dataset
+from omnisafe_qpt.data.files import read_attributes, write_hdf5
+from omnisafe_qpt.data.resolve import (
+    SAMPLE_ENV_IDS,
+    DatasetSource,
+    cache_folder,
+    resolve_dataset,
+    sample_file,
+)
 from omnisafe_qpt.data.tasks import all_tasks, find_task
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.transfer import Patience
@@ -105,17 +111,29 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         assert part in message
 
 
-def test_the_sample_is_a_file_of_the_package():
-    source = resolve_dataset('sample', 'SafetyCarButton1-v0')
-    assert source == DatasetSource(resolve.SAMPLE_FILE, 'sample')
+@pytest.mark.parametrize('env_id', ['SafetyBallCircle-v0', 'SafetyCarButton1-v0'])
+def test_the_sample_is_a_file_of_the_package_of_that_environment(env_id):
+    source = resolve_dataset('sample', env_id)
+    assert source == DatasetSource(sample_file(env_id), 'sample')
     assert source.path.is_relative_to(Path(resolve.__file__).parent)
+    task = find_task(env_id)
+    loaded = Trajectories.load(source.path, horizon=task.horizon)
+    assert (loaded.obs_dim, loaded.act_dim) == (task.obs_dim, task.act_dim)
+    assert read_attributes(source.path)['env_id'] == env_id
 
 
-def test_the_sample_serves_no_other_environment():
-    message = error_of('sample', 'SafetyBallRun-v0')
-    assert 'SafetyCarButton1-v0' in message
-    assert 'SafetyBallRun-v0' in message
-    assert 'train_cfgs:dataset' in message
+def test_every_sample_in_the_package_has_its_environment():
+    folder = sample_file(SAMPLE_ENV_IDS[0]).parent
+    files = {path for path in folder.iterdir() if path.suffix == '.hdf5'}
+    assert files == {sample_file(env_id) for env_id in SAMPLE_ENV_IDS}
+    assert sum(path.stat().st_size for path in files) <= 9_000_000
+
+
+@pytest.mark.parametrize('env_id', ['SafetyBallRun-v0', 'SafetyBallCircle-v1', 'BallCircle', ''])
+def test_an_environment_without_a_sample_is_refused_with_those_that_have_one(env_id):
+    message = error_of('sample', env_id)
+    for part in (*SAMPLE_ENV_IDS, env_id, 'train_cfgs:dataset'):
+        assert part in message
 
 
 def test_auto_takes_what_is_in_the_cache(cache, server):
@@ -197,9 +215,10 @@ def test_without_a_network_there_is_one_error(cache):
 
 
 @pytest.mark.usefixtures('no_network')
-def test_without_a_network_the_sample_stands_in_with_a_warning(cache):
-    source = resolve_dataset('auto', CAR_BUTTON.env_id)
-    assert (source.path, source.name) == (resolve.SAMPLE_FILE, 'sample')
+@pytest.mark.parametrize('env_id', SAMPLE_ENV_IDS)
+def test_without_a_network_the_sample_stands_in_with_a_warning(env_id):
+    source = resolve_dataset('auto', env_id)
+    assert (source.path, source.name) == (sample_file(env_id), 'sample')
     assert 'SAMPLE' in source.warning
     assert 'not for results' in source.warning
     assert 'curl -fL' in source.warning

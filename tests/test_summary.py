@@ -32,7 +32,7 @@ from omnisafe_qpt.data import scan
 from omnisafe_qpt.data import summary as module
 from omnisafe_qpt.data.checks import NOTE, REFUSED, WARNING
 from omnisafe_qpt.data.files import NPZ_NAMES
-from omnisafe_qpt.data.resolve import SAMPLE_FILE
+from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, sample_file
 from omnisafe_qpt.data.summary import (
     find_dataset_file,
     identify_task,
@@ -151,10 +151,14 @@ def test_a_sound_dataset_has_nothing_suspicious(tmp_path, make_arrays):
     assert found.refusal is None
 
 
-def test_the_bundled_sample_is_sound():
-    found = summarize(SAMPLE_FILE)
-    assert found.task.name == 'CarButton1'
-    assert len(found.episodes) == 71
+@pytest.mark.parametrize(
+    ('env_id', 'name', 'episodes'),
+    [('SafetyBallCircle-v0', 'BallCircle', 400), ('SafetyCarButton1-v0', 'CarButton1', 71)],
+)
+def test_the_bundled_samples_are_sound(env_id, name, episodes):
+    found = summarize(sample_file(env_id))
+    assert found.task.name == name
+    assert len(found.episodes) == episodes
     assert {finding.level for finding in found.findings} <= {NOTE}
     task, row = found.task, found.limits[1]
     assert row.normalized == pytest.approx(
@@ -548,7 +552,14 @@ def test_a_dataset_is_a_file_a_cached_task_or_the_sample(tmp_path, monkeypatch):
     (tmp_path / task.dataset_file).touch()
     for name in ('CarRun', 'SafetyCarRun-v0', task.dsrl_env_id, str(tmp_path / task.dataset_file)):
         assert find_dataset_file(name) == tmp_path / task.dataset_file
-    assert find_dataset_file('sample') == SAMPLE_FILE
+    assert find_dataset_file('sample') == sample_file('SafetyBallCircle-v0')
+    for env_id in SAMPLE_ENV_IDS:
+        for name in (env_id, find_task(env_id).name):
+            assert find_dataset_file(f'sample:{name}') == sample_file(env_id)
+    with pytest.raises(UserError, match=' and '.join(SAMPLE_ENV_IDS)):
+        find_dataset_file('sample:CarRun')
+    with pytest.raises(UserError, match=r"no file sample:CarRum, and DSRL has no task 'CarRum'"):
+        find_dataset_file('sample:CarRum')
     with pytest.raises(UserError, match='is a folder'):
         find_dataset_file(str(tmp_path))
     with pytest.raises(UserError, match=r'there is no file CarRum, and .*CarRun'):
@@ -561,7 +572,7 @@ def test_a_dataset_is_a_file_a_cached_task_or_the_sample(tmp_path, monkeypatch):
 def test_info_prints_what_json_holds(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
     out = tmp_path / 'info.json'
-    assert main(['data', 'info', 'sample', '--cost-limit', '7', '--json', str(out)]) == 0
+    assert main(['data', 'info', 'sample:CarButton1', '--cost-limit', '7', '--json', str(out)]) == 0
     printed = capsys.readouterr().out
     content = json.loads(out.read_text(encoding='utf-8'))
     assert [row['cost_limit'] for row in content['cost_limits']] == [5, 7, 10, 20, 40]

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='omnisafe-qpt',
         description="QPT for OmniSafe: deployment and data. Training is OmniSafe's own command: "
-        'omnisafe train --algo QPT --env-id SafetyCarButton1-v0',
+        'omnisafe train --algo QPT --env-id SafetyBallCircle-v0',
     )
     parser.add_argument('--version', action='version', version=f'omnisafe-qpt {__version__}')
     commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')

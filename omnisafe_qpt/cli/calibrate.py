@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
         'calibrate',
         'run a trained policy at increasing target costs in its simulator, and choose the target '
         'cost for each limit by that from then on',
-        "omnisafe-qpt calibrate 'runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-...' \\\n"
+        "omnisafe-qpt calibrate 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' \\\n"
         '    --episodes 150',
     )
     parser.add_argument(

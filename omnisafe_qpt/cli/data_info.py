@@ -78,8 +78,8 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'dataset',
         metavar='FILE|TASK',
-        help='a DSRL .hdf5 or OmniSafe .npz file; a DSRL task, for its file in the cache; or '
-        "'sample', the bundled dataset",
+        help='a DSRL .hdf5 or OmniSafe .npz file; a DSRL task, for its file in the cache; sample, '
+        'the bundled one of BallCircle; or sample:CarButton1',
     )
 
 

@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
         commands,
         'evaluate',
         'run trained policies of one task in its environment, at any cost limits',
-        "omnisafe-qpt evaluate 'runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-...' \\\n"
+        "omnisafe-qpt evaluate 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' \\\n"
         '    --cost-limit 5 --cost-limit 10 --cost-limit 20 --cost-limit 40 \\\n'
         '    --plot limits.png --json limits.json',
     )

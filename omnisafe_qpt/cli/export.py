@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
         commands,
         'export',
         'write a trained policy as one ONNX file that runs without torch',
-        "omnisafe-qpt export 'runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-...' policy.onnx"
+        "omnisafe-qpt export 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' policy.onnx"
         ' --cost-limit 20',
     )
     parser.add_argument('run', help="a run's folder, or one of its torch_save/epoch-N.pt")

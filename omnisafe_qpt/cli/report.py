@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         commands,
         'report',
         'show a run on one page: results at each cost limit, training, data, settings',
-        "omnisafe-qpt report 'runs/train/QPT-{SafetyCarButton1-v0}-sample/seed-000-...' "
+        "omnisafe-qpt report 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' "
         '--cost-limit 10 --cost-limit 40',
     )
     parser.add_argument(

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""From ``train_cfgs.dataset`` to a file: a path, the cache, a download, or the bundled sample."""
+"""From ``train_cfgs.dataset`` to a file: a path, the cache, a download, or a bundled sample."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from omnisafe_qpt.data.tasks import Task, find_task
 from omnisafe_qpt.errors import UserError
 
 
-SAMPLE_ENV_ID = 'SafetyCarButton1-v0'
-SAMPLE_FILE = Path(__file__).parent / 'sample' / f'{SAMPLE_ENV_ID}-sample.hdf5'
 AUTO, SAMPLE = 'auto', 'sample'
+# The environments of the bundled samples, that of the first run first.
+SAMPLE_ENV_IDS = ('SafetyBallCircle-v0', 'SafetyCarButton1-v0')
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get('DSRL_DATASET_DIR') or '~/.dsrl/datasets').expanduser()
 
 
+def sample_file(env_id: str, option: str = 'train_cfgs:dataset') -> Path:
+    """Find the bundled sample of an environment.
+
+    Args:
+        env_id (str): OmniSafe's environment id.
+        option (str, optional): What errors tell the user to change. Defaults to
+            ``'train_cfgs:dataset'``.
+
+    Raises:
+        UserError: If there is none; the message says which environments have one.
+    """
+    if env_id not in SAMPLE_ENV_IDS:
+        raise UserError(
+            f'there is no bundled sample of {env_id}, only of {" and ".join(SAMPLE_ENV_IDS)}; '
+            f'give a dataset file with {option}',
+        )
+    return Path(__file__).parent / 'sample' / f'{env_id}-sample.hdf5'
+
+
 def resolve_dataset(
     dataset: str,
     env_id: str,
@@ -58,9 +77,9 @@ def resolve_dataset(
     """Find the file that a dataset's name means.
 
     Args:
-        dataset (str): A path of a DSRL HDF5 or OmniSafe npz file; ``sample``, the bundled one; or
-            ``auto``: the environment's DSRL file from the cache, else downloaded, else the
-            bundled sample where there is one for the environment, with a warning.
+        dataset (str): A path of a DSRL HDF5 or OmniSafe npz file; ``sample``, the bundled one of
+            the environment; or ``auto``: the environment's DSRL file from the cache, else
+            downloaded, else the bundled sample where there is one, with a warning.
         env_id (str): OmniSafe's environment id.
         option (str, optional): What errors tell the user to change. Defaults to
             ``'train_cfgs:dataset'``.
@@ -72,7 +91,7 @@ def resolve_dataset(
         UserError: If nothing fits; the message lists the ways out.
     """
     if dataset == SAMPLE:
-        return _sample(env_id, option)
+        return DatasetSource(sample_file(env_id, option), SAMPLE)
     if dataset == AUTO:
         return _automatic(env_id, option)
     path = Path(dataset).expanduser()
@@ -84,15 +103,6 @@ def resolve_dataset(
         f'dataset {dataset!r} is neither a file nor a known name; give a .hdf5 or .npz file, '
         "'auto' or 'sample'",
     )
-
-
-def _sample(env_id: str, option: str) -> DatasetSource:
-    if env_id != SAMPLE_ENV_ID:
-        raise UserError(
-            f'the bundled sample is of {SAMPLE_ENV_ID}, not {env_id}; give a dataset file with '
-            f'{option}',
-        )
-    return DatasetSource(SAMPLE_FILE, SAMPLE)
 
 
 def _automatic(env_id: str, option: str) -> DatasetSource:
@@ -115,10 +125,10 @@ def _automatic(env_id: str, option: str) -> DatasetSource:
 
 
 def _stand_in(task: Task, error: UserError) -> DatasetSource:
-    if task.env_id != SAMPLE_ENV_ID:
+    if task.env_id not in SAMPLE_ENV_IDS:
         raise error
     return DatasetSource(
-        SAMPLE_FILE,
+        sample_file(task.env_id),
         SAMPLE,
         warning=f'{error}\nUsing the small bundled SAMPLE instead: good for trying things out, '
         'not for results.',

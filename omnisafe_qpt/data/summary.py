@@ -38,7 +38,7 @@ from omnisafe_qpt.data.files import (
     read_attributes,
 )
 from omnisafe_qpt.data.layouts import ReadOptions
-from omnisafe_qpt.data.resolve import SAMPLE, SAMPLE_FILE, cache_folder
+from omnisafe_qpt.data.resolve import SAMPLE, SAMPLE_ENV_IDS, cache_folder, sample_file
 from omnisafe_qpt.data.scan import (
     ENDS,
     Columns,
@@ -165,11 +165,12 @@ class DatasetSummary:
 
 
 def find_dataset_file(name: str) -> Path:
-    """Find the file that a path, a DSRL task or ``sample`` means.
+    """Find the file that a path, a DSRL task or a bundled sample's name means.
 
     Args:
         name (str): A dataset file; DSRL's name or the environment id of a task, which means its
-            file in the cache; or ``sample``, the bundled dataset.
+            file in the cache; ``sample:`` and such a name, which means its bundled sample; or
+            ``sample``, the bundled sample of SafetyBallCircle-v0.
 
     Raises:
         UserError: If there is no such file; the message says how to get it.
@@ -179,12 +180,15 @@ def find_dataset_file(name: str) -> Path:
         raise UserError(f'{path}: is a folder; give a dataset file')
     if path.exists() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
         return path  # opening it says what may be wrong with it
+    kind, _, of = name.partition(':')
     if name == SAMPLE:
-        return SAMPLE_FILE
+        return sample_file(SAMPLE_ENV_IDS[0])
     try:
-        task = require_task(name)
+        task = require_task(of if kind == SAMPLE else name)
     except UserError as error:
         raise UserError(f'there is no file {name}, and {error}') from error
+    if kind == SAMPLE:
+        return sample_file(task.env_id, 'its path')
     cached = cache_folder() / task.dataset_file
     if not cached.is_file():
         raise UserError(

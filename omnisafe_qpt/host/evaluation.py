@@ -32,18 +32,20 @@ import torch
 
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.kernels import keep_freed_memory
-from omnisafe_qpt.core.rollout import Choice, Deployable
+from omnisafe_qpt.core.rollout import PACED_HISTORY, Choice, Deployable
 from omnisafe_qpt.host.config import usable_cores
 from omnisafe_qpt.host.environments import EnvironmentSet
 from omnisafe_qpt.host.remote import Partial, RemoteObject
 
 
-# Windows, at most, in a call of the policy that episodes share on a CPU. The fixed cost of a call
-# is about the work of one or two, so that more would help less and less; and the fewer batches
-# there are, the fewer cores find one. An environment also takes up to 0.2 GB.
-_WINDOWS_ON_CPU = 5
-# Batches come in multiples of this, so that two or four cores finish together.
-_BATCHES_ON_CPU = 4
+# Episodes, at most, in a call of the policy on a CPU: an environment takes up to 0.2 GB, and the
+# fewer batches there are, the fewer cores find one.
+_EPISODES_ON_CPU = 5
+# Work, at most, in such a call: windows times steps times layers times squared width. The fixed
+# cost of a call is about half of that, so that more would help less and less.
+_WORK_ON_CPU = 2.5e6
+# Batches come in multiples of this, so that two cores finish together.
+_BATCHES_ON_CPU = 2
 
 # Episodes at most in a call on another device, where more take hardly longer.
 _EPISODES_ON_DEVICE = 16
@@ -304,7 +306,7 @@ def _planned(series: Sequence[Series], seeds: Sequence[Sequence[int]]) -> list[_
         _Batch(number, part)
         for number, (each, own) in enumerate(zip(series, seeds))
         if len(own)
-        for part in _batches(own, each.config, each.device)
+        for part in _batches(own, each)
     ]
 
 
@@ -317,22 +319,30 @@ def _most_processes(batches: list[_Batch], device: torch.device) -> int:
 
 def _batches(
     seeds: Sequence[int],
-    config: DeploymentConfig,
-    device: torch.device,
+    series: Series,
 ) -> list[list[int]]:
     """Share the episodes of a series out among calls of the policy.
 
     Results differ in the last bits with the size of a batch: it must not depend on the machine's
     cores, or the same seeds would bring other episodes elsewhere.
     """
-    if device.type == 'cpu':
-        windows = config.candidates if config.candidate_shift == 'history' else 1
-        largest = max(1, _WINDOWS_ON_CPU // windows)
+    if series.device.type == 'cpu':
+        largest = min(_EPISODES_ON_CPU, max(1, int(_WORK_ON_CPU / _work(series))))
         multiple = _BATCHES_ON_CPU
     else:
         largest, multiple = _EPISODES_ON_DEVICE, 2  # two batches take turns
     count = min(len(seeds), multiple * math.ceil(len(seeds) / (multiple * largest)))
     return [part.tolist() for part in np.array_split(np.asarray(seeds), count)]
+
+
+def _work(series: Series) -> int:
+    """Return the work of the policy for a step of an episode, in the unit of ``_WORK_ON_CPU``."""
+    policy, config = series.networks.spec.get('policy'), series.config
+    if policy is None:  # it acts on the observation alone
+        return 1
+    windows = config.candidates if config.candidate_shift == 'history' else 1
+    steps = PACED_HISTORY if config.rule == 'paced' else policy['context_len']
+    return windows * steps * policy['num_layers'] * policy['embed_dim'] ** 2
 
 
 def _evaluation(played: list[_Played], steps_per_second: float) -> Evaluation:
