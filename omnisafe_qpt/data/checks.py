@@ -27,6 +27,8 @@ from omnisafe_qpt.data.tasks import Task
 
 # What a finding means: training refuses the file; results would suffer; good to know.
 REFUSED, WARNING, NOTE = 'REFUSED', 'warning', 'note'
+# The code of a finding that does not hold where actions are in the environment's unit.
+ACTIONS_OUT_OF_RANGE = 'actions_out_of_range'
 
 # DSRL's reference values are sums in another order; as a share of their range.
 _REFERENCE_TOLERANCE = 1e-3
@@ -148,7 +150,7 @@ def _check_actions(facts: Facts) -> Iterator[Finding]:
     if facts.scan.wild_actions.any():
         yield Finding(
             WARNING,
-            'actions_out_of_range',
+            ACTIONS_OUT_OF_RANGE,
             f'actions outside [-1, 1] ({facts.first(facts.scan.wild_actions)}; from '
             f'{span.low.min():.4g} to {span.high.max():.4g}): the policy cannot imitate them; '
             "divide by the action space's bounds",

@@ -16,12 +16,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from dataclasses import asdict, replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

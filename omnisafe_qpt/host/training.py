@@ -57,7 +57,7 @@ from omnisafe_qpt.data.actions import (
     normalize,
     recorded_unit,
 )
-from omnisafe_qpt.data.checks import WARNING
+from omnisafe_qpt.data.checks import ACTIONS_OUT_OF_RANGE, WARNING
 from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
@@ -215,22 +215,25 @@ class OfflineAlgorithm(BaseOffline):
         else:
             trajectories = Trajectories.load(source.path, self._env.horizon, inspector)
         self._check_dimensions(trajectories)
-        self._data_warnings = [
-            finding.text
-            for finding in (find(inspector.facts()) if inspector is not None else ())
-            if finding.level == WARNING
-        ]
-        self._normalize_actions(trajectories, source)
+        findings = [] if inspector is None else find(inspector.facts())
+        unit_warning = self._normalize_actions(trajectories, source)
+        if self._dataset_record[UNIT_ATTRIBUTE] == ENVIRONMENT:
+            findings = [each for each in findings if each.code != ACTIONS_OUT_OF_RANGE]
+        self._data_warnings = [each.text for each in findings if each.level == WARNING]
+        self._data_warnings += [unit_warning] if unit_warning else []
         held_out = choose_held_out(trajectories, self._cfgs.train_cfgs.holdout_share)
         self._held_out: list[int] = held_out.tolist()
         trajectories, _ = split_off(trajectories, held_out)
         self._is_prefetched = self._stays_on_host(trajectories)
         return trajectories if self._is_prefetched else trajectories.to(self._device)
 
-    def _normalize_actions(self, trajectories: Trajectories, source: DatasetSource | None) -> None:
+    def _normalize_actions(self, trajectories: Trajectories, source: DatasetSource | None) -> str:
         """Bring the data's actions into [-1, 1], and record in which unit they were.
 
         A run from before there was a choice took them as they are.
+
+        Returns:
+            A warning; empty if nothing is doubtful.
         """
         declared = self._cfgs.train_cfgs.action_unit
         resume = self._cfgs.train_cfgs.resume
@@ -243,7 +246,8 @@ class OfflineAlgorithm(BaseOffline):
         unit = find_unit(trajectories, self._env.action_range, declared)
         if unit.name == ENVIRONMENT:
             normalize(trajectories, self._env.action_range)
-        self._dataset_record[UNIT_ATTRIBUTE], self._unit_warning = unit.name, unit.warning
+        self._dataset_record[UNIT_ATTRIBUTE] = unit.name
+        return unit.warning
 
     def _stays_on_host(self, trajectories: Trajectories) -> bool:
         """Decide ``train_cfgs.data_device``, alike in all processes: devices draw differently."""
@@ -937,8 +941,6 @@ class OfflineAlgorithm(BaseOffline):
             self._logger.log(f'Dataset: {note}')
         for warning in self._data_warnings:
             self._logger.log(f'WARNING: {warning}', 'yellow', bold=True)
-        if self._unit_warning:
-            self._logger.log(f'WARNING: {self._unit_warning}', 'yellow')
         if self._held_out:
             self._logger.log(
                 f'Held out of training: {len(self._held_out)} more episodes, for omnisafe-qpt '
