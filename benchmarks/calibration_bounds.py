@@ -31,7 +31,6 @@ import argparse
 import csv
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -192,6 +191,11 @@ def rare(uniform: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.where(uniform < target / 150, 150.0, 0.0)
 
 
+def just_above(uniform: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """A mean just above the lowest limit at all levels, in episodes of 80 or nothing."""
+    return np.where(uniform < (LIMITS[0] + 0.1) / 80, 80.0, 0.0 * target)
+
+
 def lognormal(uniform: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Heavy tails: a standard deviation of 1.5 on the scale of logarithms."""
     quantiles = np.array([statistics.NormalDist().inv_cdf(each) for each in _TABLE])
@@ -206,6 +210,7 @@ FAMILIES = {
     '60 % nothing, 70 % shared': synthetic(mostly_nothing, 80.0, 0.7),
     'rare 150': synthetic(rare, 150.0, 0.0),
     'rare 150, assumed 80': synthetic(rare, 150.0, 0.0),
+    'just above the limit': synthetic(just_above, 80.0, 0.0),
     'lognormal': synthetic(lognormal, 80.0, 0.0),
 }
 
@@ -347,7 +352,10 @@ def main() -> None:
             )
     if options.json is not None:
         content = {
-            'command': f'python -m benchmarks.calibration_bounds {" ".join(sys.argv[1:])}',
+            'command': (
+                f'python -m benchmarks.calibration_bounds --calibrations {options.calibrations} '
+                f'--episodes {options.episodes} --seed {options.seed}'
+            ),
             'versions': versions(),
             'date': time.strftime('%Y-%m-%d'),
             'calibrations': options.calibrations,

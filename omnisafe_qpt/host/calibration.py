@@ -132,8 +132,8 @@ def calibrate(
         episodes (int): How many for each level at most.
         processes (int, optional): Processes that run episodes at the same time, which does not
             change the results. Defaults to one a core.
-        on_progress (Callable, optional): Called with the steps done and the steps there will be
-            at most. Defaults to None.
+        on_progress (Callable, optional): Called with the steps done and a guess of the steps there
+            will be. Defaults to None.
 
     Returns:
         A record of plain values: ``format``; ``episodes``, at most, for each level; ``first_seed``,
@@ -183,7 +183,7 @@ def calibrate(
             record['levels'].append(level)
             if not limits:
                 break
-        if serving_level(record, cost_unit)[1] == NO_SAFE_TARGET:
+        if serving_level(record, config.cost_limit)[1] == NO_SAFE_TARGET:
             record['zero_action'] = player.play_zero_action()
     record['steps'] = player.steps
     return record
@@ -246,12 +246,13 @@ class _LevelPlayer:
         """Add episodes to a record until it has so many."""
         seeds: list[Sequence[int]] = [()] * len(self._series)
         seeds[number] = self._seeds[len(record['costs']) : until]
-        # At most, what this level and those above it may take after this round.
-        later = len(self._seeds) - until + len(self._seeds) * max(0, len(self._series) - 2 - number)
+        horizon, most = self._pool.horizon, len(self._seeds)
+        # What is to come after this round is a guess: half of what may, then as in levels so far.
+        usual = self.steps // number if number else horizon * most // 2
+        rest = horizon * (most - until) // 2 + usual * max(0, len(self._series) - 2 - number)
 
         def report(done: int, total: int, _: int) -> None:
             if self._on_progress is not None:
-                rest = self._pool.horizon * later
                 self._on_progress(self.steps + done, self.steps + total + rest)
 
         found = self._pool.play(seeds, report)[number]
