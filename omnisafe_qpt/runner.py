@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 # Of the inputs, outputs and metadata of an exported model.
 FORMAT = 1
 
+# The stream of candidates from an episode's seed, as in data/streams.py: the seed's own is the
+# simulator's.
+_CANDIDATES = (2,)
+
 # Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
 _LARGEST_NUMBER = 1e15
 
@@ -387,7 +391,8 @@ class OnnxPolicy(LoopPolicy):
 
     def _begin(self, row: int, seed: int) -> None:
         shifts = self._inputs['shifts'][row]
-        shifts[:] = np.random.default_rng(seed).standard_normal(len(shifts))
+        draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_CANDIDATES))
+        shifts[:] = draws.standard_normal(len(shifts))
         shifts[0] = 0.0  # candidate 0 asks for the target itself
         shifts *= np.float32(self.metadata['shift_scale'])
         self._inputs['mask'][row] = False

@@ -224,7 +224,14 @@ def test_critic_loss_of_padding_alone_is_zero():
 
 
 def penalty_weight(values, mask, eta):
-    return losses.penalty_weight(losses.mean_magnitude(values, mask), eta)
+    return losses.penalty_weight(losses.mean_magnitude(values, mask).mean(), eta, floor=0.1)
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.9, 0.99, 1.0])
+def test_the_floor_is_a_tenth_of_what_an_even_episode_is_worth(gamma):
+    expected = 0.1 * sum(gamma**k * 6.0 / 40 for k in range(40))
+    assert losses.magnitude_floor(6.0, 40, gamma) == pytest.approx(expected)
+    assert losses.magnitude_floor(0.0, 40, gamma) == 0.1
 
 
 @pytest.mark.parametrize('networks', [1, 2])

@@ -27,6 +27,41 @@ from torch import nn
 from omnisafe_qpt.core.kernels import mish
 
 
+def count_critic_states(inputs: str, obs_dim: int) -> int:
+    """Return the size of what :func:`critic_states` returns."""
+    return obs_dim + {'state_action': 0, 'targets': 2, 'targets_time': 3}[inputs]
+
+
+def critic_states(  # pylint: disable=too-many-arguments
+    inputs: str,
+    horizon: int,
+    states: torch.Tensor,
+    return_to_go: torch.Tensor,
+    cost_to_go: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """Return what the critics take as a state; all in the networks' units.
+
+    Args:
+        inputs (str): ``state_action``, the paper's critics; ``targets``, which also see the
+            targets that the policy acts on; or ``targets_time``, which see the time too.
+        horizon (int): Steps of an episode, T.
+        states (torch.Tensor): (..., S).
+        return_to_go (torch.Tensor): (...).
+        cost_to_go (torch.Tensor): (...).
+        timesteps (torch.Tensor): (...) int64.
+
+    Returns:
+        (..., S), (..., S + 2) or (..., S + 3).
+    """
+    if inputs == 'state_action':
+        return states
+    more = [return_to_go, cost_to_go]
+    if inputs == 'targets_time':
+        more.append(timesteps / horizon)
+    return torch.cat([states, torch.stack(more, dim=-1)], dim=-1)
+
+
 class TwinCritic(nn.Module):
     """Two independent Q-networks of linear layers with Mish, evaluated together.
 

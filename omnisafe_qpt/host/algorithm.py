@@ -55,6 +55,11 @@ class _TransformerAlgorithm(OfflineAlgorithm):
         context_len = self._learner.config.policy.context_len
         return WindowSampler(self._trajectories, context_len, rows=rows, **options)
 
+    @property
+    def _longest(self) -> int:
+        """Steps of the longest episode in the data."""
+        return int(self._trajectories.rows.lengths.max())
+
     def _make_networks(self, spec: dict[str, Any]) -> DeployableNetworks:
         spec = {**spec, 'target_return': self._cfgs.algo_cfgs.target_return}
         return DeployableNetworks.from_learner(self._learner, spec)
@@ -121,7 +126,7 @@ class QPT(_TransformerAlgorithm):
         return deployment_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
-        return learner_config(self._cfgs, self._env.horizon)
+        return learner_config(self._cfgs, self._env.horizon, self._longest)
 
     def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
         return {'Metrics/InfeasibleShare': evaluation.infeasible_share}
@@ -178,4 +183,4 @@ class CDT(_TransformerAlgorithm):
         return single_action_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
-        return imitation_config(self._cfgs, self._env.horizon)
+        return imitation_config(self._cfgs, self._env.horizon, self._longest)
