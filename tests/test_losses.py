@@ -224,7 +224,7 @@ def test_critic_loss_of_padding_alone_is_zero():
 
 
 def penalty_weight(values, mask, eta):
-    return losses.penalty_weight(losses.mean_magnitude(values, mask).mean(), eta, floor=0.1)
+    return losses.penalty_weight(losses.mean_magnitude(values, mask).mean(), eta, torch.tensor(0.1))
 
 
 @pytest.mark.parametrize('gamma', [0.0, 0.9, 0.99, 1.0])

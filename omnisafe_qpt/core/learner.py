@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -124,10 +125,11 @@ class Learner(BaseLearner):
         self._policy_optimizer = self._optimizer(self._policy_parameters, config.policy_optimizer)
         self._critic_optimizer = self._optimizer(self._critic_parameters, config.critic_optimizer)
         self._polyak_pairs = self._pair_targets()
-        self._magnitude_floors = [
+        floors = [
             magnitude_floor(total, scaling.mean_length, config.gamma)
             for total in scaling.mean_totals()
         ]
+        self._magnitude_floors = torch.tensor(floors, device=self.device)
         self._first_member = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def compile(self, backend: str = 'inductor') -> None:
@@ -373,6 +375,16 @@ class Learner(BaseLearner):
             torch._foreach_lerp_(targets, sources, 1.0 - self.config.polyak)
 
     # ------------------------------------------------------------------ wiring
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that an exact continuation needs, random number generators apart."""
+        return {**super().state_dict(), 'magnitude_floors': self._magnitude_floors.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, here or on another device."""
+        super().load_state_dict(state)
+        if 'magnitude_floors' in state:  # older states have none
+            self._magnitude_floors.copy_(state['magnitude_floors'])
 
     def _optimizer(
         self,

@@ -155,7 +155,11 @@ def magnitude_floor(mean_total: float, mean_length: float, gamma: float) -> floa
     return _FLOOR_SHARE * (mean_total * steps / mean_length or 1.0)
 
 
-def penalty_weight(magnitude: torch.Tensor, eta: float, floor: float) -> torch.Tensor:
+def penalty_weight(
+    magnitude: torch.Tensor,
+    eta: float,
+    floor: torch.Tensor,
+) -> torch.Tensor:
     r"""Weight of a penalty term, Eq. (9) and (10).
 
     .. math::
@@ -165,7 +169,7 @@ def penalty_weight(magnitude: torch.Tensor, eta: float, floor: float) -> torch.T
     Args:
         magnitude (torch.Tensor): () mean |Q| over the data.
         eta (float): eta_1 or eta_2.
-        floor (float): The least that is divided by (:func:`magnitude_floor`).
+        floor (torch.Tensor): () the least that is divided by (:func:`magnitude_floor`).
 
     Returns:
         () the weight.
