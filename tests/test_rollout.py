@@ -720,6 +720,16 @@ def test_networks_are_rebuilt_from_their_state_alone():
     assert torch.equal(play(start(rebuilt, ENSEMBLE, (0, 1)), Stream(2)), expected)
 
 
+def test_an_old_checkpoint_has_the_critics_of_the_paper():
+    networks = make_networks()
+    state = networks.state_dict()
+    del state['_extra_state']['critic_inputs']
+    old = DeployableNetworks.from_state_dict(state)
+    stream = Stream()
+    actions = play(start(old, ENSEMBLE), stream)
+    assert torch.equal(actions, play(start(make_networks(), ENSEMBLE), stream))
+
+
 def test_networks_are_the_online_policy_and_the_target_critics():
     learner = make_learner()
     networks = DeployableNetworks.from_learner(learner, SPEC)

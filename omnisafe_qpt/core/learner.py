@@ -125,11 +125,9 @@ class Learner(BaseLearner):
         self._policy_optimizer = self._optimizer(self._policy_parameters, config.policy_optimizer)
         self._critic_optimizer = self._optimizer(self._critic_parameters, config.critic_optimizer)
         self._polyak_pairs = self._pair_targets()
-        floors = [
-            magnitude_floor(total, scaling.mean_length, config.gamma)
-            for total in scaling.mean_totals()
-        ]
-        self._magnitude_floors = torch.tensor(floors, device=self.device)
+        self._magnitude_floors = magnitude_floor(
+            self.scaling.mean_totals(), self.scaling.mean_length, config.gamma
+        )
         self._first_member = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def compile(self, backend: str = 'inductor') -> None:

@@ -135,24 +135,25 @@ def mean_magnitude(
     return masked_mean(data_values.detach().abs(), mask, count)
 
 
-def magnitude_floor(mean_total: float, mean_length: float, gamma: float) -> float:
+def magnitude_floor(mean_total: torch.Tensor, mean_length: float, gamma: float) -> torch.Tensor:
     """Return the least mean |Q| that is divided by, from what the data's episodes bring.
 
     It moves with the data's rewards or costs and with their unit, so that neither changes the
     weight of a penalty.
 
     Args:
-        mean_total (float): Mean of the absolute return, or of the cost, of an episode, in the
-            critics' units.
+        mean_total (torch.Tensor): (...) mean of the absolute return, or of the cost, of an episode,
+            in the critics' units.
         mean_length (float): Mean steps of an episode.
         gamma (float): Discount.
 
     Returns:
-        A share of the value of an episode of mean length that brings as much in each step; of one
-        unit where all are zero.
+        (...) a share of the value of an episode of mean length that brings as much in each step;
+        of one unit where all are zero.
     """
     steps = mean_length if gamma == 1 else (1 - gamma**mean_length) / (1 - gamma)
-    return _FLOOR_SHARE * (mean_total * steps / mean_length or 1.0)
+    value = mean_total * (steps / mean_length)
+    return _FLOOR_SHARE * torch.where(value > 0, value, 1.0)
 
 
 def penalty_weight(

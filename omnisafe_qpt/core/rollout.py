@@ -97,13 +97,13 @@ class DeployableNetworks(nn.Module):
         """
         networks = cls(
             {
+                'horizon': learner.config.horizon,
                 **spec,
                 'obs_dim': len(learner.scaling.obs_mean),
                 'act_dim': learner.policy.head.out_features,
                 'policy': asdict(learner.config.policy),
                 'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
                 'critic_inputs': learner.config.critic_inputs,
-                'horizon': learner.config.horizon,
                 'gamma': learner.config.gamma,
                 'has_critics': learner.config.train_critics,
             },

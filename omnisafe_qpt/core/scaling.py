@@ -87,10 +87,10 @@ class Scaling(nn.Module):
             mean_length=trajectories.rows.lengths.float().mean().item(),
         )
 
-    def mean_totals(self) -> tuple[float, float]:
-        """Return an episode's mean absolute return and mean cost, in the critics' units."""
-        mean_abs_return, mean_cost = self._mean_totals
-        return self.critic_reward(mean_abs_return).item(), self.critic_cost(mean_cost).item()
+    def mean_totals(self) -> torch.Tensor:
+        """Return an episode's mean absolute return and mean cost in the critics' units, (2,)."""
+        mean_return, mean_cost = (torch.full_like(self.cost_unit, x) for x in self._mean_totals)
+        return torch.stack([self.critic_reward(mean_return), self.critic_cost(mean_cost)])
 
     def observation(self, states: torch.Tensor) -> torch.Tensor:
         """Standardise states, (..., S)."""
