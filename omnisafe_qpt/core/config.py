@@ -84,7 +84,7 @@ class OptimizerConfig:
 
 
 # What the critics may see, the paper's first.
-CRITIC_INPUTS = ('state_action', 'targets', 'targets_time')
+CRITIC_INPUTS = ('state_action', 'targets_time')
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class LearnerConfig:
         penalty_critic (str): Which of the twins the policy's loss uses: ``random`` (one, drawn
             each update), ``first``, or ``pessimistic`` (minimum reward, maximum cost).
         cost_value (str): How twin cost values become one: ``min`` as in Eq. (7), or ``max``.
-        critic_inputs (str): What the critics see: ``state_action``, ``targets`` or
-            ``targets_time``; see :func:`omnisafe_qpt.core.critics.critic_states`.
+        critic_inputs (str): What the critics see: ``state_action`` or ``targets_time``; see
+            :func:`omnisafe_qpt.core.critics.critic_states`.
         horizon (int): Steps of an episode, T: what critics that see the time do not look beyond.
         precision (str): ``float32``, ``tf32`` or ``bf16`` (autocast).
     """
