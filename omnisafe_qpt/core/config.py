@@ -51,8 +51,9 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        for name in ('context_len', 'embed_dim', 'num_layers', 'num_heads', 'max_timestep'):
+        for name in ('context_len', 'embed_dim', 'num_layers', 'num_heads'):
             _require(getattr(self, name) >= 1, name, getattr(self, name), 'at least 1')
+        _require(self.max_timestep >= 0, 'max_timestep', self.max_timestep, '0 or more')
         _require(
             self.embed_dim % self.num_heads == 0,
             'num_heads',

@@ -23,7 +23,6 @@ from functools import cached_property
 import torch
 
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.critics import critic_states
 from omnisafe_qpt.core.learner import combine_cost
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
@@ -349,9 +348,7 @@ class OfflineChecks:
             predicted = networks.policy(
                 states, batch.actions, *targets, batch.mask, last_only=True
             )[:, 0]
-            states = critic_states(
-                networks.critic_inputs, networks.spec['horizon'], states, *targets
-            )[:, -1]
+            states = networks.critic_states(states, *targets)[:, -1]
             taken = torch.where(batch.action_mask[:, -1:], batch.actions[:, -1], predicted)
             reward_value = networks.reward_critic(states, taken).amin(0)
             cost_value = combine_cost(

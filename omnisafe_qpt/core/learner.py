@@ -255,7 +255,11 @@ class Learner(BaseLearner):
         )
 
     def _critic_states(self, history: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return what the critics take as states, (B, K, ...)."""
+        """Return what the critics take as states, (B, K, ...).
+
+        Targets are those that the policy sees, relabelled ones too: asked for them, it imitates the
+        relabelled episode, and that episode's own rewards and costs are what comes of it.
+        """
         states, _, return_to_go, cost_to_go, timesteps, _ = history
         config = self.config
         return critic_states(

@@ -141,6 +141,15 @@ class DeployableNetworks(nn.Module):
         names = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
         return any(options.get(name, True) for name in names)
 
+    def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
+        """Return what its critics take as states.
+
+        Args:
+            window (torch.Tensor): States, returns-to-go, costs-to-go and timesteps, as
+                :func:`omnisafe_qpt.core.critics.critic_states` takes them.
+        """
+        return critic_states(self.critic_inputs, self.spec.get('horizon', 0), *window)
+
     def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> RolloutPolicy:
         """Return a policy that acts with these networks; see :class:`RolloutPolicy`."""
         return RolloutPolicy(self, config, num_episodes)
@@ -615,9 +624,7 @@ class RolloutPolicy:
         # Critics that see targets see those of the unshifted candidate beside every action: the
         # policy goes on with them, whichever is taken. Were each beside its own, the highest target
         # would have the highest value, whatever its action.
-        states = critic_states(
-            self._networks.critic_inputs,
-            self._networks.spec['horizon'],
+        states = self._networks.critic_states(
             scaling.observation(self._states[:, -1:]),
             *self._tokens(self._to_go[:, -1:]),
             self._timesteps[:, -1:],

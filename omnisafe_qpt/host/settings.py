@@ -97,7 +97,7 @@ def _policy_config(actor: Any, longest: int) -> PolicyConfig:
         num_layers=actor.num_layers,
         num_heads=actor.num_heads,
         dropout=actor.dropout,
-        max_timestep=max(1, longest - 1),
+        max_timestep=longest - 1,
     )
 
 
