@@ -180,12 +180,10 @@ def select_candidate(
 
     ``paced``: the highest reward value among candidates whose cost value fits, but only where the
     unshifted candidate fits too; where it does not, the unshifted candidate. The budget to compare
-    with is discounted (:func:`even_spend`). Where the critics see the policy itself beyond its
-    budget, their values are averages over all the targets in the data and tell little; always
-    taking the cheapest action then leads away from the data. On BallCircle, two runs of 5000
-    updates of 32, limits 5, 10, 20 and 40: normalised return 0.63, 0.68, 0.73, 0.81 and cost over
-    the limit 0, 0.20, 0.59, 0.83, with ``paper`` 0.27, 0.59, 0.67, 0.76 and 0, 0.01, 0.50, 0.75
-    (``benchmarks/results/limits.json``, with three more datasets).
+    with is what the critics would say of it (:func:`even_spend`). Where the critics see the policy
+    itself beyond its budget, their values are averages over all the targets in the data and tell
+    little; always taking the cheapest action then leads away from the data
+    (``benchmarks/LIMITS.md``).
 
     ``paper`` and ``bounded`` compare a discounted value with a plain sum, as Eq. (14) writes it.
     That is lenient far from the end of an episode. Discounting the budget without keeping to the
@@ -195,8 +193,8 @@ def select_candidate(
     Args:
         reward_values (torch.Tensor): (B, M).
         cost_values (torch.Tensor): (B, M).
-        budgets (torch.Tensor): (B,) cost that each episode may still incur; discounted for
-            ``paced``.
+        budgets (torch.Tensor): (B,) cost that each episode may still incur; for ``paced`` what the
+            critics would say of it.
         rule (str): ``paper``, ``bounded`` or ``paced``.
 
     Returns:
