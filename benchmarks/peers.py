@@ -133,7 +133,7 @@ def osrl_cdt(
         state_dim=obs_dim,
         action_dim=act_dim,
         seq_len=policy.context_len,
-        episode_len=policy.max_timestep,
+        episode_len=policy.max_timestep + 1,
         embedding_dim=policy.embed_dim,
         num_layers=policy.num_layers,
         num_heads=policy.num_heads,

@@ -206,7 +206,7 @@ def update_at(
         sampler (WindowSampler or PrefetchSampler): Gives batches on the device to use.
         config (LearnerConfig): Sizes.
     """
-    scaling = Scaling(*data.observation_statistics(), data.returns.abs().max().item(), 10.0)
+    scaling = Scaling.from_data(data, cost_unit=10.0)
     learner = Learner(data.obs_dim, data.act_dim, scaling, config, sampler.sample().states.device)
     return lambda: learner.update(sampler.sample())
 

@@ -45,6 +45,10 @@ CALIBRATION_FORMAT = 2
 CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
 NO_SAFE_TARGET = 'no safe target found'
 
+# The stream of candidates from an episode's seed, as in data/streams.py: the seed's own is the
+# simulator's.
+_CANDIDATES = (2,)
+
 # Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
 _LARGEST_NUMBER = 1e15
 
@@ -606,7 +610,8 @@ class OnnxPolicy(LoopPolicy):
 
     def _begin(self, row: int, seed: int) -> None:
         shifts = self._inputs['shifts'][row]
-        shifts[:] = np.random.default_rng(seed).standard_normal(len(shifts))
+        draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_CANDIDATES))
+        shifts[:] = draws.standard_normal(len(shifts))
         shifts[0] = 0.0  # candidate 0 asks for the target itself
         shifts *= np.float32(self.metadata['shift_scale'])
         self._inputs['mask'][row] = False

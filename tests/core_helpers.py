@@ -54,6 +54,7 @@ def small_config(policy=None, **changes):
             eta_reward=0.7,
             eta_cost=0.4,
             total_steps=20,
+            horizon=30,
         ),
         **changes,
     )
@@ -65,6 +66,9 @@ def small_scaling():
         torch.tensor([2.0, 0.5, 1.0]),
         max_abs_return=8.0,
         cost_unit=2.0,
+        mean_abs_return=3.0,
+        mean_cost=1.5,
+        mean_length=12,
     )
 
 

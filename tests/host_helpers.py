@@ -112,12 +112,15 @@ def command_line_options(options: dict[str, Any]) -> list[str]:
     return arguments
 
 
-def make_networks(obs_dim: int, act_dim: int, horizon: int, env_id: str) -> DeployableNetworks:
+def make_networks(
+    obs_dim: int, act_dim: int, horizon: int, env_id: str, **changes: Any
+) -> DeployableNetworks:
     """Make small networks whose actions depend on targets and candidates."""
     torch.manual_seed(0)
     config = LearnerConfig(
         policy=PolicyConfig(context_len=4, embed_dim=16, num_layers=1, num_heads=2),
         critic_hidden_sizes=(16, 16),
+        **changes,
     )
     scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim), 100.0, 10.0)
     learner = Learner(obs_dim, act_dim, scaling, config)

@@ -247,6 +247,28 @@ def test_a_killed_run_resumes_as_if_it_had_not_stopped(
         assert [before[key] for key in kept] == [after[key] for key in kept]
 
 
+def test_a_run_of_an_earlier_version_is_refused(
+    trained: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    """What a seed draws has changed since: other episodes would be relabelled."""
+    old = shutil.copytree(trained[2], tmp_path / 'old')
+    state = torch.load(old / 'training_state.pt', weights_only=True)
+    del state['version']
+    torch.save(state, old / 'training_state.pt')
+    with pytest.raises(omnisafe_qpt.UserError, match='another version of omnisafe-qpt'):
+        run_agent({'train_cfgs': {'resume': str(old), 'total_steps': 15}})
+    torch.testing.assert_close(
+        torch.load(old / 'training_state.pt', weights_only=True)['sampler'], state['sampler']
+    )
+
+
+def test_time_embeddings_are_those_of_the_steps_in_the_data(
+    trained: tuple[Any, Any, Path], dataset: Path
+) -> None:
+    longest = Trajectories.load(dataset).rows.lengths.max()
+    assert len(checkpoint_of(trained[2], 2)['policy.embed_timestep.weight']) == longest
+
+
 def test_resuming_with_other_settings_or_data_is_refused(
     trained: tuple[Any, Any, Path],
     dataset: Path,

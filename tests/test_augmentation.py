@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from omnisafe_qpt.data.augmentation import augment, load_hook, relabel_frontier
+from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
@@ -143,7 +144,8 @@ def test_episodes_are_appended_without_copying_data(trajectories):
 def test_the_report_says_what_was_added(trajectories):
     _, report = augment(trajectories, fraction=2.0, seed=4)
     returns, costs = trajectories.returns.tolist(), trajectories.cost_returns.tolist()
-    expected = slow_algorithm_2(returns, costs, 80, np.random.default_rng(4))
+    draws = np.random.default_rng(stream(4, 'augmentation'))
+    expected = slow_algorithm_2(returns, costs, 80, draws)
     kappas, rhos, sources = zip(*expected)
     assert report.pop('episodes') == 80
     assert report.pop('source_episodes') == len(set(sources)) > 1

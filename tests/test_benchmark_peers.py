@@ -103,7 +103,7 @@ def test_cdt_has_our_sizes_and_its_published_settings(osrl):
     model, trainer = peers.osrl_cdt(5, 3, sizes, 'cpu')
     assert model.device == 'cpu'
     assert model.options['seq_len'] == 4
-    assert model.options['episode_len'] == 7
+    assert model.options['episode_len'] == 8  # steps 0 to 7
     assert model.options['embedding_dim'] == 16
     assert model.options['target_entropy'] == -3
     assert {value for name, value in model.options.items() if 'dropout' in name} == {0.1}

@@ -249,7 +249,10 @@ def test_presets_are_those_of_the_package(name, preset):
     if preset is not None:
         cfgs = merge(cfgs, load_preset(preset))
     cfgs = json.loads(json.dumps(cfgs), object_hook=lambda values: SimpleNamespace(**values))
-    shipped, found = learner_config(cfgs, measure.HORIZON), throughput.PRESETS[name]
+    shipped, found = (
+        learner_config(cfgs, measure.HORIZON, measure.HORIZON),
+        throughput.PRESETS[name],
+    )
     for size in ('policy', 'critic_hidden_sizes', 'penalty_critic'):
         assert getattr(found.config, size) == getattr(shipped, size)
     assert found.augmentation_fraction == cfgs.algo_cfgs.augmentation_fraction

@@ -35,7 +35,7 @@ IMPOSSIBLE = [
     (PolicyConfig, {'embed_dim': 0}, 'embed_dim'),
     (PolicyConfig, {'num_layers': 0}, 'num_layers'),
     (PolicyConfig, {'num_heads': 0}, 'num_heads'),
-    (PolicyConfig, {'max_timestep': 0}, 'max_timestep'),
+    (PolicyConfig, {'max_timestep': -1}, 'max_timestep'),
     (PolicyConfig, {'embed_dim': 128, 'num_heads': 6}, 'num_heads'),
     (PolicyConfig, {'dropout': 1.0}, 'dropout'),
     (PolicyConfig, {'dropout': -0.1}, 'dropout'),

@@ -41,12 +41,16 @@ GAMMA = 0.9
 LENGTHS, TERMINAL = (12, 3, 25, 7, 1, 18), (1, 3)  # windows have 5 steps
 
 
-@pytest.fixture(name='networks', scope='module')
-def fixture_networks():
-    learner = small_learner(small_config(), scaling=small_scaling())
+def make_networks(critic_inputs='state_action'):
+    learner = small_learner(small_config(critic_inputs=critic_inputs), scaling=small_scaling())
     for network in (learner.policy, learner.target_reward_critic, learner.target_cost_critic):
         roughen(network)
     return DeployableNetworks.from_learner(learner, {'horizon': max(LENGTHS), 'gamma': GAMMA})
+
+
+@pytest.fixture(name='networks', scope='module')
+def fixture_networks():
+    return make_networks()
 
 
 @pytest.fixture(autouse=True)
@@ -98,10 +102,15 @@ def slow_action(networks, episode, step, context=5):
     return predicted[0, -1].double().numpy()
 
 
-def slow_values(networks, state, action):
-    """Value one pair in units of reward and cost."""
+def slow_values(networks, episode, step, action):
+    """Value an action at a step in units of reward and cost."""
+    state = torch.tensor(episode['states'][step], dtype=torch.float32)
+    seen = [*networks.scaling.observation(state)]
+    if networks.critic_inputs == 'targets_time':
+        to_go = episode['rewards'][step:].sum() / 8.0, episode['costs'][step:].sum() / 2.0
+        seen += [torch.tensor(each) for each in (*to_go, step / max(LENGTHS))]
     pair = (
-        networks.scaling.observation(torch.tensor(state, dtype=torch.float32)[None]),
+        torch.stack([each.float() for each in seen])[None],
         torch.tensor(action, dtype=torch.float32)[None],
     )
     reward = min(networks.reward_critic(*pair)[:, 0].tolist())
@@ -214,29 +223,33 @@ def test_discounted_sums_are_those_of_a_plain_loop(gamma):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize('critic_inputs', ['state_action', 'targets_time'])
 @pytest.mark.parametrize('terminal', [TERMINAL, (), tuple(range(6))])
-def test_values_are_compared_with_what_came(networks, terminal):
+def test_values_are_compared_with_what_came(terminal, critic_inputs):
+    networks = make_networks(critic_inputs)
     data = random_trajectories(LENGTHS, terminal=terminal)
     predicted = {'reward': [], 'cost': []}
     sums = {(kind, what): [] for kind in predicted for what in ('discounted', 'completed')}
     plain, weights = [], []
     for episode in episodes_of(data):
-        last = slow_values(
-            networks, episode['states'][-1], slow_action(networks, episode, len(episode['rewards']))
-        )
+        length = len(episode['rewards'])
+        last = slow_values(networks, episode, length, slow_action(networks, episode, length))
+        is_over = episode['terminal']
+        if critic_inputs == 'targets_time':  # such critics stop at the horizon
+            is_over |= length == max(LENGTHS)
         for step, action in enumerate(episode['actions']):
-            left = len(episode['rewards']) - step
-            values = slow_values(networks, episode['states'][step], action)
+            left = length - step
+            values = slow_values(networks, episode, step, action)
             for kind, value, bootstrap in zip(
                 ('reward', 'cost'), values, (last[0], max(last[1], 0.0))
             ):
                 predicted[kind].append(value)
                 came = sum(GAMMA**n * x for n, x in enumerate(episode[f'{kind}s'][step:]))
                 sums[kind, 'discounted'].append(came)
-                goes_on = 0.0 if episode['terminal'] else bootstrap
+                goes_on = 0.0 if is_over else bootstrap
                 sums[kind, 'completed'].append(came + GAMMA**left * goes_on)
             plain.append(episode['costs'][step:].sum())
-            weights.append(0.0 if episode['terminal'] else GAMMA**left)
+            weights.append(0.0 if is_over else GAMMA**left)
 
     checks = OfflineChecks(networks, data, GAMMA, 'min')
     found = checks.calibrations()

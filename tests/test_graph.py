@@ -72,7 +72,7 @@ def places_of(learner):
     networks = {
         f'{name}.{key}': value
         for name, values in state.items()
-        if name not in {'step', 'metrics', 'policy_optimizer', 'critic_optimizer'}
+        if isinstance(values, dict) and 'optimizer' not in name and name != 'metrics'
         for key, value in values.items()
     }
     moments = {

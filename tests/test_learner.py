@@ -30,6 +30,7 @@ from core_helpers import (
     ACT_DIM,
     OBS_DIM,
     differing,
+    episode_arrays,
     plain_network,
     random_batch,
     random_trajectories,
@@ -44,6 +45,7 @@ from omnisafe_qpt.core.learner import metric_names
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 
 
@@ -87,6 +89,8 @@ def fixture_at_each_step():
 
 class SlowAlgorithm:
     """Algorithm 1 window by window and step by step, with separate networks and no masks."""
+
+    stops_at_horizon = True
 
     def __init__(self, learner):
         self.config = learner.config
@@ -144,7 +148,18 @@ class SlowAlgorithm:
             w['cost'] = w['costs'] / self.scaling.cost_unit
             w['return_to_go'] = w['return_to_go'] / self.scaling.return_unit
             w['cost_to_go'] = w['cost_to_go'] / self.scaling.cost_unit
+            seen = [*w['states'].T]
+            if self.config.critic_inputs == 'targets_time':
+                seen += [w['return_to_go'], w['cost_to_go'], w['timesteps'] / self.config.horizon]
+                is_end = bool(w['timesteps'][-1] >= self.config.horizon)
+                w['terminal'] |= is_end and self.stops_at_horizon
+            w['seen'] = torch.stack(seen, dim=1)
             yield w
+
+    def _floor(self, kind):
+        """A tenth of what a critic says of twelve steps that bring 3.0 / 12 and 1.5 / 12 each."""
+        per_step = {'reward': 3.0 / 12 * 10 / 8, 'cost': 1.5 / 12 / 2}[kind]  # the scaling's units
+        return 0.1 * sum(self.config.gamma**k * per_step for k in range(12))
 
     @staticmethod
     def _act(policy, w):
@@ -154,7 +169,7 @@ class SlowAlgorithm:
     def _bootstrap(self, kind, w):
         with torch.no_grad():
             action = self._act(self.target_policy.eval(), w)[-1]
-            pair = torch.cat([w['states'][-1], action])
+            pair = torch.cat([w['seen'][-1], action])
             value = min(network(pair).item() for network in self.target_twins[kind])
         if kind == 'cost':
             value = max(0.0, value)
@@ -168,7 +183,7 @@ class SlowAlgorithm:
         return metrics
 
     def _update_critics(self, windows, metrics):
-        """Eq. (6), (7); returns the denominators of Eq. (9), (10)."""
+        """Eq. (6), (7); returns the denominators of Eq. (9), (10), of the first of each pair."""
         critic_loss, magnitude = 0.0, {}
         for kind, key in (('reward', 'Qr'), ('cost', 'Qc')):
             errors, values, targets = [[], []], [], []
@@ -180,7 +195,7 @@ class SlowAlgorithm:
                     for j in range(m, last):
                         target += self.config.gamma ** (j - m) * w[kind][j].item()
                     targets.append(target)
-                    pair = torch.cat([w['states'][m], w['actions'][m]])
+                    pair = torch.cat([w['seen'][m], w['actions'][m]])
                     for i, network in enumerate(self.twins[kind]):
                         values.append(network(pair)[0])
                         errors[i].append((target - values[-1]) ** 2)
@@ -189,7 +204,8 @@ class SlowAlgorithm:
             metrics[f'Loss/Loss_{kind}_critic'] = loss.item()
             metrics[f'{key}/data_{key}'] = sum(v.item() for v in values) / len(values)
             metrics[f'{key}/target_{key}'] = sum(targets) / len(targets)
-            magnitude[kind] = max(0.1, sum(abs(v.item()) for v in values) / len(values))
+            firsts = [abs(value.item()) for value in values[::2]]
+            magnitude[kind] = max(self._floor(kind), sum(firsts) / len(firsts))
         metrics['Grad/critic'] = self._descend(
             critic_loss, self.critic_optimizer, self.config.critic_optimizer
         )
@@ -203,7 +219,7 @@ class SlowAlgorithm:
             for k in w['action_mask'].nonzero().flatten().tolist():
                 squares += [(w['actions'][k, a] - predicted[k, a]) ** 2 for a in range(ACT_DIM)]
                 for kind in values:
-                    pair = torch.cat([w['states'][k], predicted[k]])
+                    pair = torch.cat([w['seen'][k], predicted[k]])
                     values[kind].append(self.twins[kind][0](pair)[0])
         loss = sum(squares) / len(squares)
         metrics['Loss/Loss_imitation'] = loss.item()
@@ -265,9 +281,12 @@ def assert_same_moves(start, actual, expected):
         assert (moved - should).norm() <= 2e-3 * should.norm(), name
 
 
-@pytest.mark.parametrize('seed', [0, 1])
-def test_updates_equal_a_slow_algorithm_1(seed):
-    config = small_config(penalty_critic='first')
+@pytest.mark.parametrize(
+    ('seed', 'critic_inputs'),
+    [(0, 'state_action'), (1, 'state_action'), (0, 'targets_time')],
+)
+def test_updates_equal_a_slow_algorithm_1(seed, critic_inputs):
+    config = small_config(penalty_critic='first', critic_inputs=critic_inputs, horizon=7)
     learner = rough_learner(config, seed)
     slow, start = SlowAlgorithm(learner), tensors_of(learner)
     for step in range(3):
@@ -281,17 +300,21 @@ def test_updates_equal_a_slow_algorithm_1(seed):
     assert_same_moves(start, tensors_of(learner), slow.tensors())
 
 
-@pytest.mark.parametrize('fault', ['swapped critics', 'other member', 'no cost term'])
+@pytest.mark.parametrize('fault', ['swapped critics', 'other member', 'no cost term', 'no end'])
 def test_the_comparison_would_notice(fault):
-    learner = rough_learner(small_config(penalty_critic='first'))
+    config = small_config(penalty_critic='first', critic_inputs='targets_time', horizon=7)
+    learner = rough_learner(config)
     slow, start = SlowAlgorithm(learner), tensors_of(learner)
+    batch = random_batch()
     if fault == 'swapped critics':
         slow.twins = dict(zip(('cost', 'reward'), slow.twins.values()))
     elif fault == 'other member':
         slow.twins['reward'].reverse()
-    else:
+    elif fault == 'no cost term':
         slow.config = replace(slow.config, eta_cost=0.0)
-    batch = random_batch()
+    else:
+        slow.stops_at_horizon = False
+        assert (batch.timesteps[~batch.terminal, -1] >= 7).any()
     learner.update(batch)
     slow.update(batch)
     with pytest.raises(AssertionError):
@@ -364,6 +387,24 @@ def test_every_parameter_moves_in_one_update(penalty_critic):
     before = tensors_of(learner)
     learner.update(random_batch())
     assert differing(before, tensors_of(learner)) == set(before)
+
+
+def test_every_step_of_an_episode_has_an_embedding_that_learns():
+    """The state after the last step, which has no action of its own, shares the last one."""
+    length = 8
+    data = random_trajectories((length, 5), terminal=())
+    policy = small_policy_config(max_timestep=length - 1)
+    still = OptimizerConfig(lr=1e-3, weight_decay=0.0)
+    learner = rough_learner(small_config(policy=policy, policy_optimizer=still))
+    sampler = WindowSampler(data, policy.context_len, 64, seed=0)
+    before = learner.policy.embed_timestep.weight.detach().clone()
+    for _ in range(3):
+        learner.update(sampler.sample())
+    moved = (learner.policy.embed_timestep.weight.detach() - before).abs().mean(1)
+    assert moved.min() > 0.3 * moved.max()
+    assert len(moved) == length
+    batch = sampler.batch(torch.arange(length + 1))
+    assert batch.timesteps.max() == length
 
 
 def test_critics_stay_put_where_they_are_not_trained():
@@ -507,6 +548,68 @@ def test_penalty_critic_first_and_pessimistic():
         metrics = learner.pop_metrics()
         assert metrics['Qr/current_Qr'] == pytest.approx(reward)
         assert metrics['Qc/current_Qc'] == pytest.approx(cost)
+        assert_weights_are_of_the_same_values(learner.config, metrics)
+
+
+def assert_weights_are_of_the_same_values(config, metrics):
+    """Constant critics: eta Q / mean |Q| is eta, if both are of the same values."""
+    assert metrics['Loss/Loss_reward_penalty'] == pytest.approx(-config.eta_reward)
+    assert metrics['Loss/Loss_cost_penalty'] == pytest.approx(config.eta_cost)
+
+
+def test_numerator_and_denominator_count_each_step_alike():
+    """The one is over all steps with an action, the other leaves out the last of each window.
+
+    Over all windows, a step counts K and K - 1 times, and as often less towards the end.
+    """
+    context, length = 5, 30
+    sampler = WindowSampler(random_trajectories((length,), terminal=()), context, 1, seed=0)
+    batch = sampler.batch(torch.arange(length + 1))
+    numerator = batch.timesteps[batch.action_mask].bincount(minlength=length)
+    denominator = batch.timesteps[:, :-1][batch.mask[:, :-1]].bincount(minlength=length)
+    assert set(numerator[:-context].tolist()) == {context}
+    assert set(denominator[:-context].tolist()) == {context - 1}
+    shares = numerator / numerator.sum() - denominator / denominator.sum()
+    # Each of the last K steps weighs less than one step's share more or less.
+    assert shares.abs().sum() < 2 / length
+
+
+def pull_on_actions(cost_limit, cost_scale=1.0):
+    """The gradient of the cost penalty in the policy's actions, with critics that know the costs.
+
+    The critics' values are those of the same costs in the unit of the limit.
+    """
+    arrays = episode_arrays((12, 3, 25), terminal=(1,))
+    arrays['costs'] *= cost_scale
+    data = Trajectories.from_arrays(arrays)
+    learner = rough_learner(
+        small_config(eta_reward=0.0, critic_optimizer=STILL, penalty_critic='first'),
+        scaling=Scaling.from_data(data, cost_limit),
+    )
+    with torch.no_grad():
+        learner.cost_critic.weights[-1] *= 0.01 * cost_scale / cost_limit
+        learner.cost_critic.biases[-1] *= 0.01 * cost_scale / cost_limit
+    batch = WindowSampler(data, 5, 64, seed=0).sample()
+    history = (
+        *(batch.states, batch.actions, batch.return_to_go, batch.cost_to_go),
+        *(batch.timesteps, batch.mask),
+    )
+    count = torch.tensor(100.0)
+    magnitudes = learner._critic_losses(batch, history, count)[-1]
+    actions = batch.actions.clone().requires_grad_()
+    learner._trained_policy = lambda *_: actions
+    terms = learner._policy_loss(batch, history, count, magnitudes)
+    imitation = terms[1]['Loss/Loss_imitation']
+    assert imitation == 0
+    return torch.autograd.grad(terms[0], actions)[0]
+
+
+@pytest.mark.parametrize(('limit', 'scale'), [(40.0, 1.0), (80.0, 1.0), (0.1, 1.0), (80.0, 8.0)])
+def test_the_pull_depends_on_no_unit_of_cost(limit, scale):
+    """Neither another limit for the same data nor other units of cost change the weight."""
+    expected = pull_on_actions(10.0)
+    assert expected.abs().max() > 1e-5
+    torch.testing.assert_close(pull_on_actions(limit, scale), expected, rtol=1e-4, atol=0)
 
 
 def test_penalty_critic_random_draws_either_twin():
@@ -518,6 +621,7 @@ def test_penalty_critic_random_draws_either_twin():
         learner.update(random_batch(seed=step))
         metrics = learner.pop_metrics()
         drawn.add((round(metrics['Qr/current_Qr']), round(metrics['Qc/current_Qc'])))
+        assert_weights_are_of_the_same_values(learner.config, metrics)
     assert drawn == {(3, 1), (3, 4), (2, 1), (2, 4)}
 
 

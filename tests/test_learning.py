@@ -108,7 +108,7 @@ def train(trajectories, rows=None, **switches):
             num_layers=1,
             num_heads=2,
             dropout=0.0,
-            max_timestep=HORIZON,
+            max_timestep=HORIZON - 1,
         ),
         critic_hidden_sizes=(64, 64),
         policy_optimizer=OptimizerConfig(lr=2e-3),
@@ -122,12 +122,7 @@ def train(trajectories, rows=None, **switches):
         eta_cost=2.0,
         **switches,
     )
-    scaling = Scaling(
-        *trajectories.observation_statistics(),
-        max_abs_return=float(trajectories.returns.abs().max()),
-        cost_unit=COST_LIMIT,
-    )
-    learner = Learner(2, 1, scaling, config)
+    learner = Learner(2, 1, Scaling.from_data(trajectories, COST_LIMIT), config)
     sampler = WindowSampler(trajectories, 4, 32, SEED, rows)
     for _ in range(UPDATES):
         learner.update(sampler.sample())

@@ -224,7 +224,14 @@ def test_critic_loss_of_padding_alone_is_zero():
 
 
 def penalty_weight(values, mask, eta):
-    return losses.penalty_weight(losses.mean_magnitude(values, mask), eta)
+    return losses.penalty_weight(losses.mean_magnitude(values, mask).mean(), eta, torch.tensor(0.1))
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.9, 0.99, 1.0])
+def test_the_floor_is_a_tenth_of_what_an_even_episode_is_worth(gamma):
+    expected = 0.1 * sum(gamma**k * 6.0 / 40 for k in range(40))
+    found = losses.magnitude_floor(torch.tensor([6.0, 0.0]), 40, gamma)
+    assert found.tolist() == pytest.approx([expected, 0.1])
 
 
 @pytest.mark.parametrize('networks', [1, 2])

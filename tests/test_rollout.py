@@ -143,9 +143,10 @@ def slow_select(reward_values, cost_values, budget, rule):
     return cheapest
 
 
-def slow_worth(budget, steps_left, gamma):
-    """What a critic says of a budget that is spent evenly."""
-    return sum(gamma**k * budget / steps_left for k in range(steps_left))
+def slow_worth(budget, steps_left, gamma, stops=False):
+    """What a critic says of a budget that is spent evenly, in the steps left or for ever."""
+    steps = steps_left if stops or gamma == 1 else 20_000
+    return sum(gamma**k * budget / steps_left for k in range(steps))
 
 
 @torch.no_grad()
@@ -180,11 +181,17 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
                 torch.ones(1, t + 1 - first, dtype=torch.bool),
             )[0, -1]
             candidates.append(action)
-            reward_values.append(networks.reward_critic(state[-1:], action[None]).min().item())
-            cost_twins = networks.cost_critic(state[-1:], action[None])
+            seen = [*state[-1]]
+            if networks.critic_inputs == 'targets_time':  # the unshifted targets
+                seen += [target / scaling.return_unit, allowed[-1] / scaling.cost_unit]
+                seen += [torch.tensor(t / SPEC['horizon'])]
+            seen = torch.stack(seen)[None]
+            reward_values.append(networks.reward_critic(seen, action[None]).min().item())
+            cost_twins = networks.cost_critic(seen, action[None])
             cost = cost_twins.min() if config.cost_value == 'min' else cost_twins.max()
             cost_values.append(scaling.cost_value(cost).item())
-        bound = slow_worth(budget, SPEC['horizon'] - t, GAMMA) if is_paced else budget
+        stops = networks.critic_inputs == 'targets_time'
+        bound = slow_worth(budget, SPEC['horizon'] - t, GAMMA, stops) if is_paced else budget
         chosen = slow_select(reward_values, cost_values, bound, config.rule)
         infeasible += all(cost > bound for cost in cost_values)
         actions[-1] = candidates[chosen]
@@ -231,6 +238,19 @@ def test_candidates_equal_a_loop_over_them(cost_level, candidate_shift, rule, co
     if rule == 'paper':
         assert rollout.pop_infeasible_share() == pytest.approx(infeasible)
         assert {-50.0: infeasible == 0, 5.0: 0 < infeasible < 1, 50.0: infeasible == 1}[cost_level]
+
+
+@pytest.mark.parametrize('rule', ['paper', 'paced'])
+def test_critics_that_see_targets_equal_a_loop(rule):
+    networks = make_networks(cost_level=2.0, critic_inputs='targets_time')
+    config = replace(ENSEMBLE, rule=rule)
+    stream = Stream()
+    shifts = fed_shifts(networks, config, [3])[0]
+    rollout = start(networks, config, seeds=(3,))
+    expected, infeasible = slow_play(networks, stream, config, shifts)
+    torch.testing.assert_close(play(rollout, stream)[:, 0], expected, atol=1e-5, rtol=0)
+    assert rollout.pop_infeasible_share() == pytest.approx(infeasible)
+    assert 0 < infeasible < 1
 
 
 def test_infeasible_share_counts_since_the_last_look():
@@ -570,10 +590,26 @@ def test_choice_equals_a_loop(rule):
     assert chosen.tolist() == expected
 
 
-@pytest.mark.parametrize('gamma', [0.0, 0.9, 1.0])
-def test_an_even_spend_is_worth_what_a_loop_says(gamma):
-    expected = [slow_worth(1.0, 20 - step, gamma) for step in range(20)]
-    torch.testing.assert_close(even_spend(20, gamma), torch.tensor(expected))
+@pytest.mark.parametrize('stops', [False, True])
+@pytest.mark.parametrize('gamma', [0.0, 0.9, 0.99, 1.0])
+def test_an_even_spend_is_worth_what_a_loop_says(gamma, stops):
+    expected = [slow_worth(1.0, 20 - step, gamma, stops) for step in range(20)]
+    torch.testing.assert_close(even_spend(20, gamma, stops), torch.tensor(expected))
+
+
+@pytest.mark.parametrize('stops', [False, True])
+def test_an_even_spend_is_what_trained_critics_say_of_it(stops):
+    """One state, no choice, and a cost in each step: whatever the critics see converges to it."""
+    gamma, steps, cost = 0.9, 10, 0.3
+    values = [0.0] * (steps + 1)
+    for _ in range(300):  # the fixed point of Eq. (7) with a window of two
+        # Without the time all states are the same one, and a time limit is bootstrapped through.
+        following = values[1:] if stops else [sum(values[:steps]) / steps] * steps
+        values[:steps] = [cost + gamma * value for value in following]
+    factors = even_spend(steps, gamma, stops)
+    for step in range(steps):
+        budget = cost * (steps - step)
+        assert values[step] == pytest.approx(budget * factors[step].item(), rel=1e-4)
 
 
 @pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
@@ -680,6 +716,16 @@ def test_networks_are_rebuilt_from_their_state_alone():
     assert not any(parameter.requires_grad for parameter in rebuilt.parameters())
     expected = play(start(networks, ENSEMBLE, (0, 1)), Stream(2))
     assert torch.equal(play(start(rebuilt, ENSEMBLE, (0, 1)), Stream(2)), expected)
+
+
+def test_an_old_checkpoint_has_the_critics_of_the_paper():
+    networks = make_networks()
+    state = networks.state_dict()
+    del state['_extra_state']['critic_inputs']
+    old = DeployableNetworks.from_state_dict(state)
+    stream = Stream()
+    actions = play(start(old, ENSEMBLE), stream)
+    assert torch.equal(actions, play(start(make_networks(), ENSEMBLE), stream))
 
 
 def test_networks_are_the_online_policy_and_the_target_critics():

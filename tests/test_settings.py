@@ -75,6 +75,7 @@ CHANGES = {
             'max_grad_norm': 0.003,
         },
         'critic': {
+            'inputs': 'targets_time',
             'hidden_sizes': [7, 8],
             'lr': 0.004,
             'weight_decay': 0.005,
@@ -90,8 +91,8 @@ def make_cfgs(**algo_cfgs: object) -> Config:
 
 
 def test_options_of_the_learner() -> None:
-    assert learner_config(make_cfgs(), horizon=123) == LearnerConfig(
-        policy=PolicyConfig(4, 24, 2, 3, 0.05, max_timestep=123),
+    assert learner_config(make_cfgs(), horizon=123, longest=100) == LearnerConfig(
+        policy=PolicyConfig(4, 24, 2, 3, 0.05, max_timestep=99),
         critic_hidden_sizes=(7, 8),
         policy_optimizer=OptimizerConfig(0.001, 0.002, 0.003),
         critic_optimizer=OptimizerConfig(0.004, 0.005, 0.006),
@@ -107,6 +108,8 @@ def test_options_of_the_learner() -> None:
         train_critics=True,
         penalty_critic='first',
         cost_value='max',
+        critic_inputs='targets_time',
+        horizon=123,
         precision='bf16',
     )
 
@@ -114,9 +117,9 @@ def test_options_of_the_learner() -> None:
 def test_critics_are_trained_where_something_needs_them() -> None:
     switches = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
     off = dict.fromkeys(switches, False)
-    assert not learner_config(make_cfgs(**off), 10).train_critics
+    assert not learner_config(make_cfgs(**off), 10, 10).train_critics
     for switch in switches:
-        assert learner_config(make_cfgs(**{**off, switch: True}), 10).train_critics
+        assert learner_config(make_cfgs(**{**off, switch: True}), 10, 10).train_critics
 
 
 def test_options_of_deployment() -> None:
@@ -201,8 +204,8 @@ def test_cdt_is_qpt_without_critics() -> None:
         'model_cfgs': {'actor': CHANGES['model_cfgs']['actor']},
     }
     cfgs = Config.dict2config(merge(load_defaults('SafetyBallRun-v0', 'CDT'), changes))
-    assert imitation_config(cfgs, horizon=123) == LearnerConfig(
-        policy=PolicyConfig(4, 24, 2, 3, 0.05, max_timestep=123),
+    assert imitation_config(cfgs, horizon=123, longest=100) == LearnerConfig(
+        policy=PolicyConfig(4, 24, 2, 3, 0.05, max_timestep=99),
         critic_hidden_sizes=(1,),
         policy_optimizer=OptimizerConfig(0.001, 0.002, 0.003),
         warmup_steps=5,
@@ -211,6 +214,7 @@ def test_cdt_is_qpt_without_critics() -> None:
         use_reward_critic=False,
         use_cost_critic=False,
         train_critics=False,
+        horizon=123,
         precision='bf16',
     )
     # Another rule would look at less of the history than the policy was trained with.

@@ -23,6 +23,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
@@ -150,7 +151,7 @@ def test_a_window_never_reaches_into_the_episode_before(trajectories):
 @pytest.mark.parametrize('batch_size', [1, 7, 4096])
 def test_a_batch_is_the_windows_of_the_numbers_drawn(trajectories, batch_size):
     sampler = WindowSampler(trajectories, 3, batch_size, seed=5)
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(torch_seed(5, 'batches'))
     for _ in range(2):
         numbers = torch.randint(sampler.num_items, (batch_size,), generator=generator)
         batch = sampler.sample()

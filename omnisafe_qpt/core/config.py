@@ -70,7 +70,10 @@ class PolicyConfig:
         num_layers (int): Number of Transformer blocks.
         num_heads (int): Attention heads; must divide ``embed_dim``.
         dropout (float): Dropout on embeddings, attention weights and residual branches.
-        max_timestep (int): Largest step within an episode that has its own embedding.
+        max_timestep (int): Largest step within an episode that has its own embedding; later ones
+            share it. That is L - 1 for the longest episode of the data: the state at L has no
+            action, so no loss reaches an embedding of its own, and the bootstrap action there
+            would be conditioned on its random start.
     """
 
     context_len: int = 10
@@ -78,13 +81,14 @@ class PolicyConfig:
     num_layers: int = 3
     num_heads: int = 8
     dropout: float = 0.1
-    max_timestep: int = 1000
+    max_timestep: int = 999
 
     def __post_init__(self) -> None:
         """Check the sizes."""
         check_numbers(self)
-        for name in ('context_len', 'embed_dim', 'num_layers', 'num_heads', 'max_timestep'):
+        for name in ('context_len', 'embed_dim', 'num_layers', 'num_heads'):
             _require(getattr(self, name) >= 1, name, getattr(self, name), 'at least 1')
+        _require(self.max_timestep >= 0, 'max_timestep', self.max_timestep, '0 or more')
         _require(
             self.embed_dim % self.num_heads == 0,
             'num_heads',
@@ -116,6 +120,10 @@ class OptimizerConfig:
         _require(self.max_grad_norm > 0, 'max_grad_norm', self.max_grad_norm, 'positive')
 
 
+# What the critics may see, the paper's first.
+CRITIC_INPUTS = ('state_action', 'targets_time')
+
+
 @dataclass(frozen=True)
 class LearnerConfig:
     """Everything that Algorithm 1 needs besides data.
@@ -140,6 +148,9 @@ class LearnerConfig:
         penalty_critic (str): Which of the twins the policy's loss uses: ``random`` (one, drawn
             each update), ``first``, or ``pessimistic`` (minimum reward, maximum cost).
         cost_value (str): How twin cost values become one: ``min`` as in Eq. (7), or ``max``.
+        critic_inputs (str): What the critics see: ``state_action`` or ``targets_time``; see
+            :func:`omnisafe_qpt.core.critics.critic_states`.
+        horizon (int): Steps of an episode, T: what critics that see the time do not look beyond.
         precision (str): ``float32``, ``tf32``, ``bf16`` (autocast; float32 on a device without bf16
             instructions), ``bf16_emulated`` (bf16 there too, many times slower) or ``auto`` (bf16
             on a device with such instructions, else float32).
@@ -163,6 +174,8 @@ class LearnerConfig:
     train_critics: bool = True
     penalty_critic: str = 'random'
     cost_value: str = 'min'
+    critic_inputs: str = 'state_action'
+    horizon: int = 1000
     precision: str = 'float32'
 
     def __post_init__(self) -> None:
@@ -183,6 +196,8 @@ class LearnerConfig:
         _require(self.eta_cost >= 0, 'eta_cost', self.eta_cost, '0 or more')
         _require_choice('penalty_critic', self.penalty_critic, ('random', 'first', 'pessimistic'))
         _require_choice('cost_value', self.cost_value, ('min', 'max'))
+        _require_choice('critic inputs', self.critic_inputs, CRITIC_INPUTS)
+        _require(self.horizon >= 1, 'horizon', self.horizon, 'at least 1')
         _require_choice('precision', self.precision, PRECISIONS)
         if self.use_reward_critic or self.use_cost_critic:
             _require(

@@ -27,6 +27,40 @@ from torch import nn
 from omnisafe_qpt.core.kernels import mish
 
 
+def count_critic_states(inputs: str, obs_dim: int) -> int:
+    """Return the size of what :func:`critic_states` returns."""
+    return obs_dim + {'state_action': 0, 'targets_time': 3}[inputs]
+
+
+def critic_states(  # pylint: disable=too-many-arguments
+    inputs: str,
+    horizon: int,
+    states: torch.Tensor,
+    return_to_go: torch.Tensor,
+    cost_to_go: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """Return what the critics take as a state; all in the networks' units.
+
+    Args:
+        inputs (str): ``state_action``, the paper's critics; or ``targets_time``, which also see
+            the targets that the policy acts on, and the time. The paper's value the policy whatever
+            it is asked for, a mixture over all targets in the data.
+        horizon (int): Steps of an episode, T.
+        states (torch.Tensor): (..., S).
+        return_to_go (torch.Tensor): (...).
+        cost_to_go (torch.Tensor): (...).
+        timesteps (torch.Tensor): (...) int64.
+
+    Returns:
+        (..., S) or (..., S + 3).
+    """
+    if inputs == 'state_action':
+        return states
+    more = torch.stack([return_to_go, cost_to_go, timesteps / horizon], dim=-1)
+    return torch.cat([states, more], dim=-1)
+
+
 class TwinCritic(nn.Module):
     """Two independent Q-networks of linear layers with Mish, evaluated together.
 

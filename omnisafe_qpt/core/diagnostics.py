@@ -165,6 +165,11 @@ class OfflineChecks:
         self._steps_left = ends - 1 - state
         self._rows = (rows.starts + rows.lengths)[self._episode] - self._steps_left
         self._has_action = (self._steps_left > 0).cpu()
+        # Whether, to the critics, nothing comes after the last state of an episode, (E,).
+        is_over = rows.terminal
+        if networks.critic_inputs == 'targets_time':
+            is_over = is_over | (rows.lengths >= networks.spec['horizon'])
+        self._is_over = is_over[self._episode]
 
     def count_windows(self, candidates: int, limits: int, num_states: int) -> int:
         """Count the windows that all checks take, for progress.
@@ -213,7 +218,7 @@ class OfflineChecks:
     def uncounted_weight(self) -> float:
         """Share of a value's discount weight that lies after a time limit, mean over states."""
         weight = self._gamma ** self._steps_left.double()
-        weight = torch.where(self._trajectories.rows.terminal[self._episode], 0.0, weight)
+        weight = torch.where(self._is_over, 0.0, weight)
         return weight.cpu()[self._has_action].mean().item()
 
     def calibrations(self) -> dict[str, Calibration]:
@@ -224,7 +229,7 @@ class OfflineChecks:
         after it, which a critic's value contains. So there are two sums: ``discounted``, without
         it; and ``completed``, with the critic's own value of the last state in its place, which
         is the target that critics are trained on. The latter is left out where there is no time
-        limit, since both are the same then.
+        limit or the critics stop there, since both are the same then.
 
         Returns:
             ``reward_discounted``, ``reward_completed``, ``cost_discounted``, ``cost_completed``,
@@ -234,7 +239,7 @@ class OfflineChecks:
         _, values = self._predictions
         steps_left, chosen = self._steps_left.cpu(), self._has_action
         received = self._columns(self._trajectories.act_dim + self._trajectories.obs_dim, 4).T
-        goes_on = ~self._trajectories.rows.terminal[self._episode].cpu()
+        goes_on = ~self._is_over.cpu()
         found = {}
         for index, kind in enumerate(('reward', 'cost')):
             predicted = values[index]
@@ -335,19 +340,19 @@ class OfflineChecks:
         numbers = torch.arange(len(self._rows))
         for batch in self._batches(self._sampler(), numbers, size):
             states = scaling.observation(batch.states)
-            predicted = networks.policy(
-                states,
-                batch.actions,
+            targets = (
                 scaling.return_token(batch.return_to_go),
                 scaling.cost_token(batch.cost_to_go),
                 batch.timesteps,
-                batch.mask,
-                last_only=True,
+            )
+            predicted = networks.policy(
+                states, batch.actions, *targets, batch.mask, last_only=True
             )[:, 0]
+            states = networks.critic_states(states, *targets)[:, -1]
             taken = torch.where(batch.action_mask[:, -1:], batch.actions[:, -1], predicted)
-            reward_value = networks.reward_critic(states[:, -1], taken).amin(0)
+            reward_value = networks.reward_critic(states, taken).amin(0)
             cost_value = combine_cost(
-                networks.cost_critic(states[:, -1], taken),
+                networks.cost_critic(states, taken),
                 self._cost_value,
             )
             actions.append(predicted)

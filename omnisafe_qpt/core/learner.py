@@ -20,16 +20,18 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from omnisafe_qpt.core.base_learner import BaseLearner, frozen_copy
 from omnisafe_qpt.core.config import LearnerConfig, OptimizerConfig
-from omnisafe_qpt.core.critics import TwinCritic
+from omnisafe_qpt.core.critics import TwinCritic, count_critic_states, critic_states
 from omnisafe_qpt.core.losses import (
     critic_loss,
     imitation_loss,
+    magnitude_floor,
     masked_mean,
     mean_magnitude,
     n_step_targets,
@@ -109,7 +111,8 @@ class Learner(BaseLearner):
         self.precision, notice = resolve_precision(config.precision, self.device)
         if notice:
             warnings.warn(notice, stacklevel=2)
-        sizes = (obs_dim, act_dim, config.critic_hidden_sizes)
+        state_dim = count_critic_states(config.critic_inputs, obs_dim)
+        sizes = (state_dim, act_dim, config.critic_hidden_sizes)
         self.policy = TransformerPolicy(obs_dim, act_dim, config.policy).to(self.device)
         self.reward_critic = TwinCritic(*sizes).to(self.device)
         self.cost_critic = TwinCritic(*sizes).to(self.device)
@@ -131,6 +134,9 @@ class Learner(BaseLearner):
         self._policy_optimizer = self._optimizer(self._policy_parameters, config.policy_optimizer)
         self._critic_optimizer = self._optimizer(self._critic_parameters, config.critic_optimizer)
         self._polyak_pairs = self._pair_targets()
+        self._magnitude_floors = magnitude_floor(
+            self.scaling.mean_totals(), self.scaling.mean_length, config.gamma
+        )
         self._first_member = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def compile(self, backend: str = 'inductor') -> None:
@@ -189,8 +195,9 @@ class Learner(BaseLearner):
         """Fit the reward and cost critics to their n-step targets.
 
         Returns:
-            (2,) the mean |Q| of the data's actions under the reward and the cost critics, which
-            normalises the policy's penalties.
+            (2, n) the mean |Q| of the data's actions under the reward and the cost critics, which
+            normalises the policy's penalties: of each of the twins, n = 2, or of the one value that
+            they become, n = 1, where the penalty takes that.
         """
         losses, mean_values, mean_targets, magnitudes = self._critic_losses(batch, history, count)
         norm = self._descend(
@@ -215,11 +222,12 @@ class Learner(BaseLearner):
         """Eq. (6) and (7).
 
         Returns:
-            Four (2,) tensors for the reward and the cost critics: the losses, and without
-            gradient the mean value of the data's actions, the mean target, and the mean |Q| of
-            the data's actions.
+            For the reward and the cost critics: the losses (2,), and without gradient the mean
+            value of the data's actions (2,), the mean target (2,), and the mean |Q| of the data's
+            actions (2, n).
         """
-        states, mask = history[0], batch.mask[:, :-1]  # steps before the window's last state
+        mask = batch.mask[:, :-1]  # steps before the window's last state
+        states = self._critic_states(history)
         with torch.no_grad():
             last_action = self.target_policy(*history, last_only=True)[:, 0]
             reward_value = self.target_reward_critic(states[:, -1], last_action).float().amin(0)
@@ -236,7 +244,7 @@ class Learner(BaseLearner):
             )
             targets = n_step_targets(  # (2, B, K - 1)
                 torch.stack(signals),
-                torch.where(batch.terminal, 0.0, bootstrap),
+                torch.where(self._is_over(batch), 0.0, bootstrap),
                 self.config.gamma,
             )
         values = torch.stack(  # (2, 2, B, K - 1), kinds and twins
@@ -245,12 +253,37 @@ class Learner(BaseLearner):
                 for critic in self._trained_critics
             ]
         )
+        penalising = values
+        if self.config.penalty_critic == 'pessimistic':
+            penalising = torch.stack([_pessimistic(*each) for each in zip(_VALUE_KEYS, values)])
         return (
             critic_loss(values, targets, mask, count),
             masked_mean(values.detach(), mask, count).mean(-1),
             masked_mean(targets, mask, count),
-            mean_magnitude(values, mask, count),
+            mean_magnitude(penalising, mask, count),
         )
+
+    def _critic_states(self, history: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Return what the critics take as states, (B, K, ...).
+
+        Targets are those that the policy sees, relabelled ones too: asked for them, it imitates the
+        relabelled episode, and that episode's own rewards and costs are what comes of it.
+        """
+        states, _, return_to_go, cost_to_go, timesteps, _ = history
+        config = self.config
+        return critic_states(
+            config.critic_inputs, config.horizon, states, return_to_go, cost_to_go, timesteps
+        )
+
+    def _is_over(self, batch: SequenceBatch) -> torch.Tensor:
+        """Say whether nothing is to come after the windows' last states, (B,) bool.
+
+        To critics that see no time a time limit is no end: they cannot know when it comes, and
+        value what would come if the episode went on.
+        """
+        if self.config.critic_inputs != 'targets_time':
+            return batch.terminal
+        return batch.terminal | (batch.timesteps[:, -1] >= self.config.horizon)
 
     def _update_policy(  # pylint: disable=too-many-arguments
         self,
@@ -279,10 +312,18 @@ class Learner(BaseLearner):
         count: torch.Tensor,
         magnitudes: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. (8); returns the loss, and its terms as metrics."""
+        """Eq. (8); returns the loss, and its terms as metrics.
+
+        The same critics of the same member are the numerator and the denominator of Eq. (9) and
+        (10), before and after this update of theirs. The denominator leaves out the window's last
+        step: the critics' own loss has no value there, and one would cost a pass of the critics.
+        Over all windows each step of an episode counts as often in the one mean as in the other,
+        but for the last K, so the means are alike.
+        """
         predicted = self._trained_policy(*history).float()
         loss = imitation_loss(predicted, batch.actions, batch.action_mask, count)
         terms = {'Loss/Loss_imitation': loss}
+        states = self._critic_states(history)
         for index, (name, critic, eta, sign, used) in enumerate((
             ('reward', self.reward_critic, self.config.eta_reward, -1.0,
              self.config.use_reward_critic),
@@ -291,31 +332,36 @@ class Learner(BaseLearner):
         )):  # fmt: skip
             if not used:
                 continue
-            values = self._penalty_values(name, critic, history[0], predicted)
-            mean_value = masked_mean(values, batch.action_mask, count).mean()
-            penalty = sign * penalty_weight(magnitudes[index], eta) * mean_value  # Eq. (9), (10)
+            member = self._penalty_member()
+            values = self._penalty_values(name, critic, states, predicted, member)
+            mean_value = masked_mean(values, batch.action_mask, count)
+            magnitude = magnitudes[index].index_select(0, member)[0]
+            alpha = penalty_weight(magnitude, eta, self._magnitude_floors[index])  # Eq. (9), (10)
+            penalty = sign * alpha * mean_value
             loss = loss + penalty
             key = _VALUE_KEYS[name]
             terms[f'{key}/current_{key}'] = mean_value
             terms[f'Loss/Loss_{name}_penalty'] = penalty
         return loss, {name: term.detach() for name, term in terms.items()}
 
-    def _penalty_values(
+    def _penalty_member(self) -> torch.Tensor:
+        """Say which of the twins is in the policy's loss, (1,) int64."""
+        if self.config.penalty_critic == 'random':
+            return self.replicas.broadcast(torch.randint(2, (1,), device=self.device))
+        return self._first_member
+
+    def _penalty_values(  # pylint: disable=too-many-arguments
         self,
         name: str,
         critic: TwinCritic,
         states: torch.Tensor,
         actions: torch.Tensor,
+        member: torch.Tensor,
     ) -> torch.Tensor:
-        """Value the policy's actions, (n, B, K); the critic's own parameters get no gradient."""
-        choice = self.config.penalty_critic
-        if choice == 'pessimistic':
-            twin = critic(states, actions, frozen=True).float()
-            return (twin.amin(0) if name == 'reward' else twin.amax(0))[None]
-        member = self._first_member
-        if choice == 'random':
-            member = self.replicas.broadcast(torch.randint(2, (1,), device=self.device))
-        return critic(states, actions, member=member, frozen=True).float()
+        """Value the policy's actions, (B, K); the critic's own parameters get no gradient."""
+        if self.config.penalty_critic == 'pessimistic':
+            return _pessimistic(name, critic(states, actions, frozen=True).float())[0]
+        return critic(states, actions, member=member, frozen=True).float()[0]
 
     def _descend(
         self,
@@ -340,6 +386,16 @@ class Learner(BaseLearner):
             torch._foreach_lerp_(targets, sources, 1.0 - self.config.polyak)
 
     # ------------------------------------------------------------------ wiring
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that an exact continuation needs, random number generators apart."""
+        return {**super().state_dict(), 'magnitude_floors': self._magnitude_floors.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, here or on another device."""
+        super().load_state_dict(state)
+        if 'magnitude_floors' in state:  # older states have none
+            self._magnitude_floors.copy_(state['magnitude_floors'])
 
     def _optimizer(
         self,
@@ -389,6 +445,11 @@ class Learner(BaseLearner):
             enabled = self.precision == 'bf16'
             stack.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=enabled))
             yield
+
+
+def _pessimistic(name: str, twin_values: torch.Tensor) -> torch.Tensor:
+    """Reduce twin values (2, ...) to the worse of them, (1, ...)."""
+    return twin_values.amin(0, True) if name == 'reward' else twin_values.amax(0, True)
 
 
 def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:

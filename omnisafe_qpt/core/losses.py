@@ -24,9 +24,9 @@ from __future__ import annotations
 import torch
 
 
-# Below this the mean |Q| says nothing about the critic's scale, early in training or where every
-# cost is zero, and dividing by it would let the penalty explode.
-_NORMALISER_FLOOR = 0.1
+# Share of what the data say a mean |Q| is. A smaller one tells nothing of the critic's scale, early
+# in training or where every cost is zero, and dividing by it would let the penalty explode.
+_FLOOR_SHARE = 0.1
 
 
 def masked_mean(
@@ -122,20 +122,45 @@ def mean_magnitude(
     mask: torch.Tensor,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean |Q(s, a)| over the data and both networks, the denominator of Eq. (9) and (10).
+    """Mean |Q(s, a)| over the data, the denominator of Eq. (9) and (10).
 
     Args:
-        data_values (torch.Tensor): (..., n, B, K') values of the data's state-action pairs.
+        data_values (torch.Tensor): (..., B, K') values of the data's state-action pairs.
         mask (torch.Tensor): (B, K') bool.
         count (torch.Tensor, optional): As for :func:`masked_mean`.
 
     Returns:
         (...) means, without gradient.
     """
-    return masked_mean(data_values.detach().abs(), mask, count).mean(-1)
+    return masked_mean(data_values.detach().abs(), mask, count)
 
 
-def penalty_weight(magnitude: torch.Tensor, eta: float) -> torch.Tensor:
+def magnitude_floor(mean_total: torch.Tensor, mean_length: float, gamma: float) -> torch.Tensor:
+    """Return the least mean |Q| that is divided by, from what the data's episodes bring.
+
+    It moves with the data's rewards or costs and with their unit, so that neither changes the
+    weight of a penalty.
+
+    Args:
+        mean_total (torch.Tensor): (...) mean of the absolute return, or of the cost, of an episode,
+            in the critics' units.
+        mean_length (float): Mean steps of an episode.
+        gamma (float): Discount.
+
+    Returns:
+        (...) a share of the value of an episode of mean length that brings as much in each step;
+        of one unit where all are zero.
+    """
+    steps = mean_length if gamma == 1 else (1 - gamma**mean_length) / (1 - gamma)
+    value = mean_total * (steps / mean_length)
+    return _FLOOR_SHARE * torch.where(value > 0, value, 1.0)
+
+
+def penalty_weight(
+    magnitude: torch.Tensor,
+    eta: float,
+    floor: torch.Tensor,
+) -> torch.Tensor:
     r"""Weight of a penalty term, Eq. (9) and (10).
 
     .. math::
@@ -143,10 +168,11 @@ def penalty_weight(magnitude: torch.Tensor, eta: float) -> torch.Tensor:
         \alpha = \frac{\eta}{\mathbb{E} [ |Q(s, a)| ]}
 
     Args:
-        magnitude (torch.Tensor): () mean |Q| over the data; it is bounded below.
+        magnitude (torch.Tensor): () mean |Q| over the data.
         eta (float): eta_1 or eta_2.
+        floor (torch.Tensor): () the least that is divided by (:func:`magnitude_floor`).
 
     Returns:
         () the weight.
     """
-    return eta / magnitude.clamp_min(_NORMALISER_FLOOR)
+    return eta / magnitude.clamp_min(floor)

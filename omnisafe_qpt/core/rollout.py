@@ -26,11 +26,12 @@ import torch
 from torch import nn
 
 from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.critics import TwinCritic
+from omnisafe_qpt.core.critics import TwinCritic, count_critic_states, critic_states
 from omnisafe_qpt.core.kernels import keep_freed_memory
 from omnisafe_qpt.core.learner import Learner, combine_cost
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
+from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
 
 
@@ -73,8 +74,13 @@ class DeployableNetworks(nn.Module):
         self.spec = spec
         obs_dim, act_dim = spec['obs_dim'], spec['act_dim']
         self.policy = TransformerPolicy(obs_dim, act_dim, PolicyConfig(**spec['policy']))
-        self.reward_critic = TwinCritic(obs_dim, act_dim, spec['critic_hidden_sizes'])
-        self.cost_critic = TwinCritic(obs_dim, act_dim, spec['critic_hidden_sizes'])
+        sizes = (
+            count_critic_states(self.critic_inputs, obs_dim),
+            act_dim,
+            spec['critic_hidden_sizes'],
+        )
+        self.reward_critic = TwinCritic(*sizes)
+        self.cost_critic = TwinCritic(*sizes)
         self.scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim))
         self.requires_grad_(False)
 
@@ -91,11 +97,13 @@ class DeployableNetworks(nn.Module):
         """
         networks = cls(
             {
+                'horizon': learner.config.horizon,
                 **spec,
                 'obs_dim': len(learner.scaling.obs_mean),
                 'act_dim': learner.policy.head.out_features,
                 'policy': asdict(learner.config.policy),
                 'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
+                'critic_inputs': learner.config.critic_inputs,
                 'gamma': learner.config.gamma,
                 'has_critics': learner.config.train_critics,
             },
@@ -119,6 +127,11 @@ class DeployableNetworks(nn.Module):
         return self.scaling.obs_mean.device
 
     @property
+    def critic_inputs(self) -> str:
+        """What its critics see (:func:`omnisafe_qpt.core.critics.critic_states`)."""
+        return self.spec.get('critic_inputs', 'state_action')  # older checkpoints do not say
+
+    @property
     def has_critics(self) -> bool:
         """Whether its critics were trained, so that they can choose among candidates."""
         if 'has_critics' in self.spec:
@@ -127,6 +140,15 @@ class DeployableNetworks(nn.Module):
         options = self.spec.get('config', {}).get('algo_cfgs', {})
         names = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
         return any(options.get(name, True) for name in names)
+
+    def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
+        """Return what its critics take as states.
+
+        Args:
+            window (torch.Tensor): States, returns-to-go, costs-to-go and timesteps, as
+                :func:`omnisafe_qpt.core.critics.critic_states` takes them.
+        """
+        return critic_states(self.critic_inputs, self.spec.get('horizon', 0), *window)
 
     def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> RolloutPolicy:
         """Return a policy that acts with these networks; see :class:`RolloutPolicy`."""
@@ -158,12 +180,10 @@ def select_candidate(
 
     ``paced``: the highest reward value among candidates whose cost value fits, but only where the
     unshifted candidate fits too; where it does not, the unshifted candidate. The budget to compare
-    with is discounted (:func:`even_spend`). Where the critics see the policy itself beyond its
-    budget, their values are averages over all the targets in the data and tell little; always
-    taking the cheapest action then leads away from the data. On BallCircle, two runs of 5000
-    updates of 32, limits 5, 10, 20 and 40: normalised return 0.63, 0.68, 0.73, 0.81 and cost over
-    the limit 0, 0.20, 0.59, 0.83, with ``paper`` 0.27, 0.59, 0.67, 0.76 and 0, 0.01, 0.50, 0.75
-    (``benchmarks/results/limits.json``, with three more datasets).
+    with is what the critics would say of it (:func:`even_spend`). Where the critics see the policy
+    itself beyond its budget, their values are averages over all the targets in the data and tell
+    little; always taking the cheapest action then leads away from the data
+    (``benchmarks/LIMITS.md``).
 
     ``paper`` and ``bounded`` compare a discounted value with a plain sum, as Eq. (14) writes it.
     That is lenient far from the end of an episode. Discounting the budget without keeping to the
@@ -173,8 +193,8 @@ def select_candidate(
     Args:
         reward_values (torch.Tensor): (B, M).
         cost_values (torch.Tensor): (B, M).
-        budgets (torch.Tensor): (B,) cost that each episode may still incur; discounted for
-            ``paced``.
+        budgets (torch.Tensor): (B,) cost that each episode may still incur; for ``paced`` what the
+            critics would say of it.
         rule (str): ``paper``, ``bounded`` or ``paced``.
 
     Returns:
@@ -191,20 +211,34 @@ def select_candidate(
     return torch.where(any_feasible, best_feasible, cost_values.argmin(dim=1)), any_feasible
 
 
-def even_spend(horizon: int, gamma: float) -> torch.Tensor:
-    """Return by how much a budget shrinks if it is spent evenly and discounted.
+def even_spend(horizon: int, gamma: float, stops: bool = False) -> torch.Tensor:
+    """Return what a critic says of a budget that is spent evenly, for a budget of one.
 
-    A cost of b / n in each of n steps is worth b (1 + gamma + ... + gamma^(n-1)) / n to a critic.
+    A budget b for n steps is a cost of b / n in each. A critic that does not see the time values
+    what would come if the episode went on beyond its time limit, where it bootstraps: of the same
+    cost in every step for ever it says b / (n (1 - gamma)). One that stops at the time limit says
+    b (1 + gamma + ... + gamma^(n-1)) / n.
+
+    The steps left are those to the time limit. Where an episode may end in a terminal state before
+    it, nobody knows when: spending is planned for all of them, and what an early end would have
+    left of the budget is not spent.
+
+    Without a discount a value is a plain sum, as the budget is, so the factor is 1. A critic that
+    does not stop has such values only where all episodes end in terminal states.
 
     Args:
         horizon (int): Steps of an episode, T.
         gamma (float): Discount of the critics.
+        stops (bool, optional): Whether the critics stop at the time limit. Defaults to False.
 
     Returns:
         (T,) float32, the factor at each step 0 .. T - 1 for the T .. 1 steps left.
     """
-    worth = torch.cumsum(gamma ** torch.arange(horizon, dtype=torch.float64), dim=0)
-    return (worth / torch.arange(1, horizon + 1)).flip(0).float()
+    steps_left = torch.arange(horizon, 0, -1, dtype=torch.float64)
+    if gamma == 1.0:
+        return torch.ones(horizon)
+    worth = 1.0 - gamma**steps_left if stops else 1.0
+    return (worth / ((1.0 - gamma) * steps_left)).float()
 
 
 # Steps of history that the rule ``paced`` acts on. Every shorter history than the context was
@@ -377,7 +411,8 @@ class RolloutPolicy:
         if config.rule == 'paced':
             # A checkpoint that does not say has the default.
             gamma = spec.get('gamma', LearnerConfig.gamma)
-            self._even_spend = even_spend(spec['horizon'], gamma).to(self._device)
+            stops = networks.critic_inputs == 'targets_time'
+            self._even_spend = even_spend(spec['horizon'], gamma, stops).to(self._device)
 
     @property
     def choice(self) -> Choice | None:
@@ -429,7 +464,8 @@ class RolloutPolicy:
             self._running[episode] = True
             self._now[episode] = torch.tensor(targets, device=self._device)
             self._targets[episode] = self._now[episode]
-            generator = np.random.default_rng(seed)
+            # The simulator draws from the seed itself.
+            generator = np.random.default_rng(stream(seed, 'candidates'))
             shifts = torch.as_tensor(
                 generator.standard_normal(self._config.candidates),
                 dtype=torch.float32,
@@ -561,10 +597,8 @@ class RolloutPolicy:
             for history in (self._states, self._actions, self._to_go, self._timesteps, self._mask)
         )
         states = scaling.observation(states)
-        return_to_go, cost_to_go = scaling.return_token(to_go[..., 0]), to_go[..., 1]
-        if self._config.rule == 'paced':
-            cost_to_go = cost_to_go.clamp_min(0.0)  # no episode of the data has less
-        rest = (scaling.cost_token(cost_to_go), timesteps, mask)
+        return_to_go, cost_to_go = self._tokens(to_go)
+        rest = (cost_to_go, timesteps, mask)
         shifts = scaling.return_token(self._shifts)  # (B, M)
         if self._config.candidate_shift == 'last':
             shifted = return_to_go[:, -1:] + shifts
@@ -572,12 +606,27 @@ class RolloutPolicy:
         shifted = return_to_go[:, None] + shifts[..., None]  # (B, M, K)
         return policy.candidate_actions(states, actions, shifted, *rest)
 
+    def _tokens(self, to_go: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale returns-to-go and costs-to-go (..., 2) for the networks; each (...)."""
+        cost_to_go = to_go[..., 1]
+        if self._config.rule == 'paced':
+            cost_to_go = cost_to_go.clamp_min(0.0)  # no episode of the data has less
+        scaling = self._networks.scaling
+        return scaling.return_token(to_go[..., 0]), scaling.cost_token(cost_to_go)
+
     def _score(self, candidates: torch.Tensor) -> torch.Tensor:
         """Choose among candidates (B, M, A) by the critics' values; returns (B,) indices."""
         if self._config.candidates == 1:  # the plain policy, which needs no critics
             return torch.zeros(self.num_episodes, dtype=torch.int64, device=self._device)
         scaling = self._networks.scaling
-        states = scaling.observation(self._states[:, -1:])
+        # Critics that see targets see those of the unshifted candidate beside every action: the
+        # policy goes on with them, whichever is taken. Were each beside its own, the highest target
+        # would have the highest value, whatever its action.
+        states = self._networks.critic_states(
+            scaling.observation(self._states[:, -1:]),
+            *self._tokens(self._to_go[:, -1:]),
+            self._timesteps[:, -1:],
+        )
         reward_values, cost_values = self._critics(states, candidates).tensor_split(2)
         reward_values = reward_values.amin(0)
         cost_values = scaling.cost_value(combine_cost(cost_values, self._config.cost_value))

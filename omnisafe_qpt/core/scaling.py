@@ -19,6 +19,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from omnisafe_qpt.data.trajectories import Trajectories
+
 
 # Added to standard deviations, so that a nearly constant dimension is not blown up.
 _STD_FLOOR = 1e-3
@@ -36,6 +38,10 @@ class Scaling(nn.Module):
         max_abs_return (float): Largest absolute return of an episode.
         cost_unit (float): Cost that becomes 1, both as a token and to the cost critics; the
             cost limit of training is a good choice.
+        mean_abs_return (float): Mean absolute return of an episode.
+        mean_cost (float): Mean cost of an episode.
+        mean_length (float): Mean steps of an episode. These three are for training alone and not
+            kept in the checkpoint.
     """
 
     obs_mean: torch.Tensor
@@ -49,6 +55,9 @@ class Scaling(nn.Module):
         obs_std: torch.Tensor,
         max_abs_return: float = 1.0,
         cost_unit: float = 1.0,
+        mean_abs_return: float = 0.0,
+        mean_cost: float = 0.0,
+        mean_length: float = 1.0,
     ) -> None:
         """Initialize an instance of :class:`Scaling`."""
         super().__init__()
@@ -57,6 +66,31 @@ class Scaling(nn.Module):
         # All-zero returns or costs keep their unit: there is nothing to scale.
         self.register_buffer('return_unit', torch.tensor(max_abs_return or 1.0))
         self.register_buffer('cost_unit', torch.tensor(cost_unit or 1.0))
+        self._mean_totals = mean_abs_return, mean_cost
+        self.mean_length = mean_length
+
+    @classmethod
+    def from_data(cls, trajectories: Trajectories, cost_unit: float) -> Scaling:
+        """Read the scales off a dataset.
+
+        Args:
+            trajectories (Trajectories): The dataset.
+            cost_unit (float): Cost that becomes 1.
+        """
+        returns = trajectories.returns.abs()
+        return cls(
+            *trajectories.observation_statistics(),
+            max_abs_return=returns.max().item(),
+            cost_unit=cost_unit,
+            mean_abs_return=returns.mean().item(),
+            mean_cost=trajectories.cost_returns.mean().item(),
+            mean_length=trajectories.rows.lengths.float().mean().item(),
+        )
+
+    def mean_totals(self) -> torch.Tensor:
+        """Return an episode's mean absolute return and mean cost in the critics' units, (2,)."""
+        mean_return, mean_cost = (torch.full_like(self.cost_unit, x) for x in self._mean_totals)
+        return torch.stack([self.critic_reward(mean_return), self.critic_cost(mean_cost)])
 
     def observation(self, states: torch.Tensor) -> torch.Tensor:
         """Standardise states, (..., S)."""

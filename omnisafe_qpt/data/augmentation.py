@@ -27,6 +27,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.errors import UserError
 
@@ -119,7 +120,7 @@ def augment(
     Args:
         trajectories (Trajectories): The dataset of E episodes.
         fraction (float): Relabelled episodes as a share of E.
-        seed (int): Seed of the targets.
+        seed (int): Fixes the targets; see :mod:`omnisafe_qpt.data.streams`.
         hook (AugmentationHook, optional): What relabels. Defaults to :func:`relabel_frontier`.
 
     Returns:
@@ -134,7 +135,7 @@ def augment(
     num_episodes = round(fraction * len(trajectories.rows))
     if num_episodes == 0:
         return trajectories.rows, {'episodes': 0}
-    added = hook(trajectories, num_episodes, np.random.default_rng(seed))
+    added = hook(trajectories, num_episodes, np.random.default_rng(stream(seed, 'augmentation')))
     table = trajectories.table
     target_return = table[added.starts, -2] + added.return_shift
     target_cost = table[added.starts, -1] + added.cost_shift

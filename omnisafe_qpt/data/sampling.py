@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.errors import UserError
 
 
@@ -30,7 +31,7 @@ class BatchSampler(ABC):
     Args:
         num_items (int): How many there are.
         batch_size (int): B.
-        seed (int): Seed of the sampler's own generator.
+        seed (int): Fixes what is drawn; see :mod:`omnisafe_qpt.data.streams`.
         shard (tuple[int, int]): Rank and number of the processes that share each batch. With the
             same seed all draw the same B items, and each gathers its own B / size of them: laid end
             to end in order of rank, the shards are the whole batch.
@@ -66,7 +67,7 @@ class BatchSampler(ABC):
         self._shard = slice(rank * share, (rank + 1) * share)
         self._device = device
         self.generator = torch.Generator(device=device)
-        self.generator.manual_seed(seed)
+        self.generator.manual_seed(torch_seed(seed, 'batches'))
 
     def sample(self) -> Any:
         """Draw B items, and gather those of this shard.

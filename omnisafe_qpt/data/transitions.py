@@ -53,7 +53,7 @@ class TransitionSampler(BatchSampler):
     Args:
         trajectories (Trajectories): The flat tensors.
         batch_size (int): B.
-        seed (int): Seed of the sampler's own generator.
+        seed (int): Fixes what is drawn; see :mod:`omnisafe_qpt.data.streams`.
         rows (EpisodeRows, optional): Episodes to draw from. Defaults to the trajectories' own.
         shard (tuple[int, int], optional): See :class:`BatchSampler`. Defaults to ``(0, 1)``, all of
             each batch.

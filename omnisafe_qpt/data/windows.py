@@ -70,7 +70,7 @@ class WindowSampler(BatchSampler):
         trajectories (Trajectories): The flat tensors.
         context_len (int): K.
         batch_size (int): B.
-        seed (int): Seed of the sampler's own generator.
+        seed (int): Fixes what is drawn; see :mod:`omnisafe_qpt.data.streams`.
         rows (EpisodeRows, optional): Episodes to draw from, relabelled ones included. Defaults
             to the trajectories' own.
         shard (tuple[int, int], optional): See :class:`BatchSampler`. Defaults to ``(0, 1)``, all of

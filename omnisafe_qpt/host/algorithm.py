@@ -57,6 +57,11 @@ class _TransformerAlgorithm(OfflineAlgorithm):
         context_len = self._learner.config.policy.context_len
         return WindowSampler(self._trajectories, context_len, rows=rows, **options)
 
+    @property
+    def _longest(self) -> int:
+        """Steps of the longest episode in the data."""
+        return int(self._trajectories.rows.lengths.max())
+
     def _make_networks(self, spec: dict[str, Any]) -> DeployableNetworks:
         given = self._cfgs.algo_cfgs.target_return
         spec = {**spec, 'target_return': AUTO if given == AUTO else self._target_return}
@@ -135,7 +140,7 @@ class QPT(_TransformerAlgorithm):
         return deployment_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
-        return learner_config(self._cfgs, self._env.horizon)
+        return learner_config(self._cfgs, self._env.horizon, self._longest)
 
     def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
         return {'Metrics/InfeasibleShare': evaluation.infeasible_share}
@@ -192,4 +197,4 @@ class CDT(_TransformerAlgorithm):
         return single_action_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
-        return imitation_config(self._cfgs, self._env.horizon)
+        return imitation_config(self._cfgs, self._env.horizon, self._longest)

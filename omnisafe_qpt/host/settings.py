@@ -28,19 +28,20 @@ from omnisafe_qpt.core.config import (
 )
 
 
-def learner_config(cfgs: Any, horizon: int) -> LearnerConfig:
+def learner_config(cfgs: Any, horizon: int, longest: int) -> LearnerConfig:
     """Build the settings of QPT's learner.
 
     Args:
         cfgs (Config): The run's configuration, ``configs/QPT.yaml`` with the user's changes.
-        horizon (int): Steps in an episode, the number of timestep embeddings.
+        horizon (int): Steps in an episode.
+        longest (int): Steps of the longest episode in the data.
 
     Raises:
         UserError: If a value is impossible.
     """
     algo, actor, critic = cfgs.algo_cfgs, cfgs.model_cfgs.actor, cfgs.model_cfgs.critic
     return LearnerConfig(
-        policy=_policy_config(actor, horizon),
+        policy=_policy_config(actor, longest),
         critic_hidden_sizes=tuple(critic.hidden_sizes),
         policy_optimizer=_optimizer_config(actor),
         critic_optimizer=_optimizer_config(critic),
@@ -56,23 +57,26 @@ def learner_config(cfgs: Any, horizon: int) -> LearnerConfig:
         train_critics=algo.use_reward_critic or algo.use_cost_critic or algo.use_ensemble,
         penalty_critic=algo.penalty_critic,
         cost_value=algo.cost_value,
+        critic_inputs=critic.inputs,
+        horizon=horizon,
         precision=algo.precision,
     )
 
 
-def imitation_config(cfgs: Any, horizon: int) -> LearnerConfig:
+def imitation_config(cfgs: Any, horizon: int, longest: int) -> LearnerConfig:
     """Build the settings of CDT's learner: QPT's without critics.
 
     Args:
         cfgs (Config): The run's configuration, ``configs/CDT.yaml`` with the user's changes.
-        horizon (int): Steps in an episode, the number of timestep embeddings.
+        horizon (int): Steps in an episode.
+        longest (int): Steps of the longest episode in the data.
 
     Raises:
         UserError: If a value is impossible.
     """
     algo, actor = cfgs.algo_cfgs, cfgs.model_cfgs.actor
     return LearnerConfig(
-        policy=_policy_config(actor, horizon),
+        policy=_policy_config(actor, longest),
         critic_hidden_sizes=(1,),  # nothing trains or asks them
         policy_optimizer=_optimizer_config(actor),
         warmup_steps=algo.warmup_steps,
@@ -81,18 +85,19 @@ def imitation_config(cfgs: Any, horizon: int) -> LearnerConfig:
         use_reward_critic=False,
         use_cost_critic=False,
         train_critics=False,
+        horizon=horizon,
         precision=algo.precision,
     )
 
 
-def _policy_config(actor: Any, horizon: int) -> PolicyConfig:
+def _policy_config(actor: Any, longest: int) -> PolicyConfig:
     return PolicyConfig(
         context_len=actor.context_len,
         embed_dim=actor.embed_dim,
         num_layers=actor.num_layers,
         num_heads=actor.num_heads,
         dropout=actor.dropout,
-        max_timestep=horizon,
+        max_timestep=longest - 1,
     )
 
 

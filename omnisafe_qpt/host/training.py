@@ -62,6 +62,7 @@ from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
 from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
+from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.data.summary import Inspector, find
 from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.data.trajectories import Trajectories
@@ -108,6 +109,10 @@ _METRICS = (
 # Updates between two looks at whether several processes on GPUs are to stop, each of which waits
 # for the GPU.
 _UPDATES_BETWEEN_LOOKS = 50
+
+
+# Of the training state: what a seed draws, and the sizes of the networks. Older states have none.
+_STATE_VERSION = 1
 
 
 class OfflineAlgorithm(BaseOffline):
@@ -270,13 +275,6 @@ class OfflineAlgorithm(BaseOffline):
 
     def _init_model(self) -> None:
         """Build the learner in the dataset's units."""
-        mean, std = self._trajectories.observation_statistics()
-        scaling = Scaling(
-            mean,
-            std,
-            max_abs_return=self._trajectories.returns.abs().max().item(),
-            cost_unit=self._deployment.cost_limit,
-        )
         config, self._precision_notice = self._learner_config(), ''
         if hasattr(config, 'precision'):
             precision, notice = resolve_precision(config.precision, self._device)
@@ -285,7 +283,7 @@ class OfflineAlgorithm(BaseOffline):
         self._learner = self._learner_class(
             self._trajectories.obs_dim,
             self._trajectories.act_dim,
-            scaling,
+            Scaling.from_data(self._trajectories, self._deployment.cost_limit),
             config,
             self._device,
             self._replicas,
@@ -510,7 +508,9 @@ class OfflineAlgorithm(BaseOffline):
         processes, without their states.
         """
         if not self._replicas.is_first and not self._has_own_dropout:
-            torch.manual_seed(_derived_seed(self._cfgs.seed, self._replicas.rank, self.epoch))
+            torch.manual_seed(
+                torch_seed(self._cfgs.seed, 'dropout', self._replicas.rank, self.epoch)
+            )
         self._has_own_dropout = False
 
     def _log_row(self, values: dict[str, float]) -> None:
@@ -806,6 +806,7 @@ class OfflineAlgorithm(BaseOffline):
         save_training_state(
             self._run,
             {
+                'version': _STATE_VERSION,
                 'epoch': epochs_done,
                 'metrics': self._metrics,
                 'update_time': self._update_time,
@@ -872,7 +873,7 @@ class OfflineAlgorithm(BaseOffline):
         if len(state) == len(generator.get_state()):
             generator.set_state(state)
             return
-        generator.manual_seed(_derived_seed(self._cfgs.seed, self._learner.step))
+        generator.manual_seed(torch_seed(self._cfgs.seed, 'batches', self._learner.step))
         self._logger.log('Batches are drawn anew: the run continues on another kind of device')
 
     def _check_same_dataset(self, run: Path) -> None:
@@ -891,6 +892,11 @@ class OfflineAlgorithm(BaseOffline):
         The number of updates may differ: a run may be made longer.
         """
         resume = self._resumed_run
+        if state.get('version') != _STATE_VERSION:
+            raise UserError(
+                f'{resume} was started with another version of omnisafe-qpt, which draws other '
+                'random numbers; resume it with that version, or start a new run',
+            )
         # None in runs from before there was such a thing; another version may choose otherwise.
         if state.get('held_out', []) != self._held_out:
             raise UserError(
@@ -1006,11 +1012,6 @@ class OfflineAlgorithm(BaseOffline):
         ]
         # Paths must be copied whole: no wrapping, no markup.
         Console(soft_wrap=True).print('\n' + '\n'.join(lines), markup=False, highlight=False)
-
-
-def _derived_seed(*numbers: int) -> int:
-    """Make a seed of several numbers, unlike that of any others."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,7 @@ from omnisafe_qpt.core.baselines.networks import DiffusionPolicy, GaussianPolicy
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import checked_observations, checked_signals
 from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
 
 
@@ -247,7 +248,8 @@ class MemorylessPolicy:
         if len(seeds) != len(episodes):
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
         for episode, seed in zip(episodes, seeds):
-            self._generators[episode] = np.random.default_rng(seed)
+            # The simulator draws from the seed itself.
+            self._generators[episode] = np.random.default_rng(stream(seed, 'candidates'))
 
     @torch.inference_mode()
     def act(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,46 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Independent random streams from one seed, one for each purpose.
+
+The same integer given to two generators makes them draw the same numbers. A run's seed goes to
+torch's global generator (OmniSafe does that) and an episode's seed to the simulator, so whatever
+else is drawn needs a stream of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+# A purpose's place is part of what a seed draws: append only. runner.py, which imports nothing of
+# the package, has the place of the candidates once more.
+_PURPOSES = ('batches', 'augmentation', 'candidates', 'dropout')
+
+
+def stream(seed: int, purpose: str, *numbers: int) -> np.random.SeedSequence:
+    """Return the stream of a seed for a purpose, independent of those for all others.
+
+    Args:
+        seed (int): 0 or more.
+        purpose (str): ``batches``, ``augmentation``, ``candidates`` (whatever a policy draws in an
+            episode) or ``dropout`` (of all but the first process).
+        numbers (int): Tell several streams of a purpose apart.
+    """
+    return np.random.SeedSequence(seed, spawn_key=(_PURPOSES.index(purpose), *numbers))
+
+
+def torch_seed(seed: int, purpose: str, *numbers: int) -> int:
+    """Return a seed for a torch generator; arguments as in :func:`stream`."""
+    return int(stream(seed, purpose, *numbers).generate_state(1, np.uint64)[0]) >> 1
