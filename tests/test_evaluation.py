@@ -21,6 +21,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_each_process_makes_its_simulators_once(
     use(monkeypatch, Counted)
     networks = make_networks(7, 2, 20, ENV_ID)
     series = [
-        Series(networks, DeploymentConfig(candidates=3, cost_limit=limit), TARGET, range(4))
+        Series(networks, DeploymentConfig(candidates=3, cost_limit=limit), TARGET, range(2))
         for limit in (5.0, 10.0, 20.0)
     ]
     evaluate_together(ENV_ID, series, processes=2)
@@ -209,18 +210,30 @@ def test_a_trace_of_the_plain_policy_has_no_choices(monkeypatch: pytest.MonkeyPa
 
 def test_how_episodes_share_the_calls_of_the_policy() -> None:
     """The number of cores must not matter: results depend on the batches in the last bits."""
+    papers = {'context_len': 10, 'num_layers': 3, 'embed_dim': 128}
+    small = {'context_len': 5, 'num_layers': 2, 'embed_dim': 64}
 
-    def sizes(episodes: int, device: str, **choice: Any) -> list[int]:
-        config = DeploymentConfig(**choice)
-        batches = evaluation._batches(range(episodes), config, torch.device(device))
+    def sizes(
+        episodes: int, device: str, policy: dict[str, int] | None = None, **choice: Any
+    ) -> list[int]:
+        networks = SimpleNamespace(
+            device=torch.device(device), spec={'policy': policy} if policy else {'actor': {}}
+        )
+        series = Series(networks, DeploymentConfig(**choice), None, [])
+        batches = evaluation._batches(range(episodes), series)
         assert [seed for batch in batches for seed in batch] == list(range(episodes))
         return [len(batch) for batch in batches]
 
-    assert sizes(3, 'cpu', candidates=1) == [1, 1, 1]
-    assert sizes(10, 'cpu', candidates=1) == [3, 3, 2, 2]
-    assert sizes(20, 'cpu', candidates=50, candidate_shift='last') == [5] * 4
-    assert sizes(21, 'cpu', candidates=1) == [3] * 5 + [2] * 3
-    assert sizes(20, 'cpu', candidates=12) == [1] * 20, 'a call is large enough with one'
+    assert sizes(1, 'cpu') == [1]
+    assert sizes(3, 'cpu') == [2, 1]
+    assert sizes(10, 'cpu') == [5, 5]
+    assert sizes(21, 'cpu') == [4] * 3 + [3] * 3
+    assert sizes(20, 'cpu', papers, candidates=1) == [5] * 4
+    assert sizes(20, 'cpu', papers, candidates=50, candidate_shift='last') == [5] * 4
+    assert sizes(20, 'cpu', papers, candidates=12) == [1] * 20, 'a call is large enough with one'
+    assert sizes(20, 'cpu', papers, candidates=5, rule='paced') == [3] * 4 + [2] * 4
+    assert sizes(20, 'cpu', small, candidates=12, rule='paced') == [5] * 4
+    assert sizes(20, 'cpu', small, candidates=50, rule='paced') == [2] * 10
     assert sizes(1, 'cuda') == [1]
     assert sizes(21, 'cuda') == [11, 10]
     assert sizes(100, 'cuda') == [13] * 4 + [12] * 4
