@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_it_runs_with_torch_and_numpy_alone(tmp_path):
     result = json.loads(path.read_text())
     assert done.returncode == 1, done.stderr
     assert list(result['failures']) == ['osrl update']
-    assert 'OSRL is not installed' in result['failures']['osrl update']
+    assert 'osrl is absent' in result['failures']['osrl update']
     assert list(result['steps']) == [name for name in steps if name != 'osrl update']
     assert result['steps'][steps[0]] == 'passed'
     assert result['steps']['update float32 graph']['seconds']['median'] > 0
@@ -119,14 +120,28 @@ for name in sys.argv[sys.argv.index('--steps') + 1:]:
 @pytest.fixture
 def do_steps(monkeypatch, tmp_path):
     """Run the command on steps that take no time, in this process."""
+    wait_for = device_check._Run._wait_for
 
-    def do(*names, limit=60.0, minutes=5.0):
+    def wait(run, name, limit):
+        return wait_for(run, name, 2.0 if name == 'hangs' and not stops else limit)
+
+    stops = []
+
+    def do(*names, stopped_by=None):
         monkeypatch.setattr(device_check, '_WORKER', (sys.executable, '-c', STEPS))
-        monkeypatch.setattr(device_check, '_STEP_LIMIT', limit)
+        monkeypatch.setattr(device_check._Run, '_wait_for', wait)
         monkeypatch.setattr(device_check, 'steps', lambda options: dict.fromkeys(names))
         path = tmp_path / 'result.json'
-        options = ('--device', 'cpu', '--minutes', str(minutes), '--json', str(path))
-        monkeypatch.setattr(sys, 'argv', ['device_check', *options])
+        monkeypatch.setattr(sys, 'argv', ['device_check', '--device', 'cpu', '--json', str(path)])
+        if stopped_by is not None:
+
+            def stop():
+                while not path.exists() or 'a' not in json.loads(path.read_text())['steps']:
+                    time.sleep(0.05)
+                os.kill(os.getpid(), stopped_by)
+
+            stops.append(threading.Thread(target=stop))
+            stops[0].start()
         status = device_check.main()
         return status, json.loads(path.read_text())
 
@@ -135,14 +150,14 @@ def do_steps(monkeypatch, tmp_path):
 
 def test_a_step_that_fails_dies_or_hangs_stops_no_other(do_steps, capsys):
     names = ('a', 'fails', 'b', 'dies', 'c', 'hangs', 'd')
-    status, result = do_steps(*names, limit=3.0)
+    status, result = do_steps(*names)
     assert status == 1
     assert result['steps'] == dict.fromkeys('abcd', 'passed')
     assert list(result['failures']) == ['fails', 'dies', 'hangs']
     assert result['failures']['fails'] == 'ValueError: the reason'
     assert f'status {-signal.SIGABRT}' in result['failures']['dies']
     assert 'some words' in result['failures']['dies']
-    assert 'longer than 3 s' in result['failures']['hangs']
+    assert 'longer than 2 s' in result['failures']['hangs']
     assert result['not_done'] == []
     assert 'FAILED dies' in capsys.readouterr().out
 
@@ -154,20 +169,20 @@ def test_all_steps_done_is_status_0(do_steps):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_what_was_found_is_written_when_it_is_stopped(do_steps, number):
     before = signal.getsignal(number)
-    timer = threading.Timer(3.0, lambda: os.kill(os.getpid(), number))
-    timer.start()
-    status, result = do_steps('a', 'hangs', 'b')
-    timer.join()
+    status, result = do_steps('a', 'hangs', 'b', stopped_by=number)
     assert status == 128 + number
     assert result['steps'] == {'a': 'passed'}
-    assert result['not_done'] == ['b']
+    assert result['not_done'] == ['hangs', 'b']
     assert result['stopped_by'] == number.name
     assert signal.getsignal(number) == before
 
 
 def test_time_that_is_up_ends_it(do_steps, monkeypatch):
-    monkeypatch.setattr(device_check, '_LEAST', 1.0)
-    status, result = do_steps('a', 'hangs', 'b', minutes=0.08)
+    def left(run):
+        return 0.0 if run._result['failures'] else 60.0
+
+    monkeypatch.setattr(device_check._Run, '_seconds_left', left)
+    status, result = do_steps('a', 'hangs', 'b')
     assert status == 1
     assert result['steps'] == {'a': 'passed'}
     assert 'hangs' in result['failures']

@@ -220,14 +220,19 @@ def attention(
     """
     if not _is_cpu(query) or _is_small(query, dropout):
         return F.scaled_dot_product_attention(query, key, value, bias, dropout)
-    bias = bias.float().contiguous()  # rows of a wider one are added more slowly
     if torch.is_grad_enabled() or dropout > 0.0:
-        return _Attention.apply(query, key, value, bias, dropout)
+        return _Attention.apply(query, key, value, bias.float().contiguous(), dropout)
     with torch.autocast('cpu', enabled=False):
-        query, key, value = (x.float().contiguous().flatten(0, 1) for x in (query, key, value))
-        scores = torch.bmm(query, key.transpose(1, 2)).unflatten(0, (len(bias), -1))
-        scores = torch.add(bias, scores, alpha=1.0 / math.sqrt(query.shape[-1]), out=scores)
-        return torch.bmm(scores.softmax(-1).flatten(0, 1), value).unflatten(0, (len(bias), -1))
+        query, key, value = (x.float() for x in (query, key, value))
+        # Rows of a multiple of eight scores are faster. What is added is never looked at.
+        size = key.shape[2]
+        added = aligned(size) - size
+        key, bias = F.pad(key, (0, 0, 0, added)), F.pad(bias.float(), (0, added), value=-torch.inf)
+        scores = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
+        scores = scores.unflatten(0, (len(bias), -1))  # (B, H, Q, T and what is added)
+        torch.add(bias, scores, alpha=1.0 / math.sqrt(query.shape[-1]), out=scores)
+        weights = torch.softmax(scores, -1, out=scores)[..., :size].flatten(0, 1)
+        return torch.bmm(weights, value.flatten(0, 1)).unflatten(0, (len(bias), -1))
 
 
 def _attention_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
