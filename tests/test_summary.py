@@ -32,6 +32,7 @@ from omnisafe_qpt.data import scan
 from omnisafe_qpt.data import summary as module
 from omnisafe_qpt.data.checks import NOTE, REFUSED, WARNING
 from omnisafe_qpt.data.files import NPZ_NAMES
+from omnisafe_qpt.data.layouts import Arrays
 from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, sample_file
 from omnisafe_qpt.data.summary import (
     find_dataset_file,
@@ -508,7 +509,7 @@ def test_large_arrays_are_read_once_and_in_blocks(monkeypatch, make_arrays, tmp_
 
     @contextmanager
     def recorded(*_):
-        yield {name: Array(name) for name in arrays}
+        yield Arrays({name: Array(name) for name in arrays})
 
     monkeypatch.setattr(module, 'open_dataset', recorded)
     assert len(summarize(path).episodes) == 10

@@ -78,7 +78,7 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'dataset',
         metavar='FILE|TASK',
-        help='a DSRL .hdf5 or OmniSafe .npz file; a DSRL task, for its file in the cache; sample, '
+        help='an .hdf5 or .npz file; a DSRL task, for its file in the cache; sample, '
         'the bundled one of BallCircle; or sample:CarButton1',
     )
 
