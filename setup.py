@@ -39,7 +39,7 @@ INSTALL_REQUIRES = [
     'dsrl==0.1.0',
     # Gymnasium brings it. From 0.0.6 on it has a notice about environments of gymnasium-robotics
     # that nothing here uses, printed in every process before any code of this package can run.
-    'farama-notifications<0.0.6',
+    'farama-notifications>=0.0.4,<0.0.6',
     'filelock>=3.12,<5',
     'h5py>=3.15,<4',
     # OmniSafe's moviepy brings it: the ffmpeg program with which clips are written.

@@ -189,7 +189,7 @@ def _networks(options: argparse.Namespace) -> DeployableNetworks:
         obs_dim,
         act_dim,
         Scaling(torch.zeros(obs_dim), torch.ones(obs_dim)),
-        learner_config(Config.dict2config(cfgs), horizon),
+        learner_config(Config.dict2config(cfgs), horizon, longest=horizon),
     )
     return DeployableNetworks.from_learner(learner, {})
 

@@ -433,7 +433,9 @@ def test_a_dead_process_is_one_line_and_the_rest_is_kept(tmp_path):
 
 
 def test_a_failure_in_a_process_comes_with_its_reason(monkeypatch):
-    with pytest.raises(RuntimeError, match=r'episode \d failed in its process:(.|\n)*NoSuchEnv'):
+    with pytest.raises(RuntimeError, match=r'episode \d failed in its process:(.|\n)*seed string'):
+        list(run_episodes(Recipe(ENV_ID, 'no seed'), [0, 1], 2))
+    with pytest.raises(UserError, match='NoSuchEnv-v0'):
         list(run_episodes(Recipe('NoSuchEnv-v0', 0), [0, 1], 2))
 
 

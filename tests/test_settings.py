@@ -133,10 +133,11 @@ def test_options_of_deployment() -> None:
 def test_defaults_in_python_are_those_of_the_yaml() -> None:
     """Exempt is the number of timestep embeddings, which follows from the environment."""
     cfgs = Config.dict2config(load_defaults('SafetyBallRun-v0'))
-    horizon = PolicyConfig().max_timestep
-    assert learner_config(cfgs, horizon) == LearnerConfig()
-    assert learner_config(cfgs, horizon).policy == PolicyConfig()
-    assert learner_config(cfgs, horizon).policy_optimizer == OptimizerConfig()
+    horizon = LearnerConfig().horizon
+    config = learner_config(cfgs, horizon, longest=horizon)
+    assert config == LearnerConfig()
+    assert config.policy == PolicyConfig()
+    assert config.policy_optimizer == OptimizerConfig()
     assert deployment_config(cfgs) == DeploymentConfig()
 
 

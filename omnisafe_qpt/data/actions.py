@@ -18,12 +18,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from omnisafe_qpt.data.files import read_attributes
-from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
+
+
+if TYPE_CHECKING:
+    from omnisafe_qpt.data.trajectories import Trajectories
 
 
 AUTO, NORMALIZED, ENVIRONMENT = 'auto', 'normalized', 'environment'

@@ -566,7 +566,8 @@ def _complaint(value: Any, default: Any, name: str) -> str:
         return ''
     if default == AUTO:
         if name in _NUMBER_OR_AUTO:
-            wanted, fits = 'auto or a finite number', value == AUTO
+            words = (AUTO, DSRL) if name == 'target_return' else (AUTO,)
+            wanted, fits = f'{", ".join(words)} or a number', value in words
         else:
             wanted, fits = 'auto, text or a number', isinstance(value, str)
         return '' if fits or _fits(value, 0.0) else f'must be {wanted}, not {_show(value)}'
