@@ -529,9 +529,9 @@ def test_bf16_without_instructions_is_said_once_and_taken_if_insisted_on(
     options['train_cfgs']['resume'] = str(runs['bf16'][0])
     for changed in ('float32', 'auto', 'bf16'):  # all of them the same here
         options['algo_cfgs']['precision'] = changed
-        assert omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).agent._learner.precision == (
-            'float32'
-        )
+        resumed = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).agent
+        resumed.logger.close()
+        assert resumed._learner.precision == 'float32'
     options['algo_cfgs']['precision'] = 'bf16_emulated'
     with pytest.raises(omnisafe_qpt.UserError, match='resume with algo_cfgs:precision float32'):
         omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)

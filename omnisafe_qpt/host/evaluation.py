@@ -178,7 +178,7 @@ def evaluate_together(
     batches = _planned(series, [each.seeds for each in series])
     processes = min(processes, _most_processes(batches, series[0].device))
     with episode_pool(env_id, series, processes, traced) as pool:
-        return pool.play([each.seeds for each in series], on_progress)
+        return pool.play_batches(batches, on_progress)
 
 
 @contextmanager
@@ -237,10 +237,17 @@ class EpisodePool:
         Returns:
             What each series brought in this round; None where it had no seeds.
         """
-        batches = _planned(self._series, seeds)
+        return self.play_batches(_planned(self._series, seeds), on_progress)
+
+    def play_batches(
+        self,
+        batches: list[_Batch],
+        on_progress: Callable[[int, int, int], None] | None = None,
+    ) -> list[Evaluation | None]:
+        """Run a round that is shared out among calls of the policies; see :meth:`play`."""
         played: dict[int, _Played] = {}
         started = time.perf_counter()
-        done, total = 0, self.horizon * sum(len(each) for each in seeds)
+        done, total = 0, self.horizon * sum(len(batch.seeds) for batch in batches)
         first = 0  # of the batches that are not complete
         for number, event in self._hand_out(batches):
             if isinstance(event, _Played):
