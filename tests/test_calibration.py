@@ -421,7 +421,7 @@ def test_the_episodes_of_a_calibration_are_the_same_in_any_number_of_processes(
 
 
 def test_one_episode_is_refused(run: Path) -> None:
-    with pytest.raises(UserError, match='1 episodes of calibration; it must be .*at least 2'):
+    with pytest.raises(UserError, match=r'1 episodes of calibration; it must be .*at least 2'):
         calibrate_run(run, 1)
 
 

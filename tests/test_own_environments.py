@@ -336,7 +336,7 @@ def test_the_loop_evaluation_and_omnisafes_evaluator_send_the_same_actions(
     kind = register()
     run = save_run(tmp_path, {'action_range': {'low': [-2.0, 0.0], 'high': [2.0, 0.5]}})
     networks, _ = load_networks(run)
-    config = DeploymentConfig(candidates=4, cost_limit=5.0)
+    config = DeploymentConfig(**{**networks.spec['deployment'], 'cost_limit': 5.0})
     kind.received.clear()
     evaluate(networks, 'Slope-v0', config, 40.0, seeds=[7])
     evaluated = np.stack(kind.received[-HORIZON:])

@@ -51,10 +51,15 @@ ROW = {
     'candidates': 12, 'cost_limit': 12345.5, 'asked_cost': 98765.25, 'calibrated_bound': None,
     'holds_still': False, 'target_return': -113865.2, 'cost_std': 4567.25, 'safe': True,
     'normalized_return': -12.345, 'normalized_cost': 1023.475, 'unsafe_share': 1.0,
-    'run': 'runs/seed-000', 'checkpoint': 'epoch-10', **EPISODES,
+    'run': 'runs/seed-000', 'checkpoint': 'epoch-10', 'unsafe_share_bound': 0.25,
+    'guarantee': {
+        name: f'with 95 % confidence, from {n} episodes that cost 12345.5 ' * 3
+        for n, name in enumerate(('mean_statement', 'share_statement'), 1234)
+    },
+    **EPISODES,
 }  # fmt: skip
 LEVELS = {'asked_cost': 98765.4, 'target_return': -113865.2, 'return_mean': -113000.5,
-          'cost_mean': 10234.8, 'cost_bound': 20234.9}  # fmt: skip
+          'cost_mean': 10234.8, 'cost_bound': 20234.9, 'costs': [1.0] * 123}  # fmt: skip
 CALIBRATION = {
     'predicted_mean': -1138.5, 'realised_mean': -12345.0, 'bias': 0.0001234, 'rmse': 123456.0,
     'correlation': -0.123, 'rank_correlation': 0.456,
@@ -88,12 +93,14 @@ SHOWN = {
     'evaluate': lambda: evaluate._print_tables(
         [ROW, {**ROW, 'run': 'runs/seed-001'}],
         [{
-            **ROW, 'runs': 2, 'safe_runs': 1, 'normalized_return_interval': (-20.5, 20.5),
+            **ROW, 'runs': 2, 'safe_runs': 1, 'runs_without_target': 1, 'normalized_return_interval': (-20.5, 20.5),
             'normalized_cost_interval': (-2000.5, 2000.5),
         }],
     ),
     'evaluate --offline': lambda: offline._print_report(REPORT),
-    'calibrate': lambda: calibrate._print_table({'levels': [LEVELS] * 3}),
+    'calibrate': lambda: calibrate._print_table(
+        {'levels': [LEVELS] * 3, 'zero_action': LEVELS, 'worst_cost': 98765.5}
+    ),
     'doctor': lambda: doctor._print_answers({'torch': '2.7.1', 'mujoco': '2.3.3'}, [CHECK]),
 }  # fmt: skip
 

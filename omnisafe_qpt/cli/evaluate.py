@@ -221,7 +221,7 @@ def _print_tables(rows: list[dict[str, Any]], averages: list[dict[str, Any]]) ->
         console.print(run, soft_wrap=True)
         print_table(_run_table(own), console)
         for line in _statements(own):
-            console.print(line, soft_wrap=True)
+            console.print(line)
         console.print()
     if len(runs) > 1:
         print_table(_average_table(averages), console)

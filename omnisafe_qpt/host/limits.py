@@ -29,7 +29,7 @@ from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import Deployable
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks
-from omnisafe_qpt.host.config import AUTO, DSRL, resolve_device
+from omnisafe_qpt.host.config import resolve_device
 from omnisafe_qpt.host.deployment import (
     algorithm_of,
     asks_for_returns,
@@ -201,7 +201,7 @@ def _targets(
             raise UserError(f'cost limit {limit:g}: it must be at least 0')
         if limits.count(limit) > 1:
             raise UserError(f'cost limit {limit:g} is given twice')
-    targets = _listed('target return', target_return, (AUTO, DSRL))
+    targets = _listed('target return', target_return, words=True)
     if len(targets) not in (1, len(limits)):
         raise UserError(
             f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '
@@ -210,14 +210,15 @@ def _targets(
     return list(zip(limits, targets * len(limits) if len(targets) == 1 else targets))
 
 
-def _listed(name: str, values: Any, words: tuple[str, ...] = ()) -> list[Any]:
-    """Make a list of what may be one value; each is None, one of the words or a finite number."""
+def _listed(name: str, values: Any, words: bool = False) -> list[Any]:
+    """Make a list of what may be one value: None, a finite number or, if allowed, a word."""
     if values is None or isinstance(values, (Real, str)):
         values = [values]
     for value in values:
         is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if value is not None and value not in words and not (is_number and math.isfinite(value)):
-            raise UserError(f'{name} {value}: it must be {", ".join((*words, "a finite number"))}')
+        is_word = words and isinstance(value, str)
+        if not (value is None or is_word or (is_number and math.isfinite(value))):
+            raise UserError(f'{name} {value}: it must be a finite number')
     return [float(value) if isinstance(value, Real) else value for value in values] or [None]
 
 
