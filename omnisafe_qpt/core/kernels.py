@@ -319,7 +319,8 @@ def branch_mask(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Ten
     rows = branch_bias(bias, num_shared, branches)
     size = rows.shape[2]
     own = bias[:, :, None, num_shared:, None, num_shared:]  # (B, 1, 1, L, 1, L)
-    apart = bias.new_full((branches, branches), -torch.inf).fill_diagonal_(0.0)
+    branch = torch.arange(branches, device=bias.device)
+    apart = torch.where(branch[:, None] == branch, 0.0, -torch.inf).to(bias.dtype)
     own = (own + apart[:, None, :, None]).flatten(4, 5).flatten(2, 3)  # (B, 1, M L, M L)
     own = F.pad(own, (0, 0, num_shared, 0), value=-torch.inf)  # no shared token sees them
     mask = torch.cat([rows[..., :num_shared], own], dim=-1)
