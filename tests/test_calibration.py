@@ -609,13 +609,13 @@ def test_no_episode_of_training_is_played_twice(
 ) -> None:
     """Not by the same networks: those of the last epoch validate, calibrate and are reported."""
     played: list[int] = []
-    play = EpisodePool.play
+    play = EpisodePool.play_batches
 
-    def noted(pool: Any, seeds: Any, *arguments: Any) -> Any:
-        played.append([seed for own in seeds for seed in own])
-        return play(pool, seeds, *arguments)
+    def noted(pool: Any, batches: Any, *arguments: Any) -> Any:
+        played.append([seed for batch in batches for seed in batch.seeds])
+        return play(pool, batches, *arguments)
 
-    monkeypatch.setattr(EpisodePool, 'play', noted)
+    monkeypatch.setattr(EpisodePool, 'play_batches', noted)
     options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, calibrate_episodes=2)
     omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).learn()
     validation, *calibration_rounds, final = played[1:]  # played[0] is the first epoch's
@@ -672,7 +672,7 @@ def test_the_commands(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -
     shared = [str(run), '--device', 'cpu', '--processes', '1']
     evaluate = ['evaluate', *shared, '--episodes', '2', '--cost-limit', '10']
     assert main([*evaluate, '--cost-limit', '0.25']) == 0
-    said = capsys.readouterr().out
+    said = ' '.join(capsys.readouterr().out.split())
     assert '10.0 @2.5' in said
     for limit in (10.0, 0.25):
         assert Guarantee.at(RECORD, limit).mean_statement in said

@@ -35,6 +35,7 @@ from host_helpers import ENV_ID, HORIZON, make_networks
 from omnisafe_qpt import runner
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.core.config import RULES
+from omnisafe_qpt.data.actions import normalized
 from omnisafe_qpt.host import export
 from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
@@ -163,7 +164,7 @@ class Comparison:
         rows = np.flatnonzero((np.abs(actions - expected) > 1e-5).any(axis=1))
         for row in rows:
             self.assert_tie(row)
-        self.exported._inputs['actions'][rows, -1] = expected[rows]
+        self.exported._inputs['actions'][rows, -1] = normalized(expected[rows], ACTION_RANGE)
         self.compared += len(expected)
         self.ties += len(rows)
 

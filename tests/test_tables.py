@@ -93,7 +93,8 @@ SHOWN = {
     'evaluate': lambda: evaluate._print_tables(
         [ROW, {**ROW, 'run': 'runs/seed-001'}],
         [{
-            **ROW, 'runs': 2, 'safe_runs': 1, 'runs_without_target': 1, 'normalized_return_interval': (-20.5, 20.5),
+            **ROW, 'runs': 2, 'safe_runs': 1, 'runs_without_target': 1,
+            'normalized_return_interval': (-20.5, 20.5),
             'normalized_cost_interval': (-2000.5, 2000.5),
         }],
     ),
