@@ -221,10 +221,10 @@ def test_the_runs_own_target_comes_first(run: Path) -> None:
 @pytest.mark.parametrize(
     ('costs', 'unit', 'expected'),
     [
-        ((0.0,), 10.0, [2.5]),
-        ((0.0, 4.0), 10.0, [2.5, 5.0]),
-        ((3.0, 10.0), 10.0, [2.5, 5.0, 10.0]),
-        ((0.0, 1.0), 2.0, [0.5, 1.0]),
+        ((0.0,), 10.0, [0.0]),
+        ((0.0, 4.0), 10.0, [0.0, 5.0]),
+        ((3.0, 10.0), 10.0, [0.0, 5.0, 10.0]),
+        ((0.0, 1.0), 2.0, [0.0, 1.0]),
     ],
 )
 def test_the_ladder_ends_where_no_episode_of_the_data_is_better(
@@ -312,7 +312,7 @@ def test_levels_are_played_from_the_lowest_up_with_the_same_seeds(
     answers, seen = Answers(monkeypatch, lambda asked: 0.5 * (asked or 0.0)), []
     record = calibrated(run, on_progress=lambda *steps: seen.append(steps))
     # The cost unit of make_networks is 10, its frontier ends at 30.
-    asked = [2.5, 5.0, 10.0, 15.0, 20.0, 30.0]
+    asked = [0.0, 5.0, 10.0, 15.0, 20.0, 30.0]
     assert [each['asked_cost'] for each in record['levels']] == asked
     assert list(answers.episodes()) == asked
     assert [each['target_return'] for each in record['levels']] == [10.0, *[50.0] * 4, 90.0]
@@ -327,7 +327,7 @@ def test_levels_are_played_from_the_lowest_up_with_the_same_seeds(
         assert each['cost_bound'] == mean_bound(each['costs'], record['worst_cost'])
         assert len(each['costs']) == len(each['returns']) == answers.episodes()[each['asked_cost']]
     # At each limit that episodes are spent on, the highest cost within it by a margin is certified.
-    for limit, least in ((5.0, 2.5), (10.0, 10.0), (20.0, 20.0), (40.0, 30.0)):
+    for limit, least in ((5.0, 0.0), (10.0, 10.0), (20.0, 20.0), (40.0, 30.0)):
         found, status = serving_level(record, limit)
         assert status == CERTIFIED
         passed = [each for each in record['levels'] if each['cost_bound'] <= limit]
@@ -351,12 +351,12 @@ def test_a_level_gets_no_more_episodes_than_decide(
 def test_nothing_is_played_beyond_a_level_that_is_over_every_limit(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = Answers(monkeypatch, lambda asked: 0.0 if asked in (None, 2.5) else 60.0)
+    answers = Answers(monkeypatch, lambda asked: 0.0 if asked in (None, 0.0) else 60.0)
     record = calibrated(run)
-    assert list(answers.episodes()) == [2.5, 5.0]
+    assert list(answers.episodes()) == [0.0, 5.0]
     assert answers.episodes()[5.0] <= 4
     assert record['zero_action'] is None
-    assert serving_level(record, 10.0)[0]['asked_cost'] == 2.5
+    assert serving_level(record, 10.0)[0]['asked_cost'] == 0.0
 
 
 @pytest.mark.parametrize('cost', [60.0, 145.0])
@@ -366,7 +366,7 @@ def test_where_nothing_is_safe_few_episodes_tell(
     """More than the worst cost that was assumed is no exception."""
     answers = Answers(monkeypatch, lambda asked: 0.0 if asked is None else cost)
     record = calibrated(run)
-    assert list(answers.episodes()) == [2.5, None]
+    assert list(answers.episodes()) == [0.0, None]
     assert sum(answers.episodes().values()) <= 8
     assert record['zero_action']['costs'] == [0.0] * 4
     level, status = serving_level(record, 10.0)
@@ -377,10 +377,10 @@ def test_where_nothing_is_safe_few_episodes_tell(
 def test_few_episodes_certify_nothing_and_the_zero_action_is_not_played(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = Answers(monkeypatch, lambda asked: 0.0 if asked == 2.5 else 9.0)
+    answers = Answers(monkeypatch, lambda asked: 0.0 if asked == 0.0 else 9.0)
     record = calibrated(run, 10)
     level, status = serving_level(record, 10.0)
-    assert (status, level['asked_cost']) == (NOT_CERTIFIED, 2.5)
+    assert (status, level['asked_cost']) == (NOT_CERTIFIED, 0.0)
     assert None not in answers.episodes()
     found = Guarantee.at(record, 10.0)
     assert found.best_bound == pytest.approx(80.0 * (1 - 0.05**0.1))
