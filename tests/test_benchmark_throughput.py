@@ -264,6 +264,7 @@ def test_the_parts_do_an_updates_work(precision, monkeypatch):
     # The counter does not know what linear layers and small attention take on a CPU.
     monkeypatch.setattr(kernels, '_product', None)
     monkeypatch.setattr(kernels, '_ROWS_OF_ATTENTION', 0)
+    monkeypatch.setattr(kernels, '_MASK_ALIGNMENT', 1)
     config = small_config(precision=precision, penalty_critic='first')
     learner = small_learner(config)
     parts = works.update_parts(learner, random_batch(num_windows=12))
