@@ -115,6 +115,17 @@ def test_an_episode_depends_on_its_seed_and_actions_only(env, env_id):
     other.close()
 
 
+def test_an_episode_does_not_depend_on_where_the_one_before_ended():
+    """A ball that is put down near to where it was must not find its old points of contact."""
+    env = make('SafetyBallRun-v0')
+    slow = torch.tensor([-0.0417, 0.0106]).repeat(20, 1)
+    expected = rollout(env, 6, slow)
+    for steps in (3, 5, 12, 20):
+        rollout(env, 5, slow[:steps])
+        assert torch.equal(rollout(env, 6, slow), expected), steps
+    env.close()
+
+
 @pytest.mark.parametrize('env_id', ['SafetyAntCircle-v0', 'SafetyCarRun-v0'])
 def test_set_seed_fixes_the_episodes_to_come(env_id):
     starts = []

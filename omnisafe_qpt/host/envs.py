@@ -54,7 +54,7 @@ BULLET_HORIZONS: dict[str, int] = {
 }
 
 # Cars and drones keep the last motor command of an episode through a reset: the same seed then
-# starts from another state. Balls and ants reset exactly.
+# starts from another state.
 _KEEPS_MOTOR_COMMANDS = ('SafetyCar', 'SafetyDrone')
 
 # Where the camera stands. Bullet-Safety-Gym's own looks back at a runner, whose way is then out of
@@ -268,9 +268,11 @@ class BulletSafetyEnv(SingleEnv):
         """
         if seed is not None:
             self.set_seed(seed)
-        if self._rebuilds and self._stepped:
+        if self._stepped and self._rebuilds:
             self._env.close()
             self._env = self._build()
+        elif self._stepped:
+            self._forget_contacts()
         self._stepped = False
         with _drawing_from(self._random_state):
             obs, info = self._env.reset(options=options)
@@ -332,6 +334,20 @@ class BulletSafetyEnv(SingleEnv):
             )
         self._set_scene(env.unwrapped)
         return env
+
+    def _forget_contacts(self) -> None:
+        """Move what moves out of all contact.
+
+        Bullet keeps points of contact from step to step. A body that a reset puts down near to
+        where it was finds those of the last episode, and starts otherwise than in a new simulator.
+        """
+        bullet = self._env.unwrapped.bc
+        for index in range(bullet.getNumBodies()):
+            body = bullet.getBodyUniqueId(index)
+            if bullet.getDynamicsInfo(body, -1)[0] > 0.0:  # its mass; what is fixed has none
+                far = (0.0, 0.0, 1000.0 * (index + 1))
+                bullet.resetBasePositionAndOrientation(body, far, (0.0, 0.0, 0.0, 1.0))
+        bullet.performCollisionDetection()
 
     def _set_scene(self, simulator: Any) -> None:
         kind = 'Circle' if 'Circle' in self._env_id else 'Run'
