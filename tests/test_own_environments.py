@@ -477,6 +477,7 @@ def test_only_close_names_are_suggested(env_id: str, is_meant: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_command_lines_take_a_module_and_name_it_where_it_is_missing(tmp_path: Path) -> None:
     (tmp_path / 'hill.py').write_text(MODULE.format(name='Hill', env_id='Hill-v0'))
     tests = str(Path(__file__).parent)
@@ -511,7 +512,6 @@ def test_the_command_lines_take_a_module_and_name_it_where_it_is_missing(tmp_pat
     assert json.loads((run / 'config.json').read_text())['train_cfgs']['import'] == 'hill'
     for again in (
         ['omnisafe-qpt', 'evaluate', run, '--episodes', 1, '--processes', 2],
-        ['omnisafe-qpt', 'calibrate', run, '--episodes', 2],
         ['omnisafe', 'eval', run, '--no-render', '--num-episode', 1],
         ['omnisafe', *words[1:6], '--custom-cfgs', 'train_cfgs:resume', '--custom-cfgs', run]
         + ['--total-steps', 12],
