@@ -58,8 +58,8 @@ from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_leve
 from omnisafe_qpt.scores import mean_bound
 
 
-# Target costs, as shares of the run's cost limit: closer about the limit, where a model is used. The
-# first is no cost at all, as the sequence of tests stands or falls with it.
+# Target costs, as shares of the run's cost limit: closer about the limit, where a model is used.
+# The first is no cost at all, as the sequence of tests stands or falls with it.
 _LADDER = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 # Limits that episodes are spent on, likewise. Any other limit is served by the same episodes.
 _LIMITS = (0.5, 1.0, 2.0, 4.0)
