@@ -265,6 +265,22 @@ def in_environment_units(
     return np.where(is_same, actions, scaled.clip(low, high))
 
 
+def zero_action(act_dim: int, action_range: dict[str, list[float]] | None) -> np.ndarray:
+    """Return what a policy sends for an environment's ``step`` to take zeros.
+
+    Args:
+        act_dim (int): A.
+        action_range (dict[str, list[float]] or None): See :func:`in_environment_units`.
+
+    Returns:
+        (A,) float32 in [-1, 1]: 0 in the environment's own unit, or what its range has nearest to 0.
+    """
+    if action_range is None:
+        return np.zeros(act_dim, dtype=np.float32)
+    low, high = (np.asarray(action_range[end], dtype=np.float64) for end in ('low', 'high'))
+    return (2.0 * (np.clip(0.0, low, high) - low) / (high - low) - 1.0).astype(np.float32)
+
+
 class LoopPolicy(ABC):
     """A policy in the user's own loop, for one episode or for several at once.
 
@@ -340,7 +356,7 @@ class LoopPolicy(ABC):
     @property
     def remaining_return(self) -> float | np.ndarray:
         """What the rest of the episode is asked to return; NaN for the zero-action fallback."""
-        return self._shown(np.where(self._holds_still, np.nan, self._remaining()[:, 0]))
+        return self._shown(np.where(self._is_fallback, np.nan, self._remaining()[:, 0]))
 
     def reset(
         self,
@@ -449,7 +465,7 @@ class LoopPolicy(ABC):
         self._is_given[rows] = target_return is not None
 
     @property
-    def _holds_still(self) -> np.ndarray:
+    def _is_fallback(self) -> np.ndarray:
         return np.isnan(self._targets[:, 0])
 
     @abstractmethod
@@ -579,6 +595,7 @@ class OnnxPolicy(LoopPolicy):
             self.metadata[name] for name in ('context_len', 'obs_dim', 'act_dim', 'candidates')
         )
         super().__init__(obs_dim, num_episodes, self.metadata.get('action_range'))
+        self._zero_action = zero_action(act_dim, self._action_range)
         count = self._count
         # What the model is given, by its names: windows of the last steps, and the candidates.
         self._inputs = {
@@ -629,7 +646,7 @@ class OnnxPolicy(LoopPolicy):
             history[:, :-1] = history[:, 1:]
             history[:, -1] = newest
         (actions,) = self._session.run(['action'], self._inputs)
-        actions = np.where(self._holds_still[:, None], np.float32(0.0), actions)
+        actions = np.where(self._is_fallback[:, None], self._zero_action, actions)
         self._inputs['actions'][:, -1] = actions
         self._step += 1
         return actions

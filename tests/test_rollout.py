@@ -46,6 +46,7 @@ from omnisafe_qpt.core.rollout import (
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.runner import in_environment_units
 
 
 CONTEXT = 5
@@ -450,6 +451,23 @@ def test_an_episode_that_holds_still_disturbs_no_other(networks, config):
     assert torch.all(expected[:, 1] != 0.0)
     rollout.reset(3.0, seeds=[0, 1, 2])
     assert torch.equal(play(rollout, stream), expected), 'a reset ends it'
+
+
+@pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
+def test_the_zero_action_is_zero_in_the_environments_unit(networks, config):
+    act_dim = networks.spec['act_dim']
+    # 0 is the least, a quarter of the way up, and below the range.
+    low, high = (np.resize(ends, act_dim) for ends in ([0.0, -1.0, 0.5], [1.0, 3.0, 2.5]))
+    networks.spec['action_range'] = {'low': low.tolist(), 'high': high.tolist()}
+    rollout = start(networks, config, seeds=(0, 1))
+    rollout.reset(None, seeds=[1], episodes=[1])
+    actions = play(rollout, Stream(2))
+    sent = in_environment_units(actions[:, 1].numpy(), networks.spec['action_range'])
+    expected = np.resize([0.0, 0.0, 0.5], act_dim)
+    np.testing.assert_allclose(sent, np.broadcast_to(expected, sent.shape), atol=1e-6)
+    assert torch.all(rollout._actions[1, -1] == actions[-1, 1]), 'the history has what was sent'
+    rollout.reset(None, seeds=[0, 1])  # no network is asked
+    assert torch.equal(play(rollout, Stream(2))[:, 0], actions[:, 1])
 
 
 @pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])

@@ -33,6 +33,7 @@ from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.runner import zero_action
 
 
 class Deployable(Protocol):
@@ -355,8 +356,8 @@ class RolloutPolicy:
     shift is of the whole history, or of the last return-to-go only: then the candidates share all
     that comes before, and many cost little more than one.
 
-    An episode may also be one of holding still, in which every action is zero: the last resort of a
-    model whose calibration found nothing within a cost limit.
+    An episode may also be one of the zero-action fallback, in which every action is zero in the
+    environment's own unit: for a model whose target calibration found no safe target.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
@@ -401,9 +402,13 @@ class RolloutPolicy:
         self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
         # Which episodes are going on: the others' steps are not counted.
         self._running = torch.ones(num_episodes, dtype=torch.bool, device=self._device)
-        # Which hold still, and whether all do, so that no step has to wait for the device to tell.
-        self._still = torch.zeros(num_episodes, dtype=torch.bool, device=self._device)
-        self._all_still = False
+        # Which are of the zero-action fallback, and whether all are, so that no step has to wait
+        # for the device to tell.
+        self._is_fallback = torch.zeros(num_episodes, dtype=torch.bool, device=self._device)
+        self._all_fallback = False
+        self._zero_action = torch.from_numpy(
+            zero_action(self._act_dim, spec.get('action_range'))
+        ).to(self._device)
         self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._scored_steps = torch.zeros_like(self._infeasible_steps)
         # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
@@ -418,7 +423,8 @@ class RolloutPolicy:
     def choice(self) -> Choice | None:
         """What was chosen in the last step; None without a choice.
 
-        That is right after a reset, with one candidate, or while all episodes hold still.
+        That is right after a reset, with one candidate, or while all episodes are of the
+        zero-action fallback.
         """
         if self._scored is None:
             return None
@@ -440,7 +446,8 @@ class RolloutPolicy:
         """Begin new episodes.
 
         Args:
-            target_return (float or None): Return to ask for, undiscounted; None to hold still.
+            target_return (float or None): Return to ask for, undiscounted; None for the zero-action
+                fallback.
             cost_limit (float, optional): Undiscounted cost that must not be exceeded. Defaults
                 to what the configuration asks for.
             seeds (Sequence[int], optional): One for each episode begun; they fix the candidates.
@@ -455,7 +462,7 @@ class RolloutPolicy:
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
         cost_limit = self._config.cost_to_ask_for if cost_limit is None else cost_limit
         targets = _checked_targets(target_return, cost_limit)
-        self._hold_still(episodes, [target_return is None] * len(episodes))
+        self._set_fallback(episodes, [target_return is None] * len(episodes))
         self._scored = None
         spread = self._config.target_spread * self._networks.scaling.return_unit
         for episode, seed in zip(episodes, seeds):
@@ -487,7 +494,7 @@ class RolloutPolicy:
 
         Args:
             target_returns (Sequence[float or None]): Return to ask for, of each whole episode;
-                None to hold still.
+                None for the zero-action fallback.
             cost_limits (Sequence[float]): Cost that each whole episode must not exceed.
             episodes (Sequence[int]): Which of the B.
 
@@ -499,16 +506,16 @@ class RolloutPolicy:
             np.array(pairs, dtype=np.float32).reshape(-1, 2), device=self._device
         )
         episodes = list(episodes)
-        self._hold_still(episodes, [asked is None for asked in target_returns])
+        self._set_fallback(episodes, [asked is None for asked in target_returns])
         difference = targets - self._targets[episodes]
         self._now[episodes] += difference
         self._to_go[episodes] += difference[:, None]
         self._targets[episodes] = targets
 
-    def _hold_still(self, episodes: Sequence[int], are_still: list[bool]) -> None:
-        """Note whether episodes hold still."""
-        self._still[list(episodes)] = torch.tensor(are_still, dtype=torch.bool, device=self._device)
-        self._all_still = bool(self._still.all())
+    def _set_fallback(self, episodes: Sequence[int], are_fallback: list[bool]) -> None:
+        """Note whether episodes are of the zero-action fallback."""
+        self._is_fallback[list(episodes)] = torch.tensor(are_fallback, device=self._device)
+        self._all_fallback = bool(self._is_fallback.all())
 
     @property
     def remaining(self) -> torch.Tensor:
@@ -538,15 +545,16 @@ class RolloutPolicy:
         """
         shape = (self.num_episodes, self._obs_dim)
         self._push(checked_observations(observations, shape).to(self._device))
-        if self._all_still:
+        if self._all_fallback:
             self._scored = None
-            actions = torch.zeros_like(self._actions[:, -1])
+            actions = self._zero_action.expand(self.num_episodes, -1)
         else:
             with _threads_for(self._work):
                 candidates = self._candidate_actions()  # (B, M, A)
                 chosen = self._score(candidates)
             chosen = chosen[:, None, None].expand(-1, 1, self._act_dim)
-            actions = candidates.gather(1, chosen)[:, 0].masked_fill(self._still[:, None], 0.0)
+            actions = candidates.gather(1, chosen)[:, 0]
+            actions = torch.where(self._is_fallback[:, None], self._zero_action, actions)
         self._actions[:, -1] = actions
         self._step += 1
         return actions
@@ -638,7 +646,7 @@ class RolloutPolicy:
             reward_values, cost_values, budgets, self._config.rule
         )
         self._scored = (chosen, any_feasible, reward_values, cost_values)
-        counted = self._running & ~self._still
+        counted = self._running & ~self._is_fallback
         self._infeasible_steps += (counted & ~any_feasible).sum()
         self._scored_steps += counted.sum()
         return chosen
