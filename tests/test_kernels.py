@@ -48,6 +48,7 @@ def fixture_products(monkeypatch):
         return product(x, *args)
 
     monkeypatch.setattr(kernels, '_product', spy)
+    monkeypatch.setattr(kernels, '_ROWS_OF_PRODUCT', 256)
     return shapes
 
 

