@@ -81,7 +81,14 @@ from omnisafe_qpt.scores import reference_returns
 
 COLUMNS = ('checkpoint', 'cost_limit', 'episode', 'seed', 'return', 'cost', 'length')
 # What is kept of a policy that is asked for a return and a cost, at each limit.
-_ASKED = ('cost_limit', 'target_return', 'asked_cost', 'holds_still', 'calibrated_bound')
+_ASKED = (
+    'cost_limit',
+    'target_return',
+    'asked_cost',
+    'holds_still',
+    'calibrated_bound',
+    'guarantee',
+)
 
 # The share of a budget of seconds that goes into finding out how long an update takes, on top of
 # it; in two parts, of which the second is timed.

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.rows import Result, Results
 from benchmarks.summary import Board
 from benchmarks.tables import Block, Points
+from omnisafe_qpt.runner import CERTIFIED
 
 
 _SUPERSCRIPTS = str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹')
@@ -52,17 +53,36 @@ def _is_calibrated(cell: Result) -> bool:
     )
 
 
+def _is_certified(cell: Result) -> bool:
+    """Tell whether the calibration says what it guarantees, as it does today."""
+    return _is_calibrated(cell) and bool(cell.guarantees)
+
+
+def _is_calibrated_as_before(cell: Result) -> bool:
+    return _is_calibrated(cell) and not cell.guarantees
+
+
 # What is to be known, for the rows of which algorithms, and which of their cells it concerns. Most
 # of it is what is wrong with OmniSafe 0.5.0's own.
 _NOTES: tuple[tuple[tuple[str, ...], Callable[[Result], bool], str], ...] = (
     (
         ('QPT', 'CDT'),
-        _is_calibrated,
+        _is_certified,
         (
-            'calibrated in the simulator after training, on `calibrate_episodes` validation '
-            'episodes for each of up to twelve costs asked for and for holding still; then asked, '
-            'at each limit, for what returned the most within it. Rows without this note had no '
-            'such episodes.'
+            'target calibration in the simulator after training, with at most '
+            '`calibrate_episodes` episodes for each target cost. At each limit the policy is '
+            'conditioned on the target with the highest return among those whose mean cost is '
+            'certified. Rows without this note had no such episodes.'
+        ),
+    ),
+    (
+        ('QPT', 'CDT'),
+        _is_calibrated_as_before,
+        (
+            'calibrated in the simulator after training by an earlier version, on '
+            '`calibrate_episodes` episodes for each of up to twelve target costs and for zero '
+            'actions, **without a guarantee**: the mean cost at the chosen target is '
+            'underestimated. Rows without this note had no such episodes.'
         ),
     ),
     (
@@ -142,6 +162,20 @@ def _fallbacks(boards: Sequence[Board]) -> list[str]:
     return [f'{row} on {dataset} {", ".join(at)}' for (row, dataset), at in places.items()]
 
 
+def _certified(boards: Sequence[Board]) -> list[str]:
+    """Say for rows with a target calibration in how many trainings a limit was certified."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for board in boards:
+        for cell in board.results.cells:
+            found = cell.guarantees.get((board.checkpoint, board.cost_limit))
+            if found is not None and _is_certified(cell):
+                places.setdefault((cell.row, cell.dataset), []).append(found['status'])
+    return [
+        f'{row} on {dataset} {statuses.count(CERTIFIED)} of {len(statuses)}'
+        for (row, dataset), statuses in places.items()
+    ]
+
+
 def notes(boards: Sequence[Board]) -> list[Block]:
     """Return what stands beneath a table, or nothing.
 
@@ -160,6 +194,12 @@ def notes(boards: Sequence[Board]) -> list[Block]:
                     for index, (text, rows) in enumerate(found.items(), 1)
                 ),
             ),
+        )
+    certified = _certified(boards)
+    if certified:
+        blocks.append(
+            '**Certified** that the mean cost is within the limit with 95 % confidence, of the '
+            f'seeds and limits shown: {"; ".join(certified)}.'
         )
     fallbacks = _fallbacks(boards)
     if fallbacks:

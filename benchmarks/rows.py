@@ -173,6 +173,18 @@ class Result:
         )
 
     @property
+    def guarantees(self) -> dict[tuple[str, float], dict[str, Any]]:
+        """What target calibration says of checkpoints and cost limits; see ``runner.Guarantee``.
+
+        Empty without a calibration, and for one of an earlier version, which certified nothing.
+        """
+        return {
+            (asked['checkpoint'], asked['cost_limit']): asked['guarantee']
+            for asked in self.facts.get('asked', ())
+            if asked.get('guarantee') is not None
+        }
+
+    @property
     def hardware(self) -> str:
         """What it ran on, in words."""
         facts = self.facts['hardware']

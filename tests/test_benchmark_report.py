@@ -524,10 +524,28 @@ def test_rows_that_were_calibrated_in_the_simulator_say_so(suite):
     row('QPT-12', 'QPT', 4, {'candidates': 12})  # as trained
     row('CDT', 'CDT', 0, {})
     text = page(suite)
-    assert '- ¹ QPT, QPT-12: calibrated in the simulator after training' in text
+    assert '- ¹ QPT, QPT-12: calibrated in the simulator' in text
     assert '| QPT¹ |' in text
     assert '| QPT-paper |' in text
     assert '| QPT-77 |' in text
+
+
+def test_the_cells_whose_limit_was_certified_are_counted(suite):
+    def cell(dataset, seed, status):
+        asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'holds_still': False}
+        path = write_cell(
+            suite, 'QPT', dataset, seed, asked=[{**asked, 'guarantee': {'status': status}}]
+        )
+        facts = json.loads(path.read_text(encoding='utf-8'))
+        facts['config']['training']['settings']['train_cfgs'] = {'calibrate_episodes': 80}
+        path.write_text(json.dumps(facts), encoding='utf-8')
+
+    cell('BallCircle', 0, 'certified')
+    cell('BallCircle', 1, 'not certified')
+    cell('CarRun', 0, 'certified')
+    text = page(suite)
+    assert 'QPT on BallCircle 1 of 2; QPT on CarRun 1 of 1' in text
+    assert 'earlier version' not in text
 
 
 # -- policies whose every action is zero ----------------------------------------------------------
