@@ -181,6 +181,13 @@ def test_rendering_and_plotting(trained: tuple[Any, Any, Path]) -> None:
     assert agent.agent.cost_limit == 10.0
 
 
+def test_plotting_a_run_without_episodes_is_refused(dataset: Path, tmp_path: Path) -> None:
+    options = small_options(dataset, tmp_path, evaluate_epoisodes=0, final_evaluate_episodes=0)
+    agent, _ = run_agent(options)
+    with pytest.raises(omnisafe_qpt.UserError, match='final_evaluate_episodes'):
+        agent.plot()
+
+
 # ------------------------------------------------------------------ repeating and resuming
 
 

@@ -393,6 +393,7 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
     agent_class._init_config = _init_config
     for name in ('evaluate', 'render', 'plot'):
         method = _in_first_process(_reach(agent_class, name))
+        method = _requiring_episodes(method) if name == 'plot' else method
         setattr(agent_class, name, _reporting(method, _is_own_agent))
 
 
@@ -419,6 +420,26 @@ def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
         if _is_own_agent(self) and Launch.from_environment().rank > 0:
             return None
         return method(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _requiring_episodes(plot: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse to plot the returns of a run that measured none."""
+
+    @functools.wraps(plot)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        import shlex
+
+        if _is_own_agent(self):
+            train_cfgs = self.cfgs.train_cfgs
+            if not (train_cfgs.evaluate_epoisodes or train_cfgs.final_evaluate_episodes):
+                raise UserError(
+                    'plot: this run has no episodes to show, as train_cfgs:evaluate_epoisodes and '
+                    'train_cfgs:final_evaluate_episodes are 0; for its losses use '
+                    f'omnisafe-qpt report {shlex.quote(str(self.agent.logger.log_dir))}',
+                )
+        return plot(self, *args, **kwargs)
 
     return wrapper
 
