@@ -3,7 +3,7 @@
 # Only POSIX sh and make's basics are used, so that macOS's make 3.81 will do.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format lock clean
+.PHONY: help setup train test test-slow lint format docs lock clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -63,6 +63,17 @@ format: setup ## Mend the code's style where that can be automatic
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
+# Sphinx has a folder of its own, so that its versions and those of the tests do not depend on each
+# other. The pages import the package, which is why `setup` comes first.
+docs: setup ## Build the documentation in docs/_build/html; warnings are errors
+	@cmp -s requirements/docs.txt $(VENV)/docs/installed.txt || { \
+		rm -rf $(VENV)/docs && $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+			--no-deps --target $(VENV)/docs --requirement requirements/docs.txt \
+		&& cp requirements/docs.txt $(VENV)/docs/installed.txt; }
+	@PYTHONPATH='$(CURDIR)/$(VENV)/docs' $(VENV)/bin/python -m sphinx -W --keep-going -q \
+		-b html docs docs/_build/html
+	@echo 'Open docs/_build/html/index.html'
+
 # Torch and the CUDA libraries that come with it get a list of their own: the CPU build needs none.
 lock: setup ## Renew the pinned lists in requirements/ from setup.py
 	@for version in 3.10 3.11; do \
@@ -80,7 +91,13 @@ lock: setup ## Renew the pinned lists in requirements/ from setup.py
 		done; \
 		rm -f "$$list.tmp"; \
 	done
+	@echo 'Resolving for the documentation'
+	@{ echo '# Written by `make lock`: change the extra `docs` in setup.py instead.'; \
+	  $(VENV)/bin/python -c 'import importlib.metadata as m; print(*(line.split(";")[0] for line in \
+		m.requires("omnisafe-qpt") if "docs" in line.partition(";")[2]), sep="\n")' \
+	  | $(VENV)/bin/uv pip compile - --no-config --quiet --no-header --no-annotate --python-version 3.10; \
+	} >requirements/docs.tmp && mv requirements/docs.tmp requirements/docs.txt
 
 clean: ## Remove .venv, caches and build output; runs/ stays
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .ruff_cache
 	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,6 +67,11 @@ EXTRAS_REQUIRE = {
         # Side-by-side benchmarks on a cluster; the plain package is enough.
         'ray>=2.9,<3',
     ],
+    'docs': [
+        'furo>=2024.8,<2027',
+        'myst-parser>=4,<5',
+        'sphinx>=8,<9',
+    ],
     'dev': [
         'build>=1.0',
         'pip>=23.0',

@@ -1,0 +1,54 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Settings of the documentation: `make docs` builds it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE / '_ext')]
+
+from omnisafe_qpt.version import __version__  # noqa: E402 - the path comes first
+
+
+project = 'omnisafe-qpt'
+author = 'The omnisafe-qpt Authors'
+project_copyright = f'2026, {author}'
+release = version = __version__
+
+extensions = [
+    'myst_parser',
+    'reference',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.mathjax',
+    'sphinx.ext.napoleon',
+]
+exclude_patterns = ['_build']
+
+# Headings down to this level can be linked to: page.md#heading.
+myst_heading_anchors = 4
+myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
+
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'signature'
+napoleon_numpy_docstring = False
+
+html_theme = 'furo'
+html_title = f'omnisafe-qpt {release}'
+html_static_path = ['_static']
+html_css_files = ['tables.css']
