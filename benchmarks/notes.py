@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""What is to be known of rows, stated beneath them: defects, and what only some of them had."""
+"""Notes on rows, stated beneath the tables: defects, and what only some of the rows had."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def _is_calibrated_as_before(cell: Result) -> bool:
     return _is_calibrated(cell) and not cell.guarantees
 
 
-# What is to be known, for the rows of which algorithms, and which of their cells it concerns. Most
-# of it is what is wrong with OmniSafe 0.5.0's own.
+# Algorithms whose rows a note is about, which of their cells it is about, and its text. Most notes
+# state defects of OmniSafe 0.5.0's own algorithms.
 _NOTES: tuple[tuple[tuple[str, ...], Callable[[Result], bool], str], ...] = (
     (
         ('QPT', 'CDT'),
@@ -186,7 +186,7 @@ def notes(boards: Sequence[Board]) -> list[Block]:
     blocks: list[Block] = []
     found = _rows_by_note(results)
     if found:
-        blocks.append("What is to be known of rows; OmniSafe's own algorithms are run as they are:")
+        blocks.append("Notes on rows; OmniSafe's own algorithms are run without changes:")
         blocks.append(
             Points(
                 tuple(

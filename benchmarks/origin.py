@@ -31,7 +31,7 @@ def origin(results: Results) -> Iterator[Block]:
     yield _data_table(results)
     yield Points(
         (
-            f'Budget: {_budgets(results)}.',
+            f'Budget: {budgets(results)}.',
             f'Total: {_total(cells)}.',
             f'Code: {_code(cells)}.',
             f'Versions: {_listed(cells, _versions)}.',
@@ -62,15 +62,6 @@ def _data_table(results: Results) -> Table:
         if dataset in files
     ]
     return Table(header, tuple(lines))
-
-
-def origin_in_a_line(results: Results) -> str:
-    """Say what a reader of the table alone must know."""
-    cells = results.cells
-    return (
-        f'Budget: {_budgets(results)}. Total: {_total(cells)}. {_listed(cells, _versions)}. '
-        f'{_listed(cells, lambda cell: cell.hardware)}. Code: {_code(cells)}.'
-    )
 
 
 def _effort_table(results: Results) -> Table:
@@ -108,7 +99,8 @@ def _trainings(cells: Sequence[Result]) -> list[Result]:
     return list(by_training.values())
 
 
-def _budgets(results: Results) -> str:
+def budgets(results: Results) -> str:
+    """Say how long or for how many updates cells were trained, with the datasets where that differs."""
     texts: dict[str, list[str]] = {}
     for cell in results.cells:
         training = cell.facts['config']['training']

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.differences import find_differences
 from benchmarks.notes import notes, numbered
-from benchmarks.origin import origin, origin_in_a_line
+from benchmarks.origin import budgets, origin
 from benchmarks.paper import find_paper_score
 from benchmarks.rows import Results
 from benchmarks.statistics import (
@@ -94,11 +94,10 @@ class Surroundings:
     folder: Path | None = None
     pictures: Mapping[Path, Pictures] = field(default_factory=dict)
 
-    def shown(self, results: Results, is_summary: bool = False) -> list[Block]:
-        """Return a suite's pictures; in a summary the curves, or else the first of the others."""
+    def shown(self, results: Results) -> list[Block]:
+        """Return a suite's pictures."""
         curves, scatters = self.pictures.get(results.folder, Pictures([], []))
-        chosen = (curves or scatters[:1]) if is_summary else [*curves, *scatters]
-        return [Picture(title, self.link(path)) for title, path in chosen]
+        return [Picture(title, self.link(path)) for title, path in (*curves, *scatters)]
 
     def link(self, path: Path) -> str:
         """Return the way from the page to a file, or the file where there is no page."""
@@ -134,19 +133,27 @@ def suite_page(results: Results, around: Surroundings, level: int = 2) -> list[B
     return [*blocks, Heading('Where it comes from', level + 1), *origin(results)]
 
 
-def suite_summary(results: Results, around: Surroundings, level: int = 3) -> list[Block]:
-    """Say what matters most about a suite: the last checkpoint, and all that qualifies it."""
+def suite_summary(results: Results) -> list[Block]:
+    """Show a suite's last checkpoint in one table, and say what a reader must know of it.
+
+    Averages, notes, spread and warnings are on :func:`suite_page`.
+    """
     checkpoint = results.settings[0][0]
     limits = [limit for each, limit in results.settings if each == checkpoint]
     boards = [Board(results, checkpoint, limit) for limit in limits]
-    blocks: list[Block] = [Heading(results.name, level), *_preface(results)]
+    facts = [f'Suite `{results.name}`, {checkpoint} checkpoint.']
+    if len(limits) == 1:
+        facts.append(f'Cost limit: {limits[0]:g}.')
+    facts += [f'Budget: {budgets(results)}.', _protocol(results)]
+    if not all(cell.is_dsrl for cell in results.cells):
+        facts.append("**Not DSRL's data**: some or all datasets were collected locally.")
+    warnings = len(find_differences(results)) + bool(results.missing)
+    if warnings:
+        facts.append(f'Warnings about missing cells and comparability: {warnings}.')
+    names = {row: row for row in results.rows}
     if len(boards) > 1:
-        blocks += [limits_table(boards), *_limits_notes(results)]
-    else:
-        blocks += [overview(boards[0])]
-    blocks += notes(boards)
-    blocks += around.shown(results, is_summary=True)
-    return [*blocks, origin_in_a_line(results)]
+        return [' '.join(facts), limits_table(boards, names)]
+    return [' '.join(facts), _arranged(boards[0], names, _dataset_columns(boards[0]))]
 
 
 # -- what stands above ----------------------------------------------------------------------------
@@ -244,8 +251,16 @@ def overview(board: Board) -> Table:
 
     With averages for each of DSRL's suites of tasks and for all.
     """
-    columns = [*_overview_columns(board)]
-    names = numbered(board.results)
+    return _arranged(board, numbered(board.results), _overview_columns(board))
+
+
+def _arranged(
+    board: Board,
+    names: dict[str, str],
+    of_datasets: Iterator[tuple[str, dict[str, Entry]]],
+) -> Table:
+    """Make a table of rows, by the names shown, and datasets; the longer list goes down."""
+    columns = [*of_datasets]
     if len(board.results.datasets) < len(names):
         header = ('', *(title for title, _ in columns))
         lines = [
@@ -255,6 +270,12 @@ def overview(board: Board) -> Table:
         header = ('', *names.values())
         lines = [(Entry(title), *(entries[row] for row in names)) for title, entries in columns]
     return Table(header, tuple(lines))
+
+
+def _dataset_columns(board: Board) -> Iterator[tuple[str, dict[str, Entry]]]:
+    """Yield a title and an entry for each row, of each dataset."""
+    for dataset in board.results.datasets:
+        yield dataset, {row: _score_entry(board, row, dataset) for row in board.results.rows}
 
 
 def _overview_columns(board: Board) -> Iterator[tuple[str, dict[str, Entry]]]:
@@ -300,10 +321,16 @@ def _average_entries(board: Board, datasets: Sequence[str]) -> dict[str, Entry]:
     return entries
 
 
-def limits_table(boards: Sequence[Board]) -> Table:
-    """Make the table of all rows at several cost limits, the shape of the paper's Figure 2."""
+def limits_table(boards: Sequence[Board], names: dict[str, str] | None = None) -> Table:
+    """Make the table of all rows at several cost limits, the shape of the paper's Figure 2.
+
+    Args:
+        boards (Sequence[Board]): One for each limit.
+        names (dict[str, str], optional): What rows are called. Defaults to their names with the
+            numbers of their notes.
+    """
     results = boards[0].results
-    names = numbered(results)
+    names = numbered(results) if names is None else names
     header = ('dataset', 'row', *(f'limit {board.cost_limit:g}' for board in boards))
     lines = []
     for dataset in results.datasets:

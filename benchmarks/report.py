@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,18 +133,15 @@ def _page(suites: Sequence[Results], around: Surroundings) -> list[Block]:
     return blocks
 
 
-def _section(
-    suites: Sequence[Results],
-    around: Surroundings,
-    page: Path | None,
-) -> Iterator[Block]:
+def _section(suites: Sequence[Results], around: Surroundings, page: Path | None) -> Iterator[Block]:
+    """Yield what a README shows: a table for each suite, and the way to the rest."""
     yield LEGEND
     for results in suites:
-        yield from suite_summary(results, around)
+        yield from suite_summary(results)
     if page is not None:
         yield (
-            f'[Spread and intervals, both checkpoints, and the settings of each cell]'
-            f'({around.link(page)})'
+            'All tables, with notes on single rows, warnings, spread and intervals, plots and '
+            f'settings: [{page.name}]({around.link(page)}).'
         )
 
 
@@ -168,7 +166,8 @@ def _fill_readme(path: Path, text: str, blocks: Iterator[Block]) -> None:
     """Write the section between the markers; the file is not touched where nothing changes."""
     head, _, rest = text.partition(README_BEGIN)
     _, _, tail = rest.partition(README_END)
-    section = f'{README_BEGIN}\n\n{in_markdown(list(blocks))}\n{README_END}'
+    wrapped = [_wrapped(block) if isinstance(block, str) else block for block in blocks]
+    section = f'{README_BEGIN}\n\n{in_markdown(wrapped)}\n{README_END}'
     if '\r\n' in text:
         section = section.replace('\n', '\r\n')
     filled = f'{head}{section}{tail}'
@@ -178,6 +177,11 @@ def _fill_readme(path: Path, text: str, blocks: Iterator[Block]) -> None:
     with atomic_path(os.path.realpath(path)) as temporary:
         temporary.write_bytes(filled.encode())
     print(f'Written: {path}')
+
+
+def _wrapped(text: str) -> str:
+    """Break a paragraph into lines, as those of a README written by hand."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == '__main__':

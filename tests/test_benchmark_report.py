@@ -410,7 +410,7 @@ def test_last_and_best_checkpoint_are_apart(suite):
     write_cell(suite, checkpoints=('last', 'best'))
     text = page(suite)
     assert text.index('### Last checkpoint, cost limit 10') < text.index('### Best checkpoint')
-    summary = in_markdown(suite_summary(read(suite), Surroundings()))
+    summary = in_markdown(suite_summary(read(suite)))
     assert summary.count('0.60 / 0.60') == 1
 
 
@@ -743,7 +743,7 @@ def test_differences_between_cells_are_told(suite, difference, words):
     (found,) = find_differences(read(suite))
     assert all(word in found for word in words), found
     assert found in page(suite)
-    assert found in in_markdown(suite_summary(read(suite), Surroundings()))
+    assert 'comparability: 1.' in in_markdown(suite_summary(read(suite)))
 
 
 def test_seeds_of_a_row_that_differ_in_settings_are_told(suite):
@@ -990,16 +990,26 @@ def test_switches_and_words_are_no_curves(suite):
     assert find_sweeps(read(suite)) == []
 
 
-def test_summary_shows_curves_or_else_the_last_checkpoint(suite):
+def test_page_shows_all_pictures_and_summary_none(suite):
     write_cell(suite)
     results = read(suite)
     scatters = [('last', Path('last.png')), ('best', Path('best.png'))]
-    for curves, shown in (([], 'last'), ([('curve', Path('curve.png'))], 'curve')):
-        around = Surroundings(Path(), {suite: Pictures(curves, scatters)})
-        text = in_markdown(suite_summary(results, around))
-        assert [line for line in text.splitlines() if '.png' in line] == [
-            f'![{shown}]({shown}.png)'
-        ]
+    around = Surroundings(Path(), {suite: Pictures([('curve', Path('curve.png'))], scatters)})
+    page_of_all = in_markdown(suite_page(results, around))
+    shown = [line for line in page_of_all.splitlines() if '.png' in line]
+    assert shown == ['![curve](curve.png)', '![last](last.png)', '![best](best.png)']
+    assert '.png' not in in_markdown(suite_summary(results))
+
+
+def test_summary_has_one_table_without_averages_and_notes(suite):
+    for row in ('QPT', 'CDT'):
+        write_cell(suite, row)
+        write_cell(suite, row, 'CarRun')
+    summary = in_markdown(suite_summary(read(suite)))
+    tables = [line for line in summary.splitlines() if set(line) == set('| -')]
+    assert len(tables) == 1
+    assert 'average' not in summary
+    assert 'Notes' not in summary
 
 
 def test_plots_in_place_of_a_file_are_refused(suite, monkeypatch, capsys):

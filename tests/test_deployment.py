@@ -405,19 +405,20 @@ def test_a_gpu_acts_as_a_cpu_does(run: Path) -> None:
     np.testing.assert_allclose(*played, atol=1e-4)
 
 
-# ---------------------------------------------------------------------- the README's loops
+# ---------------------------------------------------------------------- the documentation's loops
 
 
-README = Path(__file__).resolve().parent.parent / 'README.md'
+ROOT = Path(__file__).resolve().parent.parent
 LOOPS = [
     block
-    for block in re.findall(r'```python\n(.*?)```', README.read_text('utf-8'), flags=re.DOTALL)
+    for page in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('**/*.md')))
+    for block in re.findall(r'```python\n(.*?)```', page.read_text('utf-8'), flags=re.DOTALL)
     if 'load_policy(' in block and '.observe(' in block
 ]
 
 
 @pytest.mark.parametrize('source', LOOPS, ids=range(len(LOOPS)))
-def test_loops_in_the_readme_run(source: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_loops_in_the_documentation_run(source: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Word by word, with a run where theirs is and shorter episodes."""
     import safety_gymnasium
 
@@ -433,12 +434,12 @@ def test_loops_in_the_readme_run(source: str, tmp_path: Path, monkeypatch: Any) 
     short = partial(safety_gymnasium.make, max_episode_steps=20)
     monkeypatch.setattr(safety_gymnasium, 'make', short)
     names = {'range': lambda steps: range(min(steps, 5))}
-    exec(compile(source, str(README), 'exec'), names)  # the README is ours
+    exec(compile(source, 'documentation', 'exec'), names)  # the pages are ours
     assert np.all(names['policy'].remaining_return != names['policy'].target_return)
 
 
-def test_the_readme_shows_a_loop() -> None:
-    assert LOOPS
+def test_the_documentation_shows_a_loop_for_one_environment_and_for_several() -> None:
+    assert {'num_episodes=' in source for source in LOOPS} == {False, True}
 
 
 # ---------------------------------------------------------------------- runs on disk

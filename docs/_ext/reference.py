@@ -27,7 +27,6 @@ from typing import Any
 
 import yaml
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -42,15 +41,12 @@ class MarkdownDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parse what :meth:`lines` yields."""
-        head, heading, rest = '\n'.join(self.lines(self.arguments[0])).partition('\n## ')
-        # Where titles are parsed, MyST keeps sections only, and drops what comes before the first.
-        return [*self._parse(head, False), *self._parse(heading + rest, True)]
-
-    def _parse(self, text: str, has_titles: bool) -> list[nodes.Node]:
-        node = nodes.Element()
-        lines = StringList(text.split('\n'), self.arguments[0])
-        self.state.nested_parse(lines, 0, node, match_titles=has_titles)
-        return node.children
+        self.env.note_dependency(__file__)
+        # As MyST includes a file: sections become sections of the page.
+        self.state._renderer.nested_render_text(
+            '\n'.join(self.lines(self.arguments[0])), self.lineno
+        )
+        return []
 
     def lines(self, argument: str) -> Iterator[str]:
         """Yield lines of Markdown."""
@@ -107,13 +103,15 @@ def _options(group: argparse._ArgumentGroup) -> Iterator[str]:
     formatter = argparse.HelpFormatter('')
     for action in actions:
         takes = formatter._format_args(action, action.dest.upper())
-        name = f'{", ".join(action.option_strings)} {takes}'.strip()
-        text = (action.help or '') % {**vars(action), 'prog': ''}
         if action.choices and action.metavar is None:
-            text = f'{text}; one of {", ".join(map(str, action.choices))}'
+            takes = action.dest.upper()
+        name = f'{", ".join(action.option_strings)} {takes}'.strip()
+        text = _markdown((action.help or '') % {**vars(action), 'prog': ''})
+        if action.choices and action.metavar is None:
+            text = f'{text}; one of {", ".join(f"`{choice}`" for choice in action.choices)}'
         if action.required and action.option_strings:
             text = f'{text} (required)'.strip()
-        yield f'| `{_cell(name)}` | {_cell(_markdown(text))} |'
+        yield f'| `{_cell(name)}` | {_cell(text)} |'
     yield ''
     if group.description:
         yield from (_markdown(group.description), '')
@@ -187,7 +185,7 @@ class Configuration(MarkdownDirective):
         sections = [name for name in yaml.safe_load(path.read_text('utf-8')) if name[:4] == 'Safe']
         if sections:
             names = ', '.join(f'`{name}`' for name in sections)
-            yield from (f'Environments with values of their own at the end of the file: {names}.', '')
+            yield f'Environments with values of their own, at the end of the file: {names}.'
 
 
 def _head_in_markdown(text: str) -> str:
@@ -220,8 +218,10 @@ class RepositoryPage(MarkdownDirective):
         """Yield the page."""
         path = ROOT / argument
         self.env.note_dependency(str(path))
-        text = path.read_text(encoding='utf-8')
-        yield re.sub(r'(!?)\[([^\]]*)\]\(([^)]+)\)', self._link, text.partition('\n')[2])
+        text = path.read_text(encoding='utf-8').partition('\n')[2]
+        # Pairs such as 0.70 / 0.66 are not broken into lines.
+        text = re.sub(r'(?<=\d) / (?=\**-?\d)', '\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}', text)
+        yield re.sub(r'(!?)\[([^\]]*)\]\(([^)]+)\)', self._link, text)
 
     @staticmethod
     def _link(match: re.Match[str]) -> str:
