@@ -100,7 +100,7 @@ def _trainings(cells: Sequence[Result]) -> list[Result]:
 
 
 def budgets(results: Results) -> str:
-    """Say how long or for how many updates cells were trained, with the datasets where that differs."""
+    """Say how long or for how many updates cells were trained; by dataset where that differs."""
     texts: dict[str, list[str]] = {}
     for cell in results.cells:
         training = cell.facts['config']['training']
