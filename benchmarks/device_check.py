@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import os
@@ -187,14 +188,13 @@ class _Setup:
         transitions = _EPISODES[quick] * measure.HORIZON
         self.arrays = measure.synthetic_arrays(transitions, OBS_DIM, ACT_DIM, SEED)
         data = Trajectories.from_arrays(self.arrays)
-        largest = data.returns.abs().max().item()
-        self._scaling = (*data.observation_statistics(), largest, COST_LIMIT)
+        self._scaling = Scaling.from_data(data, COST_LIMIT)
         self._data = data.to(self.device)
         self._rows, _ = augment(self._data, self.preset.augmentation_fraction, SEED)
 
     def _learner(self, precision: str) -> Learner:
         config = replace(self.preset.config, precision=precision)
-        return Learner(OBS_DIM, ACT_DIM, Scaling(*self._scaling), config, self.device)
+        return Learner(OBS_DIM, ACT_DIM, copy.deepcopy(self._scaling), config, self.device)
 
     def _time(self, run: Callable[[], object]) -> dict[str, Any]:
         """Return seconds, and on CUDA the peak of memory from before the first run on."""

@@ -181,6 +181,11 @@ class Guarantee:
         """What holds of the mean cost."""
         limit = f'{self.cost_limit:g}'
         measured = f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}'
+        if self.status == CERTIFIED and self.cost_limit >= self.worst_cost:
+            return (
+                f'mean cost <= {limit} by assumption alone, that no episode costs more than '
+                f'{self.worst_cost:g}; {measured}'
+            )
         if self.status == CERTIFIED:
             return (
                 f'mean cost <= {limit} with 95 % confidence, from {measured}, assuming no episode '
@@ -201,7 +206,8 @@ class Guarantee:
         """What holds of the share of episodes over the limit."""
         return (
             f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
-            f'with 95 % confidence (Clopper-Pearson), {self.over} of {self.episodes} over'
+            f'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
+            f'{self.over} of {self.episodes} over'
         )
 
     def as_dict(self) -> dict[str, Any]:

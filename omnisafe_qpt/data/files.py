@@ -280,7 +280,7 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
         UserError: If there is no transition, or a shape does not fit.
     """
     if arrays['observations'].shape[:1] == (0,):
-        raise UserError(f'{name}: the dataset has no transitions; get it again')
+        raise UserError(f'{name}: the dataset has no transitions')
     for key in ('observations', 'next_observations', 'actions'):
         if len(arrays[key].shape) != 2:
             raise UserError(

@@ -421,7 +421,7 @@ class _Episodes:
         # An episode that was begun and not recorded has nothing to learn from.
         self._sources = [each for each in sources if _rows(each.leaves[chosen['actions'][0]])]
         if not self._sources:
-            raise UserError(f'{path}: the dataset has no transitions; get it again')
+            raise UserError(f'{path}: the dataset has no transitions')
         self._lengths = np.array([_rows(s.leaves[chosen['actions'][0]]) for s in self._sources])
         self._check_lengths()
         self._has_final_state = self._is_grouped and all(

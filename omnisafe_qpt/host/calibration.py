@@ -110,7 +110,8 @@ def calibrate_run(  # pylint: disable=too-many-arguments
     networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
     require_environment_of(networks.spec)
     config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
-    record = calibrate(networks, config, episodes or DEFAULT_EPISODES, processes, on_progress)
+    episodes = DEFAULT_EPISODES if episodes is None else episodes
+    record = calibrate(networks, config, episodes, processes, on_progress)
     networks.spec = {**networks.spec, 'calibration': record}
     replace_checkpoint(path, networks)
     return record, path
@@ -173,7 +174,8 @@ def calibrate(
         'first_seed': seeds.start,
         'settings': calibrated_settings(config),
         'worst_cost': worst_cost,
-        'comparisons': len(series) * len(looks(episodes)),
+        # The zero action is played once.
+        'comparisons': len(series) * len(looks(episodes)) + 1,
         'steps': 0,
         'levels': [],
         'zero_action': None,

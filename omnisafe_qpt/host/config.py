@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.seeds import EPISODES_OF_A_RUN
 
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ _COUNTS = {
     'logger_cfgs': ('save_model_freq',),
 }
 
-# The counts of which none is an answer: no episodes, no evaluation.
-_MAY_BE_ZERO = ('evaluate_epoisodes', 'final_evaluate_episodes', 'calibrate_episodes')
+# Which a run has its own seeds for.
+_EPISODES = ('evaluate_epoisodes', 'final_evaluate_episodes', 'calibrate_episodes')
 
 _CHOICES = {
     'train_cfgs': {
@@ -284,9 +285,16 @@ def check_counts(cfgs: dict[str, Any]) -> None:
     for section, names in _COUNTS.items():
         for name in names:
             # Not every algorithm has every one of them.
-            value, least = cfgs[section].get(name, AUTO), 0 if name in _MAY_BE_ZERO else 1
+            value, least = cfgs[section].get(name, AUTO), 0 if name in _EPISODES else 1
             if value != AUTO and not (isinstance(value, int) and value >= least):
                 raise UserError(f'{section}:{name} must be at least {least}, not {_show(value)}')
+            if name in _EPISODES and value != AUTO and value > EPISODES_OF_A_RUN:
+                raise UserError(
+                    f'{section}:{name} must be at most {EPISODES_OF_A_RUN}, not {value}'
+                )
+    # One episode tells nothing of how much they differ.
+    if cfgs['train_cfgs'].get('calibrate_episodes') == 1:
+        raise UserError('train_cfgs:calibrate_episodes must be 0, for none, or at least 2, not 1')
 
 
 def check_choices(cfgs: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ _MAY_DIFFER = {
         'total_steps',
         'evaluate_epoisodes',
         'final_evaluate_episodes',
+        'calibrate_episodes',
         'evaluate_processes',
         'resume',
         'accelerate',

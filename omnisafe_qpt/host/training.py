@@ -85,7 +85,7 @@ from omnisafe_qpt.host.config import read_yaml
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
 from omnisafe_qpt.host.deployment import deployment_of, guarantee_of
 from omnisafe_qpt.host.evaluation import Evaluation
-from omnisafe_qpt.host.imports import module_names
+from omnisafe_qpt.host.imports import modules_of
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
@@ -226,6 +226,8 @@ class OfflineAlgorithm(BaseOffline):
             findings = [each for each in findings if each.code != ACTIONS_OUT_OF_RANGE]
         self._data_warnings = [each.text for each in findings if each.level == WARNING]
         self._data_warnings += [unit_warning] if unit_warning else []
+        # Of all episodes that are known, those held out of training too.
+        self._worst_cost = trajectories.cost_returns.max().item()
         held_out = choose_held_out(trajectories, self._cfgs.train_cfgs.holdout_share)
         self._held_out: list[int] = held_out.tolist()
         trajectories, _ = split_off(trajectories, held_out)
@@ -399,7 +401,8 @@ class OfflineAlgorithm(BaseOffline):
         train_cfgs = self._cfgs.train_cfgs
         validation = (VALIDATION_RETURN, VALIDATION_COST) if train_cfgs.evaluate_epoisodes else ()
         metrics = (*_METRICS, *self._evaluation_keys)
-        if not (validation or train_cfgs.final_evaluate_episodes):
+        calibrates = train_cfgs.todict().get('calibrate_episodes', 0)  # may play the zero action
+        if not (validation or train_cfgs.final_evaluate_episodes or calibrates):
             metrics = ()
         for key in (
             'Train/Epoch',
@@ -609,7 +612,11 @@ class OfflineAlgorithm(BaseOffline):
     @property
     def _modules(self) -> list[str]:
         """The user's own modules, which register the environment."""
-        return module_names(self._cfgs.train_cfgs.todict().get('import'))
+        return modules_of(self._cfgs.train_cfgs.todict().get('import'), self._env.module)
+
+    @property
+    def _final_episodes(self) -> int:
+        return self._cfgs.train_cfgs.final_evaluate_episodes
 
     def _resume_command(self) -> str:
         return resume_command(self._cfgs.algo, self._env_id, self._run, self._modules)
@@ -765,7 +772,7 @@ class OfflineAlgorithm(BaseOffline):
             'horizon': self._env.horizon,
             'action_range': self._env.action_range,
             'frontier': {'costs': list(frontier.costs), 'returns': list(frontier.returns)},
-            'worst_cost': self._trajectories.cost_returns.max().item(),
+            'worst_cost': self._worst_cost,
             'reference_returns': list(self._reference_returns),
             'deployment': asdict(self._deployment),
             'seed': self._cfgs.seed,
@@ -981,10 +988,12 @@ class OfflineAlgorithm(BaseOffline):
         lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
         guarantee = guarantee_of(self._actor.networks.spec, self._actor.config)
         if guarantee is not None and guarantee.target_cost is None:
-            lines.append('Result       no safe target found: every action is zero')
+            lines.append('Result       no safe target found: every action is zero (in calibration)')
         if math.isfinite(row.get('Metrics/EpRet', math.nan)):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
             asked = '' if target is None else f'   (target {target:.2f})'
+            if guarantee is not None and target is not None and not self._final_episodes:
+                asked = '   (of validation, before target calibration)'
             lines += [
                 f'Return       {fixed(row["Metrics/EpRet"], 2)}{asked}',
                 f'Normalised   {fixed(row["Metrics/NormRet"], 2)}',
