@@ -40,7 +40,6 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
-import urllib3
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import (
@@ -53,7 +52,7 @@ from rich.progress import (
 )
 
 from omnisafe_qpt.data.files import atomic_path
-from omnisafe_qpt.errors import printable
+from omnisafe_qpt.errors import UserError, printable
 
 
 _BLOCK_BYTES = 1 << 16
@@ -438,7 +437,7 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
     """Yield the bytes as they come."""
     try:
         yield from response.raw.stream(_BLOCK_BYTES, decode_content=False)
-    except (urllib3.exceptions.HTTPError, ValueError) as error:  # http.client's: a bad chunk
+    except Exception as error:  # many kinds, of http.client and of what requests is built on
         raise _TransientError(_reason(error)) from error
 
 
@@ -486,13 +485,15 @@ def _failures_told() -> Iterator[None]:
     """Turn what requests raises into what it means."""
     try:
         yield
-    except (UnicodeError, urllib3.exceptions.LocationParseError) as error:
-        raise TransferError(f'the address is not valid: {_reason(error)}') from error
+    except UserError:
+        raise
     except requests.RequestException as error:
         # Those that are ValueErrors are about the address itself.
         if isinstance(error, (ValueError, requests.TooManyRedirects)):
             raise TransferError(_reason(error)) from error
         raise _TransientError(_reason(error)) from error
+    except ValueError as error:  # of an address that cannot be taken apart
+        raise TransferError(f'the address is not valid: {_reason(error)}') from error
 
 
 def _reason(error: BaseException) -> str:
