@@ -27,9 +27,9 @@ where this file's repository was copied to. OSRL's CDT is measured beside QPT wh
 * the rates of a large matrix product and of a large copy.
 
 Each step runs in a process beside this one, which is replaced after a failure, as an error of CUDA
-spoils it. The file is written anew after each step, so that whatever stops the command, Ctrl-C and
-SIGTERM included, it holds what was found until then. What failed stands in it with the reason, and
-what there was no time for. With ``--device cpu --quick`` it tries itself, in a minute.
+spoils it. The file is written anew after each step, so that whatever stops the command, Ctrl-C,
+SIGTERM and SIGHUP included, it holds what was found until then. What failed stands in it with the
+reason, and what there was no time for. With ``--device cpu --quick`` it tries itself, in a minute.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.signals import stop_signals
 
 
 PRECISIONS = ('float32', 'tf32', 'bf16')
@@ -321,9 +322,7 @@ class _Run:
     def do(self) -> int:
         """Do all steps; returns 0, or 1 if one failed, or 128 and the signal that stopped it."""
         status = 0
-        before = {
-            number: signal.signal(number, _raise) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, _raise) for number in stop_signals()}
         try:
             self._write()
             while self._left and self._seconds_left() > _LEAST:

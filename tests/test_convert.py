@@ -336,7 +336,7 @@ def test_hdf5_stops_before_the_disk_is_full(tmp_path, arrays, monkeypatch):
     disk, room = shutil.disk_usage(tmp_path), iter((1 << 30, 1 << 30, 1 << 20))
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: disk._replace(free=next(room)))
     message = error_of(out, tmp_path / 'c.hdf5')
-    assert message.startswith(f'{tmp_path / "c.hdf5"}: cannot be written (No space left on device)')
+    assert message.startswith(f'{tmp_path / "c.hdf5"}: cannot be written (No space left on device')
     assert sorted(os.listdir(tmp_path)) == ['a.hdf5', 'b.npz']
 
 

@@ -455,6 +455,8 @@ def _writing(out: Path) -> Iterator[None]:
     """Report a failure to write; what fails to be read is reported where it is read."""
     try:
         yield
+    except UserError:
+        raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise UserError(

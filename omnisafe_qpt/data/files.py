@@ -48,7 +48,7 @@ from omnisafe_qpt.data.layouts import (
     arrange,
     find_sources,
 )
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, WriteError
 
 
 HDF5_SUFFIXES = ('.hdf5', '.h5')
@@ -119,6 +119,8 @@ def open_hdf5(path: Path, options: ReadOptions | None = None) -> Iterator[Arrays
             ) from error
         try:
             yield arrange(path, sources, options)
+        except UserError:  # of a file that is written meanwhile, too
+            raise
         except OSError as error:
             raise UserError(
                 f'{path}: the data cannot be read to the end ({_first_line(error)}); get it again',
@@ -383,10 +385,46 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary name, with the same suffix.
+
+    Raises:
+        WriteError: If the file system refuses; what was there before stays.
     """
     path = Path(path)
+    with write_errors(path), _temporary_file(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be written, and how much room there is.
+
+    Args:
+        path (Path): Its final name.
+
+    Raises:
+        WriteError: In place of what the file system raises.
+    """
+    try:
+        yield
+    except (UserError, BrokenPipeError):  # which is of no file
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        remedy = 'make room or choose another folder'
+        if error.errno == errno.EFBIG:
+            remedy = 'raise the limit on file sizes, ulimit -f'
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT) and hasattr(os, 'statvfs'):
+            with suppress(OSError):
+                disk = os.statvfs(path.parent)
+                remedy += f', {disk.f_bavail * disk.f_frsize} bytes are free'
+        raise WriteError(f'{path}: cannot be written ({reason}); {remedy}') from error
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
+    prefix = f'.{path.stem[:80]}-'
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -397,7 +435,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
 
 
@@ -483,7 +521,19 @@ def _check_room(path: Path, block: Mapping[str, np.ndarray]) -> None:
     """Raise before the disk is full, because HDF5 crashes if it cannot write what it holds."""
     needed = sum(array.nbytes for array in block.values()) + _SPARE_BYTES
     if shutil.disk_usage(path.parent).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, f'{os.strerror(errno.ENOSPC)}, {needed} bytes are needed')
+    limit = _file_size_limit()
+    if limit is not None and path.stat().st_size + needed > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+def _file_size_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _with_states(block: Mapping[str, np.ndarray], ends: np.ndarray) -> dict[str, np.ndarray]:

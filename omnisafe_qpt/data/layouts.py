@@ -22,7 +22,6 @@ write them, and without next observations, which are then the following observat
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, shell_command
 
 
 # The arrays of a dataset by DSRL's name, and the name OmniSafe's npz has for each.
@@ -361,7 +360,7 @@ def _choose_parts(
 
 
 def _convert(path: Path) -> str:
-    return f'omnisafe-qpt data convert {shlex.quote(str(path))} OUT.hdf5'
+    return shell_command(['omnisafe-qpt', 'data', 'convert', str(path), 'OUT.hdf5'])
 
 
 def _place(source: Source) -> str:

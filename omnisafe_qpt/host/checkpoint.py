@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import random
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ import torch
 from omnisafe_qpt.core.baselines.deploy import DeployableActor
 from omnisafe_qpt.core.rollout import Deployable, DeployableNetworks
 from omnisafe_qpt.data.files import atomic_path
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, printable, shell_command
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
 from omnisafe_qpt.version import __version__
 
@@ -79,8 +79,11 @@ def save_training_state(run: Path, state: dict[str, Any]) -> None:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
+    # By way of memory: torch raises a RuntimeError without a reason where a file cannot be written.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with durable_file(path) as file:
-        torch.save(content, file)
+        file.write(buffer.getbuffer())
 
 
 @contextlib.contextmanager
@@ -91,15 +94,12 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
         path (Path): Its name.
 
     Raises:
-        UserError: If it cannot be written, for instance on a full disk. The earlier one stays.
+        WriteError: If it cannot be written, for instance on a full disk. The earlier one stays.
     """
-    try:
-        with atomic_path(path) as temporary, temporary.open('wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f'{path} cannot be written, the one before stays: {error}') from error
+    with atomic_path(path) as temporary, temporary.open('wb') as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_training_state(run: Path) -> dict[str, Any] | None:
@@ -164,8 +164,8 @@ def _drop_old_calibration(networks: Deployable, path: Path) -> None:
         return
     networks.spec = {**networks.spec, 'calibration': None}
     print(
-        f'{path}: calibrated by an earlier version, whose guarantee did not hold: used as not '
-        f'calibrated until omnisafe-qpt calibrate {shlex.quote(str(path))}',
+        f'{printable(str(path))}: calibrated by an earlier version, whose guarantee did not hold: '
+        f'used as not calibrated until {shell_command(["omnisafe-qpt", "calibrate", str(path)])}',
         file=sys.stderr,
     )
 

@@ -36,7 +36,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, disk_problem, printable
 
 
 if TYPE_CHECKING:
@@ -514,7 +514,8 @@ def _settings_to_resume(
         return {}
     run = run_to_resume(agent.algo, options, agent.env_id, defaults)
     if run is None and Launch.from_environment().rank == 0:
-        print(f'No run of {agent.algo} in {agent.env_id} to go on with yet: this is a new one')
+        text = f'No run of {agent.algo} in {agent.env_id} to go on with yet: this is a new one'
+        print(printable(text))
     options['train_cfgs']['resume'] = None if run is None else str(run)
     if run is None:
         return {}
@@ -861,6 +862,11 @@ class _ReportingCommand:
                 return super().invoke(ctx)
             except UserError as error:
                 _exit_with(error)
+            except OSError as error:
+                problem = disk_problem(error)
+                if problem is None or command.algo not in ALGORITHMS:
+                    raise
+                _exit_with(UserError(problem))
             except KeyboardInterrupt as error:
                 if command.algo not in ALGORITHMS:
                     raise
@@ -1023,7 +1029,7 @@ def _evaluate_runs(params: dict[str, Any]) -> bool:
     if not models:
         raise UserError(f'{folder} has no checkpoint yet: nothing in its torch_save folders')
     for run, model in models:
-        print(f'Evaluating {os.path.join(run, "torch_save", model)}')
+        print(printable(f'Evaluating {os.path.join(run, "torch_save", model)}'))
         _evaluate_model(run, model, params)
     return True
 

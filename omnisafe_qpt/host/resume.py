@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, shell_command
 from omnisafe_qpt.host.checkpoint import find_run
 from omnisafe_qpt.host.config import merge, read_yaml, run_settings
 
@@ -70,11 +70,11 @@ def resume_command(algo: str, env_id: str, run: Path, modules: Sequence[str] = (
         run (Path): The run's folder.
         modules (Sequence[str], optional): The user's own, which register the environment.
     """
-    imports = f'--import {",".join(modules)} ' if modules else ''
-    return (
-        f'omnisafe train --algo {algo} --env-id {env_id} {imports}'
-        f"--custom-cfgs train_cfgs:resume --custom-cfgs '{run}'"
-    )
+    words = ['omnisafe', 'train', '--algo', algo, '--env-id', env_id]
+    if modules:
+        words += ['--import', ','.join(modules)]
+    words += ['--custom-cfgs', 'train_cfgs:resume', '--custom-cfgs', str(run)]
+    return shell_command(words)
 
 
 def latest_run(algo: str, log_dir: str, env_id: str, seed: int | None = None) -> Path | None:

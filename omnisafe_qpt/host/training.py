@@ -66,7 +66,7 @@ from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.data.summary import Inspector, find
 from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, WriteError, printable, shell_command
 from omnisafe_qpt.host.actor import DeployedActor
 from omnisafe_qpt.host.adapter import DeploymentAdapter
 from omnisafe_qpt.host.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
@@ -91,7 +91,7 @@ from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
 from omnisafe_qpt.host.resume import describe_changes, resume_command
-from omnisafe_qpt.host.run_log import RunLogger, check_wandb
+from omnisafe_qpt.host.run_log import RunLogger, check_log_dir, check_wandb, folder_name
 from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.host.signals import Stopped, StopSignal
 from omnisafe_qpt.scores import fixed, normalized_cost, normalized_return, reference_returns
@@ -150,6 +150,8 @@ class OfflineAlgorithm(BaseOffline):
         self._set_determinism()
         if self._cfgs.logger_cfgs.use_wandb and self._replicas.is_first:
             check_wandb()
+        if self._replicas.is_first:
+            check_log_dir(self._cfgs)
         self._deployment = self._make_deployment()
         source = self._find_dataset()  # before the simulator, which may take seconds to start
         self._env: DeploymentAdapter = DeploymentAdapter(self._env_id, self._cfgs)
@@ -182,7 +184,7 @@ class OfflineAlgorithm(BaseOffline):
             reason, _, consequence = source.warning.partition('\n')
             console = Console(stderr=True)
             # The reason ends in a command to copy, which a panel would break into pieces.
-            console.print(reason, soft_wrap=True, markup=False, highlight=False)
+            console.print(printable(reason), soft_wrap=True, markup=False, highlight=False)
             console.print(Panel(consequence, title='DATASET', border_style='bold red'))
         self._dataset_record = {
             'name': source.name,
@@ -394,7 +396,7 @@ class OfflineAlgorithm(BaseOffline):
         self._logger = RunLogger(
             self._cfgs,
             # The short name: a path would nest folders.
-            f'{self._cfgs.exp_name}-{self._dataset_record["name"]}',
+            f'{self._cfgs.exp_name}-{folder_name(self._dataset_record["name"])}',
             self._resumed_run,
         )
         self._run = Path(self._replicas.share(self._logger.log_dir))
@@ -424,8 +426,8 @@ class OfflineAlgorithm(BaseOffline):
     def learn(self) -> tuple[float | None, float | None, float | None]:
         """Train, evaluate each epoch, and end with a summary on screen.
 
-        SIGINT and SIGTERM save the state to resume from, say how, and end it; at once after a
-        second Ctrl-C.
+        SIGINT, SIGTERM and SIGHUP save the state to resume from, say how, and end it; at once after
+        a second Ctrl-C.
 
         Returns:
             ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``; all
@@ -436,12 +438,12 @@ class OfflineAlgorithm(BaseOffline):
         Raises:
             UserError: If a loss or a weight is no longer finite; the last good checkpoint is kept.
             Stopped: After SIGINT, a kind of KeyboardInterrupt.
-            SystemExit: After SIGTERM, with status 143.
+            SystemExit: After SIGTERM or SIGHUP, with status 143 or 129.
         """
         if self._has_learned:
             raise UserError(
                 f'this agent has been trained or stopped; to go on make another one with '
-                f'train_cfgs:resume {self._run}',
+                f'train_cfgs:resume {shell_command([str(self._run)])}',
             )
         self._has_learned = True
         notice = 'Saving what is needed to go on; Ctrl-C again ends at once'
@@ -450,9 +452,14 @@ class OfflineAlgorithm(BaseOffline):
             with self._stop_signal:
                 self._run_epochs()
         except Stopped as stopped:
-            if stopped.signal == signal.SIGTERM:
+            if stopped.signal != signal.SIGINT:
                 raise SystemExit(stopped.exit_status) from stopped
             raise
+        except WriteError as error:
+            raise WriteError(
+                f'{error}; what was saved before is whole, to go on from it: '
+                f'{self._resume_command()}',
+            ) from error
         finally:
             self._logger.close()
         row = self._replicas.share(self._rows[-1] if self._rows else None)
@@ -793,6 +800,7 @@ class OfflineAlgorithm(BaseOffline):
 
         The state comes last: whatever is broken off is done again.
         """
+        self._logger.check_folder()
         best = best_epoch(self._rows, self._deployment.cost_limit)
         is_best = best is not None and best['epoch'] == self.epoch
         if is_last or is_best or self._is_due:
@@ -810,6 +818,7 @@ class OfflineAlgorithm(BaseOffline):
             shares (Sequence[dict[str, Any]], optional): What each process has for itself within
                 an epoch. Defaults to none, which is enough between epochs.
         """
+        self._logger.check_folder()
         save_training_state(
             self._run,
             {
@@ -922,7 +931,8 @@ class OfflineAlgorithm(BaseOffline):
                     f'resume with {same}',
                 )
         done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
-        if done >= total:
+        # The last updates may be done and their epoch not.
+        if done > total or (done == total and state.get('metrics') is None):
             raise UserError(
                 f'{resume} has done {done} updates, and {total} are asked for: nothing is left; '
                 'make it longer with --total-steps',
@@ -984,8 +994,7 @@ class OfflineAlgorithm(BaseOffline):
     def _summarise(self, row: dict[str, float]) -> None:
         """End with the result, where it is, and what to do next."""
         limit, target = self._deployment.cost_limit, self._actor.target_return
-        run = self._run
-        lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
+        lines = [f'Run folder   {self._run}', f'Dataset      {self._dataset_record["path"]}']
         guarantee = guarantee_of(self._actor.networks.spec, self._actor.config)
         if guarantee is not None and guarantee.target_cost is None:
             lines.append('Result       no safe target found: every action is zero (in calibration)')
@@ -1011,16 +1020,18 @@ class OfflineAlgorithm(BaseOffline):
                 f'{best["validation_return"]:.2f}, cost {best["validation_cost"]:.2f}; '
                 '--checkpoint best)',
             )
-        imports = f' --import {",".join(self._modules)}' if self._modules else ''
-        lines += [
-            '',
-            'Next:',
-            f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10{imports}",
-            f"  omnisafe eval '{run}' --no-render --num-episode 1{imports}",
-            f"  tensorboard --logdir '{run}'",
-        ]
+        run = str(self._run)
+        imports = ['--import', ','.join(self._modules)] if self._modules else []
+        evaluate = ['omnisafe-qpt', 'evaluate', run, '--cost-limit', '20', '--episodes', '10']
+        commands = (
+            [*evaluate, *imports],
+            ['omnisafe', 'eval', run, '--no-render', '--num-episode', '1', *imports],
+            ['tensorboard', '--logdir', run],
+        )
+        lines += ['', 'Next:', *(f'  {shell_command(words)}' for words in commands)]
         # Paths must be copied whole: no wrapping, no markup.
-        Console(soft_wrap=True).print('\n' + '\n'.join(lines), markup=False, highlight=False)
+        text = '\n'.join(map(printable, lines))
+        Console(soft_wrap=True).print(f'\n{text}', markup=False, highlight=False)
 
 
 def _plain(value: Any) -> Any:

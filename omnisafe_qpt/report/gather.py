@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -30,7 +29,7 @@ import numpy as np
 from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.tasks import find_task
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, shell_command
 from omnisafe_qpt.host.checkpoint import (
     BEST_FILE,
     find_run,
@@ -129,10 +128,10 @@ class Run:
     @property
     def command(self) -> str:
         """A command line that trains with the same settings, an option a line."""
-        lines = [shlex.join(['omnisafe', 'train', '--algo', self.algo, '--env-id', self.env_id])]
+        lines = [shell_command(['omnisafe', 'train', '--algo', self.algo, '--env-id', self.env_id])]
         for path, value in self.settings.items():
             text = value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
-            lines.append(shlex.join(['--custom-cfgs', path, '--custom-cfgs', text]))
+            lines.append(shell_command(['--custom-cfgs', path, '--custom-cfgs', text]))
         return ' \\\n    '.join(lines)
 
 
