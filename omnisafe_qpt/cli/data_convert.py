@@ -125,7 +125,8 @@ def _run(options: argparse.Namespace) -> None:
         print(f'Rounded to float32: {", ".join(done.rounded)}')
     if done.over_horizon:
         print(f'Longer than the time limit: {done.over_horizon} episodes; is it the right task?')
-    print(_training(done.out, options.algorithm, options.env_id or done.env_id or 'ENV_ID'))
+    named = done.env_id if done.env_id and done.env_id.isprintable() else 'ENV_ID'
+    print(_training(done.out, options.algorithm, options.env_id or named))
     if options.json is not None:
         write_json(asdict(done), options.json)
 
@@ -135,7 +136,7 @@ def _training(out: str, algorithm: str | None, env_id: str) -> str:
     path = str(Path(out).resolve())
     if not path.endswith('.npz'):
         return (
-            f'To train on it: omnisafe train --algo QPT --env-id {env_id} '
+            f'To train on it: omnisafe train --algo QPT --env-id {shlex.quote(env_id)} '
             f'--custom-cfgs train_cfgs:dataset --custom-cfgs {shlex.quote(path)}'
         )
     agent = f'{(algorithm or _BUILT_INS[0])!r}, {env_id!r}'
