@@ -105,16 +105,15 @@ def prepare(folder: Path) -> None:
     dataset.write_bytes(content)
     convert(dataset, folder / 'data.npz')
     convert(folder / 'data.npz', folder / 'views.hdf5')
-    options = small_options(
-        dataset, folder / 'runs', evaluate_epoisodes=0, final_evaluate_episodes=0
-    )
+    options = small_options(dataset, folder / 'runs', final_evaluate_episodes=0)
     omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).learn()
     (run,) = (folder / 'runs').glob('*/seed-*')
     run.rename(folder / 'run')
-    epochs = sorted((folder / 'run' / 'torch_save').glob('*.pt'))
-    best = folder / 'run' / 'best.json'
-    if not best.exists():
-        best.write_text(json.dumps({'epoch': len(epochs), 'rule': 'the last'}), encoding='utf-8')
+    shutil.rmtree(folder / 'runs')
+    missing = {'best.json', 'config.json', 'progress.csv', 'training_state.pt'}
+    missing -= set(os.listdir(folder / 'run'))
+    if missing:
+        raise RuntimeError(f'the sound run lacks {missing}')
     if HAS_ONNX:
         from omnisafe_qpt.host.export import export_policy
 
@@ -506,7 +505,14 @@ def state_case(case: Case) -> str:
             damage_torch(run / name, case.draw, case.canary)
     kept = fingerprint(run)
     options = {
-        'train_cfgs': {'resume': str(run), 'device': 'cpu', 'total_steps': 15, 'torch_threads': 1}
+        'train_cfgs': {
+            'resume': str(run),
+            'device': 'cpu',
+            'total_steps': 15,
+            'torch_threads': 1,
+            'evaluate_epoisodes': 0,
+            'final_evaluate_episodes': 0,
+        },
     }
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -720,7 +726,7 @@ def run_case(sound: Path, seed: int, number: int, folder: Path) -> Outcome:
         result = KINDS[kind][0](case)
         if result not in (OK, REFUSED):
             raise Failure(f'ended in {result!r}')
-    except BaseException:  # a failure of any kind is what is looked for
+    except BaseException:  # noqa: BLE001 - a failure of any kind is what is looked for
         result, text = FAILED, traceback.format_exc()
     if case.canary.exists():
         result, text = FAILED, f'code of the file was run\n{text}'
