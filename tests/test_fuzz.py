@@ -67,6 +67,7 @@ def test_every_way_to_fail_is_seen_and_the_rest_goes_on(tmp_path, monkeypatch):
     ways = (crash, hang, fail, leave, lose, lines, grow)
     kinds = {str(number): (way, 1) for number, way in enumerate((*ways, succeed, succeed))}
     monkeypatch.setattr(fuzz, '_import_all', lambda: None)
+    monkeypatch.setattr(fuzz, '_warm_up', lambda sound: None)
     monkeypatch.setattr(fuzz, 'SECONDS', 10.0)
     monkeypatch.setattr(fuzz, 'KINDS', kinds)
     monkeypatch.setattr(fuzz, 'kind_of', lambda number: str(number % len(kinds)))
