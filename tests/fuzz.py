@@ -34,6 +34,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import hashlib
 import importlib.util
 import io
@@ -839,7 +840,7 @@ def run_cases(
     seed: int,
     numbers: list[int],
     workers: int,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = functools.partial(print, flush=True),
 ) -> list[Outcome]:
     """Run cases in processes of their own, which may crash or hang."""
     _import_all()
