@@ -34,7 +34,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import functools
 import hashlib
 import importlib.util
 import io
@@ -835,12 +834,16 @@ class _Worker:
         return outcome
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 def run_cases(
     sound: Path,
     seed: int,
     numbers: list[int],
     workers: int,
-    say: Callable[[str], None] = functools.partial(print, flush=True),
+    say: Callable[[str], None] = _say,
 ) -> list[Outcome]:
     """Run cases in processes of their own, which may crash or hang."""
     _import_all()
