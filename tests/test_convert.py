@@ -216,7 +216,8 @@ def test_numbers_beyond_float32_are_refused(tmp_path, arrays):
     arrays['rewards'] = arrays['rewards'].astype(np.float64)
     arrays['rewards'][4] = 1e300
     message = error_of(write_dsrl(tmp_path / 'a.hdf5', arrays), tmp_path / 'b.npz')
-    assert 'rewards hold numbers beyond float32' in message
+    assert 'rewards hold NaN, infinity or numbers beyond float32' in message
+    assert 'transition 4' in message
     assert os.listdir(tmp_path) == ['a.hdf5']
 
 

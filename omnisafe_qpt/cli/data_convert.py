@@ -124,7 +124,8 @@ def _run(options: argparse.Namespace) -> None:
         say(f'Rounded to float32: {", ".join(done.rounded)}')
     if done.over_horizon:
         say(f'Longer than the time limit: {done.over_horizon} episodes; is it the right task?')
-    say(_training(done.out, options.algorithm, options.env_id or done.env_id or 'ENV_ID'))
+    named = done.env_id if done.env_id and done.env_id.isprintable() else 'ENV_ID'
+    say(_training(done.out, options.algorithm, options.env_id or named))
     if options.json is not None:
         write_json(asdict(done), options.json)
 

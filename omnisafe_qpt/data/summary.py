@@ -31,6 +31,7 @@ import numpy as np
 
 from omnisafe_qpt.data.checks import CHECKS, NOTE, REFUSED, WARNING, Facts, Finding
 from omnisafe_qpt.data.files import (
+    ENV_ID_ATTRIBUTE,
     HDF5_SUFFIXES,
     check_shapes,
     file_sha256,
@@ -38,6 +39,7 @@ from omnisafe_qpt.data.files import (
     read_attributes,
 )
 from omnisafe_qpt.data.layouts import ReadOptions
+from omnisafe_qpt.data.memory import check_memory
 from omnisafe_qpt.data.resolve import SAMPLE, SAMPLE_ENV_IDS, cache_folder, sample_file
 from omnisafe_qpt.data.scan import (
     ENDS,
@@ -208,8 +210,8 @@ def identify_task(path: str | os.PathLike[str], attributes: Mapping[str, Any]) -
     Returns:
         The task, or None if the attribute names none, or the name none or more than one.
     """
-    if 'env_id' in attributes:
-        return find_task(str(attributes['env_id']))
+    if ENV_ID_ATTRIBUTE in attributes:
+        return find_task(attributes[ENV_ID_ATTRIBUTE])
     words = {
         re.sub('^(Offline|Safety)|Gymnasium$', '', word).lower()
         for word in re.split('[^A-Za-z0-9]+', Path(path).stem)
@@ -248,6 +250,7 @@ def summarize(
     inspector = Inspector(known_task, horizon, cost_limits)
     with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
         check_shapes(arrays, str(path))
+        check_memory(str(path), Scan.block_bytes(arrays))
         sha256 = file_sha256(path)
         described = {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
         inspector.begin(arrays)
