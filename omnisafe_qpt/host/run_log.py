@@ -34,6 +34,7 @@ from omnisafe.utils.distributed import get_rank
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.checkpoint import durable_file
+from omnisafe_qpt.host.records import CONFIG_FILE, PROGRESS_FILE, read_progress
 
 
 # How long a process that was killed may leave others behind that hold the folder.
@@ -92,7 +93,7 @@ class RunLogger(Logger):
     @property
     def progress_file(self) -> Path:
         """The file with a row for each epoch."""
-        return Path(self._folder) / 'progress.csv'
+        return Path(self._folder) / PROGRESS_FILE
 
     def log(self, msg: str, color: str = 'green', bold: bool = False) -> None:
         """Print a message in the first process."""
@@ -105,7 +106,7 @@ class RunLogger(Logger):
             return
         self._lock = _take_folder(self._folder)
         _remove_leftovers(Path(self._folder))
-        with durable_file(Path(self._folder) / 'config.json') as file:
+        with durable_file(Path(self._folder) / CONFIG_FILE) as file:
             file.write(config.tojson().encode())
 
     def begin(self, rows: Sequence[dict[str, float]]) -> None:
@@ -177,10 +178,7 @@ class RunLogger(Logger):
 
     def read_rows(self) -> list[dict[str, float]]:
         """Read ``progress.csv``."""
-        with self.progress_file.open(newline='', encoding='utf-8') as file:
-            return [
-                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-            ]
+        return read_progress(Path(self._folder))
 
     def close(self) -> None:
         """Close the files, finish the run of wandb's, and let others at the folder."""
