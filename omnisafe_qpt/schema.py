@@ -24,6 +24,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +63,7 @@ LARGEST_SIZES = {
 LARGEST_LAYER, MOST_LAYERS = 65_536, 64
 
 _DEEPEST = 32
-_MOST_VALUES = 5_000_000
+_MOST_VALUES = 1_000_000
 _LONGEST_TEXT = 65_536
 _LARGEST_JSON = 1 << 28
 
@@ -194,16 +195,16 @@ def anything(value: Any, path: str) -> None:
     """Take whatever is there."""
 
 
-def plain(value: Any, path: str) -> None:
+def plain(value: Any, path: str, most: float = _MOST_VALUES) -> None:
     """Take numbers, texts, lists and mappings of them, neither deeply nested nor without end."""
     waiting, count = [(value, 0)], 0
     while waiting:
         each, depth = waiting.pop()
         count += 1
-        if depth > _DEEPEST or count > _MOST_VALUES:
+        if depth > _DEEPEST or count > most:
             raise UserError(
                 f'{path or "the content"} is nested more than {_DEEPEST} levels deep or has more '
-                f'than {_MOST_VALUES} values',
+                f'than {most:g} values',
             )
         if isinstance(each, Mapping):
             for name in each:
@@ -286,5 +287,5 @@ def read_json(path: Path, check: Check = plain) -> Any:
         raise UserError(
             f'{path}: not valid JSON ({reason}): it is damaged; restore it or use another one',
         ) from error
-    checked(path, content, plain)
+    checked(path, content, partial(plain, most=_LARGEST_JSON))
     return checked(path, content, check)

@@ -143,6 +143,7 @@ _SPEC_OPTIONAL: dict[str, Check] = {
 CHECKPOINT_SPEC = record(
     {
         'env_id': text(),
+        'frontier': _check_frontier,
         'deployment': _check_deployment,
         'reference_returns': _pair,
         'dataset': _DATASET,
@@ -150,8 +151,8 @@ CHECKPOINT_SPEC = record(
     },
     _SPEC_OPTIONAL,
 )
-# Of a policy that is asked for a return and a cost.
-TRANSFORMER_SPEC = record({'frontier': _check_frontier, 'horizon': size('horizon')})
+# Of a policy that is asked for a return and a cost; its networks can be built without.
+TRANSFORMER_SPEC = record({'horizon': size('horizon')})
 
 
 _CONFIG = record(
