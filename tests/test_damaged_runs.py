@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -789,6 +790,7 @@ def hooked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
         'from omnisafe_qpt.data.augmentation import relabel_frontier as relabel\n',
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, 'their_hook', raising=False)
     config = json.loads((run / 'config.json').read_text())
     config['algo_cfgs']['augmentation_hook'] = 'their_hook:relabel'
     (run / 'config.json').write_text(json.dumps(config))
@@ -808,7 +810,9 @@ def test_a_hook_of_others_is_not_imported(hooked: tuple[Path, Path]) -> None:
         'their_hook:relabel',
         '--allow-hooks',
     )
-    assert CliRunner().invoke(app, train_arguments(run)).exit_code == 1
+    result = CliRunner().invoke(app, train_arguments(run))
+    assert result.exit_code == 1
+    assert '--allow-hooks' in result.output
     assert not mark.exists()
     assert contents(run) == before
 

@@ -196,7 +196,7 @@ _check_state = record(
     {
         'epoch': whole(),
         'learner': _check_learner,
-        'learner_config': mapping(plain),
+        'learner_config': record({'total_steps': whole(1)}),
         'sampler': _tensor,
         'random': record({'python': plain, 'numpy': plain, 'torch': _tensor}),
         'rows': sequence(mapping(anything)),

@@ -160,7 +160,7 @@ _CONFIG = record(
         'algo': text(),
         'env_id': text(),
         'seed': whole(0, LARGEST_SEED),
-        'train_cfgs': _SECTION,
+        'train_cfgs': record({}, {'dataset': maybe(text())}),
         'algo_cfgs': record({'cost_limit': number(0)}),
         'logger_cfgs': _SECTION,
         'model_cfgs': _SECTION,

@@ -932,13 +932,13 @@ class OfflineAlgorithm(BaseOffline):
             )
         before, now = state['learner_config'], self._learner_settings()
         for name in before:
-            if name != 'total_steps' and _plain(before[name]) != _plain(now[name]):
+            if name != 'total_steps' and _plain(before[name]) != _plain(now.get(name)):
                 same = 'the same settings'
                 if name == 'precision':
                     insisting = {'bf16': 'bf16_emulated'}.get(before[name], before[name])
                     same = f'algo_cfgs:precision {insisting}'
                 raise UserError(
-                    f'{resume} was trained with {name} = {before[name]}, now it is {now[name]}; '
+                    f'{resume} was trained with {name} = {before[name]}, now it is {now.get(name)}; '
                     f'resume with {same}',
                 )
         done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
