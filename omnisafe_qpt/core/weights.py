@@ -29,7 +29,7 @@ from omnisafe_qpt.schema import show
 Module = TypeVar('Module', bound=nn.Module)
 
 # The units of observations, returns and costs; all divide, so none may be zero.
-_UNITS = ('scaling.obs_std', 'scaling.return_unit', 'scaling.cost_unit')
+UNITS = ('obs_std', 'return_unit', 'cost_unit')
 
 
 def rebuild(build: Callable[[], Module], state: Mapping[str, Any]) -> Module:
@@ -49,7 +49,7 @@ def rebuild(build: Callable[[], Module], state: Mapping[str, Any]) -> Module:
     with torch.device('meta'):
         expected = build().state_dict()
     check_weights(expected, state)
-    for name in _UNITS:
+    for name in (f'scaling.{unit}' for unit in UNITS):
         if name in expected and not bool((state[name] > 0).all()):
             raise UserError(f'{name} is not positive')
     networks = build()

@@ -36,7 +36,7 @@ import torch
 
 from omnisafe_qpt.core.baselines.deploy import DeployableActor
 from omnisafe_qpt.core.rollout import Deployable, DeployableNetworks
-from omnisafe_qpt.core.weights import check_finite
+from omnisafe_qpt.core.weights import UNITS, check_finite
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.records import BEST_RECORD, CHECKPOINT_SPEC, LARGEST_FLOAT, TRANSFORMER_SPEC
@@ -182,6 +182,9 @@ def _tensor(value: Any, path: str) -> None:
 def _check_learner(value: Any, path: str) -> None:
     """Take a learner's state, all of whose tensors are finite."""
     record({'step': whole(), 'scaling': mapping(_tensor)})(value, path)
+    for name in UNITS:
+        if not bool((value['scaling'].get(name, torch.zeros(1)) > 0).all()):
+            raise UserError(f'{path}:scaling:{name} is not positive')
     waiting = [(path, value)]
     while waiting:
         where, each = waiting.pop()
@@ -189,6 +192,13 @@ def _check_learner(value: Any, path: str) -> None:
             _tensor(each, where)
         elif isinstance(each, dict):
             waiting += [(f'{where}:{name}', inner) for name, inner in each.items()]
+
+
+def _check_row(value: Any, path: str) -> None:
+    record({name: number(0) for name in ('Train/Epoch', 'TotalSteps', 'Time/Total')})(value, path)
+    for name, each in value.items():
+        if not isinstance(each, float):  # NaN where an epoch had no such number
+            number()(each, f'{path}:{name}')
 
 
 # Versions, settings and the dataset are compared with those of the run before it goes on.
@@ -199,12 +209,12 @@ _check_state = record(
         'learner_config': record({'total_steps': whole(1)}),
         'sampler': _tensor,
         'random': record({'python': plain, 'numpy': plain, 'torch': _tensor}),
-        'rows': sequence(mapping(anything)),
+        'rows': sequence(_check_row),
     },
     {
         'version': anything,
         'metrics': maybe(mapping(number(-LARGEST_FLOAT, LARGEST_FLOAT))),
-        'update_time': number(0),
+        'update_time': number(0, 1e10),
         'shares': sequence(record({'random': mapping(anything), 'metrics': mapping(anything)})),
         'held_out': sequence(whole()),
         'torch': text(),

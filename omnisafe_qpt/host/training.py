@@ -941,6 +941,11 @@ class OfflineAlgorithm(BaseOffline):
                     f'{resume} was trained with {name} = {before[name]}, now it is {now.get(name)}; '
                     f'resume with {same}',
                 )
+        if len(state['rows']) != state['epoch']:
+            raise UserError(
+                f'{resume}: its training state is of epoch {state["epoch"]} and has '
+                f'{len(state["rows"])} rows: it is damaged or of another run: start a new run',
+            )
         done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
         if done >= total:
             raise UserError(
