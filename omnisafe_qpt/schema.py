@@ -43,7 +43,7 @@ LARGEST_NUMBER = 1e15
 LARGEST_SIZES = {
     'obs_dim': 1_000_000,
     'act_dim': 100_000,
-    'context_len': 4096,
+    'context_len': 1024,
     'embed_dim': 16_384,
     'num_layers': 256,
     'num_heads': 16_384,

@@ -399,18 +399,20 @@ class Choice:
     shift: torch.Tensor
 
 
-def check_actions(actions: torch.Tensor) -> None:
+def check_actions(actions: torch.Tensor, *values: torch.Tensor) -> None:
     """Refuse actions that are not finite; waits for the device, as who sends them does anyway.
 
     Args:
         actions (torch.Tensor): What a policy has chosen.
+        values (torch.Tensor): By which it has chosen among candidates.
 
     Raises:
         UserError: If one is NaN or infinite.
     """
-    if not bool(actions.isfinite().all()):
+    finite = torch.stack([each.isfinite().all() for each in (actions, *values)])
+    if not bool(finite.all()):
         raise UserError(
-            'the action would be NaN or infinite, so none is sent and the policy is as before: its '
+            'the action or its value would be NaN or infinite, so none is sent and the policy is as before: its '
             'networks overflow at this observation, or its weights are damaged; use another '
             'checkpoint',
         )
@@ -631,7 +633,7 @@ class RolloutPolicy:
         self._push(checked_observations(observations, shape).to(self._device))
         try:
             actions = self._chosen_actions()
-            check_actions(actions)
+            check_actions(actions, *(self._scored or ())[2:])
         except UserError:
             for window, first in zip(windows, oldest):
                 window.copy_(torch.cat([first, window[:, :-1]], dim=1))

@@ -63,6 +63,7 @@ TRAINING_STATE_FILE = 'training_state.pt'
 PREVIOUS_STATE_FILE = 'training_state.previous.pt'
 BEST_FILE = 'best.json'
 LAST, BEST = 'last', 'best'
+_ZIP_START = b'PK\x03\x04'
 _CHECKPOINT_NAME = re.compile(r'epoch-(\d+)\.pt')
 
 
@@ -308,14 +309,19 @@ def load_file(path: Path) -> Any:
     _verify_archive(path)
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:  # torch advises to load it all the same
-        raise UserError(
-            f'{path}: holds other objects than tensors and plain values, which could run code, so '
-            'it is not loaded; use a checkpoint that omnisafe-qpt saved',
-        ) from error
     except Exception as error:  # torch raises many kinds for a broken file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f'{path}: cannot be read as a checkpoint ({reason})') from error
+        if isinstance(error, pickle.UnpicklingError):
+            # Its first line advises to load the file all the same, which could run code.
+            is_object = 'GLOBAL' in str(error) or 'Unsupported' in str(error)
+            reason = (
+                'it holds other objects than tensors and plain values'
+                if is_object
+                else ('its content is damaged')
+            )
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint ({reason}); use one that omnisafe-qpt saved',
+        ) from error
 
 
 def _verify_archive(path: Path) -> None:
@@ -328,26 +334,27 @@ def _verify_archive(path: Path) -> None:
         raise UserError(f'{path}: no such file')
     try:
         size = path.stat().st_size
+        with path.open('rb') as file:
+            if file.read(4) != _ZIP_START:  # otherwise torch reads it as a bare pickle
+                raise zipfile.BadZipFile
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             # As torch writes them; others could be far larger in memory than on the disk.
             is_usual = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
             if not is_usual or sum(entry.file_size for entry in entries) > size:
-                raise UserError(f'{path}: not a file that torch.save wrote')
+                raise zipfile.BadZipFile
             damaged = archive.testzip()
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
     except Exception as error:  # zipfile raises many kinds for a broken file
-        what = (
-            'is empty' if size == 0 else 'is damaged, cut off or not a file that torch.save wrote'
-        )
-        raise UserError(f'{path}: {what}; restore it or use another one') from error
+        what = 'is damaged, cut off or not written by torch.save' if size else 'is empty'
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint, it {what}; restore it or use another one',
+        ) from error
     if damaged is not None:
         raise UserError(
-            f'{path}: is damaged, its content differs from its checksum; restore it or use another '
-            'one',
+            f'{path}: cannot be read as a checkpoint, it is damaged: its content differs from its '
+            'checksum; restore it or use another one',
         )
 
 

@@ -938,8 +938,8 @@ class OfflineAlgorithm(BaseOffline):
                     insisting = {'bf16': 'bf16_emulated'}.get(before[name], before[name])
                     same = f'algo_cfgs:precision {insisting}'
                 raise UserError(
-                    f'{resume} was trained with {name} = {before[name]}, now it is {now.get(name)}; '
-                    f'resume with {same}',
+                    f'{resume} was trained with {name} = {before[name]}, now it is '
+                    f'{now.get(name)}; resume with {same}',
                 )
         if len(state['rows']) != state['epoch']:
             raise UserError(
