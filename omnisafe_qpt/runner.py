@@ -273,7 +273,7 @@ def zero_action(act_dim: int, action_range: dict[str, list[float]] | None) -> np
         action_range (dict[str, list[float]] or None): See :func:`in_environment_units`.
 
     Returns:
-        (A,) float32 in [-1, 1]: 0 in the environment's own unit, or what its range has nearest to 0.
+        (A,) float32 in [-1, 1]: 0 in the environment's unit, or what its range has nearest to 0.
     """
     if action_range is None:
         return np.zeros(act_dim, dtype=np.float32)
