@@ -412,8 +412,8 @@ def check_actions(actions: torch.Tensor, *values: torch.Tensor) -> None:
     finite = torch.stack([each.isfinite().all() for each in (actions, *values)])
     if not bool(finite.all()):
         raise UserError(
-            'the action or its value would be NaN or infinite, so none is sent and the policy is as '
-            'before: its networks overflow at this observation, or its weights are damaged; use '
+            'the action or its value would be NaN or infinite, so none is sent and the policy is '
+            'as before: its networks overflow at this observation, or its weights are damaged; use '
             'another checkpoint',
         )
 
