@@ -285,7 +285,7 @@ def read_json(path: Path, check: Check = plain) -> Any:
     except (ValueError, RecursionError) as error:
         reason = 'it is nested too deeply' if isinstance(error, RecursionError) else error
         raise UserError(
-            f'{path}: not valid JSON ({reason}): it is damaged; restore it or use another one',
+            f'{path}: not JSON ({reason}): it is damaged; restore it or use another one',
         ) from error
     checked(path, content, partial(plain, most=_LARGEST_JSON))
     return checked(path, content, check)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +173,17 @@ _CONFIG = record(
 )
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def read_config(
+    run: Path,
+    algorithms: Collection[str] = tuple(ALGORITHMS),
+    purpose: str = 'this is for runs of omnisafe-qpt',
+) -> dict[str, Any]:
     """Read the configuration of a run of one of this package's algorithms.
 
     Args:
         run (Path): The run's folder.
+        algorithms (Collection[str], optional): Those that will do. Defaults to all of them.
+        purpose (str, optional): What is refused for a run of any other, for the message.
 
     Raises:
         UserError: If ``config.json`` cannot be read, is of another algorithm, or lacks something or
@@ -184,10 +191,9 @@ def read_config(run: Path) -> dict[str, Any]:
     """
     path = run / CONFIG_FILE
     config = read_json(path, record({'algo': text()}))
-    if config['algo'] not in ALGORITHMS:
-        raise UserError(
-            f'{run}: a run of {config["algo"]!r}, which is no algorithm of omnisafe-qpt'
-        )
+    algo = config['algo'] if config['algo'].isprintable() else show(config['algo'])
+    if algo not in algorithms:
+        raise UserError(f'{run}: a run of {algo}; {purpose}')
     checked(path, config, _CONFIG)
     defaults = load_defaults(config['env_id'], config['algo'])
     settings = known_part(config, defaults)
@@ -253,7 +259,7 @@ def read_progress(run: Path) -> list[dict[str, float]]:
     if rows and len(rows[-1]) < len(names):
         rows.pop()  # it is being written, or was when the run was killed
     found = [_read_row(path, number, names, row) for number, row in enumerate(rows, start=1)]
-    missing = [name for name in _PROGRESS_COLUMNS if name not in names]
+    missing = [name for name in _PROGRESS_COLUMNS if found and name not in names]
     if missing or len(set(names)) < len(names):
         fault = f'the column {missing[0]} is missing' if missing else 'columns have the same name'
         raise UserError(f'{path}: {fault}: the file is damaged; restore it')
@@ -274,5 +280,7 @@ def _read_row(path: Path, count: int, names: list[str], cells: list[str]) -> dic
                 _PROGRESS_COLUMNS.get(name, _ANY_COLUMN)(row[name], where)
         except ValueError as error:  # UserError is one
             reason = error if isinstance(error, UserError) else f'{where} is {show(cell)}'
-            raise UserError(f'{path}: {reason}: the file is damaged; restore it') from error
+            raise UserError(
+                f'{path}: cannot be read, {reason}: the file is damaged; restore it',
+            ) from error
     return row

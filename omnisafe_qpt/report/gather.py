@@ -235,11 +235,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
-    config = read_config(folder)
-    if config['algo'] not in _ALGORITHMS:
-        raise UserError(
-            f'{folder}: a run of {config["algo"]}; a report is about a run of QPT or CDT',
-        )
+    config = read_config(folder, _ALGORITHMS, 'a report is about a run of QPT or CDT')
     checkpoints = list_checkpoints(folder)
     return Run(
         folder=folder,
