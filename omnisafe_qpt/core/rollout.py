@@ -594,7 +594,9 @@ class RolloutPolicy:
 
     def _set_fallback(self, episodes: Sequence[int], are_fallback: list[bool]) -> None:
         """Note whether episodes are of the zero-action fallback."""
-        self._is_fallback[list(episodes)] = torch.tensor(are_fallback, device=self._device)
+        self._is_fallback[list(episodes)] = torch.tensor(
+            are_fallback, dtype=torch.bool, device=self._device
+        )
         self._all_fallback = bool(self._is_fallback.all())
 
     @property
