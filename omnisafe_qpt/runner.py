@@ -401,8 +401,8 @@ class LoopPolicy(ABC):
             (A,) or (B, A) float32 in the environment's own units, for its ``step``.
 
         Raises:
-            UserError: If the observation has another size or holds NaN or infinity, or the last
-                action's reward and cost are not known yet.
+            UserError: If the observation has another size or holds NaN or infinity, the last
+                action's reward and cost are not known yet, or the action would not be finite.
         """
         if self._awaits_observe:
             raise self.error(
@@ -411,6 +411,13 @@ class LoopPolicy(ABC):
             )
         chosen = self._choose(self._batched('observation', obs, (self._obs_dim,)))
         actions = in_environment_units(chosen, self._action_range)
+        # Both, as infinity would be clipped to the environment's range.
+        if not (np.isfinite(chosen).all() and np.isfinite(actions).all()):
+            raise self.error(
+                'the action would be NaN or infinite, so none is sent and the policy is as before: '
+                'its networks overflow at this observation, or its file is damaged',
+            )
+        self._accept(chosen)
         self._awaits_observe = True
         return actions[0] if self.num_episodes is None else actions
 
@@ -490,6 +497,9 @@ class LoopPolicy(ABC):
     @abstractmethod
     def _choose(self, observations: np.ndarray) -> np.ndarray:
         """Return actions (B, A) in [-1, 1] at observations (B, S)."""
+
+    def _accept(self, actions: np.ndarray) -> None:  # noqa: B027 (a hook)
+        """Take in that these actions (B, A), the last that were chosen, are sent."""
 
     @abstractmethod
     def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
@@ -662,21 +672,23 @@ class OnnxPolicy(LoopPolicy):
         self._now[row], self._step[row] = np.nan_to_num(self._targets[row]), 0
 
     def _choose(self, observations: np.ndarray) -> np.ndarray:
-        for name, newest in (
-            ('states', observations),
-            ('actions', 0.0),
-            ('to_go', self._now),
-            ('timesteps', self._step),
-            ('mask', True),
-        ):
-            history = self._inputs[name]
-            history[:, :-1] = history[:, 1:]
-            history[:, -1] = newest
-        (actions,) = self.session.run(['action'], self._inputs)
-        actions = np.where(self._is_fallback[:, None], self._zero_action, actions)
+        self._newest = {
+            name: np.concatenate([self._inputs[name][:, 1:], newest[:, None]], axis=1)
+            for name, newest in (
+                ('states', observations),
+                ('actions', np.zeros_like(self._inputs['actions'][:, -1])),
+                ('to_go', self._now),
+                ('timesteps', self._step),
+                ('mask', np.ones_like(self._step, dtype=bool)),
+            )
+        }
+        (actions,) = self.session.run(['action'], {**self._inputs, **self._newest})
+        return np.where(self._is_fallback[:, None], self._zero_action, actions)
+
+    def _accept(self, actions: np.ndarray) -> None:
+        self._inputs.update(self._newest)
         self._inputs['actions'][:, -1] = actions
         self._step += 1
-        return actions
 
     def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
         self._now -= np.stack([rewards, costs], axis=-1)

@@ -782,7 +782,8 @@ def test_a_run_in_another_environment_is_refused(unbroken: Path) -> None:
 
 def test_a_lost_state_does_not_cost_checkpoints(unbroken: Path, tmp_path: Path) -> None:
     run = shutil.copytree(unbroken, tmp_path / 'seed-003-now')
-    (run / 'training_state.pt').unlink()
+    for state in run.glob('training_state*.pt'):
+        state.unlink()
     with pytest.raises(omnisafe_qpt.UserError, match=r'nothing to resume from.*start a new run'):
         train(to_resume(run, total_steps=15))
 

@@ -39,6 +39,7 @@ from typing import Any
 
 import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
 
+from omnisafe_qpt import schema
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.data.trajectories import Frontier
@@ -108,6 +109,7 @@ def calibrate_run(  # pylint: disable=too-many-arguments
             or a value is impossible.
     """
     networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
+    schema.checked(path, networks.spec, schema.record({'seed': schema.whole()}))
     require_environment_of(networks.spec)
     config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
     episodes = DEFAULT_EPISODES if episodes is None else episodes

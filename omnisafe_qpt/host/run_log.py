@@ -38,6 +38,7 @@ from rich.markup import escape
 from omnisafe_qpt.data.files import write_errors
 from omnisafe_qpt.errors import UserError, WriteError, printable
 from omnisafe_qpt.host.checkpoint import durable_file
+from omnisafe_qpt.host.records import CONFIG_FILE, PROGRESS_FILE, read_progress
 
 
 # How long a process that was killed may leave others behind that hold the folder.
@@ -100,7 +101,7 @@ class RunLogger(Logger):
     @property
     def progress_file(self) -> Path:
         """The file with a row for each epoch."""
-        return Path(self._folder) / 'progress.csv'
+        return Path(self._folder) / PROGRESS_FILE
 
     def log(self, msg: str, color: str = 'green', bold: bool = False) -> None:
         """Print a message in the first process."""
@@ -114,7 +115,7 @@ class RunLogger(Logger):
             return
         self._lock = _take_folder(self._folder)
         _remove_leftovers(Path(self._folder))
-        with durable_file(Path(self._folder) / 'config.json') as file:
+        with durable_file(Path(self._folder) / CONFIG_FILE) as file:
             file.write(config.tojson().encode())
 
     def begin(self, rows: Sequence[dict[str, float]]) -> None:
@@ -211,10 +212,7 @@ class RunLogger(Logger):
 
     def read_rows(self) -> list[dict[str, float]]:
         """Read ``progress.csv``."""
-        with self.progress_file.open(newline='', encoding='utf-8') as file:
-            return [
-                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-            ]
+        return read_progress(Path(self._folder))
 
     def close(self) -> None:
         """Close the files, finish the run of wandb's, and let others at the folder."""

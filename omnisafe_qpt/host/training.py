@@ -81,7 +81,7 @@ from omnisafe_qpt.host.checkpoint import (
     set_random_state,
     versions,
 )
-from omnisafe_qpt.host.config import read_yaml
+from omnisafe_qpt.host.config import load_defaults
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
 from omnisafe_qpt.host.deployment import deployment_of, guarantee_of
 from omnisafe_qpt.host.evaluation import Evaluation
@@ -90,7 +90,8 @@ from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
-from omnisafe_qpt.host.resume import describe_changes, resume_command
+from omnisafe_qpt.host.records import read_config
+from omnisafe_qpt.host.resume import describe_changes, foreign_hook, resume_command
 from omnisafe_qpt.host.run_log import RunLogger, check_log_dir, check_wandb, folder_name
 from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.host.signals import Stopped, StopSignal
@@ -247,7 +248,7 @@ class OfflineAlgorithm(BaseOffline):
         declared = self._cfgs.train_cfgs.action_unit
         resume = self._cfgs.train_cfgs.resume
         if resume is not None:
-            record = read_yaml(Path(resume) / 'config.json')['dataset_record']
+            record = read_config(Path(resume))['dataset_record']
             declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
         elif declared == AUTO:
             # OmniSafe's own datasets were recorded behind its scaling of actions.
@@ -304,6 +305,7 @@ class OfflineAlgorithm(BaseOffline):
         self._train_step = self._choose_train_step()
         resume = self._cfgs.train_cfgs.resume
         self._resumed_run = None if resume is None else Path(resume)
+        self._damage, self._draws_anew = '', False
         self._resumed = self._load_resumed()
 
     def _choose_train_step(self) -> Callable[[], None]:
@@ -626,7 +628,10 @@ class OfflineAlgorithm(BaseOffline):
         return self._cfgs.train_cfgs.final_evaluate_episodes
 
     def _resume_command(self) -> str:
-        return resume_command(self._cfgs.algo, self._env_id, self._run, self._modules)
+        hook = foreign_hook(self._cfgs.todict(), load_defaults(self._env_id, self._cfgs.algo))
+        return resume_command(
+            self._cfgs.algo, self._env_id, self._run, self._modules, hook is not None
+        )
 
     def _save_and_stop(self) -> NoReturn:
         """Save the state within the epoch, say how to go on, and stop; in all processes.
@@ -837,7 +842,9 @@ class OfflineAlgorithm(BaseOffline):
                 'torch': str(torch.__version__),
                 'processes': self._replicas.size,
             },
+            keeps_last=not self._damage,  # it is the damaged one, and the one before is sound
         )
+        self._damage = ''
 
     def _learner_settings(self) -> dict[str, Any]:
         """Return the learner's configuration with what its precision became on this device."""
@@ -851,10 +858,32 @@ class OfflineAlgorithm(BaseOffline):
         if self._resumed_run is None:
             return None
         self._check_same_dataset(self._resumed_run)
-        state = load_training_state(self._resumed_run)
+        state, self._damage = load_training_state(self._resumed_run)
         if state is not None:
             self._check_same_run(state)
+            self._restore(state)
         return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over the learner and the random states, before anything in the folder changes.
+
+        Raises:
+            UserError: If they do not fit.
+        """
+        shares = state.get('shares', ())  # older states have none
+        try:
+            self._learner.load_state_dict(state['learner'])
+            with random_state_kept():
+                for each in (state['random'], *(share['random'] for share in shares)):
+                    set_random_state(each)
+                self._restore_share(shares)
+            self._restore_sampler(state['sampler'])
+        except Exception as error:  # torch raises many kinds
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise UserError(
+                f'{self._resumed_run}: its training state does not fit its settings ({reason}); it '
+                'is damaged or of another run: start a new run',
+            ) from error
 
     def _resume(self) -> None:
         """Continue from the state that was read, where the run stood."""
@@ -865,10 +894,8 @@ class OfflineAlgorithm(BaseOffline):
         self._update_time, self._has_own_dropout = 0.0, False
         if state is None:
             return
-        self._learner.load_state_dict(state['learner'])
-        self._restore_sampler(state['sampler'])
         set_random_state(state['random'])
-        self._restore_share(state.get('shares', ()))  # older states have none
+        self._restore_share(state.get('shares', ()))
         self.epoch = state['epoch']
         self._metrics, self._update_time = state.get('metrics'), state.get('update_time', 0.0)
 
@@ -890,11 +917,11 @@ class OfflineAlgorithm(BaseOffline):
             generator.set_state(state)
             return
         generator.manual_seed(torch_seed(self._cfgs.seed, 'batches', self._learner.step))
-        self._logger.log('Batches are drawn anew: the run continues on another kind of device')
+        self._draws_anew = True
 
     def _check_same_dataset(self, run: Path) -> None:
         """Refuse to go on with other data, wherever they lie by now."""
-        before, now = read_yaml(run / 'config.json')['dataset_record'], self._dataset_record
+        before, now = read_config(run)['dataset_record'], self._dataset_record
         key = 'name' if before['sha256'] is None else 'sha256'
         if before[key] != now[key]:
             raise UserError(
@@ -921,15 +948,20 @@ class OfflineAlgorithm(BaseOffline):
             )
         before, now = state['learner_config'], self._learner_settings()
         for name in before:
-            if name != 'total_steps' and _plain(before[name]) != _plain(now[name]):
+            if name != 'total_steps' and _plain(before[name]) != _plain(now.get(name)):
                 same = 'the same settings'
                 if name == 'precision':
                     insisting = {'bf16': 'bf16_emulated'}.get(before[name], before[name])
                     same = f'algo_cfgs:precision {insisting}'
                 raise UserError(
-                    f'{resume} was trained with {name} = {before[name]}, now it is {now[name]}; '
-                    f'resume with {same}',
+                    f'{resume} was trained with {name} = {before[name]}, now it is '
+                    f'{now.get(name)}; resume with {same}',
                 )
+        if len(state['rows']) != state['epoch']:
+            raise UserError(
+                f'{resume}: its training state is of epoch {state["epoch"]} and has '
+                f'{len(state["rows"])} rows: it is damaged or of another run: start a new run',
+            )
         done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
         # The last updates may be done and their epoch not.
         if done > total or (done == total and state.get('metrics') is None):
@@ -972,10 +1004,7 @@ class OfflineAlgorithm(BaseOffline):
         more = self._describe_data()
         if more:
             self._logger.log(more)
-        if self._learner.step:
-            self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
-        elif self._resumed_run is not None:
-            self._logger.log('Nothing was saved in this run yet: it starts from the beginning')
+        self._describe_resumed()
         if self._precision_notice:
             self._logger.log(self._precision_notice, 'yellow')
         if self._changes:
@@ -990,6 +1019,21 @@ class OfflineAlgorithm(BaseOffline):
             f'{self._cfgs.algo_cfgs.batch_size} {self._unit}; deployed{asked} at cost limit '
             f'{limit:g}',
         )
+
+    def _describe_resumed(self) -> None:
+        """Say from where the run goes on."""
+        if self._damage:
+            self._logger.log(
+                f'WARNING: {self._damage}: the run goes on from the state that was saved before it',
+                'yellow',
+                bold=True,
+            )
+        if self._draws_anew:
+            self._logger.log('Batches are drawn anew: the run continues on another kind of device')
+        if self._learner.step:
+            self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
+        elif self._resumed_run is not None:
+            self._logger.log('Nothing was saved in this run yet: it starts from the beginning')
 
     def _summarise(self, row: dict[str, float]) -> None:
         """End with the result, where it is, and what to do next."""
