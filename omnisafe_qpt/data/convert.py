@@ -40,6 +40,7 @@ from typing import Any
 
 import numpy as np
 
+from omnisafe_qpt.data.actions import ENVIRONMENT
 from omnisafe_qpt.data.files import (
     ENV_ID_ATTRIBUTE,
     HDF5_NAMES,
@@ -47,6 +48,7 @@ from omnisafe_qpt.data.files import (
     MAX_GAP_SHARE,
     NPZ_ATTRIBUTES,
     NPZ_TIMEOUTS,
+    UNIT_ATTRIBUTE,
     atomic_path,
     block_bytes,
     check_shapes,
@@ -185,7 +187,7 @@ def convert(
         rounded=reader.rounded,
         bytes=out.stat().st_size,
         env_id=attributes.get(ENV_ID_ATTRIBUTE),
-        notes=arrays.notes,
+        notes=(*arrays.notes, *_unit_notes(out, attributes)),
     )
 
 
@@ -300,6 +302,17 @@ class _Progress:
     def advance(self, count: int) -> None:
         """Say that so many more have been read."""
         self._bar.advance(self._task, count)
+
+
+def _unit_notes(out: Path, attributes: Mapping[str, Any]) -> list[str]:
+    """Say that OmniSafe's own algorithms do not know the unit of actions."""
+    if out.suffix != '.npz' or attributes.get(UNIT_ATTRIBUTE) != ENVIRONMENT:
+        return []
+    note = (
+        "actions are in the environment's own unit, where OmniSafe's own algorithms take [-1, 1]: "
+        'scale them first, or train one of this package, which scales them itself'
+    )
+    return [note]
 
 
 class _Reader:

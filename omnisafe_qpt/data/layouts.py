@@ -194,6 +194,9 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
 
     Returns:
         One source of a whole dataset, or one with a name for each episode, by their numbers.
+
+    Raises:
+        UserError: If several groups hold a dataset each.
     """
     wanted = [(options.names or {}).get('actions', ''), *ALIASES['actions']]
     root_groups = _groups(file)
@@ -203,7 +206,18 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
         if _find(container, wanted):
             return [Source('', leaves(container))]
         groups = _groups(container) if found is None else found
-        example = next((name for name, group in groups.items() if _find(group, wanted)), None)
+        with_actions = [name for name, group in groups.items() if _find(group, wanted)]
+        # Episodes have numbers; a group without one, such as train, is a whole dataset.
+        whole = [name for name in with_actions if not re.search(r'\d', name)]
+        if len(whole) > 1:
+            raise UserError(
+                f'{file.filename}: the groups {_listed(prefix + name for name in whole)} hold '
+                'actions each: if they are datasets, write the one to use into a file of its own; '
+                'if they are episodes, number them (episode_0, ...)',
+            )
+        if whole:
+            return [Source('', leaves(groups[whole[0]]))]
+        example = next(iter(with_actions), None)
         if example is not None:
             stem = example.rstrip('0123456789')
             # Those without actions too, if they look like the others: that is an error to report.

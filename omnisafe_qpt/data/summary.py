@@ -29,10 +29,12 @@ from typing import Any
 
 import numpy as np
 
+from omnisafe_qpt.data.actions import ENVIRONMENT
 from omnisafe_qpt.data.checks import CHECKS, NOTE, REFUSED, WARNING, Facts, Finding
 from omnisafe_qpt.data.files import (
     ENV_ID_ATTRIBUTE,
     HDF5_SUFFIXES,
+    UNIT_ATTRIBUTE,
     check_shapes,
     file_sha256,
     open_dataset,
@@ -247,7 +249,8 @@ def summarize(
     attributes = read_attributes(path)
     known_task = require_task(task) if task else identify_task(path, attributes)
     horizon = None if known_task is None else known_task.horizon
-    inspector = Inspector(known_task, horizon, cost_limits)
+    own_unit = attributes.get(UNIT_ATTRIBUTE) == ENVIRONMENT
+    inspector = Inspector(known_task, horizon, cost_limits, own_unit)
     with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
         check_shapes(arrays, str(path))
         check_memory(str(path), Scan.block_bytes(arrays))
@@ -280,6 +283,8 @@ class Inspector:
         task (Task, optional): The DSRL task, None if it is none or unknown.
         horizon (int, optional): The time limit in steps, if it is known.
         cost_limits (Sequence[float]): Undiscounted costs of an episode.
+        declares_own_unit (bool, optional): Whether the file says that actions are in the
+            environment's own unit. Defaults to False.
     """
 
     columns: Columns
@@ -290,8 +295,10 @@ class Inspector:
         task: Task | None,
         horizon: int | None,
         cost_limits: Sequence[float],
+        declares_own_unit: bool = False,
     ) -> None:
         """Initialize an instance of :class:`Inspector`."""
+        self._declares_own_unit = declares_own_unit
         self._task, self._horizon, self._cost_limits = task, horizon, cost_limits
 
     def begin(self, arrays: Mapping[str, Any]) -> None:
@@ -313,6 +320,7 @@ class Inspector:
             scan=self.scan,
             episodes=episodes,
             limits=[_limit_row(limit, episodes, self._task) for limit in self._cost_limits],
+            declares_own_unit=self._declares_own_unit,
         )
 
 

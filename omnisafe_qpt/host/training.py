@@ -225,7 +225,7 @@ class OfflineAlgorithm(BaseOffline):
         self._check_dimensions(trajectories)
         findings = [] if inspector is None else find(inspector.facts())
         unit_warning = self._normalize_actions(trajectories, source)
-        if self._dataset_record[UNIT_ATTRIBUTE] == ENVIRONMENT:
+        if unit_warning or self._dataset_record[UNIT_ATTRIBUTE] == ENVIRONMENT:
             findings = [each for each in findings if each.code != ACTIONS_OUT_OF_RANGE]
         self._data_warnings = [each.text for each in findings if each.level == WARNING]
         self._data_warnings += [unit_warning] if unit_warning else []
