@@ -3,7 +3,7 @@
 # Only POSIX sh and make's basics are used, so that macOS's make 3.81 will do.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format docs lock clean
+.PHONY: help setup train test test-slow fuzz lint format docs lock clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -54,6 +54,10 @@ test: setup ## Run the default tests
 
 test-slow: setup ## Run the slow tests
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 -m slow $(ARGS)
+
+# One case again: make fuzz ARGS='--seed 0 --case 17'
+fuzz: setup ## Read 1,000 damaged files of all kinds (ARGS='--cases 1000 --seed 0')
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python tests/fuzz.py $(ARGS)
 
 lint: setup ## Check the code's style, without changing it
 	@$(VENV)/bin/ruff check .

@@ -74,6 +74,7 @@ from benchmarks.suite import (
 from omnisafe_qpt.cli.common import positive
 from omnisafe_qpt.data.checks import count
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.signals import stop_signals
 
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -88,7 +89,7 @@ def main() -> int:
     options = _parser().parse_args()
     try:
         return run(options)
-    except UserError as error:
+    except (UserError, OSError) as error:  # a full disk, for instance: finished cells stay
         print(f'Error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -228,7 +229,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not plan.pending:
         return 0
-    with _ended_by_sigterm():
+    with _ended_by_signals():
         engine = _make_engine(options)
         runner = _Runner(plan, options, engine)
         try:
@@ -301,17 +302,22 @@ def _make_engine(options: argparse.Namespace) -> Engine:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C within a block, so that nothing is left running."""
+def _ended_by_signals() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as Ctrl-C within a block, so that nothing is left running."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in stop_signals()
+        if number != signal.SIGINT
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass

@@ -27,15 +27,16 @@ where this file's repository was copied to. OSRL's CDT is measured beside QPT wh
 * the rates of a large matrix product and of a large copy.
 
 Each step runs in a process beside this one, which is replaced after a failure, as an error of CUDA
-spoils it. The file is written anew after each step, so that whatever stops the command, Ctrl-C and
-SIGTERM included, it holds what was found until then. What failed stands in it with the reason, and
-what there was no time for. With ``--device cpu --quick`` it tries itself, in a minute.
+spoils it. The file is written anew after each step, so that whatever stops the command, Ctrl-C,
+SIGTERM and SIGHUP included, it holds what was found until then. What failed stands in it with the
+reason, and what there was no time for. With ``--device cpu --quick`` it tries itself, in a minute.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import os
@@ -64,6 +65,7 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.signals import stop_signals
 
 
 PRECISIONS = ('float32', 'tf32', 'bf16')
@@ -187,14 +189,13 @@ class _Setup:
         transitions = _EPISODES[quick] * measure.HORIZON
         self.arrays = measure.synthetic_arrays(transitions, OBS_DIM, ACT_DIM, SEED)
         data = Trajectories.from_arrays(self.arrays)
-        largest = data.returns.abs().max().item()
-        self._scaling = (*data.observation_statistics(), largest, COST_LIMIT)
+        self._scaling = Scaling.from_data(data, COST_LIMIT)
         self._data = data.to(self.device)
         self._rows, _ = augment(self._data, self.preset.augmentation_fraction, SEED)
 
     def _learner(self, precision: str) -> Learner:
         config = replace(self.preset.config, precision=precision)
-        return Learner(OBS_DIM, ACT_DIM, Scaling(*self._scaling), config, self.device)
+        return Learner(OBS_DIM, ACT_DIM, copy.deepcopy(self._scaling), config, self.device)
 
     def _time(self, run: Callable[[], object]) -> dict[str, Any]:
         """Return seconds, and on CUDA the peak of memory from before the first run on."""
@@ -321,9 +322,7 @@ class _Run:
     def do(self) -> int:
         """Do all steps; returns 0, or 1 if one failed, or 128 and the signal that stopped it."""
         status = 0
-        before = {
-            number: signal.signal(number, _raise) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, _raise) for number in stop_signals()}
         try:
             self._write()
             while self._left and self._seconds_left() > _LEAST:

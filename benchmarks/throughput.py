@@ -43,6 +43,7 @@ ours over theirs: below 1 we are faster.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import functools
 import itertools
@@ -241,11 +242,7 @@ class _Bench:
             torch.device('cpu'),
         )
         self.memory['needed_bytes'] = measure.needed_bytes(data.num_transitions, OBS_DIM, ACT_DIM)
-        self.scaling = (
-            *data.observation_statistics(),
-            data.returns.abs().max().item(),
-            COST_LIMIT,
-        )
+        self.scaling = Scaling.from_data(data, COST_LIMIT)
         self.data = data.to(self.device)
         self.rows, _ = augment(self.data, fraction, SEED)
         self.sampler = self._sampler()
@@ -267,7 +264,7 @@ class _Bench:
         # Without bf16 instructions too: what is measured is what is named.
         precision = {'bf16': 'bf16_emulated'}.get(precision, precision)
         config = dataclasses.replace(self.preset.config, precision=precision)
-        return Learner(OBS_DIM, ACT_DIM, Scaling(*self.scaling), config, self.device)
+        return Learner(OBS_DIM, ACT_DIM, copy.deepcopy(self.scaling), config, self.device)
 
     def _add_updates(self) -> None:
         bf16 = ['bf16'] if has_bf16(self.device) else []

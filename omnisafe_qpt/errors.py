@@ -12,14 +12,76 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""The one exception type for mistakes that a user can mend."""
+"""The one exception type for mistakes that a user can mend, and text that is safe to print."""
 
 from __future__ import annotations
+
+import errno
+import os
+import shlex
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """A mistake in a file, an option or a value that the user gave.
 
     The message is one line: it names the file or option, says what is wrong and how to mend it.
-    Command lines print it without a traceback and exit with status 1.
+    Command lines print it without a traceback and exit with status 1. What it quotes of names and
+    files has no control characters left.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        """Initialize an instance of :class:`UserError`."""
+        super().__init__(
+            *(printable(each) if isinstance(each, str) else each for each in arguments),
+        )
+
+
+class WriteError(UserError, OSError):
+    """A file that cannot be written, for instance because the disk is full."""
+
+
+# What file systems answer where nothing can be written.
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+
+
+def disk_problem(error: Exception) -> str | None:
+    """Say in one line what a file system refuses; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return None
+    where = f'{error.filename}: ' if error.filename else ''
+    return printable(f'{where}{error.strerror}; make room or choose another folder')
+
+
+def printable(text: str) -> str:
+    """Replace what is not printable, such as a terminal's escape sequences, by question marks.
+
+    Args:
+        text (str): For instance the name of a file, or what a file says. A line break becomes a
+            blank.
+    """
+    if text.isprintable():
+        return text
+    text = ' '.join(text.splitlines())
+    return ''.join(letter if letter.isprintable() else '?' for letter in text)
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """Join words to a command that a shell takes as these words, whatever is in them.
+
+    Args:
+        words (Iterable[str]): The program and its arguments.
+
+    Returns:
+        Printable text. Control characters become escapes in ``$'...'``, which bash and zsh know.
+    """
+    return ' '.join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    letters = (chr(byte) if byte in _PLAIN else f'\\{byte:03o}' for byte in os.fsencode(word))
+    return f"$'{''.join(letters)}'"
+
+
+# Printable ASCII but for the quote and the backslash.
+_PLAIN = frozenset(range(0x20, 0x7F)) - {0x27, 0x5C}

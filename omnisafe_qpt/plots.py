@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -356,8 +357,12 @@ def save_figure(figure: Figure, path: Path) -> None:
         UserError: If the suffix is another; see :func:`check_suffix`.
     """
     check_suffix(path)
-    with drawing_style(), atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    # By way of memory: matplotlib's writers fail in their own ways where a disk is full.
+    buffer = io.BytesIO()
+    with drawing_style():
+        figure.savefig(buffer, format=path.suffix[1:].lower())
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def check_suffix(path: Path) -> None:

@@ -21,11 +21,12 @@ model that ``omnisafe-qpt export`` wrote, and use :class:`OnnxPolicy`. It is use
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 # Of the inputs, outputs and metadata of an exported model.
-FORMAT = 2
+FORMAT = 3
 # Of a target calibration, in checkpoints and exported models.
 CALIBRATION_FORMAT = 2
 
@@ -181,6 +182,11 @@ class Guarantee:
         """What holds of the mean cost."""
         limit = f'{self.cost_limit:g}'
         measured = f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}'
+        if self.status == CERTIFIED and self.cost_limit >= self.worst_cost:
+            return (
+                f'mean cost <= {limit} by assumption alone, that no episode costs more than '
+                f'{self.worst_cost:g}; {measured}'
+            )
         if self.status == CERTIFIED:
             return (
                 f'mean cost <= {limit} with 95 % confidence, from {measured}, assuming no episode '
@@ -201,7 +207,8 @@ class Guarantee:
         """What holds of the share of episodes over the limit."""
         return (
             f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
-            f'with 95 % confidence (Clopper-Pearson), {self.over} of {self.episodes} over'
+            f'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
+            f'{self.over} of {self.episodes} over'
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -394,8 +401,8 @@ class LoopPolicy(ABC):
             (A,) or (B, A) float32 in the environment's own units, for its ``step``.
 
         Raises:
-            UserError: If the observation has another size or holds NaN or infinity, or the last
-                action's reward and cost are not known yet.
+            UserError: If the observation has another size or holds NaN or infinity, the last
+                action's reward and cost are not known yet, or the action would not be finite.
         """
         if self._awaits_observe:
             raise self.error(
@@ -404,6 +411,13 @@ class LoopPolicy(ABC):
             )
         chosen = self._choose(self._batched('observation', obs, (self._obs_dim,)))
         actions = in_environment_units(chosen, self._action_range)
+        # Both, as infinity would be clipped to the environment's range.
+        if not (np.isfinite(chosen).all() and np.isfinite(actions).all()):
+            raise self.error(
+                'the action would be NaN or infinite, so none is sent and the policy is as before: '
+                'its networks overflow at this observation, or its file is damaged',
+            )
+        self._accept(chosen)
         self._awaits_observe = True
         return actions[0] if self.num_episodes is None else actions
 
@@ -483,6 +497,9 @@ class LoopPolicy(ABC):
     @abstractmethod
     def _choose(self, observations: np.ndarray) -> np.ndarray:
         """Return actions (B, A) in [-1, 1] at observations (B, S)."""
+
+    def _accept(self, actions: np.ndarray) -> None:  # noqa: B027 (a hook)
+        """Take in that these actions (B, A), the last that were chosen, are sent."""
 
     @abstractmethod
     def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
@@ -573,10 +590,12 @@ class OnnxPolicy(LoopPolicy):
     Attributes:
         metadata (dict[str, Any]): What the model says of itself: environment, sizes, candidates,
             selection rule, cost limit, frontier, dataset, versions.
+        session (onnxruntime.InferenceSession): The model itself.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no exported policy, or a value is impossible.
+        ValueError: If it is no exported policy or a damaged one, or a value is impossible. All of
+            the file is checked before anything of it runs; no other file is read.
     """
 
     def __init__(  # pylint: disable=too-many-arguments
@@ -589,8 +608,7 @@ class OnnxPolicy(LoopPolicy):
         providers: Sequence[str] = ('CPUExecutionProvider',),
     ) -> None:
         """Initialize an instance of :class:`OnnxPolicy`."""
-        self._session = _open(path, threads, providers)
-        self.metadata = _read_metadata(path, self._session)
+        self.session, self.metadata = _open(path, threads, providers)
         context_len, obs_dim, act_dim, candidates = (
             self.metadata[name] for name in ('context_len', 'obs_dim', 'act_dim', 'candidates')
         )
@@ -608,9 +626,28 @@ class OnnxPolicy(LoopPolicy):
         }
         self._now = np.zeros((count, 2), dtype=np.float32)  # left of return and cost
         self._step = np.zeros(count, dtype=np.int64)
+        self._try_out(path)
         limit = self.metadata['cost_limit'] if cost_limit is None else cost_limit
         self.set_cost_limit(limit, target_return)
         self.reset()
+
+    def _try_out(self, path: str | os.PathLike[str]) -> None:
+        """Refuse a graph that fails at its first step, or whose action is none."""
+        first = {name: values[:1].copy() for name, values in self._inputs.items()}
+        first['mask'][:, -1] = True
+        try:
+            (actions,) = self.session.run(['action'], first)
+        except Exception as error:  # onnxruntime raises many kinds
+            raise ValueError(
+                f'{_printable(os.fspath(path))}: the graph does not run ({_reason(error)}); export '
+                'it again',
+            ) from error
+        act_dim = len(self._zero_action)
+        if actions.shape != (1, act_dim) or not np.isfinite(actions).all():
+            raise ValueError(
+                f'{_printable(os.fspath(path))}: the graph does not give {act_dim} finite numbers '
+                'as an action; export it again',
+            )
 
     def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
         if cost_limit == self.metadata['cost_limit']:
@@ -635,21 +672,23 @@ class OnnxPolicy(LoopPolicy):
         self._now[row], self._step[row] = np.nan_to_num(self._targets[row]), 0
 
     def _choose(self, observations: np.ndarray) -> np.ndarray:
-        for name, newest in (
-            ('states', observations),
-            ('actions', 0.0),
-            ('to_go', self._now),
-            ('timesteps', self._step),
-            ('mask', True),
-        ):
-            history = self._inputs[name]
-            history[:, :-1] = history[:, 1:]
-            history[:, -1] = newest
-        (actions,) = self._session.run(['action'], self._inputs)
-        actions = np.where(self._is_fallback[:, None], self._zero_action, actions)
+        self._newest = {
+            name: np.concatenate([self._inputs[name][:, 1:], newest[:, None]], axis=1)
+            for name, newest in (
+                ('states', observations),
+                ('actions', np.zeros_like(self._inputs['actions'][:, -1])),
+                ('to_go', self._now),
+                ('timesteps', self._step),
+                ('mask', np.ones_like(self._step, dtype=bool)),
+            )
+        }
+        (actions,) = self.session.run(['action'], {**self._inputs, **self._newest})
+        return np.where(self._is_fallback[:, None], self._zero_action, actions)
+
+    def _accept(self, actions: np.ndarray) -> None:
+        self._inputs.update(self._newest)
         self._inputs['actions'][:, -1] = actions
         self._step += 1
-        return actions
 
     def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
         self._now -= np.stack([rewards, costs], axis=-1)
@@ -669,29 +708,477 @@ def _open(
     path: str | os.PathLike[str],
     threads: int,
     providers: Sequence[str],
-) -> InferenceSession:
+) -> tuple[InferenceSession, dict[str, Any]]:
+    """Open an exported model after everything in its file was checked.
+
+    Returns:
+        The session and the metadata.
+    """
     # Here, as the class above is for those too who have only torch.
     import onnxruntime
 
+    shown = _printable(os.fspath(path))
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'{path}: no such file')
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+        raise FileNotFoundError(f'{shown}: no such file')
     try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
-    except Exception as error:  # onnxruntime raises many kinds for a broken file
-        reason = str(error).splitlines()[0]
-        raise ValueError(f'{path}: cannot be read as an ONNX model ({reason})') from error
+        content = _read(path)
+        metadata = _check_file(content)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # what is wrong is raised, once
+        try:
+            # From what was checked, not from the file, which may be another one by now.
+            session = onnxruntime.InferenceSession(
+                content,
+                options,
+                providers=list(providers),
+                enable_fallback=0,  # which prints, and tries the same again
+            )
+        except Exception as error:  # onnxruntime raises many kinds for a broken file
+            raise ValueError(
+                f'cannot be read as an ONNX model ({_reason(error)}); export it again',
+            ) from error
+        _check_graph(session, metadata)
+    except ValueError as error:
+        raise ValueError(f'{shown}: {error}') from error
+    return session, metadata
 
 
-def _read_metadata(path: str | os.PathLike[str], session: InferenceSession) -> dict[str, Any]:
-    entries = session.get_modelmeta().custom_metadata_map
-    if 'omnisafe_qpt_format' not in entries:
-        raise ValueError(f'{path}: not a policy that omnisafe-qpt exported')
-    version = json.loads(entries['omnisafe_qpt_format'])
-    if version != FORMAT:
+def _printable(text: str) -> str:
+    # As errors.printable, of which this file knows nothing.
+    return ''.join(letter if letter.isprintable() else '?' for letter in text)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of an exception's text; its name where it has none."""
+    lines = str(error).strip().splitlines()
+    return _printable(lines[0])[:300] if lines else type(error).__name__
+
+
+# ---------------------------------------------------------------------- what is in the file
+
+# A file of the format is one protobuf message, which has to be shorter.
+_MOST_BYTES = 2**31
+_LONGEST_TEXT = 4096
+
+# The digest's entry of the metadata, up to the digest: its name, and a text of 66 bytes, which is
+# JSON as all others are.
+_DIGEST = 'omnisafe_qpt_sha256'
+_DIGEST_LENGTH = 64
+BLANK_DIGEST = '0' * _DIGEST_LENGTH
+_DIGEST_MARK = _DIGEST.encode() + bytes([0x12, _DIGEST_LENGTH + 2]) + b'"'
+
+# ONNX's numbers of its fields and types, of onnx.proto.
+_GRAPH, _METADATA, _TRAINING, _FUNCTIONS = 7, 14, 20, 25
+_NODE, _INITIALIZER, _SPARSE_INITIALIZER = 1, 5, 15
+_ATTRIBUTE, _DOMAIN = 5, 7
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_OTHERS = (5, 10), (6, 11, 22, 23)
+_DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA = 2, 4, 8, 9, 10
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_FLOAT, _INT32, _INT64, _BOOL, _DOUBLE = 1, 6, 7, 9, 11
+_NOTHING = memoryview(b'')
+_BYTES_OF = {0: None, 1: 8, 2: None, 5: 4}  # of each kind of field; None where it says so itself
+
+
+def sealed(content: bytes) -> bytes:
+    """Write a model's SHA-256 into its metadata, where ``BLANK_DIGEST`` stands.
+
+    The digest is of all bytes of the file, with ``BLANK_DIGEST`` in its place. It shows damage; it
+    is no signature.
+
+    Args:
+        content (bytes): Of a file.
+
+    Raises:
+        ValueError: If there is no place for it.
+    """
+    place = _digest_place(content)
+    return content[: place.start] + _digest(content, place).encode() + content[place.stop :]
+
+
+def _digest_place(content: bytes) -> slice:
+    if content.count(_DIGEST_MARK) != 1:
+        raise ValueError(f'damaged: it has no metadata field {_DIGEST}; copy or export it again')
+    start = content.index(_DIGEST_MARK) + len(_DIGEST_MARK)
+    return slice(start, start + _DIGEST_LENGTH)
+
+
+def _digest(content: bytes, place: slice) -> str:
+    digest = hashlib.sha256(memoryview(content)[: place.start])
+    digest.update(BLANK_DIGEST.encode())
+    digest.update(memoryview(content)[place.stop :])
+    return digest.hexdigest()
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    size = os.path.getsize(path)
+    if size == 0:
+        raise ValueError('the file is empty (0 bytes); copy or export it again')
+    if size >= _MOST_BYTES:
+        raise ValueError(f'cannot be an ONNX model: {size} bytes, and 2 GiB is the most')
+    with open(path, 'rb') as file:
+        return file.read(size)
+
+
+def _check_file(content: bytes) -> dict[str, Any]:
+    """Check a file's bytes, before anything is built of them; returns the metadata.
+
+    Raises:
+        ValueError: If there is damage, or something that no exported policy has.
+    """
+    try:
+        entries = _metadata_entries(content)
+    except ValueError as error:
         raise ValueError(
-            f'{path}: has format {version}, this runner reads {FORMAT}; use the runner.py of the '
-            'version that exported it',
+            f'cannot be read as an ONNX model ({error}); copy or export it again',
+        ) from error
+    metadata = {name: _parsed(name, text) for name, text in entries.items()}
+    if 'omnisafe_qpt_format' not in metadata:
+        raise ValueError('not a policy that omnisafe-qpt exported')
+    version = metadata['omnisafe_qpt_format']
+    if version != FORMAT or isinstance(version, (bool, float)):
+        raise ValueError(
+            f'has format {_shown(version)}, this runner reads {FORMAT}; export it again, or use '
+            'the runner.py of the version that exported it',
         )
-    return {name: json.loads(text) for name, text in entries.items()}
+    place = _digest_place(content)
+    if content[place] != _digest(content, place).encode():
+        raise ValueError(
+            f'damaged: its SHA-256 is not the one in its metadata field {_DIGEST}; copy or export '
+            'it again',
+        )
+    check_metadata(metadata)
+    for field, value in _fields(memoryview(content)):
+        if field == _GRAPH:
+            _check_parts(value)
+        elif field in (_TRAINING, _FUNCTIONS):
+            raise ValueError('the graph has functions, which no exported policy has')
+    return metadata
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
+    """Read the fields of a protobuf message: numbers as int, the rest as memoryview.
+
+    Raises:
+        ValueError: If it is cut short or no such message.
+    """
+    place, size = 0, len(message)
+
+    def number() -> int:
+        nonlocal place
+        value = 0
+        for shift in range(0, 70, 7):
+            if place >= size:
+                break
+            byte = message[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise ValueError('cut short or no protobuf message')
+
+    while place < size:
+        key = number()
+        kind = key & 7
+        if kind not in _BYTES_OF or not key >> 3:
+            raise ValueError('no protobuf message')
+        if kind == 0:
+            yield key >> 3, number()
+            continue
+        length = _BYTES_OF[kind] or number()
+        if length > size - place:
+            raise ValueError('cut short or no protobuf message')
+        place += length
+        yield key >> 3, message[place - length : place]
+
+
+def _message(value: Any) -> memoryview:
+    if not isinstance(value, memoryview):
+        raise ValueError('a field has another type than in ONNX')
+    return value
+
+
+def _metadata_entries(content: bytes) -> dict[str, str]:
+    entries: dict[str, str] = {}
+    for field, value in _fields(memoryview(content)):
+        if field == _METADATA:
+            entry = dict(_fields(_message(value)))
+            name, text = (str(bytes(_message(entry.get(i, _NOTHING))), 'utf-8') for i in (1, 2))
+            if name in entries:
+                raise ValueError(f'the metadata field {_printable(name)} is there twice')
+            entries[name] = text
+    return entries
+
+
+def _parsed(name: str, text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f'it holds {constant}')
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        reason = 'it is nested too deeply' if isinstance(error, RecursionError) else _reason(error)
+        raise ValueError(
+            f'the metadata field {_printable(name)[:80]} cannot be read ({reason}); export it '
+            'again',
+        ) from error
+
+
+def _check_parts(graph: Any) -> None:
+    """Check a graph's nodes and tensors."""
+    for field, value in _fields(_message(graph)):
+        if field == _INITIALIZER:
+            _check_tensor(value)
+        elif field == _SPARSE_INITIALIZER:
+            raise ValueError('the graph has sparse initializers, which no exported policy has')
+        elif field == _NODE:
+            _check_node(value)
+
+
+def _check_node(node: Any) -> None:
+    for field, value in _fields(_message(node)):
+        if field == _DOMAIN and bytes(_message(value)) not in (b'', b'ai.onnx'):
+            raise ValueError('the graph has an operator that is not of ONNX itself')
+        if field != _ATTRIBUTE:
+            continue
+        for part, content in _fields(_message(value)):
+            if part in _ATTRIBUTE_OTHERS:
+                raise ValueError('the graph has graphs within, which no exported policy has')
+            if part in _ATTRIBUTE_TENSORS:
+                _check_tensor(content)
+
+
+def _check_tensor(tensor: Any) -> None:
+    """Refuse a tensor whose numbers are elsewhere, or not finite."""
+    name, kind, numbers = '', 0, []
+    for field, value in _fields(_message(tensor)):
+        if field == _NAME:
+            name = _printable(str(bytes(_message(value)), 'utf-8', 'replace'))[:80]
+        elif field == _DATA_TYPE:
+            kind = value
+        elif field in (_RAW_DATA, _FLOAT_DATA, _DOUBLE_DATA):
+            numbers.append(_message(value))
+        elif field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value):
+            raise ValueError(
+                'the weights are in another file (external_data), which is never read; export the '
+                'policy again',
+            )
+    if kind not in (_FLOAT, _INT32, _INT64, _BOOL, _DOUBLE):
+        raise ValueError(f'the initializer {name} has a type that no exported policy has')
+    if kind in (_FLOAT, _DOUBLE):
+        _check_numbers(name, numbers, np.dtype('<f4' if kind == _FLOAT else '<f8'))
+
+
+def _check_numbers(name: str, numbers: list[memoryview], dtype: np.dtype) -> None:
+    for data in numbers:
+        if len(data) % dtype.itemsize:
+            raise ValueError(f'the initializer {name} is cut short')
+        values = np.frombuffer(data, dtype)
+        # Attention masks are of 0 and -inf; nothing else has an infinity.
+        if not np.isfinite(values).all() and not ((values == 0) | (values == -np.inf)).all():
+            raise ValueError(
+                f'the initializer {name} has numbers that are not finite: damaged, or exported '
+                'from a damaged checkpoint; export another one',
+            )
+
+
+# ---------------------------------------------------------------------- what it says of itself
+
+
+def _is_number(value: Any, low: float = -_LARGEST_NUMBER, high: float = _LARGEST_NUMBER) -> bool:
+    # NaN is within no bounds.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and _is_number(value, 1, most)
+
+
+def _are_numbers(value: Any, count: int | None = None) -> bool:
+    """Whether this is a list of so many numbers; of at least one by default."""
+    if not isinstance(value, list) or not all(map(_is_number, value)):
+        return False
+    return bool(value) if count is None else len(value) == count
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_TEXT and value.isprintable()
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_frontier(value: Any) -> bool:
+    if not isinstance(value, dict) or not _are_numbers(value.get('costs')):
+        return False
+    costs = value['costs']
+    return costs == sorted(costs) and _are_numbers(value.get('returns'), len(costs))
+
+
+def _is_level(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and {'asked_cost', 'target_return'} <= value.keys()
+        and all(
+            value.get(name) is None or _is_number(value[name], low)
+            for name, low in (
+                ('asked_cost', 0.0),
+                ('target_return', -_LARGEST_NUMBER),
+                ('cost_bound', 0.0),
+            )
+        )
+        and _is_number(value.get('cost_mean'))
+        and _is_number(value.get('return_mean'))
+        and _are_numbers(value.get('costs'))
+    )
+
+
+def _is_calibration(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.get('format') != CALIBRATION_FORMAT:
+        return False
+    levels, fallback = value.get('levels'), value.get('zero_action')
+    return (
+        isinstance(levels, list)
+        and all(
+            _is_level(level) and 'cost_bound' in level and level['asked_cost'] is not None
+            for level in levels
+        )
+        and (_is_level(fallback) if fallback is not None else bool(levels))
+        and _is_count(value.get('episodes'), 10**9)
+        and _is_count(value.get('comparisons'), 10**9)
+        and _is_number(value.get('worst_cost'), 0.0)
+    )
+
+
+# Of each field of the metadata: what it must be, in words and as a check. Ranges of actions are
+# checked with the number of actions.
+_ROOM = 100_000
+_IS_COUNT = f'a whole number from 1 to {_ROOM}'
+_IS_POSITIVE = f'a number above 0, at most {_LARGEST_NUMBER:g}'
+_IS_FROM_0 = f'a number from 0 to {_LARGEST_NUMBER:g}'
+_SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    'env_id': ('printable text', _is_text),
+    **dict.fromkeys(
+        ('obs_dim', 'act_dim', 'context_len'),
+        (_IS_COUNT, lambda value: _is_count(value, _ROOM)),
+    ),
+    'candidates': ('a whole number from 1 to 10000', lambda value: _is_count(value, 10_000)),
+    'horizon': ('a whole number from 1 to 1000000000', lambda value: _is_count(value, 10**9)),
+    **dict.fromkeys(
+        ('cost_limit', 'asked_cost', 'target_spread', 'shift_scale'),
+        (_IS_FROM_0, lambda value: _is_number(value, 0.0)),
+    ),
+    **dict.fromkeys(
+        ('return_unit', 'cost_unit'),
+        (_IS_POSITIVE, lambda value: _is_number(value, 0.0) and value > 0),
+    ),
+    'target_return': ('a number or null', lambda value: value is None or _is_number(value)),
+    'calibration': (
+        f'null or a target calibration of format {CALIBRATION_FORMAT} with finite numbers',
+        _is_calibration,
+    ),
+    'frontier': ('costs, rising, and as many returns', _is_frontier),
+    'published_targets': (
+        'a list of pairs of cost and return',
+        lambda value: isinstance(value, list) and all(_are_numbers(pair, 2) for pair in value),
+    ),
+    'candidate_shift': ('history or last', lambda value: value in ('history', 'last')),
+    'rule': ('paper, bounded or paced', lambda value: value in ('paper', 'bounded', 'paced')),
+    'reference_returns': ('two numbers', lambda value: _are_numbers(value, 2)),
+    **dict.fromkeys(('dataset', 'run', 'checkpoint'), ('printable text', _is_text)),
+    'dataset_sha256': ('text or null', lambda value: value is None or _is_text(value)),
+    **dict.fromkeys(('trained_with', 'exported_with'), ('names and versions', _are_texts)),
+}
+# Numbers of the windows, of one episode.
+_MOST_NUMBERS = 2**26
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Refuse metadata that no policy has, before anything is allocated by it.
+
+    Args:
+        metadata (dict[str, Any]): As JSON has it.
+
+    Raises:
+        ValueError: If a field is missing or impossible; the message names it.
+    """
+    for name, (expected, is_right) in _SCHEMA.items():
+        if name not in metadata:
+            raise ValueError(f'the metadata field {name} is missing; export it again')
+        if not is_right(metadata[name]):
+            _refuse(name, metadata[name], expected)
+    obs_dim, act_dim, context_len = (
+        metadata[name] for name in ('obs_dim', 'act_dim', 'context_len')
+    )
+    if context_len * (obs_dim + act_dim) > _MOST_NUMBERS:
+        _refuse('context_len', context_len, f'smaller, for {obs_dim} + {act_dim} numbers a step')
+    _check_range(metadata.get('action_range'), act_dim)
+
+
+def _check_range(action_range: Any, act_dim: int) -> None:
+    if action_range is None:
+        return
+    ends = action_range if isinstance(action_range, dict) else {}
+    low, high = ends.get('low'), ends.get('high')
+    is_right = _are_numbers(low, act_dim) and _are_numbers(high, act_dim)
+    if not is_right or not (np.float32(low) < np.float32(high)).all():
+        _refuse('action_range', action_range, f'null, or low and high, {act_dim} numbers each')
+
+
+def _refuse(name: str, value: Any, expected: str) -> None:
+    raise ValueError(
+        f'the metadata field {name} is {_shown(value)}; it must be {expected}; export it again',
+    )
+
+
+def _shown(value: Any) -> str:
+    """Show a value of JSON in a few letters."""
+    if isinstance(value, (dict, list)):
+        return 'another list or object'
+    text = _printable(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= 40 else f'{text[:40]}...'
+
+
+# ---------------------------------------------------------------------- the graph
+
+
+def _check_graph(session: InferenceSession, metadata: dict[str, Any]) -> None:
+    """Refuse a graph that does not fit the metadata, or does not run."""
+    context_len, obs_dim, act_dim, candidates = (
+        metadata[name] for name in ('context_len', 'obs_dim', 'act_dim', 'candidates')
+    )
+    inputs = {
+        'states': ('tensor(float)', [context_len, obs_dim]),
+        'actions': ('tensor(float)', [context_len, act_dim]),
+        'to_go': ('tensor(float)', [context_len, 2]),
+        'timesteps': ('tensor(int64)', [context_len]),
+        'mask': ('tensor(bool)', [context_len]),
+        'shifts': ('tensor(float)', [candidates]),
+    }
+    outputs = {'action': ('tensor(float)', [act_dim]), 'candidate': ('tensor(int64)', [])}
+    for kind, expected, nodes in (
+        ('input', inputs, session.get_inputs()),
+        ('output', outputs, session.get_outputs()),
+    ):
+        found = {node.name: node for node in nodes}
+        unknown = found.keys() - expected.keys() if kind == 'input' else ()
+        for name in unknown:
+            raise ValueError(
+                f'the graph has an {kind} {_printable(name)[:80]}, which no policy has'
+            )
+        for name, (dtype, shape) in expected.items():
+            if name not in found:
+                raise ValueError(f'the graph has no {kind} {name}')
+            node = found[name]
+            is_right = node.type == dtype and len(node.shape) == len(shape) + 1
+            # Any number of episodes, so that the first is a name.
+            if not is_right or isinstance(node.shape[0], int) or node.shape[1:] != shape:
+                sizes = ', '.join(map(str, ['episodes', *shape]))
+                raise ValueError(
+                    f'the {kind} {name} of the graph is {node.type} of shape '
+                    f'{_printable(str(node.shape))[:80]}; by the metadata it must be {dtype} of '
+                    f'shape [{sizes}]; export it again',
+                )

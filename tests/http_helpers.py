@@ -64,12 +64,15 @@ class Fault:
         after (int, optional): Bytes after which the answer breaks off. Defaults to None.
         stalls (bool, optional): Whether the connection stays open in silence when it breaks off.
             Defaults to False.
+        raw (callable, optional): Is given the function that sends bytes, in place of any answer
+            of HTTP. Defaults to None.
     """
 
     status: int | None = None
     headers: dict = field(default_factory=dict)
     after: int | None = None
     stalls: bool = False
+    raw: object = None
 
 
 class FileServer:
@@ -132,6 +135,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         state.asked.append((self.path, dict(self.headers)))
         fault = state.faults.pop(0) if state.faults else None
+        if fault is not None and fault.raw is not None:
+            with suppress(OSError):  # the client may have had enough
+                fault.raw(self.wfile.write)
+            self.close_connection = True
+            return
         if self.path.rpartition('/')[2] in state.missing:
             fault = Fault(status=404)
         if fault is not None and fault.status is not None:

@@ -31,7 +31,10 @@ from omnisafe_qpt.data.actions import (
     normalize,
     recorded_unit,
 )
+from omnisafe_qpt.data.checks import ACTIONS_OUT_OF_RANGE
+from omnisafe_qpt.data.convert import convert
 from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.runner import in_environment_units
@@ -104,6 +107,19 @@ def test_a_declared_unit_is_believed(make_arrays: Any, tmp_path: Path) -> None:
         assert recorded_unit(path) == unit
     with pytest.raises(UserError, match="action_unit is 'metres'"):
         find_unit(data, limits, 'metres')
+
+
+def test_a_declared_unit_is_known_to_info_and_convert(make_arrays: Any, tmp_path: Path) -> None:
+    arrays = make_arrays([3, 4])
+    arrays['actions'] = 2.0 * np.sign(arrays['actions'])
+    found = {}
+    for unit in (None, NORMALIZED, ENVIRONMENT):
+        path = tmp_path / f'{unit}.hdf5'
+        write_hdf5(path, arrays, {} if unit is None else {'action_unit': unit})
+        codes = {each.code for each in summarize(path).findings}
+        notes = convert(path, tmp_path / f'{unit}.npz').notes
+        found[unit] = ACTIONS_OUT_OF_RANGE in codes, any('own unit' in note for note in notes)
+    assert found == {None: (True, False), NORMALIZED: (True, False), ENVIRONMENT: (False, True)}
 
 
 def test_normalised_actions_are_the_inverse_of_what_the_environment_gets(make_arrays: Any) -> None:

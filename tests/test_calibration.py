@@ -531,7 +531,13 @@ def test_a_loaded_policy_holds_still_while_its_limit_asks_for_it(still_run: Path
     np.testing.assert_allclose(policy.remaining_budget, [0.125, 2.0])
 
 
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: Any, zero_action: Any) -> Any:
+def train(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    levels: Any,
+    zero_action: Any,
+    **train_cfgs: Any,
+) -> Any:
     """Train for seconds, with a calibration that finds this."""
 
     def found(networks: Any, config: DeploymentConfig, *_: Any) -> dict[str, Any]:
@@ -540,9 +546,48 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: Any, zero_act
         return {**RECORD, 'settings': settings, 'levels': levels, 'zero_action': zero_action}
 
     monkeypatch.setattr(algorithm, 'calibrate', found)
-    options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, calibrate_episodes=2)
+    train_cfgs = {'calibrate_episodes': 2, **train_cfgs}
+    options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, **train_cfgs)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
     return agent, agent.learn()
+
+
+def test_a_run_whose_only_episodes_are_of_calibration_may_find_no_safe_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = {'evaluate_epoisodes': 0, 'final_evaluate_episodes': 0}
+    _, result = train(tmp_path, monkeypatch, [level(2.0, 8.0, 1.0, 40.0)], ZERO_ACTION, **none)
+    assert result == (1.0, 0.25, HORIZON)
+
+
+def test_what_was_validated_before_calibration_is_not_shown_as_what_is_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    none = {'final_evaluate_episodes': 0}
+    agent, _ = train(tmp_path, monkeypatch, [level(2.0, 8.0, 1.0, 1.0)], None, **none)
+    assert agent.agent._actor.target_return is not None
+    (shown,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.startswith('Return  ')
+    )
+    assert f'{agent.agent._actor.target_return:.2f}' not in shown
+    assert 'before target calibration' in shown
+
+
+def test_the_worst_cost_is_of_all_episodes_those_held_out_too(tmp_path: Path) -> None:
+    found = []
+    for name, options in (('whole', {}), ('part', {'holdout_share': 0.5})):
+        options = small_options(write_dataset(tmp_path / f'{name}.hdf5'), tmp_path, **options)
+        agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).agent
+        found.append((agent._spec['worst_cost'], len(agent._trajectories.rows)))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] > found[1][1]
+
+
+def test_a_limit_that_no_episode_is_assumed_to_exceed_claims_no_evidence() -> None:
+    found = Guarantee.at({**RECORD, 'levels': LEVELS[:1]}, RECORD['worst_cost'])
+    assert found.status == CERTIFIED
+    assert '95 %' not in found.mean_statement
+    assert '95 %' in Guarantee.at({**RECORD, 'levels': LEVELS[:1]}, 10.0).mean_statement
 
 
 def test_a_trained_model_without_a_safe_target_says_so_everywhere(

@@ -153,7 +153,7 @@ def count_wrong(
     means = {cost: drawn.mean() for cost, drawn in costs.items()}
     shares = {cost: {limit: (drawn > limit).mean() for limit in LIMITS}
               for cost, drawn in costs.items()}  # fmt: skip
-    comparisons = len(costs) * len(looks(EPISODES))
+    comparisons = len(costs) * len(looks(EPISODES)) + 1  # the zero action
     found = {kind: dict.fromkeys(LIMITS, 0) for kind in ('certified', 'mean', 'share')}
     for seed in range(NUM_CALIBRATIONS):
         for limit, level in procedure(Policy(draw, shared, seed), monkeypatch).items():

@@ -497,7 +497,7 @@ def test_a_collection_killed_outright_goes_on_to_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize('count', ['1', '2'])
 def test_an_interruption_says_how_to_go_on(tmp_path, number, count):
     out = tmp_path / 'mine.hdf5'

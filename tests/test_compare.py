@@ -490,7 +490,7 @@ def is_alive(pid):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
-@pytest.mark.parametrize('signal_name', ['SIGINT', 'SIGTERM'])
+@pytest.mark.parametrize('signal_name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
 def test_stopping_leaves_finished_cells_and_no_process(pretend, monkeypatch, capsys, signal_name):
     folder = pretend(
         f"""{FINISH}

@@ -166,7 +166,7 @@ def test_all_steps_done_is_status_0(do_steps):
     assert do_steps('a', 'b')[0] == 0
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_what_was_found_is_written_when_it_is_stopped(do_steps, number):
     before = signal.getsignal(number)
     status, result = do_steps('a', 'hangs', 'b', stopped_by=number)

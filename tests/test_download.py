@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -412,6 +413,143 @@ def test_what_is_no_dataset_of_the_task_never_gets_its_name(server, folder, cont
     assert expected in message
     check_ways_out(message, folder)
     assert os.listdir(folder) == [f'.{TASK.dataset_file}.lock']
+
+
+def head(*headers, status='200 OK'):
+    return '\r\n'.join([f'HTTP/1.1 {status}', *headers, '', '']).encode('latin-1')
+
+
+def ends_after(*parts):
+    def send(write):
+        for part in parts:
+            write(part)
+
+    return send
+
+
+def endlessly(first, *parts):
+    def send(write):
+        write(first)
+        while True:  # until the client closes the connection
+            for part in parts:
+                write(part)
+
+    return send
+
+
+def slowly(first, part):
+    def send(write):
+        write(first)
+        while True:
+            write(part)
+            time.sleep(0.1)
+
+    return send
+
+
+BLOCK = bytes(1 << 16)
+BOMB = gzip.compress(bytes(50_000_000))
+LENGTH = f'Content-Length: {len(FIRST)}'
+
+
+@pytest.mark.parametrize(
+    'raw',
+    [
+        pytest.param(endlessly(head(), BLOCK), id='endless'),
+        pytest.param(
+            endlessly(head('Transfer-Encoding: chunked'), b'10000\r\n', BLOCK, b'\r\n'),
+            id='endless chunks',
+        ),
+        pytest.param(ends_after(head('Content-Encoding: gzip'), BOMB), id='gzip'),
+        pytest.param(ends_after(head('Content-Encoding: deflate, br'), BOMB), id='encodings'),
+        pytest.param(ends_after(head('Transfer-Encoding: gzip'), BOMB), id='transfer gzip'),
+        pytest.param(ends_after(head(f'Content-Length: {10**15}'), FIRST), id='huge length'),
+        pytest.param(ends_after(head(f'Content-Length: {10**400}'), FIRST), id='absurd length'),
+        pytest.param(ends_after(head('Content-Length: 5, 7'), FIRST), id='two lengths'),
+        pytest.param(ends_after(head('Content-Length: +10'), FIRST), id='signed length'),
+        pytest.param(ends_after(head('Content-Length: 100'), FIRST), id='length too small'),
+        pytest.param(ends_after(head('Content-Length: \xb2'), FIRST[:900]), id='no digits'),
+        pytest.param(
+            ends_after(head('Transfer-Encoding: chunked'), b'-5\r\nabc\r\n'), id='bad chunk'
+        ),
+        pytest.param(
+            ends_after(head('Transfer-Encoding: chunked'), b'f' * 70_000), id='long chunk size'
+        ),
+        pytest.param(endlessly(head()[:-2], b'X: ' + b'a' * 60_000 + b'\r\n'), id='headers'),
+        pytest.param(endlessly(head()[:-2] + b'X: ', BLOCK), id='endless header'),
+        pytest.param(slowly(b'', b'H'), id='slow status'),
+        pytest.param(slowly(head()[:-2] + b'X: ', b'a'), id='slow header'),
+        pytest.param(ends_after(b'\0\xff' * 99), id='no HTTP'),
+        pytest.param(ends_after(b''), id='nothing'),
+        pytest.param(ends_after(head(status='200 \x1b]0;owned\x07')), id='empty'),
+        pytest.param(ends_after(head(status='499 \x1b]0;owned\x07')), id='escapes'),
+        pytest.param(
+            ends_after(
+                head(
+                    status='999 None',
+                )
+            ),
+            id='unknown status',
+        ),
+        pytest.param(
+            ends_after(head('Content-Range: bytes 0-9/10', status='206 Partial')), id='unasked part'
+        ),
+        *(
+            pytest.param(
+                ends_after(head(f'Location: {location}', 'Content-Length: 0', status='302 Found')),
+                id=f'to {location[:20]}',
+            )
+            for location in (
+                'file:///etc/passwd',
+                'ftp://127.0.0.1/x',
+                'data:,x',
+                'http://[',
+                'http://',
+                'http://\xff\xfe:99999999/',
+                'http://127.0.0.1:99999/',
+                '//',
+                'x' * 60_000,
+                '/again',
+            )
+        ),
+        pytest.param(
+            endlessly(head('Location: /more', status='302 Found'), BLOCK), id='big redirect'
+        ),
+        pytest.param(ends_after(head(status='302 Found'), b'nowhere'), id='without location'),
+    ],
+)
+def test_hostile_answers_are_one_line_and_leave_nothing_wrong(server, folder, monkeypatch, raw):
+    monkeypatch.setattr(transfer, 'PATIENCE', Patience(0.5, 0.3, (0.0,)))
+    monkeypatch.setattr(download_module, '_most_bytes', lambda task: 4 * len(FIRST))
+    server.faults = [Fault(raw=raw)] * 50
+    message = error_of(folder)
+    assert message.isprintable()
+    check_ways_out(message, folder)
+    names = {path.name for path in folder.iterdir()} - {f'.{TASK.dataset_file}.lock'}
+    assert names <= {part_path(folder).name, f'{part_path(folder).name}.json'}
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 4 * len(FIRST)
+    server.faults = []
+    download(TASK, folder)
+    check_complete(folder, FIRST)
+
+
+@pytest.mark.parametrize('length', ['-5', '0x10', '', 'NaN'])
+def test_a_length_that_is_none_is_not_believed(server, folder, length):
+    server.faults = [Fault(raw=ends_after(head(f'Content-Length: {length}'), FIRST))]
+    download(TASK, folder)
+    check_complete(folder, FIRST)
+
+
+@pytest.mark.parametrize(
+    'note',
+    ['[' * 100_000, '{"size": "5"}', '{"size": -1}', '{"etag": 5}', '{"sha256": [1]}', '5', 'null'],
+)
+def test_a_damaged_note_beside_a_part_is_no_note(server, folder, note):
+    folder.mkdir()
+    part_path(folder).write_bytes(b'what is this')
+    part_path(folder).with_name(f'{part_path(folder).name}.json').write_text(note)
+    download(TASK, folder)
+    check_complete(folder, FIRST)
 
 
 def test_a_web_page_is_not_waited_for(server, folder):

@@ -36,6 +36,7 @@ from omnisafe_qpt import runner
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.core.config import RULES
 from omnisafe_qpt.data.actions import normalized
+from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host import export
 from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
 from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
@@ -171,7 +172,7 @@ class Comparison:
     def assert_tie(self, row: int) -> None:
         _, _, rewards, costs = (values.numpy() for values in self.policy._rollout._scored)
         one = self.policy._rollout.choice.candidate[row]
-        (others,) = self.exported._session.run(['candidate'], self.exported._inputs)
+        (others,) = self.exported.session.run(['candidate'], self.exported._inputs)
         pair = [one, others[row]]
         differences = [np.ptp(rewards[row, pair]), np.ptp(costs[row, pair])]
         if self.rule == 'bounded':  # then one may be just as dear as candidate 0
@@ -402,14 +403,295 @@ def test_what_is_no_exported_policy_is_said_so(exported: Any, tmp_path: Path) ->
         OnnxPolicy(cut)
     model = onnx.load(exported(**PLAIN))
     for entry in model.metadata_props:
-        entry.value = '1' if entry.key == 'omnisafe_qpt_format' else entry.value
+        entry.value = '2' if entry.key == 'omnisafe_qpt_format' else entry.value
     onnx.save(model, tmp_path / 'newer.onnx')
-    with pytest.raises(ValueError, match='format 1, this runner reads 2'):
+    with pytest.raises(ValueError, match='format 2, this runner reads 3'):
         OnnxPolicy(tmp_path / 'newer.onnx')
     del model.metadata_props[:]
     onnx.save(model, tmp_path / 'other.onnx')
     with pytest.raises(ValueError, match='not a policy that omnisafe-qpt exported'):
         OnnxPolicy(tmp_path / 'other.onnx')
+
+
+# ---------------------------------------------------------------------- damaged and hostile files
+
+
+@pytest.fixture
+def altered(exported: Any, tmp_path: Path) -> Any:
+    """Return a factory of files whose hash is right and whose content is not."""
+    import onnx
+
+    def alter(change: Any = None, **fields: str) -> Path:
+        model = onnx.load(exported(**PLAIN))
+        for name in [name for name in fields if fields[name] is None]:
+            kept = [entry for entry in model.metadata_props if entry.key != name]
+            del model.metadata_props[:]
+            model.metadata_props.extend(kept)
+        for entry in model.metadata_props:
+            if entry.key == 'omnisafe_qpt_sha256':
+                entry.value = f'"{runner.BLANK_DIGEST}"'
+            entry.value = fields.get(entry.key, entry.value)
+        if change is not None:
+            change(model)
+        path = tmp_path / 'altered.onnx'
+        path.write_bytes(runner.sealed(model.SerializeToString()))
+        return path
+
+    return alter
+
+
+def refusal(path: Path) -> str:
+    """The one line with which a file is refused, and that names it."""
+    with pytest.raises(ValueError, match=path.name) as caught:
+        OnnxPolicy(path)
+    (line,) = str(caught.value).splitlines()
+    assert line.isprintable()
+    return line
+
+
+@needs_extra
+def test_a_file_that_only_was_sealed_again_is_read(altered: Any) -> None:
+    assert OnnxPolicy(altered()).act(np.zeros(7)).shape == (2,)
+
+
+@needs_extra
+def test_each_flipped_bit_is_noticed(exported: Any, tmp_path: Path) -> None:
+    content = exported(**PLAIN).read_bytes()
+    path = tmp_path / 'flipped.onnx'
+    generator = np.random.default_rng(0)
+    for place in (0, len(content) - 1, *generator.integers(0, len(content), 150)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(flipped)
+        assert refusal(path)
+    for other in (b'', content[:-1], content[: len(content) // 2], content + b'\0', b'\0' * 999):
+        path.write_bytes(other)
+        assert refusal(path)
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    'field',
+    ['obs_dim', 'act_dim', 'context_len', 'candidates', 'horizon'],
+)
+@pytest.mark.parametrize(
+    'text',
+    ['-1', '0', '"8"', '1000000000000', '2.5', 'true', 'null', '[7]', '1' + '0' * 400, '99999'],
+)
+def test_impossible_sizes_are_refused(altered: Any, field: str, text: str) -> None:
+    if (field, text) == ('horizon', '99999'):
+        text = '1e5'
+    assert field in refusal(altered(**{field: text})) or text == '99999'
+
+
+_LEVEL = (
+    '{"asked_cost": 1, "target_return": 1, "costs": [1], "cost_bound": 1, "cost_mean": 1, '
+    '"return_mean": 1}'
+)
+_CALIBRATION = (
+    '{"format": 2, "episodes": 1, "comparisons": 1, "worst_cost": 1, "zero_action": null, '
+    f'"levels": [{_LEVEL}]}}'
+)
+
+
+@needs_extra
+def test_a_calibration_of_the_right_form_is_read(altered: Any) -> None:
+    assert OnnxPolicy(altered(calibration=_CALIBRATION)).metadata['calibration']['episodes'] == 1
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ('field', 'text'),
+    [
+        *(
+            (field, text)
+            for field in ('cost_limit', 'target_return', 'asked_cost', 'shift_scale', 'cost_unit')
+            for text in ('NaN', '-Infinity', '1e999', '"5"', '[5]', '{}', '1' + '0' * 400)
+        ),
+        ('cost_limit', '-1'),
+        ('return_unit', '0'),
+        ('env_id', '5'),
+        ('env_id', '"Safety\\u001b]0;owned\\u0007"'),
+        ('env_id', '[' * 100_000),
+        ('frontier', '{"a":' * 5000 + '1' + '}' * 5000),
+        ('frontier', '{"costs": [], "returns": []}'),
+        ('frontier', '{"costs": [0, 1], "returns": [1]}'),
+        ('frontier', '{"costs": [1, 0], "returns": [1, 1]}'),
+        ('frontier', '{"costs": [0, NaN], "returns": [1, 1]}'),
+        ('frontier', '{"costs": "ab", "returns": "ab"}'),
+        ('frontier', 'null'),
+        ('published_targets', '[[1, 2, 3]]'),
+        ('published_targets', '[[1, null]]'),
+        ('published_targets', '5'),
+        ('action_range', '{"low": [-1, -1], "high": [1]}'),
+        ('action_range', '{"low": [-1, -1], "high": [1, -1]}'),
+        ('action_range', '{"low": [-1, -1]}'),
+        ('action_range', '[1, 2]'),
+        ('action_range', '{"low": [-1, null], "high": [1, 1]}'),
+        ('rule', '"none"'),
+        ('candidate_shift', '["last"]'),
+        ('reference_returns', '[0]'),
+        ('trained_with', '{"torch": 2}'),
+        ('calibration', '{}'),
+        ('calibration', '[]'),
+        ('calibration', _CALIBRATION.replace('"format": 2', '"format": 1')),
+        ('calibration', _CALIBRATION.replace(_LEVEL, '')),
+        ('calibration', _CALIBRATION.replace('"costs": [1]', '"costs": []')),
+        ('calibration', _CALIBRATION.replace('"episodes": 1', '"episodes": 0')),
+        ('calibration', _CALIBRATION.replace('"cost_mean": 1', '"cost_mean": "1"')),
+        ('calibration', _CALIBRATION.replace('"cost_bound": 1, ', '')),
+        ('calibration', _CALIBRATION.replace('"asked_cost": 1', '"asked_cost": null')),
+        ('dataset', 'not json'),
+        ('run', ''),
+        *((field, None) for field in runner._SCHEMA),
+    ],
+)
+def test_impossible_metadata_is_refused(altered: Any, field: str, text: Any) -> None:
+    assert field in refusal(altered(**{field: text}))
+
+
+def _weights(model: Any, number: int = 0) -> Any:
+    return [each for each in model.graph.initializer if len(each.dims) == 2][number]
+
+
+def _set_weight(value: float) -> Any:
+    def change(model: Any) -> None:
+        tensor = _weights(model)
+        numbers = np.frombuffer(tensor.raw_data, np.float32).copy()
+        numbers[1] = value
+        tensor.raw_data = numbers.tobytes()
+
+    return change
+
+
+def _as_float_data(model: Any) -> None:
+    tensor = _weights(model)
+    numbers = np.frombuffer(tensor.raw_data, np.float32).copy()
+    numbers[0] = np.nan
+    tensor.ClearField('raw_data')
+    tensor.float_data.extend(numbers)
+
+
+def _as_half(model: Any) -> None:
+    tensor = _weights(model)
+    tensor.raw_data = np.frombuffer(tensor.raw_data, np.float32).astype(np.float16).tobytes()
+    tensor.data_type = 10
+
+
+def _as_external(model: Any) -> None:
+    tensor = _weights(model)
+    tensor.ClearField('raw_data')
+    tensor.data_location = 1
+    entry = tensor.external_data.add()
+    entry.key, entry.value = 'location', '/etc/passwd'
+
+
+def _external_location_alone(model: Any) -> None:
+    _weights(model).data_location = 1
+
+
+def _external_constant(model: Any) -> None:
+    from onnx import helper
+
+    node = helper.make_node('Constant', [], ['unused'])
+    attribute = node.attribute.add(name='value', type=4)
+    attribute.t.data_type, attribute.t.data_location = 1, 1
+    entry = attribute.t.external_data.add()
+    entry.key, entry.value = 'location', 'secret'
+    model.graph.node.insert(0, node)
+
+
+def _loop(model: Any) -> None:
+    from onnx import helper
+
+    body = helper.make_graph([], 'body', [], [])
+    model.graph.node.append(helper.make_node('Loop', ['', ''], ['unused'], body=body))
+
+
+def _function(model: Any) -> None:
+    from onnx import helper
+
+    model.functions.append(helper.make_function('mine', 'f', [], [], [], []))
+
+
+def _foreign(model: Any) -> None:
+    model.graph.node[0].domain = 'com.microsoft'
+
+
+def _without_input(model: Any) -> None:
+    model.graph.input[0].name = 'other'
+
+
+def _extra_input(model: Any) -> None:
+    from onnx import TensorProto, helper
+
+    model.graph.input.append(helper.make_tensor_value_info('more', TensorProto.FLOAT, [1]))
+
+
+def _fixed_episodes(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def _without_output(model: Any) -> None:
+    del model.graph.output[0]
+
+
+def _nan_by_a_node(model: Any) -> None:
+    for node in model.graph.node:
+        for number, name in enumerate(node.output):
+            if name == 'action':
+                node.output[number] = 'before'
+    from onnx import helper
+
+    model.graph.node.append(helper.make_node('Sub', ['before', 'before'], ['none']))
+    model.graph.node.append(helper.make_node('Div', ['none', 'none'], ['action']))
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (_set_weight(np.nan), 'not finite'),
+        (_set_weight(np.inf), 'not finite'),
+        (_set_weight(-np.inf), 'not finite'),
+        (_as_float_data, 'not finite'),
+        (_as_half, 'type'),
+        (_as_external, 'never read'),
+        (_external_location_alone, 'never read'),
+        (_external_constant, 'never read'),
+        (_loop, 'graphs within'),
+        (_function, 'functions'),
+        (_foreign, 'operator'),
+        (_without_input, 'input'),
+        (_extra_input, 'input more'),
+        (_fixed_episodes, 'states'),
+        (_without_output, 'output action'),
+        (_nan_by_a_node, 'finite numbers'),
+    ],
+)
+def test_hostile_graphs_are_refused(altered: Any, change: Any, message: str) -> None:
+    assert message in refusal(altered(change))
+
+
+@needs_extra
+def test_sizes_are_those_of_the_graph(altered: Any) -> None:
+    """Or else windows of another size would be allocated."""
+    for field in ('obs_dim', 'context_len', 'candidates'):
+        assert 'by the metadata it must be' in refusal(altered(**{field: '5'}))
+
+
+@needs_extra
+def test_a_checkpoint_with_weights_that_are_not_finite_is_not_exported(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+) -> None:
+    networks, _ = load_networks(run)
+    networks.policy.head.bias.data[0] = np.nan
+    monkeypatch.setattr(export, 'load_transformer', lambda *_, **__: (networks, run / 'epoch-3.pt'))
+    with pytest.raises(UserError):
+        export.export_policy(run, tmp_path / 'policy.onnx', **PLAIN)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------- the command

@@ -287,6 +287,29 @@ def test_one_group_may_hold_all_episodes(tmp_path, arrays):
     assert_is(path, arrays)
 
 
+@pytest.mark.parametrize('group', ['data', 'train', 'file/train'])
+def test_one_group_without_a_number_is_no_episode(tmp_path, arrays, group):
+    ends = arrays['terminals'] | arrays['timeouts']
+    flat = {name: arrays[name] for name in ('observations', 'actions', 'rewards', 'costs')}
+    write_flat(tmp_path / 'flat.hdf5', {**flat, 'dones': ends})
+    write_flat(
+        tmp_path / 'group.hdf5', {f'{group}/{k}': v for k, v in {**flat, 'dones': ends}.items()}
+    )
+    with open_dataset(tmp_path / 'flat.hdf5') as expected:
+        expected = {name: np.asarray(array[:]) for name, array in expected.items()}
+    with open_dataset(tmp_path / 'group.hdf5') as found:
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            np.testing.assert_array_equal(array[:], expected[name])
+
+
+def test_several_datasets_in_a_file_are_not_taken_for_episodes(tmp_path, arrays):
+    both = {f'{g}/{name}': array for g in ('train', 'test') for name, array in arrays.items()}
+    write_flat(tmp_path / 'data.hdf5', both)
+    with pytest.raises(UserError, match='test, train'), open_dataset(tmp_path / 'data.hdf5'):
+        pass
+
+
 def test_an_end_that_no_flag_marks_is_a_time_limit(tmp_path, arrays):
     path = write_minari(tmp_path / 'data.hdf5', arrays)
     with h5py.File(path, 'a') as file:

@@ -305,7 +305,9 @@ def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(
     assert_same_run(only_run(broken), only_run(tmp_path / 'unbroken'))
 
 
-# ------------------------------------------------------------------ SIGINT and SIGTERM
+# ------------------------------------------------------------------ SIGINT, SIGTERM, SIGHUP
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def stopping(monkeypatch: pytest.MonkeyPatch, name: str, turn: int, number: int) -> None:
@@ -323,7 +325,11 @@ def stopping(monkeypatch: pytest.MonkeyPatch, name: str, turn: int, number: int)
 
 @pytest.mark.parametrize(
     ('name', 'turn', 'number', 'updates'),
-    [('_train', 5, signal.SIGINT, 5), ('_play', 2, signal.SIGTERM, 6)],
+    [
+        ('_train', 5, signal.SIGINT, 5),
+        ('_play', 2, signal.SIGTERM, 6),
+        ('_train', 5, signal.SIGHUP, 5),
+    ],
 )
 def test_a_stopped_run_goes_on_within_the_epoch(
     unbroken: Path,
@@ -336,15 +342,15 @@ def test_a_stopped_run_goes_on_within_the_epoch(
     number: signal.Signals,
     updates: int,
 ) -> None:
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(each) for each in STOPPING]
     with monkeypatch.context() as patch:
         stopping(patch, name, turn, number)
         kind = KeyboardInterrupt if number == signal.SIGINT else SystemExit
         with pytest.raises(kind) as error:
             train(options_of(dataset, tmp_path))
-    status = error.value.code if number == signal.SIGTERM else error.value.exit_status
+    status = error.value.exit_status if number == signal.SIGINT else error.value.code
     assert status == 128 + number
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(each) for each in STOPPING] == handlers
     run = only_run(tmp_path)
     said = capsys.readouterr().err
     assert f'Stopped after {updates} of 12 updates. To go on: omnisafe train --algo QPT' in said
@@ -776,7 +782,8 @@ def test_a_run_in_another_environment_is_refused(unbroken: Path) -> None:
 
 def test_a_lost_state_does_not_cost_checkpoints(unbroken: Path, tmp_path: Path) -> None:
     run = shutil.copytree(unbroken, tmp_path / 'seed-003-now')
-    (run / 'training_state.pt').unlink()
+    for state in run.glob('training_state*.pt'):
+        state.unlink()
     with pytest.raises(omnisafe_qpt.UserError, match=r'nothing to resume from.*start a new run'):
         train(to_resume(run, total_steps=15))
 

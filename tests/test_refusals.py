@@ -148,6 +148,25 @@ def test_a_seed_is_from_zero_to_what_simulators_take(seed: int) -> None:
         check_counts(merge(defaults, {'seed': seed}))
 
 
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('calibrate_episodes', 1),
+        ('calibrate_episodes', 10_001),
+        ('final_evaluate_episodes', 10_001),
+        ('evaluate_epoisodes', 10_001),
+    ],
+)
+def test_a_number_of_episodes_that_fails_in_the_end_is_refused_at_the_start(
+    option: str, value: int
+) -> None:
+    defaults = load_defaults('any', 'QPT')
+    with pytest.raises(UserError, match=f'train_cfgs:{option} must be .*not {value}'):
+        check_counts(merge(defaults, {'train_cfgs': {option: value}}))
+    for fine in (0, 2, 10_000):
+        check_counts(merge(defaults, {'train_cfgs': {option: fine}}))
+
+
 @pytest.mark.parametrize('seed', ['1.5', 'true', '-1', 'x'])
 def test_training_refuses_a_seed_in_one_line(seed: str, dataset: Path, tmp_path: Path) -> None:
     options = merge(options_for(dataset, tmp_path), {'seed': read_seed(seed)})

@@ -39,8 +39,8 @@ from omnisafe_qpt.cli import (
     report,
     tasks,
 )
-from omnisafe_qpt.cli.common import print_in_any_encoding
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.cli.common import print_in_any_encoding, say
+from omnisafe_qpt.errors import UserError, disk_problem
 from omnisafe_qpt.host.simulators import opengl_problem
 from omnisafe_qpt.version import __version__
 
@@ -66,14 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.modules:
             _import_modules(options.modules)
         options.run_command(options)
+        sys.stdout.flush()
     except UserError as error:
-        print(f'Error: {error}', file=sys.stderr)
+        say(f'Error: {error}', sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print('Interrupted', file=sys.stderr)
         return getattr(error, 'exit_status', 130)  # another one after SIGTERM
     except Exception as error:
-        problem = opengl_problem(error)
+        problem = opengl_problem(error) or disk_problem(error)
         if problem is None:
             raise
         print(f'Error: {problem}', file=sys.stderr)

@@ -29,6 +29,7 @@ from omnisafe_qpt.cli.common import (
     positive,
     print_table,
     result_table,
+    say,
     write_json,
 )
 
@@ -83,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
         )
     if options.json is not None:
         write_json(record, options.json)
-    print(f'{checkpoint}, {record["steps"]} simulated steps')
+    say(f'{checkpoint}, {record["steps"]} simulated steps')
     _print_table(record)
 
 
@@ -105,7 +106,7 @@ def _print_table(record: dict[str, Any]) -> None:
         means = f'{zero["return_mean"]:.1f}', f'{zero["cost_mean"]:.1f}'
         table.add_row('zero action', '-', str(len(zero['costs'])), *means, '-')
     print_table(table)
-    print(
+    say(
         'Bound: the mean cost is at most that with 95 % confidence, if no episode costs more\n'
         f'than {record["worst_cost"]:g}; none where one did. A cost limit is certified for the\n'
         'target costs from the lowest up to the first with a bound above the limit, and served\n'

@@ -22,9 +22,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, printable
 
 
 if TYPE_CHECKING:
@@ -43,6 +43,16 @@ def print_in_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='replace')
+
+
+def printable_lines(text: str) -> str:
+    """Replace what is not printable in each of several lines."""
+    return '\n'.join(map(printable, text.split('\n')))
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print lines that may hold names and what files say."""
+    print(printable_lines(text), file=file, flush=True)
 
 
 def add_command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -155,7 +165,13 @@ def result_console() -> Console:
     """Return where results are printed: a terminal, or a pipe, where lines may have any length."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    class PlainConsole(Console):
+        """Prints names and what files say without their control characters."""
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable_lines(text), **options)
+
+    console = PlainConsole(highlight=False, markup=False)
     if not console.is_terminal and 'COLUMNS' not in os.environ:
         console.width = _PIPE_WIDTH
     return console

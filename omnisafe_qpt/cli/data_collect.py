@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
+from omnisafe_qpt.cli.common import add_command, check_writable, positive, say, write_json
 
 
 def add(commands: Any) -> None:
@@ -169,7 +169,7 @@ class _ListEnvironments(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from omnisafe_qpt.collect import supported_env_ids
 
-        print('\n'.join(supported_env_ids()))
+        say('\n'.join(supported_env_ids()))
         parser.exit()
 
 
@@ -179,9 +179,9 @@ def _run(options: argparse.Namespace) -> None:
     try:
         summary = _collect(options)
     except KeyboardInterrupt:
-        print('Finished episodes are kept: the same command goes on with them', file=sys.stderr)
+        say('Finished episodes are kept: the same command goes on with them', file=sys.stderr)
         raise
-    print(
+    say(
         f'{summary["out"]}: {summary["episodes"]} episodes, {summary["transitions"]} transitions, '
         f'{summary["bytes"] / 1e6:.1f} MB; return {summary["return_min"]:.2f} to '
         f'{summary["return_max"]:.2f}, cost {summary["cost_min"]:g} to {summary["cost_max"]:g}, '

@@ -17,12 +17,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.cli.common import add_command, check_writable, positive, say, write_json
+from omnisafe_qpt.errors import UserError, shell_command
 
 
 # As in data/convert.py, which takes too long to import for a --help.
@@ -115,17 +114,18 @@ def _run(options: argparse.Namespace) -> None:
     purpose = ''
     if done.out.endswith('.npz'):
         purpose = f' for {options.algorithm or ", ".join(COLUMN_ALGORITHMS)}'
-    print(
+    say(
         f'{done.out}: {done.transitions} transitions{purpose}, {done.terminals} into terminal '
         f'states, {done.timeouts} cut by a time limit, {done.bytes / 1e6:.1f} MB',
     )
     for note in done.notes:
-        print(f'{options.source}: {note}')
+        say(f'{options.source}: {note}')
     if done.rounded:
-        print(f'Rounded to float32: {", ".join(done.rounded)}')
+        say(f'Rounded to float32: {", ".join(done.rounded)}')
     if done.over_horizon:
-        print(f'Longer than the time limit: {done.over_horizon} episodes; is it the right task?')
-    print(_training(done.out, options.algorithm, options.env_id or done.env_id or 'ENV_ID'))
+        say(f'Longer than the time limit: {done.over_horizon} episodes; is it the right task?')
+    named = done.env_id if done.env_id and done.env_id.isprintable() else 'ENV_ID'
+    say(_training(done.out, options.algorithm, options.env_id or named))
     if options.json is not None:
         write_json(asdict(done), options.json)
 
@@ -134,10 +134,9 @@ def _training(out: str, algorithm: str | None, env_id: str) -> str:
     """Say how to train on the file."""
     path = str(Path(out).resolve())
     if not path.endswith('.npz'):
-        return (
-            f'To train on it: omnisafe train --algo QPT --env-id {env_id} '
-            f'--custom-cfgs train_cfgs:dataset --custom-cfgs {shlex.quote(path)}'
-        )
+        words = ['omnisafe', 'train', '--algo', 'QPT', '--env-id', env_id]
+        words += ['--custom-cfgs', 'train_cfgs:dataset', '--custom-cfgs', path]
+        return f'To train on it: {shell_command(words)}'
     agent = f'{(algorithm or _BUILT_INS[0])!r}, {env_id!r}'
     return (
         "To train on it, in Python, as OmniSafe's command line takes no file for these:\n\n"

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, write_json
+from omnisafe_qpt.cli.common import add_command, check_writable, say, write_json
 from omnisafe_qpt.data.tasks import SUITES, Task, all_tasks, require_task
 from omnisafe_qpt.errors import UserError
 
@@ -75,7 +75,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     try:
         rows = [_get(task, folder) for task in tasks]
     except KeyboardInterrupt:
-        print('What has come is kept: the same command goes on from there.', file=sys.stderr)
+        say('What has come is kept: the same command goes on from there.', file=sys.stderr)
         raise
     if options.json is not None:
         write_json(rows, options.json)
@@ -83,7 +83,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if len(tasks) == 1 and failed:
         raise UserError(failed[0]['error'])
     for row in failed:
-        print(f'{row["name"]}: {row["error"]}', file=sys.stderr)
+        say(f'{row["name"]}: {row["error"]}', file=sys.stderr)
     if failed:
         names = ', '.join(row['name'] for row in failed)
         raise UserError(f'{len(failed)} of {len(tasks)} datasets not downloaded: {names}')
@@ -100,7 +100,7 @@ def _print_estimate(tasks: list[Task], folder: Path) -> None:
 
     absent = [task for task in tasks if not (folder / task.dataset_file).exists()]
     size = decimal(sum(task.approximate_bytes for task in absent))
-    print(f'{len(tasks)} datasets: {len(absent)} to download to {folder}, at most {size}')
+    say(f'{len(tasks)} datasets: {len(absent)} to download to {folder}, at most {size}')
 
 
 def _get(task: Task, folder: Path) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _get(task: Task, folder: Path) -> dict[str, Any]:
         return row | {'state': 'failed', 'error': str(error)}
     size = dataset.path.stat().st_size
     state = 'downloaded' if dataset.is_new else 'unchanged'
-    print(f'{task.name}: {state}, {decimal(size)}, {dataset.path}', flush=True)
+    say(f'{task.name}: {state}, {decimal(size)}, {dataset.path}')
     return row | {
         'state': state,
         'path': str(dataset.path),

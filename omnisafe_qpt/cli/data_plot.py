@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, write_json
+from omnisafe_qpt.cli.common import add_command, check_writable, say, write_json
 from omnisafe_qpt.cli.data_info import add_dataset, limit, reading
 
 
@@ -93,8 +93,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     content = _describe(summary, cost_limit, relabelled)
     if summary.refusal is not None:
-        print(f'Training refuses this file: {summary.refusal}', file=sys.stderr)
-    print(
+        say(f'Training refuses this file: {summary.refusal}', file=sys.stderr)
+    say(
         f'{options.out}: episodes: {content["episodes"]}, within cost {cost_limit:g}: '
         f'{content["safe_episodes"]}, relabelled: {len(relabelled)}',
     )

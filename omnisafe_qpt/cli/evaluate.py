@@ -32,6 +32,7 @@ from omnisafe_qpt.cli.common import (
     print_table,
     result_console,
     result_table,
+    say,
     target_return,
     write_json,
 )
@@ -195,7 +196,7 @@ def _prepare_film(options: argparse.Namespace) -> Callable[[list[dict[str, Any]]
         with progress.shown():
             paths = write_clips(rows, options.video, graphics, options.processes, progress.update)
         for path in paths:
-            print(f'Video: {path}')
+            say(f'Video: {path}')
 
     return film
 

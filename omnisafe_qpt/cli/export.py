@@ -26,6 +26,7 @@ from omnisafe_qpt.cli.common import (
     add_deployment_options,
     add_uncalibrated,
     check_writable,
+    say,
     target_return,
     write_json,
 )
@@ -88,7 +89,7 @@ def _run(options: argparse.Namespace) -> None:
     asked = 'zero actions (no safe target found)'
     if target is not None:
         asked = f'target return {target:.1f}'
-    print(
+    say(
         f'{report["env_id"]}, {report["checkpoint"]} of {report["run"]}: {options.out}, '
         f'{report["bytes"] / 1e6:.1f} MB\n'
         f'Candidates: {report["candidates"]}, rule: {report["rule"]}, shift: '

@@ -20,7 +20,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import print_table, result_console, result_table, write_json
+from omnisafe_qpt.cli.common import print_table, result_console, result_table, say, write_json
 from omnisafe_qpt.errors import UserError
 
 
@@ -73,7 +73,7 @@ def run_offline(options: argparse.Namespace) -> None:
             )
         reports.append(report)
         if report['dataset_warning']:
-            print(report['dataset_warning'], file=sys.stderr)
+            say(report['dataset_warning'], file=sys.stderr)
     # Before anything is printed, so that they are there even if the reader of the tables is gone.
     if options.json is not None:
         write_json(reports, options.json)

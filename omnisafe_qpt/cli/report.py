@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import add_command, check_writable, positive, write_json
+from omnisafe_qpt.cli.common import add_command, check_writable, positive, say, write_json
 from omnisafe_qpt.cli.data_info import limit, reading
 from omnisafe_qpt.errors import UserError
 
@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> None:
     page = make_page(runs, rows, _datasets(runs))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding='utf-8')
-    print(f'{path}: open it in a browser, it needs no other file')
+    say(f'{path}: open it in a browser, it needs no other file')
     if options.json is not None:
         write_json(
             [{key: row[key] for key in row if key != 'traces'} for row in rows], options.json

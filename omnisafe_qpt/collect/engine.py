@@ -76,7 +76,7 @@ def collect(  # pylint: disable=too-many-arguments,too-many-locals
 
     Finished episodes are kept in the folder ``.NAME.partial`` beside the file. After an
     interruption the same call goes on with them; when the file is written the folder is removed.
-    SIGINT and SIGTERM interrupt it where that is safe, a second Ctrl-C at once.
+    SIGINT, SIGTERM and SIGHUP interrupt it where that is safe, a second Ctrl-C at once.
 
     Args:
         env_id (str): Environment id.
@@ -132,7 +132,7 @@ def collect(  # pylint: disable=too-many-arguments,too-many-locals
     Raises:
         UserError: If an argument is impossible, the file exists, the simulator is missing, or a
             process died.
-        Stopped: After SIGINT or SIGTERM, a kind of KeyboardInterrupt.
+        Stopped: After SIGINT, SIGTERM or SIGHUP, a kind of KeyboardInterrupt.
     """
     request = check_request(
         env_id,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from omnisafe_qpt.collect.families import FAMILIES
 from omnisafe_qpt.collect.selection import Density
 from omnisafe_qpt.data.files import HDF5_SUFFIXES
 from omnisafe_qpt.data.tasks import find_task
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, shell_command
 
 
 # Where there are agents, their data are to be spread.
@@ -99,7 +98,7 @@ class Request:
             words += ['--precision', str(recipe.precision)]
         if recipe.max_steps is not None:
             words += ['--max-steps', str(recipe.max_steps)]
-        return shlex.join([*words, '--out', self.out.name])
+        return shell_command([*words, '--out', self.out.name])
 
 
 def check_request(  # pylint: disable=too-many-arguments,too-many-locals

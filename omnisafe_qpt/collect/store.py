@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.collect.episodes import Episode
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.files import atomic_path, write_errors
 from omnisafe_qpt.errors import UserError
 
 
@@ -84,10 +85,11 @@ class EpisodeStore:
         """Lock the folder and look through it."""
         from filelock import FileLock, Timeout
 
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._folder / 'lock')
         try:
-            self._lock.acquire(timeout=0)
+            with write_errors(self._out):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=0)
         except Timeout as error:
             raise UserError(f'{self._out}: another process is collecting it') from error
         try:
@@ -100,7 +102,7 @@ class EpisodeStore:
     def __exit__(self, *exception: object) -> None:
         """Let others at the folder; without episodes it goes."""
         if not self.finished:
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()
 
     def _look_through(self) -> None:
@@ -135,16 +137,19 @@ class EpisodeStore:
 
     def add(self, episode: Episode) -> None:
         """Keep an episode."""
+        # By way of memory: zipfile complains on its own where a file cannot be written.
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            kind=episode.kind,
+            states=episode.states,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            costs=episode.costs,
+            terminated=episode.terminated,
+        )
         with atomic_path(self._file(episode.number)) as temporary:
-            np.savez(
-                temporary,
-                kind=episode.kind,
-                states=episode.states,
-                actions=episode.actions,
-                rewards=episode.rewards,
-                costs=episode.costs,
-                terminated=episode.terminated,
-            )
+            temporary.write_bytes(buffer.getbuffer())
         self.finished[episode.number] = Totals.of(episode)
 
     def load(self, number: int) -> Episode:

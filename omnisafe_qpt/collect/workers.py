@@ -28,6 +28,7 @@ from typing import Any
 
 from omnisafe_qpt.collect.episodes import Episode, Recipe, Recorder
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.signals import leave_stopping_to_parent, stop_signals
 
 
 _SECONDS_BETWEEN_CHECKS = 0.2
@@ -119,18 +120,23 @@ def _context() -> Any:
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment, so that what is started ignores it for good.
+    """Ignore Ctrl-C and a lost terminal for a moment, so that what is started does so for good.
 
-    It reaches the whole group of processes, and this one alone decides what to do.
+    They reach the whole group of processes, and this one alone decides what to do.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals can be set in the main thread only
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handlers = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in stop_signals()
+        if number != signal.SIGTERM
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class _Worker:
@@ -183,7 +189,7 @@ def _serve(connection: Connection, recipe: Recipe) -> None:
     """Run the episodes that are asked for until the other end is closed."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it was spawned
+    leave_stopping_to_parent()  # where it was spawned
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError), Recorder(recipe) as recorder:
         while True:

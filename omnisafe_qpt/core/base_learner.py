@@ -160,6 +160,8 @@ class BaseLearner(ABC):
 
     def load_metrics(self, state: dict[str, Any]) -> None:
         """Restore the metrics of :meth:`state_dict` alone: with replicas each has its own."""
+        if state['sums'].shape != self._metric_sums.shape:  # it would be broadcast
+            raise ValueError(f'metrics of shape {tuple(state["sums"].shape)}')
         self._metric_sums.copy_(state['sums'])
         self._metric_count = state['count']
 
@@ -179,6 +181,10 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     optimizer.load_state_dict(deepcopy(state))  # it would share the tensors that it is given
     for group, kept in zip(optimizer.param_groups, options):
         group.update(kept)
+    for parameter, tensors in optimizer.state.items():
+        for name, tensor in tensors.items():
+            if name != 'step' and tensor.shape != parameter.shape:  # torch does not look at it
+                raise ValueError(f'{name} of shape {tuple(tensor.shape)} in an optimiser')
     for parameter, tensors in held.items():
         loaded = optimizer.state[parameter]
         for name, tensor in tensors.items():

@@ -22,10 +22,7 @@ from typing import Any
 
 from omnisafe_qpt.core.precision import PRECISIONS
 from omnisafe_qpt.errors import UserError
-
-
-# Beyond this, squares may overflow float32.
-_LARGEST_NUMBER = 1e15
+from omnisafe_qpt.schema import LARGEST_LAYER, LARGEST_NUMBER, MOST_LAYERS, largest
 
 
 def check_numbers(config: Any) -> None:
@@ -35,7 +32,8 @@ def check_numbers(config: Any) -> None:
         config (Any): An instance of a dataclass.
 
     Raises:
-        UserError: If a whole number is none, or a number is NaN, infinite, text or a truth value.
+        UserError: If a whole number is none, a number is NaN, infinite, text or a truth value, or a
+            size is beyond all use.
     """
     for each in fields(config):
         kind, value = each.type.removesuffix(' | None'), getattr(config, each.name)
@@ -44,15 +42,20 @@ def check_numbers(config: Any) -> None:
         if kind in ('float', 'int'):
             needed = 'a finite number' if kind == 'float' else 'a whole number'
             _require(_is_number(value, kind), each.name, value, needed)
+            most = largest(each.name)
+            _require(value <= most, each.name, value, f'at most {most:g}')
         elif kind == 'tuple[int, ...]':
             is_sound = all(_is_number(number, 'int') for number in value)
             _require(is_sound, each.name, list(value), 'whole numbers')
+            is_small = len(value) <= MOST_LAYERS and max(value, default=0) <= LARGEST_LAYER
+            needed = f'at most {MOST_LAYERS} layers of at most {LARGEST_LAYER}'
+            _require(is_small, each.name, list(value[:MOST_LAYERS]), needed)
 
 
 def _is_number(value: Any, kind: str) -> bool:
     if isinstance(value, bool) or not isinstance(value, Integral if kind == 'int' else Real):
         return False
-    return abs(value) <= _LARGEST_NUMBER  # not so for NaN
+    return abs(value) <= LARGEST_NUMBER  # not so for NaN
 
 
 def _require(condition: bool, option: str, value: object, needed: str) -> None:

@@ -123,7 +123,7 @@ class Dropout(nn.Module):
         """Drop elements in training mode."""
         if not self.training or self.probability == 0.0:
             return x
-        if x.device.type != 'cpu':
+        if not _is_cpu(x):
             return F.dropout(x, self.probability)
         return x * _keep_mask(x, self.probability)
 

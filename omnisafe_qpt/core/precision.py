@@ -62,8 +62,8 @@ def resolve_precision(asked: str, device: torch.device) -> tuple[str, str]:
     if asked == 'bf16' and not has_bf16(device):
         what = 'GPU' if device.type == 'cuda' else 'processor'
         return 'float32', (
-            f'precision bf16: this {what} has no bf16 instructions, with which an update would be '
-            'many times slower; float32 is used instead (bf16_emulated insists on bf16)'
+            f'precision bf16: this {what} has no known bf16 instructions, without which an update '
+            'is many times slower; float32 is used instead (bf16_emulated insists on bf16)'
         )
     return asked.removesuffix('_emulated'), ''
 

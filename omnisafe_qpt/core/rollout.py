@@ -25,15 +25,62 @@ import numpy as np
 import torch
 from torch import nn
 
-from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
+from omnisafe_qpt.core.config import CRITIC_INPUTS, DeploymentConfig, LearnerConfig, PolicyConfig
 from omnisafe_qpt.core.critics import TwinCritic, count_critic_states, critic_states
 from omnisafe_qpt.core.kernels import keep_freed_memory
 from omnisafe_qpt.core.learner import Learner, combine_cost
 from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.core.transformer import TransformerPolicy
+from omnisafe_qpt.core.weights import rebuild
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.runner import zero_action
+from omnisafe_qpt.schema import (
+    LARGEST_NUMBER,
+    Check,
+    build,
+    flag,
+    layers,
+    maybe,
+    number,
+    record,
+    sequence,
+    size,
+    text,
+)
+
+
+def _check_action_range(value: Any, path: str) -> None:
+    """Take the range of an environment's actions: ``low`` and ``high``, equally many numbers."""
+    ends = sequence(number(), 1)
+    record({'low': ends, 'high': ends})(value, path)
+    low, high = value['low'], value['high']
+    if len(low) != len(high) or not all(a < b for a, b in zip(low, high)):
+        raise UserError(f'{path} must hold as many numbers high as low, each above its low')
+
+
+# What the spec of any deployable model holds about its sizes.
+SPEC_FIELDS: dict[str, Check] = {'obs_dim': size('obs_dim'), 'act_dim': size('act_dim')}
+OPTIONAL_SPEC_FIELDS: dict[str, Check] = {
+    'horizon': size('horizon'),
+    'action_range': maybe(_check_action_range),
+}
+
+
+def check_spec(spec: Any, check: Check) -> None:
+    """Refuse a spec by which no networks can be built.
+
+    Args:
+        spec (Any): What a checkpoint holds as the networks' spec.
+        check (Check): Of the kind of networks.
+
+    Raises:
+        UserError: If a size is missing or impossible.
+    """
+    check(spec, '')
+    action_range, act_dim = spec.get('action_range'), spec['act_dim']
+    if action_range is not None and len(action_range['low']) != act_dim:
+        raise UserError(f'action_range is of {len(action_range["low"])} numbers, not {act_dim}')
 
 
 class Deployable(Protocol):
@@ -117,10 +164,13 @@ class DeployableNetworks(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> DeployableNetworks:
-        """Rebuild networks from their state dict alone."""
-        networks = cls(state['_extra_state'])
-        networks.load_state_dict(state)
-        return networks.eval()
+        """Rebuild networks from their state dict alone.
+
+        Raises:
+            UserError: If its sizes are impossible, or a weight does not fit or is not finite.
+        """
+        check_spec(state.get('_extra_state'), _CHECK_SPEC)
+        return rebuild(lambda: cls(state['_extra_state']), state)
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +212,21 @@ class DeployableNetworks(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over a spec; its sizes were used when the networks were built."""
         self.spec = state
+
+
+def _check_policy(value: Any, path: str) -> None:
+    build(PolicyConfig, value, path)
+
+
+_CHECK_SPEC = record(
+    {**SPEC_FIELDS, 'policy': _check_policy, 'critic_hidden_sizes': layers(1)},
+    {
+        **OPTIONAL_SPEC_FIELDS,
+        'critic_inputs': text(*CRITIC_INPUTS),
+        'gamma': number(0, 1),
+        'has_critics': flag,
+    },
+)
 
 
 def select_candidate(
@@ -266,12 +331,8 @@ def _threads_for(work: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-# Beyond this, the squares in the networks' norms may overflow, and the action would be NaN.
-_LARGEST_NUMBER = 1e15
-
-
 def _is_usable(values: torch.Tensor) -> bool:
-    return bool((values.abs() <= _LARGEST_NUMBER).all())  # not so for NaN
+    return bool((values.abs() <= LARGEST_NUMBER).all())  # not so for NaN
 
 
 def checked_observations(
@@ -296,7 +357,7 @@ def checked_observations(
     if not _is_usable(observations):
         raise UserError(
             'observation holds NaN or infinity, or a number beyond '
-            f'{_LARGEST_NUMBER:g}; the policy will not act on it',
+            f'{LARGEST_NUMBER:g}; the policy will not act on it',
         )
     return observations
 
@@ -338,11 +399,30 @@ class Choice:
     shift: torch.Tensor
 
 
+def check_actions(actions: torch.Tensor, *values: torch.Tensor) -> None:
+    """Refuse actions that are not finite; waits for the device, as who sends them does anyway.
+
+    Args:
+        actions (torch.Tensor): What a policy has chosen.
+        values (torch.Tensor): By which it has chosen among candidates.
+
+    Raises:
+        UserError: If one is NaN or infinite.
+    """
+    finite = torch.stack([each.isfinite().all() for each in (actions, *values)])
+    if not bool(finite.all()):
+        raise UserError(
+            'the action or its value would be NaN or infinite, so none is sent and the policy is '
+            'as before: its networks overflow at this observation, or its weights are damaged; use '
+            'another checkpoint',
+        )
+
+
 def _checked_targets(target_return: float | None, cost_limit: float) -> tuple[float, float]:
     """Return what an episode starts from; without a target return it is 0, and never acted on."""
     target_return = 0.0 if target_return is None else target_return
     for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
-        if not abs(value) <= _LARGEST_NUMBER:  # not so for NaN
+        if not abs(value) <= LARGEST_NUMBER:  # not so for NaN
             raise UserError(f'{name} is {value}; it must be a finite number')
     return target_return, cost_limit
 
@@ -514,7 +594,9 @@ class RolloutPolicy:
 
     def _set_fallback(self, episodes: Sequence[int], are_fallback: list[bool]) -> None:
         """Note whether episodes are of the zero-action fallback."""
-        self._is_fallback[list(episodes)] = torch.tensor(are_fallback, device=self._device)
+        self._is_fallback[list(episodes)] = torch.tensor(
+            are_fallback, dtype=torch.bool, device=self._device
+        )
         self._all_fallback = bool(self._is_fallback.all())
 
     @property
@@ -541,23 +623,41 @@ class RolloutPolicy:
             (B, A) actions in [-1, 1], on the policy's device.
 
         Raises:
-            UserError: If an observation has another size or is not finite.
+            UserError: If an observation has another size or is not finite, or an action would not
+                be. Then the policy is as it was before.
         """
         shape = (self.num_episodes, self._obs_dim)
+        windows = (self._states, self._actions, self._to_go, self._timesteps, self._mask)
+        # What the newest step pushes out, and what it counts, in case it is refused.
+        oldest = [window[:, :1].clone() for window in windows]
+        counts = (self._infeasible_steps, self._scored_steps)
+        scored, counted = self._scored, [count.clone() for count in counts]
         self._push(checked_observations(observations, shape).to(self._device))
-        if self._all_fallback:
-            self._scored = None
-            actions = self._zero_action.expand(self.num_episodes, -1)
-        else:
-            with _threads_for(self._work):
-                candidates = self._candidate_actions()  # (B, M, A)
-                chosen = self._score(candidates)
-            chosen = chosen[:, None, None].expand(-1, 1, self._act_dim)
-            actions = candidates.gather(1, chosen)[:, 0]
-            actions = torch.where(self._is_fallback[:, None], self._zero_action, actions)
+        try:
+            actions = self._chosen_actions()
+            check_actions(actions, *(self._scored or ())[2:])
+        except UserError:
+            for window, first in zip(windows, oldest):
+                window.copy_(torch.cat([first, window[:, :-1]], dim=1))
+            for count, before in zip(counts, counted):
+                count.copy_(before)
+            self._scored = scored
+            raise
         self._actions[:, -1] = actions
         self._step += 1
         return actions
+
+    def _chosen_actions(self) -> torch.Tensor:
+        """Return the actions (B, A) for the newest observations."""
+        if self._all_fallback:
+            self._scored = None
+            return self._zero_action.expand(self.num_episodes, -1)
+        with _threads_for(self._work):
+            candidates = self._candidate_actions()  # (B, M, A)
+            chosen = self._score(candidates)
+        chosen = chosen[:, None, None].expand(-1, 1, self._act_dim)
+        actions = candidates.gather(1, chosen)[:, 0]
+        return torch.where(self._is_fallback[:, None], self._zero_action, actions)
 
     def observe(
         self,

@@ -40,8 +40,9 @@ class Scaling(nn.Module):
             cost limit of training is a good choice.
         mean_abs_return (float): Mean absolute return of an episode.
         mean_cost (float): Mean cost of an episode.
-        mean_length (float): Mean steps of an episode. These three are for training alone and not
-            kept in the checkpoint.
+        mean_length (float): Mean steps of an episode. The penalties of Eq. (8) are normalised
+            relative to these three, in training alone; they are not kept in the checkpoint. Train
+            with :meth:`from_data`, which knows them.
     """
 
     obs_mean: torch.Tensor

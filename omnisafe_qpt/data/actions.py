@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omnisafe_qpt.data.files import read_attributes
+from omnisafe_qpt.data.files import UNIT_ATTRIBUTE, read_attributes
 from omnisafe_qpt.errors import UserError
 
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 AUTO, NORMALIZED, ENVIRONMENT = 'auto', 'normalized', 'environment'
 # The attribute by which a dataset file says which of the two it has.
-UNIT_ATTRIBUTE = 'action_unit'
 
 # An action may be out of its range by this share of it, for rounding.
 _TOLERANCE = 1e-3

@@ -64,6 +64,7 @@ class Facts:
     scan: Scan
     episodes: EpisodeTable
     limits: list[LimitRow]
+    declares_own_unit: bool = False  # actions are in the environment's own unit, the file says
 
     @property
     def has_one_flag(self) -> bool:
@@ -147,13 +148,14 @@ def _check_sizes(facts: Facts) -> Iterator[Finding]:
 
 def _check_actions(facts: Facts) -> Iterator[Finding]:
     span = facts.scan.ranges['actions']
-    if facts.scan.wild_actions.any():
+    if facts.scan.wild_actions.any() and not facts.declares_own_unit:
         yield Finding(
             WARNING,
             ACTIONS_OUT_OF_RANGE,
             f'actions outside [-1, 1] ({facts.first(facts.scan.wild_actions)}; from '
-            f'{span.low.min():.4g} to {span.high.max():.4g}): the policy cannot imitate them; '
-            "divide by the action space's bounds",
+            f"{span.low.min():.4g} to {span.high.max():.4g}): if they are in the environment's own "
+            'unit, train with train_cfgs:action_unit environment; if not, the policy cannot '
+            'imitate them',
         )
     if span.constant:
         yield Finding(

@@ -27,7 +27,9 @@ observation of its episode; the others want (N, 1). OmniSafe ignores what else t
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,12 +40,17 @@ from typing import Any
 
 import numpy as np
 
+from omnisafe_qpt.data.actions import ENVIRONMENT
 from omnisafe_qpt.data.files import (
+    ENV_ID_ATTRIBUTE,
     HDF5_NAMES,
     HDF5_SUFFIXES,
+    MAX_GAP_SHARE,
     NPZ_ATTRIBUTES,
     NPZ_TIMEOUTS,
+    UNIT_ATTRIBUTE,
     atomic_path,
+    block_bytes,
     check_shapes,
     is_gap,
     open_dataset,
@@ -52,6 +59,7 @@ from omnisafe_qpt.data.files import (
     write_hdf5_blocks,
 )
 from omnisafe_qpt.data.layouts import COLUMNS, DONES, NPZ_NAMES, Arrays, ReadOptions
+from omnisafe_qpt.data.memory import check_memory, format_bytes
 from omnisafe_qpt.errors import UserError
 
 
@@ -121,8 +129,9 @@ def convert(
             those that are put side by side, in this order. Defaults to none.
 
     Raises:
-        UserError: If the names do not fit, ``source`` is no sound dataset, the horizon is needed
-            and absent, or ``out`` exists or cannot be written.
+        UserError: If the names do not fit, ``source`` is no dataset that training accepts, the
+            horizon is needed and absent, there is less memory or room on the disk than the sizes
+            that ``source`` declares need, or ``out`` exists or cannot be written.
     """
     source, out = Path(source).expanduser(), Path(out).expanduser()
     _check_names(source, out, overwrite)
@@ -139,10 +148,8 @@ def convert(
         if (source.suffix == '.npz') == to_npz:
             _check_layout(source, out, arrays)
         with_init_obs = algorithm == INIT_OBS_ALGORITHM
-        # What is read: each array once, and the states again to find where episodes end.
-        seeks_ends = not to_npz or 'timeouts' not in arrays
-        to_read = [*_NUMBERS, *(_STATES if with_init_obs or seeks_ends else ())]
-        to_read += ['observations'] if with_init_obs else []
+        # What is read: each array once, and the states before, to find where episodes end.
+        to_read = [*_NUMBERS, *_STATES, *(['observations'] if with_init_obs else [])]
         with _Progress(f'Converting {source.name}') as progress:
             reader = _Reader(source, arrays, progress)
             if not reader.has_timeouts and horizon is None:
@@ -151,12 +158,22 @@ def convert(
                     "limits too, as OmniSafe's collector does; give the task's time limit with "
                     '--horizon or --env-id',
                 )
+            _check_room(out, reader)
             progress.start(sum(reader.num_bytes(name) for name in to_read))
-            differs, gaps = reader.seams() if seeks_ends else (None, None)
+            differs, gaps = reader.seams()
             terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
+            _check_ends(source, terminals | timeouts if reader.has_timeouts else terminals, gaps)
             if to_npz:
+                is_first = np.concatenate([[True], (terminals | timeouts | gaps)[:-1]])
                 with _writing(out):
-                    _write_npz(out, reader, terminals, timeouts, with_init_obs, attributes)
+                    _write_npz(
+                        out,
+                        reader,
+                        terminals,
+                        timeouts,
+                        is_first if with_init_obs else None,
+                        attributes,
+                    )
             else:
                 with _writing(out):
                     blocks = _hdf5_blocks(reader, terminals, timeouts)
@@ -169,8 +186,8 @@ def convert(
         over_horizon=over_horizon,
         rounded=reader.rounded,
         bytes=out.stat().st_size,
-        env_id=attributes.get('env_id'),
-        notes=arrays.notes,
+        env_id=attributes.get(ENV_ID_ATTRIBUTE),
+        notes=(*arrays.notes, *_unit_notes(out, attributes)),
     )
 
 
@@ -201,6 +218,39 @@ def _check_names(source: Path, out: Path, overwrite: bool) -> None:
         raise UserError(f'{out}: is a folder; give the name of a file')
     if out.exists() and not overwrite:
         raise UserError(f'{out}: exists; give another name or --overwrite')
+
+
+def _check_room(out: Path, reader: _Reader) -> None:
+    """Refuse to write more than the disk has room for, as far as the declared sizes tell."""
+    if not out.parent.is_dir():
+        return  # it is made, or is told about, when the file is written
+    # Compressed, an HDF5 file takes less; how much less is known only afterwards. It has each state
+    # once, and what is written as it stands on top of it is found out while writing.
+    states = 1 if out.suffix in HDF5_SUFFIXES else 2
+    row = states * math.prod(reader.shape('observations')[1:])
+    row += math.prod(reader.shape('actions')[1:]) + len(COLUMNS)
+    needed, free = 4 * row * reader.total, shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise UserError(
+            f'{out}: up to {format_bytes(needed)} are needed on the disk, and '
+            f'{format_bytes(free)} are free; make room or choose another folder',
+        )
+
+
+def _check_ends(source: Path, marked: np.ndarray, gaps: np.ndarray) -> None:
+    """Refuse what training refuses of the order of the transitions."""
+    if not marked.any():
+        raise UserError(
+            f'{source}: no episode end: neither terminals nor timeouts is set anywhere; '
+            'mark the last transition of each episode',
+        )
+    unmarked = gaps & ~marked
+    unmarked[-1] = False  # nothing follows it
+    if unmarked.sum() > MAX_GAP_SHARE * len(marked):
+        raise UserError(
+            f'{source}: in {unmarked.sum()} of {len(marked)} transitions the next observation is '
+            'not the following observation; transitions must be in order, whole episodes at a time',
+        )
 
 
 class _Progress:
@@ -254,6 +304,17 @@ class _Progress:
         self._bar.advance(self._task, count)
 
 
+def _unit_notes(out: Path, attributes: Mapping[str, Any]) -> list[str]:
+    """Say that OmniSafe's own algorithms do not know the unit of actions."""
+    if out.suffix != '.npz' or attributes.get(UNIT_ATTRIBUTE) != ENVIRONMENT:
+        return []
+    note = (
+        "actions are in the environment's own unit, where OmniSafe's own algorithms take [-1, 1]: "
+        'scale them first, or train one of this package, which scales them itself'
+    )
+    return [note]
+
+
 class _Reader:
     """Reads a dataset in blocks, all numbers as float32.
 
@@ -270,6 +331,9 @@ class _Reader:
         """Initialize an instance of :class:`_Reader`."""
         self._path, self._arrays, self._progress = path, arrays, progress
         self.total = check_shapes(arrays, str(path))[0]
+        row_bytes = self.num_bytes('observations') // self.total
+        self._rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
+        check_memory(str(path), block_bytes(arrays, self._rows))
         self.rounded = tuple(
             name for name in _NUMBERS if not np.can_cast(arrays[name].dtype, np.float32)
         )
@@ -281,7 +345,7 @@ class _Reader:
     def num_bytes(self, name: str) -> int:
         """Return an array's size in memory."""
         array = self._arrays[name]
-        return array.dtype.itemsize * int(np.prod(array.shape))
+        return array.dtype.itemsize * math.prod(array.shape)
 
     @property
     def has_timeouts(self) -> bool:
@@ -291,16 +355,23 @@ class _Reader:
     def flags(self, name: str) -> np.ndarray:
         """Return an array of flags, (N,) bool."""
         with self._reading(name):
-            return np.asarray(self._arrays[name][:]).reshape(-1) > 0
+            values = np.asarray(self._arrays[name][:]).reshape(-1)
+        if not np.isfinite(values).all():
+            raise UserError(f'{self._path}: {name} holds NaN or infinity; needed is 0 or 1')
+        return values > 0
 
     def blocks(self, name: str) -> Iterator[np.ndarray]:
         """Yield an array as consecutive blocks of as many rows as for any other array."""
-        row_bytes = self.num_bytes('observations') // self.total
-        rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
         array = self._arrays[name]
-        for first, last in row_blocks(self._arrays['observations'], rows):
-            with self._reading(name), np.errstate(over='raise'):
+        for first, last in row_blocks(self._arrays['observations'], self._rows):
+            with self._reading(name), np.errstate(over='ignore'):
                 block = np.asarray(array[first:last]).astype(np.float32, copy=False)
+            if not np.isfinite(block).all():
+                row = first + int(np.argmin(np.isfinite(block).reshape(last - first, -1).all(1)))
+                raise UserError(
+                    f'{self._path}: {name} hold NaN, infinity or numbers beyond float32 (first: '
+                    f'transition {row}); remove those episodes',
+                )
             yield block.reshape(-1) if name in COLUMNS else block
             self._progress.advance(self.num_bytes(name) * (last - first) // self.total)
 
@@ -311,10 +382,6 @@ class _Reader:
         except OSError as error:
             raise UserError(
                 f'{self._path}: {name} cannot be read to the end ({error}); get it again',
-            ) from error
-        except FloatingPointError as error:
-            raise UserError(
-                f'{self._path}: {name} hold numbers beyond float32; remove those episodes',
             ) from error
 
     def seams(self) -> tuple[np.ndarray, np.ndarray]:
@@ -379,14 +446,11 @@ def _write_npz(  # pylint: disable=too-many-arguments
     reader: _Reader,
     terminals: np.ndarray,
     timeouts: np.ndarray,
-    with_init_obs: bool,
+    is_first: np.ndarray | None,
     attributes: Mapping[str, Any],
 ) -> None:
-    column_shape = (reader.total,) if with_init_obs else (reader.total, 1)
-    is_first = None
-    if with_init_obs:
-        ends = terminals | timeouts | reader.seams()[1]
-        is_first = np.concatenate([[True], ends[:-1]])
+    """Write an npz, for COptiDICE where it is told which transitions begin an episode."""
+    column_shape = (reader.total, 1) if is_first is None else (reader.total,)
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
         for name in _NUMBERS:
             shape = column_shape if name in COLUMNS else reader.shape(name)
@@ -455,6 +519,8 @@ def _writing(out: Path) -> Iterator[None]:
     """Report a failure to write; what fails to be read is reported where it is read."""
     try:
         yield
+    except UserError:
+        raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise UserError(

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from omnisafe_qpt.data.transfer import (
     TransferProgress,
     fetch,
 )
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, shell_command
 
 
 _HUGGING_FACE = 'https://huggingface.co'
@@ -93,6 +92,8 @@ def download(task: Task, folder: Path) -> Dataset:
 def _disk_failures_told(path: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f'{path}: cannot be read or written ({error.strerror or error}); mend that or choose '
@@ -119,7 +120,7 @@ def _bring(task: Task, path: Path, progress: TransferProgress) -> Dataset:
     url = download_url(task)
     partial = PartialFile(path.with_name(f'{path.name}.part'))
     try:
-        identity = fetch(url, partial, progress)
+        identity = fetch(url, partial, progress, _most_bytes(task))
         progress.say('complete, checking it')
         digest = file_sha256(partial.path)
         try:
@@ -133,8 +134,8 @@ def _bring(task: Task, path: Path, progress: TransferProgress) -> Dataset:
         reason = str(error).removeprefix(f'{partial.path}: ').replace('; get it again', '')
         raise UserError(
             f'the DSRL dataset of {task.env_id} is not in {path.parent} and cannot be downloaded '
-            f'({reason}); fetch it by hand: curl -fL -C - --create-dirs -o '
-            f'{shlex.quote(str(path))} {shlex.quote(url)}',
+            f'({reason}); fetch it by hand: '
+            + shell_command(['curl', '-fL', '-C', '-', '--create-dirs', '-o', str(path), url]),
         ) from error
     before = _read_record(path)
     if before is not None and before.sha256 != digest:
@@ -142,6 +143,12 @@ def _bring(task: Task, path: Path, progress: TransferProgress) -> Dataset:
     partial.finish(path)
     _write_record(path, digest)
     return Dataset(path, digest, is_new=True)
+
+
+def _most_bytes(task: Task) -> int:
+    """Return how large a task's file can be: with all numbers in 8 bytes, and twice that."""
+    numbers = task.max_transitions * (2 * task.obs_dim + task.act_dim + 4)
+    return 2 * 8 * numbers + (64 << 20)
 
 
 def _check_structure(task: Task, path: Path) -> None:

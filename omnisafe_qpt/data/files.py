@@ -27,6 +27,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
+import operator
 import os
 import shutil
 import tempfile
@@ -39,6 +41,7 @@ from typing import Any
 
 import numpy as np
 
+from omnisafe_qpt.data.hdf5 import member, without_plugins
 from omnisafe_qpt.data.layouts import (
     COLUMNS,
     NPZ_NAMES,
@@ -48,13 +51,30 @@ from omnisafe_qpt.data.layouts import (
     arrange,
     find_sources,
 )
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.data.memory import check_memory, format_bytes
+from omnisafe_qpt.errors import UserError, WriteError, printable
 
 
 HDF5_SUFFIXES = ('.hdf5', '.h5')
 HDF5_NAMES = (*NPZ_NAMES, 'timeouts')
 # What OmniSafe's npz has no name for, and an npz of ours has beside its arrays.
 NPZ_TIMEOUTS, NPZ_ATTRIBUTES = 'timeouts', 'hdf5_attributes'
+# The attributes that something depends on, both text, and how much all may take.
+ENV_ID_ATTRIBUTE, UNIT_ATTRIBUTE = 'env_id', 'action_unit'
+_ATTRIBUTE_BYTES = 1 << 24
+# What reading damaged HDF5 raises in h5py.
+_HDF5_ERRORS = (
+    OSError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    SystemError,
+)
+# More unmarked gaps than this share of the transitions is a broken file, not odd episode ends.
+MAX_GAP_SHARE = 0.1
 # A next observation further than this from the following observation is the end of an episode.
 _GAP_TOLERANCE = 1e-3
 # Datasets are compressed in blocks of about this many bytes.
@@ -89,8 +109,14 @@ def open_dataset(
         UserError: If the file is absent, cut short, of another kind, or lacks an array.
     """
     path, options = _check_file(path), options or ReadOptions()
-    with (_open_npz if path.suffix == '.npz' else open_hdf5)(path, options) as arrays:
-        yield arrays
+    try:
+        with (_open_npz if path.suffix == '.npz' else open_hdf5)(path, options) as arrays:
+            yield arrays
+    except MemoryError as error:  # what is free can be taken by another process meanwhile
+        raise UserError(
+            f'{path}: there is not enough memory to read it; use a smaller file or a machine with '
+            'more memory',
+        ) from error
 
 
 def _check_file(path: str | os.PathLike[str]) -> Path:
@@ -111,26 +137,35 @@ def open_hdf5(path: Path, options: ReadOptions | None = None) -> Iterator[Arrays
     """Open an HDF5 file whatever it is called; see :func:`open_dataset`."""
     options = options or ReadOptions()
     with _hdf5_file(path) as file:
+        with _hdf5_errors(path):
+            arrays = arrange(path, find_sources(file, options), options)
         try:
-            sources = find_sources(file, options)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f'{path}: not a readable HDF5 file (corrupt: {_first_line(error)}); get it again',
-            ) from error
-        try:
-            yield arrange(path, sources, options)
+            yield arrays
+        except UserError:  # of a file that is written meanwhile, too
+            raise
         except OSError as error:
             raise UserError(
                 f'{path}: the data cannot be read to the end ({_first_line(error)}); get it again',
             ) from error
 
 
-def _hdf5_file(path: Path) -> Any:
+@contextmanager
+def _hdf5_file(path: Path) -> Iterator[Any]:
     import h5py  # takes a second, and only HDF5 needs it
 
+    with without_plugins(), ExitStack() as stack:
+        with _hdf5_errors(path):
+            file = stack.enter_context(h5py.File(path, 'r'))
+        yield file
+
+
+@contextmanager
+def _hdf5_errors(path: Path) -> Iterator[None]:
     try:
-        return h5py.File(path, 'r')
-    except OSError as error:
+        yield
+    except UserError:
+        raise
+    except _HDF5_ERRORS as error:
         raise UserError(
             f'{path}: not a readable HDF5 file (cut short or corrupt: {_first_line(error)}); '
             'get it again',
@@ -139,12 +174,18 @@ def _hdf5_file(path: Path) -> Any:
 
 @contextmanager
 def _open_npz(path: Path, options: ReadOptions) -> Iterator[Arrays]:
+    with _npz_arrays(path) as leaves:
+        yield arrange(path, [Source('', leaves)], options)
+
+
+@contextmanager
+def _npz_arrays(path: Path) -> Iterator[_NpzArrays]:
     with ExitStack() as stack:
         with _npz_errors(path):
             # Opened here, because an archive leaves its file open while a stream in it is.
             file = stack.enter_context(path.open('rb'))
             archive = stack.enter_context(zipfile.ZipFile(file))
-        yield arrange(path, [Source('', _NpzArrays(path, archive))], options)
+        yield _NpzArrays(path, archive)
 
 
 class _NpzArrays(Mapping[str, 'NpzArray']):
@@ -152,7 +193,8 @@ class _NpzArrays(Mapping[str, 'NpzArray']):
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._path, self._archive = path, archive
-        self._names = [name.removesuffix('.npy') for name in archive.namelist()]
+        names = archive.namelist()
+        self._names = [name.removesuffix('.npy') for name in names if name.endswith('.npy')]
 
     def __getitem__(self, name: str) -> NpzArray:
         return NpzArray(self._path, self._archive, name)
@@ -168,12 +210,17 @@ class _NpzArrays(Mapping[str, 'NpzArray']):
 def _npz_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    # NotImplementedError: a damaged header asks for a compression that there is not.
+    except UserError:
+        raise
+    # RuntimeError: a damaged header says that it is encrypted, or, as NotImplementedError, asks for
+    # a compression that there is not; KeyError: it has another name.
     except (
         OSError,
         EOFError,
         ValueError,
-        NotImplementedError,
+        KeyError,
+        OverflowError,
+        RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
@@ -181,6 +228,12 @@ def _npz_errors(path: Path) -> Iterator[None]:
             f'{path}: not a readable npz file (cut short or corrupt: {_first_line(error)}); '
             'get it again',
         ) from error
+
+
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class NpzArray:
@@ -204,6 +257,7 @@ class NpzArray:
         self._in_columns: np.ndarray | None = None
         with _npz_errors(path):
             self._rewind()
+            self._check_size()
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -232,23 +286,58 @@ class NpzArray:
     def _rewind(self) -> None:
         """Open the stream, read its header and stand at the first row."""
         self._stream = self._archive.open(f'{self._key}.npy')
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
         version = np.lib.format.read_magic(self._stream)
-        if version not in read_header:
-            raise ValueError(f'array {self._key!r} has the unknown format {version}')
-        header = read_header[version](self._stream)
-        self.shape: tuple[int, ...] = header[0]
+        if version not in _READ_HEADER:
+            raise ValueError(f'array {printable(self._key)!r} has the unknown format {version}')
+        try:
+            header = _READ_HEADER[version](self._stream)
+            self.shape: tuple[int, ...] = tuple(map(operator.index, header[0]))
+            self.dtype: np.dtype = header[2]
+        except Exception as error:  # numpy evaluates the header as a literal, which may be anything
+            raise ValueError(
+                f'the header of array {printable(self._key)!r}: {_first_line(error)}',
+            ) from error
         self._fortran_order: bool = header[1]
-        self.dtype: np.dtype = header[2]
-        if self.dtype.hasobject:
-            raise ValueError(f'array {self._key!r} holds Python objects')
         self._next_row = 0
 
+    def _check_size(self) -> None:
+        """Refuse a header that declares another size than the archive, before that is believed."""
+        info = self._archive.getinfo(f'{self._key}.npy')
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(
+                f'{self._path}: array {printable(self._key)!r} is packed by another method than '
+                "numpy's; write the file with numpy.savez",
+            )
+        if self.dtype.hasobject:  # never unpickled, and refused where it is to be read
+            return
+        needed = self.num_bytes
+        if min(self.shape, default=0) < 0 or self._stream.tell() + needed != info.file_size:
+            raise ValueError(
+                f'array {printable(self._key)!r} declares the shape {self.shape}, for which '
+                f'{format_bytes(needed)} are needed, and has '
+                f'{format_bytes(info.file_size - self._stream.tell())}',
+            )
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in memory."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def text(self) -> str:
+        """Return the text that the array holds, if it is a single one."""
+        if self.shape or self.dtype.kind not in 'SU':
+            raise UserError(
+                f'{self._path}: array {printable(self._key)!r} has the type {self.dtype} and the '
+                f'shape {self.shape}; needed is one text',
+            )
+        if self.num_bytes > _ATTRIBUTE_BYTES:
+            raise UserError(_too_many_attributes(self._path))
+        with _npz_errors(self._path):
+            content = self._stream.read()
+            return str(np.frombuffer(content, self.dtype)[0]) if content else ''
+
     def _read(self, count: int) -> np.ndarray:
-        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=int))
+        row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
         content = self._stream.read(count * row_bytes)
         if len(content) != count * row_bytes:
             raise EOFError(f'array {self._key!r} ends early')
@@ -260,6 +349,7 @@ class NpzArray:
     def _by_columns(self) -> np.ndarray:
         """Read an array that is stored column by column, whose rows cannot be read apart."""
         if self._in_columns is None:
+            check_memory(str(self._path), self.num_bytes)
             with self._archive.open(f'{self._key}.npy') as stream:
                 self._in_columns = np.lib.format.read_array(stream)
         return self._in_columns
@@ -280,7 +370,7 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
         UserError: If there is no transition, or a shape does not fit.
     """
     if arrays['observations'].shape[:1] == (0,):
-        raise UserError(f'{name}: the dataset has no transitions; get it again')
+        raise UserError(f'{name}: the dataset has no transitions')
     for key in ('observations', 'next_observations', 'actions'):
         if len(arrays[key].shape) != 2:
             raise UserError(
@@ -289,6 +379,12 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
             )
     total, obs_dim = arrays['observations'].shape
     act_dim = arrays['actions'].shape[1]
+    if not (obs_dim and act_dim):
+        raise UserError(
+            f'{name}: {"actions" if obs_dim else "observations"} hold no numbers (shape '
+            f'{tuple(arrays["actions" if obs_dim else "observations"].shape)}); needed is one row '
+            'of numbers for each transition',
+        )
     allowed = dict.fromkeys(COLUMNS, ((total,), (total, 1)))
     allowed |= {'next_observations': ((total, obs_dim),), 'actions': ((total, act_dim),)}
     for key, shapes in allowed.items():
@@ -298,6 +394,18 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
                 f'shape {(total, obs_dim)} is {shapes[0]}',
             )
     return total, obs_dim, act_dim
+
+
+def block_bytes(arrays: Mapping[str, Any], rows: int) -> int:
+    """Return how much memory a block of :func:`row_blocks` of all arrays takes at most.
+
+    Args:
+        arrays (Mapping[str, Any]): The arrays, which are read, in float64 at most as a rule, and
+            turned to float32.
+        rows (int): About how many rows a block should have.
+    """
+    step = min(_block_rows(arrays['observations'], rows), len(arrays['observations']))
+    return sum(12 * step * math.prod(array.shape[1:]) for array in arrays.values())
 
 
 def row_blocks(array: Any, rows: int) -> Iterator[tuple[int, int]]:
@@ -313,11 +421,15 @@ def row_blocks(array: Any, rows: int) -> Iterator[tuple[int, int]]:
     Yields:
         First row of a block and the first one after it.
     """
-    chunk_rows = (getattr(array, 'chunks', None) or (1,))[0]
-    # Never much larger than asked for, because blocks bound the memory.
-    step = max(rows // chunk_rows, 1) * chunk_rows if chunk_rows <= 4 * rows else rows
+    step = _block_rows(array, rows)
     for first in range(0, len(array), step):
         yield first, min(first + step, len(array))
+
+
+def _block_rows(array: Any, rows: int) -> int:
+    chunk_rows = (getattr(array, 'chunks', None) or (1,))[0]
+    # Never much larger than asked for, because blocks bound the memory.
+    return max(rows // chunk_rows, 1) * chunk_rows if chunk_rows <= 4 * rows else rows
 
 
 def is_gap(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
@@ -344,23 +456,109 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
         path (str or os.PathLike): The dataset file.
 
     Returns:
-        The attributes of the HDF5 file and of its group ``data`` as plain Python values.
+        The attributes of the HDF5 file and of its group ``data`` as plain Python values, texts,
+        numbers and arrays of them. What is nested becomes JSON; what is neither is left out.
 
     Raises:
-        UserError: If the file is absent, cut short or of another kind.
+        UserError: If the file is absent, cut short or of another kind, the attributes are too
+            many, or one that something depends on is no text.
     """
     path = _check_file(path)
-    if path.suffix not in HDF5_SUFFIXES:
-        with _npz_errors(path), np.load(path) as file:
-            return json.loads(str(file[NPZ_ATTRIBUTES])) if NPZ_ATTRIBUTES in file.files else {}
-    with _hdf5_file(path) as file:
-        # robomimic's are those of its group of episodes.
-        found = dict(file['data'].attrs) if 'data' in file else {}
-        found |= dict(file.attrs)
-        return {
-            key: value.item() if isinstance(value, np.generic) else value
-            for key, value in found.items()
-        }
+    if path.suffix in HDF5_SUFFIXES:
+        with _hdf5_file(path) as file, _hdf5_errors(path):
+            # robomimic's are those of its group of episodes.
+            found = _hdf5_attributes(path, member(file, 'data')) | _hdf5_attributes(path, file)
+    else:
+        found = _npz_attributes(path)
+    plain = {key: _plain_attribute(value) for key, value in found.items()}
+    attributes = {key: value for key, value in plain.items() if value is not None}
+    for key in (ENV_ID_ATTRIBUTE, UNIT_ATTRIBUTE):
+        if key in found and not isinstance(attributes.get(key), str):
+            raise UserError(
+                f'{path}: attribute {key!r} is no text but {type(found[key]).__name__}; store it '
+                'as text, or remove it',
+            )
+    return attributes
+
+
+def _too_many_attributes(path: Path) -> str:
+    return (
+        f'{path}: its attributes take more than {format_bytes(_ATTRIBUTE_BYTES)}; remove those '
+        'that are no metadata'
+    )
+
+
+def _hdf5_attributes(path: Path, holder: Any) -> dict[str, Any]:
+    """Read the attributes of a file, group or dataset; none of anything else."""
+    from h5py import h5a
+
+    found: dict[str, Any] = {}
+    if not hasattr(holder, 'attrs'):
+        return found
+    size = 0
+    for key in holder.attrs:
+        attribute = h5a.open(holder.id, key.encode('utf-8', 'surrogateescape'))
+        count = attribute.get_space().get_simple_extent_npoints()  # none of an empty one
+        size += count * attribute.get_type().get_size()
+        if size > _ATTRIBUTE_BYTES:
+            raise UserError(_too_many_attributes(path))
+        try:
+            found[printable(key)] = holder.attrs[key]
+        except (TypeError, ValueError, KeyError):  # of a type that numpy does not have
+            found[printable(key)] = None
+    return found
+
+
+def _npz_attributes(path: Path) -> dict[str, Any]:
+    with _npz_arrays(path) as arrays:
+        if NPZ_ATTRIBUTES not in set(arrays):
+            return {}
+        text = arrays[NPZ_ATTRIBUTES].text()
+    try:
+        found = json.loads(text)
+        json.dumps(found)  # which may be too deep, too
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f'{path}: array {NPZ_ATTRIBUTES!r} is no JSON ({_first_line(error)}); remove it',
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(
+            f'{path}: array {NPZ_ATTRIBUTES!r} holds {type(found).__name__}; needed is a JSON '
+            'object, or no such array',
+        )
+    return {printable(key): value for key, value in found.items()}
+
+
+def _plain_attribute(value: Any) -> Any:
+    """Turn metadata into what every format can hold; None for what has no such form."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (str, bytes)):
+        text = value if isinstance(value, str) else value.decode('utf-8', 'replace')
+        # Neither unfinished characters nor zeros can be stored as text.
+        return text.encode('utf-8', 'replace').decode().replace('\0', '')
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (bool, int, float)):
+        return value if isinstance(value, float) or abs(value) < 1 << 63 else str(value)
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in 'biuf':
+            return value
+        is_text = value.dtype.kind in 'SUO' and all(isinstance(t, (str, bytes)) for t in value.flat)
+        return [_plain_attribute(text) for text in value.flat] if is_text else None
+    if isinstance(value, (list, dict)):
+        return _plain_nested(value)
+    return None
+
+
+def _plain_nested(value: list[Any] | dict[str, Any]) -> Any:
+    """Keep a list of texts or an array of numbers as it is; the rest becomes JSON."""
+    with suppress(ValueError, OverflowError):  # of unequal lengths, too deep
+        if isinstance(value, list) and np.asarray(value).dtype.kind in 'biuf':
+            return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [_plain_attribute(item) for item in value]
+    return _plain_attribute(json.dumps(value))
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -383,10 +581,46 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary name, with the same suffix.
+
+    Raises:
+        WriteError: If the file system refuses; what was there before stays.
     """
     path = Path(path)
+    with write_errors(path), _temporary_file(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be written, and how much room there is.
+
+    Args:
+        path (Path): Its final name.
+
+    Raises:
+        WriteError: In place of what the file system raises.
+    """
+    try:
+        yield
+    except (UserError, BrokenPipeError):  # which is of no file
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        remedy = 'make room or choose another folder'
+        if error.errno == errno.EFBIG:
+            remedy = 'raise the limit on file sizes, ulimit -f'
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT) and hasattr(os, 'statvfs'):
+            with suppress(OSError):
+                disk = os.statvfs(path.parent)
+                remedy += f', {disk.f_bavail * disk.f_frsize} bytes are free'
+        raise WriteError(f'{path}: cannot be written ({reason}); {remedy}') from error
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
+    prefix = f'.{path.stem[:80]}-'
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -397,7 +631,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
 
 
@@ -483,7 +717,19 @@ def _check_room(path: Path, block: Mapping[str, np.ndarray]) -> None:
     """Raise before the disk is full, because HDF5 crashes if it cannot write what it holds."""
     needed = sum(array.nbytes for array in block.values()) + _SPARE_BYTES
     if shutil.disk_usage(path.parent).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, f'{os.strerror(errno.ENOSPC)}, {needed} bytes are needed')
+    limit = _file_size_limit()
+    if limit is not None and path.stat().st_size + needed > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+def _file_size_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _with_states(block: Mapping[str, np.ndarray], ends: np.ndarray) -> dict[str, np.ndarray]:

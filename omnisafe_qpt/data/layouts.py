@@ -21,8 +21,8 @@ write them, and without next observations, which are then the following observat
 
 from __future__ import annotations
 
+import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.data.hdf5 import Broken, check_storage, leaves, members
+from omnisafe_qpt.data.memory import check_memory
+from omnisafe_qpt.errors import UserError, printable, shell_command
 
 
 # The arrays of a dataset by DSRL's name, and the name OmniSafe's npz has for each.
@@ -60,6 +62,20 @@ ALIASES = {
 _REQUIRED = ('observations', 'actions', 'rewards', 'costs')
 # More names than this are not listed in a message.
 _MAX_LISTED = 16
+# What every reader keeps of a transition besides its arrays: columns, ends, numbers of rows.
+ROW_BYTES = 64
+# What an array may hold by numpy's letter for it, and what another one stands for.
+_NUMBERS, _FLAGS = 'iuf', 'biuf'
+_KINDS = {
+    'b': 'true or false',
+    'c': 'complex numbers',
+    'S': 'text',
+    'U': 'text',
+    'O': 'objects',
+    'V': 'bytes without a type (void)',
+    'M': 'times',
+    'm': 'times',
+}
 
 
 class Arrays(dict[str, Any]):
@@ -131,7 +147,7 @@ class Runs:
         self.dtype = np.result_type(*{array.dtype for array in arrays})
         row = sources[0][0].shape[1:]
         if as_rows:
-            row = (sum(int(np.prod(array.shape[1:])) for array in sources[0]),)
+            row = (sum(math.prod(array.shape[1:]) for array in sources[0]),)
         self.shape: tuple[int, ...] = (int(self._ends[-1]) if len(count) else 0, *row)
 
     def __len__(self) -> int:
@@ -178,15 +194,30 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
 
     Returns:
         One source of a whole dataset, or one with a name for each episode, by their numbers.
-    """
-    import h5py
 
+    Raises:
+        UserError: If several groups hold a dataset each.
+    """
     wanted = [(options.names or {}).get('actions', ''), *ALIASES['actions']]
-    for container in (file, *_groups(file)):
+    root_groups = _groups(file)
+    containers = {'': (file, root_groups)}
+    containers |= {f'{name}/': (group, None) for name, group in root_groups.items()}
+    for prefix, (container, found) in containers.items():
         if _find(container, wanted):
-            return [Source('', _leaves(container))]
-        groups = {group.name.rpartition('/')[2]: group for group in _groups(container)}
-        example = next((name for name, group in groups.items() if _find(group, wanted)), None)
+            return [Source('', leaves(container))]
+        groups = _groups(container) if found is None else found
+        with_actions = [name for name, group in groups.items() if _find(group, wanted)]
+        # Episodes have numbers; a group without one, such as train, is a whole dataset.
+        whole = [name for name in with_actions if not re.search(r'\d', name)]
+        if len(whole) > 1:
+            raise UserError(
+                f'{file.filename}: the groups {_listed(prefix + name for name in whole)} hold '
+                'actions each: if they are datasets, write the one to use into a file of its own; '
+                'if they are episodes, number them (episode_0, ...)',
+            )
+        if whole:
+            return [Source('', leaves(groups[whole[0]]))]
+        example = next(iter(with_actions), None)
         if example is not None:
             stem = example.rstrip('0123456789')
             # Those without actions too, if they look like the others: that is an error to report.
@@ -196,35 +227,19 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
                 if name.rstrip('0123456789') == stem or _find(group, wanted)
             ]
             names.sort(key=_with_numbers)
-            prefix = '' if container == file else container.name.lstrip('/') + '/'
-            return [Source(prefix + name, _leaves(groups[name])) for name in names]
-    return [Source('', _leaves(file))] if isinstance(file, h5py.Group) else []
+            return [Source(prefix + name, leaves(groups[name])) for name in names]
+    return [Source('', leaves(file))]
 
 
 def _with_numbers(name: str) -> list[Any]:
     """Return a key to sort names by, numbers in them by their value."""
-    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
 
 
-def _groups(group: Any) -> list[Any]:
+def _groups(group: Any) -> dict[str, Any]:
     import h5py
 
-    return [item for item in group.values() if isinstance(item, h5py.Group)]
-
-
-def _leaves(group: Any) -> dict[str, Any]:
-    """Return all arrays within a group by their paths in it, a lot of them at most."""
-    import h5py
-
-    found: dict[str, Any] = {}
-
-    def visit(name: str, item: Any) -> bool | None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = item
-        return True if len(found) > 1000 else None  # anything but None ends the visit
-
-    group.visititems(visit)
-    return found
+    return {name: item for name, item in members(group).items() if isinstance(item, h5py.Group)}
 
 
 def _find(names: Any, wanted: Sequence[str]) -> str | None:
@@ -248,16 +263,18 @@ def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arra
         UserError: If an array is missing or the arrays of a group do not fit together.
     """
     chosen = _choose(path, sources[0], options)
+    _check_arrays(path, sources, chosen)
     if sources[0].name:
         return _Episodes(path, sources, chosen, options).arrays()
-    leaves = sources[0].leaves
-    found = {name: leaves[names[0]] for name, names in chosen.items()}
+    found = {name: sources[0].leaves[names[0]] for name, names in chosen.items()}
     is_plain = all(
-        len(names) == 1 and (name in (*COLUMNS, DONES) or leaves[names[0]].ndim > 1)
+        len(names) == 1 and (name in (*COLUMNS, DONES) or found[name].ndim > 1)
         for name, names in chosen.items()
     )
     # Only what is written as it stands is read as it stands; an npz of ours has done for terminals.
-    is_ours = set(NPZ_NAMES.values()) <= set(leaves) and chosen.get('timeouts') == ['timeouts']
+    is_ours = set(NPZ_NAMES.values()) <= set(sources[0].leaves) and chosen.get('timeouts') == [
+        'timeouts'
+    ]
     flags = {*chosen} & {'terminals', 'timeouts', DONES}
     if is_plain and 'next_observations' in found:
         if DONES in found and (is_ours or flags == {DONES}):
@@ -265,9 +282,80 @@ def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arra
             flags = {'terminals'}
         if DONES not in flags:
             arrays = Arrays(found)
-            arrays.names, arrays.notes = chosen, _naming(chosen, leaves)
+            arrays.names, arrays.notes = chosen, _naming(chosen, sources[0].leaves)
             return arrays
     return _Episodes(path, sources, chosen, options).arrays()
+
+
+def _check_arrays(
+    path: Path,
+    sources: Sequence[Source],
+    chosen: Mapping[str, list[str]],
+) -> None:
+    """Refuse arrays that cannot be read as numbers, before any of them is read.
+
+    Raises:
+        UserError: If one is missing, is no array of the file, does not hold numbers, or has no
+            rows, and if all of them together have more rows than the memory takes.
+    """
+    total = 0
+    for source in sources:
+        rows = [0]
+        for name, names in chosen.items():
+            for leaf in names:
+                if leaf not in source.leaves:
+                    raise UserError(
+                        f'{path}: array {printable(leaf)!r} is missing{_place(source)} '
+                        f'(found: {_listed(source.leaves)}); the first group, '
+                        f'{printable(sources[0].name)}, has it',
+                    )
+                rows.append(_check_array(path, source, name, leaf))
+        total += max(rows)
+    check_memory(str(path), total * ROW_BYTES)
+
+
+def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
+    """Refuse one array that cannot be read as numbers; return how many rows it declares."""
+    array, where = source.leaves[leaf], f'{printable(leaf)}{_place(source)}'
+    if isinstance(array, Broken):
+        raise UserError(f'{path}: {where} {array.reason}; get it again')
+    if hasattr(array, 'id'):  # of HDF5
+        check_storage(str(path), where, array)
+    is_column = name in (*COLUMNS, DONES)
+    needed = 'one number' if is_column else 'one row of numbers'
+    needed = f'needed is {needed} for each transition'
+    if array.shape is None:
+        raise UserError(f'{path}: {where} is empty (a null dataspace); {needed}')
+    problem = _type_problem(array, _FLAGS if is_column and name != 'rewards' else _NUMBERS)
+    if problem:
+        raise UserError(
+            f'{path}: {where} holds {problem}; {needed}; store it as float32, or get it again'
+        )
+    if not array.shape:
+        raise UserError(f'{path}: {where} is a single value; {needed}')
+    if (is_column and array.shape[1:] not in ((), (1,))) or 0 in array.shape[1:]:
+        raise UserError(f'{path}: {where} has shape {tuple(array.shape)}; {needed}')
+    return array.shape[0]
+
+
+def _type_problem(array: Any, allowed: str) -> str:
+    """Say what an array holds where it does not hold numbers, nothing where it does."""
+    try:
+        dtype = array.dtype
+    except (TypeError, ValueError, KeyError):  # h5py's, for what numpy has no type for
+        return 'what numpy has no type for'
+    if dtype.kind in allowed:
+        return ''
+    inside = dtype.metadata or {}  # h5py's
+    if 'ref' in inside:
+        return 'references'
+    if 'vlen' in inside:
+        return 'text' if inside['vlen'] in (str, bytes) else 'rows of different lengths (vlen)'
+    if dtype.names is not None:
+        return f'records of {_listed(dtype.names)} (compound)'
+    if dtype.subdtype is not None:
+        return 'arrays (an array type)'
+    return _KINDS.get(dtype.kind, f'values of type {dtype}')
 
 
 def _choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[str]]:
@@ -288,7 +376,7 @@ def _choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[
             chosen |= {name: parts} if parts else {}
         if name in given and name not in chosen:
             raise UserError(
-                f'--map {name}={given[name]}: {path} has no such array '
+                f'--map {name}={printable(given[name])}: {path} has no such array '
                 f'(found{_place(source)}: {_listed(source.leaves)})',
             )
     if {'terminals', 'timeouts'} <= chosen.keys():
@@ -344,32 +432,34 @@ def _choose_parts(
                 f'{_convert(path)} --observation-keys {flat}'
             )
         raise UserError(
-            f'{path}: {group}{_place(source)} is a group of arrays ({_listed(inside)}); {advice}',
+            f'{path}: {printable(group)}{_place(source)} is a group of arrays '
+            f'({_listed(inside)}); {advice}',
         )
     for key in keys or inside:
         if key not in inside:
             raise UserError(
-                f'--observation-keys {key}: {path} has no such array in {group}{_place(source)} '
+                f'--observation-keys {key}: {path} has no such array in '
+                f'{printable(group)}{_place(source)} '
                 f'(found: {_listed(inside)})',
             )
         if inside[key].ndim > 2:
             raise UserError(
-                f'{path}: {group}/{key}{_place(source)} has shape {tuple(inside[key].shape)}; '
-                'needed is one row of numbers for each transition',
+                f'{path}: {printable(f"{group}/{key}")}{_place(source)} has shape '
+                f'{tuple(inside[key].shape)}; needed is one row of numbers for each transition',
             )
     return [f'{group}/{key}' for key in keys or inside]
 
 
 def _convert(path: Path) -> str:
-    return f'omnisafe-qpt data convert {shlex.quote(str(path))} OUT.hdf5'
+    return shell_command(['omnisafe-qpt', 'data', 'convert', str(path), 'OUT.hdf5'])
 
 
 def _place(source: Source) -> str:
-    return f' in group {source.name}' if source.name else ''
+    return f' in group {printable(source.name)}' if source.name else ''
 
 
 def _listed(names: Any) -> str:
-    names = sorted(names)
+    names = [printable(name) for name in sorted(names)]
     more = f' and {len(names) - _MAX_LISTED} more' if len(names) > _MAX_LISTED else ''
     return ', '.join(names[:_MAX_LISTED]) + more if names else 'nothing'
 
@@ -381,13 +471,21 @@ def _naming(chosen: Mapping[str, Sequence[str]], leaves: Any) -> tuple[str, ...]
     if set(NPZ_NAMES.values()) <= set(leaves):
         return ()
     pairs = ', '.join(
-        f'{name} from {" + ".join(names)}' for name, names in chosen.items() if [name] != names
+        f'{name} from {printable(" + ".join(names))}'
+        for name, names in chosen.items()
+        if [name] != names
     )
     return (f'names of the file: {pairs}',)
 
 
 def _rows(array: Any) -> int:
     return array.shape[0] if array.shape else 0
+
+
+def _num_bytes(array: Any) -> int:
+    """Return what an array takes in memory if it is read whole, nothing where it is not."""
+    is_read = not hasattr(array, 'chunks')  # of an npz
+    return math.prod(array.shape) * array.dtype.itemsize if is_read else 0
 
 
 class _Episodes:
@@ -410,18 +508,10 @@ class _Episodes:
         """Initialize an instance of :class:`_Episodes`."""
         self._path, self._chosen, self._horizon = path, chosen, options.horizon
         self._is_grouped = bool(sources[0].name)
-        for source in sources:
-            for name in (name for names in chosen.values() for name in names):
-                if name not in source.leaves:
-                    raise UserError(
-                        f'{path}: array {name!r} is missing{_place(source)} '
-                        f'(found: {_listed(source.leaves)}); the first group, {sources[0].name}, '
-                        'has it',
-                    )
         # An episode that was begun and not recorded has nothing to learn from.
         self._sources = [each for each in sources if _rows(each.leaves[chosen['actions'][0]])]
         if not self._sources:
-            raise UserError(f'{path}: the dataset has no transitions; get it again')
+            raise UserError(f'{path}: the dataset has no transitions')
         self._lengths = np.array([_rows(s.leaves[chosen['actions'][0]]) for s in self._sources])
         self._check_lengths()
         self._has_final_state = self._is_grouped and all(
@@ -431,13 +521,15 @@ class _Episodes:
         self._derives = 'next_observations' not in chosen and not self._has_final_state
         if self._derives and not self._is_grouped:
             # Rows are read twice, for which an npz would begin anew each time.
-            leaves = {
+            used = [sources[0].leaves[name] for names in chosen.values() for name in names]
+            check_memory(str(path), sum(map(_num_bytes, used)))
+            kept = {
                 name: array if hasattr(array, 'chunks') else np.asarray(array[:])
                 for name, array in (
                     (name, sources[0].leaves[name]) for names in chosen.values() for name in names
                 )
             }
-            self._sources = [Source('', leaves)]
+            self._sources = [Source('', kept)]
         self._leaves = self._sources[0].leaves
 
     def _check_lengths(self) -> None:
@@ -449,12 +541,13 @@ class _Episodes:
                 )
                 if _rows(array) not in (length, length + can_be_longer):
                     raise UserError(
-                        f'{self._path}: {name}{_place(source)} has shape {tuple(array.shape)}; '
+                        f'{self._path}: {printable(name)}{_place(source)} has shape '
+                        f'{tuple(array.shape)}; '
                         f'needed for {length} actions is {(int(length), *array.shape[1:])}',
                     )
                 if array.shape[1:] != example.shape[1:]:
                     raise UserError(
-                        f'{self._path}: {name}{_place(source)} has rows of shape '
+                        f'{self._path}: {printable(name)}{_place(source)} has rows of shape '
                         f'{tuple(array.shape[1:])}, in the first group {tuple(example.shape[1:])}',
                     )
 
@@ -467,7 +560,7 @@ class _Episodes:
         kept = reached = (source, np.zeros_like(offsets), self._lengths)
         notes = list(_naming(self._chosen, self._leaves))
         if self._is_grouped:
-            groups = f'{self._sources[0].name} to {self._sources[-1].name}'
+            groups = ' to '.join(printable(self._sources[end].name) for end in (0, -1))
             notes.append(f'one group for each of {len(self._sources)} episodes, {groups}')
         if self._derives:
             if is_mixed:
@@ -537,7 +630,7 @@ class _Episodes:
         for part in arrays[0]:
             if is_row and part.ndim > 2:
                 raise UserError(
-                    f'{self._path}: {leaves[0]}{_place(self._sources[0])} has shape '
+                    f'{self._path}: {printable(leaves[0])}{_place(self._sources[0])} has shape '
                     f'{tuple(part.shape)}; needed is one row of numbers for each transition',
                 )
         return Runs(arrays, source, first, count, as_rows=is_row)

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.data.files import is_gap, row_blocks
-from omnisafe_qpt.data.trajectories import MAX_GAP_SHARE, Frontier
+from omnisafe_qpt.data.files import MAX_GAP_SHARE, block_bytes, is_gap, row_blocks
+from omnisafe_qpt.data.trajectories import Frontier
 
 
 # How an episode ends: by a flag, by a jump to another state without one, at the file's end.
@@ -214,6 +214,11 @@ class Scan:
             keys=np.zeros(total, dtype=np.uint64),
             wild_actions=np.zeros(total, dtype=bool),
         )
+
+    @staticmethod
+    def block_bytes(arrays: Mapping[str, Any]) -> int:
+        """Return how much memory :meth:`read` takes at most for a block of the file's arrays."""
+        return block_bytes(arrays, _BLOCK_ROWS)
 
     def read(
         self,

@@ -29,15 +29,19 @@ from typing import Any
 
 import numpy as np
 
+from omnisafe_qpt.data.actions import ENVIRONMENT
 from omnisafe_qpt.data.checks import CHECKS, NOTE, REFUSED, WARNING, Facts, Finding
 from omnisafe_qpt.data.files import (
+    ENV_ID_ATTRIBUTE,
     HDF5_SUFFIXES,
+    UNIT_ATTRIBUTE,
     check_shapes,
     file_sha256,
     open_dataset,
     read_attributes,
 )
 from omnisafe_qpt.data.layouts import ReadOptions
+from omnisafe_qpt.data.memory import check_memory
 from omnisafe_qpt.data.resolve import SAMPLE, SAMPLE_ENV_IDS, cache_folder, sample_file
 from omnisafe_qpt.data.scan import (
     ENDS,
@@ -208,8 +212,8 @@ def identify_task(path: str | os.PathLike[str], attributes: Mapping[str, Any]) -
     Returns:
         The task, or None if the attribute names none, or the name none or more than one.
     """
-    if 'env_id' in attributes:
-        return find_task(str(attributes['env_id']))
+    if ENV_ID_ATTRIBUTE in attributes:
+        return find_task(attributes[ENV_ID_ATTRIBUTE])
     words = {
         re.sub('^(Offline|Safety)|Gymnasium$', '', word).lower()
         for word in re.split('[^A-Za-z0-9]+', Path(path).stem)
@@ -245,9 +249,11 @@ def summarize(
     attributes = read_attributes(path)
     known_task = require_task(task) if task else identify_task(path, attributes)
     horizon = None if known_task is None else known_task.horizon
-    inspector = Inspector(known_task, horizon, cost_limits)
+    own_unit = attributes.get(UNIT_ATTRIBUTE) == ENVIRONMENT
+    inspector = Inspector(known_task, horizon, cost_limits, own_unit)
     with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
         check_shapes(arrays, str(path))
+        check_memory(str(path), Scan.block_bytes(arrays))
         sha256 = file_sha256(path)
         described = {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
         inspector.begin(arrays)
@@ -277,6 +283,8 @@ class Inspector:
         task (Task, optional): The DSRL task, None if it is none or unknown.
         horizon (int, optional): The time limit in steps, if it is known.
         cost_limits (Sequence[float]): Undiscounted costs of an episode.
+        declares_own_unit (bool, optional): Whether the file says that actions are in the
+            environment's own unit. Defaults to False.
     """
 
     columns: Columns
@@ -287,8 +295,10 @@ class Inspector:
         task: Task | None,
         horizon: int | None,
         cost_limits: Sequence[float],
+        declares_own_unit: bool = False,
     ) -> None:
         """Initialize an instance of :class:`Inspector`."""
+        self._declares_own_unit = declares_own_unit
         self._task, self._horizon, self._cost_limits = task, horizon, cost_limits
 
     def begin(self, arrays: Mapping[str, Any]) -> None:
@@ -310,6 +320,7 @@ class Inspector:
             scan=self.scan,
             episodes=episodes,
             limits=[_limit_row(limit, episodes, self._task) for limit in self._cost_limits],
+            declares_own_unit=self._declares_own_unit,
         )
 
 

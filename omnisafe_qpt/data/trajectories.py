@@ -25,13 +25,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from omnisafe_qpt.data.files import check_shapes, is_gap, open_dataset, row_blocks
-from omnisafe_qpt.data.layouts import ReadOptions
+from omnisafe_qpt.data.files import (
+    MAX_GAP_SHARE,
+    block_bytes,
+    check_shapes,
+    is_gap,
+    open_dataset,
+    row_blocks,
+)
+from omnisafe_qpt.data.layouts import ROW_BYTES, ReadOptions
+from omnisafe_qpt.data.memory import check_memory
 from omnisafe_qpt.errors import UserError
 
 
-# More unmarked gaps than this share of the transitions is a broken file, not odd episode ends.
-MAX_GAP_SHARE = 0.1
 # Rows taken at a time, so that a dataset is never in memory twice: of the table for statistics,
 # and of a file, where a block that stays in the processor's cache is handled faster.
 _BLOCK_ROWS = 1 << 16
@@ -190,10 +196,12 @@ class Trajectories:
             observer (Observer, optional): Is shown what is read. Defaults to None.
 
         Raises:
-            UserError: If shapes disagree, a number is not finite, no episode end is marked, or
-                next observations do not match.
+            UserError: If shapes disagree, they take more memory than is free, a number is not
+                finite, no episode end is marked, or next observations do not match.
         """
         total, obs_dim, act_dim = check_shapes(arrays, name)
+        row_bytes = 4 * (obs_dim + act_dim + 4) + ROW_BYTES
+        check_memory(name, total * row_bytes + block_bytes(arrays, _READ_ROWS))
         if observer is not None:
             observer.begin(arrays)
         terminals = _flags(arrays, 'terminals', name)

@@ -25,15 +25,19 @@ import errno
 import http.client
 import json
 import os
+import queue
 import re
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 from rich.console import Console
@@ -48,6 +52,7 @@ from rich.progress import (
 )
 
 from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.errors import UserError, printable
 
 
 _BLOCK_BYTES = 1 << 16
@@ -56,6 +61,8 @@ _SECONDS_BETWEEN_LINES = 30.0
 # Beside all of 5xx: too slow, too early, too many requests.
 _TRANSIENT_STATUSES = (408, 425, 429)
 _LONGEST_WAIT = 60.0
+_MOST_REDIRECTS = 10
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,8 @@ def _announced_size(response: requests.Response) -> int | None:
         text = response.headers.get('Content-Range', '').rpartition('/')[2]
     else:
         text = response.headers.get('Content-Length') or _first(response, 'X-Linked-Size')
-    return int(text) if text.isdecimal() else None
+    # ASCII alone: isdecimal takes other alphabets' digits too.
+    return int(text) if re.fullmatch('[0-9]{1,19}', text) else None
 
 
 class PartialFile:
@@ -180,9 +188,14 @@ class PartialFile:
     def identity(self) -> Identity | None:
         """Return which version this is the beginning of, None if that is not known."""
         try:
-            return Identity(**json.loads(self._note.read_text(encoding='utf-8')))
-        except (OSError, ValueError, TypeError):  # absent, or not of our making
+            found = Identity(**json.loads(self._note.read_text(encoding='utf-8')))
+        except (OSError, ValueError, TypeError, RecursionError):  # absent, or not of our making
             return None
+        texts = (found.sha256, found.etag, found.last_modified)
+        is_sound = all(text is None or isinstance(text, str) for text in texts) and (
+            found.size is None or (type(found.size) is int and found.size >= 0)
+        )
+        return found if is_sound else None
 
     def begin(self, identity: Identity) -> None:
         """Start from nothing with this version of the file."""
@@ -258,17 +271,18 @@ class TransferProgress:
 
     def say(self, text: str) -> None:
         """Print a line about what is transferred."""
-        line = f'{self._label}: {text}'
+        line = printable(f'{self._label}: {text}')
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def fetch(url: str, partial: PartialFile, progress: TransferProgress) -> Identity:
+def fetch(url: str, partial: PartialFile, progress: TransferProgress, most: int) -> Identity:
     """Bring a file's bytes into a partial file, going on with what is there of the same version.
 
     Args:
         url (str): Where the file is; redirects are followed.
         partial (PartialFile): Where its bytes go. Its folder exists.
         progress (TransferProgress): Is told how it goes.
+        most (int): Bytes that the file can have; a server may send without an end.
 
     Returns:
         What the server said of the file, now complete in ``partial``.
@@ -280,7 +294,7 @@ def fetch(url: str, partial: PartialFile, progress: TransferProgress) -> Identit
     failures, furthest = 0, partial.size
     while True:
         try:
-            return _attempt(url, partial, progress)
+            return _attempt(url, partial, progress, most)
         except _TransientError as error:
             failures = failures + 1 if partial.size <= furthest else 1
             furthest = max(furthest, partial.size)
@@ -291,7 +305,7 @@ def fetch(url: str, partial: PartialFile, progress: TransferProgress) -> Identit
             time.sleep(wait)
 
 
-def _attempt(url: str, partial: PartialFile, progress: TransferProgress) -> Identity:
+def _attempt(url: str, partial: PartialFile, progress: TransferProgress, most: int) -> Identity:
     known = partial.identity()
     done = partial.size if known is not None else 0
     if known is not None and known.size == done > 0:
@@ -300,6 +314,9 @@ def _attempt(url: str, partial: PartialFile, progress: TransferProgress) -> Iden
         done = 0
     with _failures_told(), _asked(url, done, known) as response:
         identity = _judge(response, partial, done, known)
+        if (identity.size or 0) > most:
+            partial.drop()
+            raise TransferError(f'the server announces {identity.size} bytes, not this dataset')
         if response.status_code == 200:
             if done:
                 progress.say('the file has changed or the server cannot resume: from the beginning')
@@ -307,16 +324,34 @@ def _attempt(url: str, partial: PartialFile, progress: TransferProgress) -> Iden
             done = 0
         _check_space(partial.path, (identity.size or 0) - done)
         progress.begin(done, identity.size)
-        with partial.path.open('ab') as file:
-            for block in response.iter_content(_BLOCK_BYTES):
-                file.write(block)
-                done += len(block)
-                progress.update(done)
-            file.flush()
-            os.fsync(file.fileno())
+        done = _receive(response, partial, progress, done, identity.size or most)
     if identity.size is not None and done != identity.size:
         raise _TransientError(f'the connection ended after {done} of {identity.size} bytes')
     return identity
+
+
+def _receive(
+    response: requests.Response,
+    partial: PartialFile,
+    progress: TransferProgress,
+    done: int,
+    most: int,
+) -> int:
+    """Append the bytes that come; returns how many there are then."""
+    with partial.path.open('ab') as file:
+        for block in _blocks(response):
+            done += len(block)
+            if done > most:
+                break
+            _check_space(partial.path, len(block))
+            file.write(block)
+            progress.update(done)
+        file.flush()
+        os.fsync(file.fileno())
+    if done > most:
+        partial.drop()
+        raise TransferError(f'the server sends more than {most} bytes, not this dataset')
+    return done
 
 
 def _asked(url: str, done: int, known: Identity | None) -> requests.Response:
@@ -326,8 +361,84 @@ def _asked(url: str, done: int, known: Identity | None) -> requests.Response:
         headers['Range'] = f'bytes={done}-'
         if known.validator is not None:
             headers['If-Range'] = known.validator
-    timeout = (PATIENCE.connecting, PATIENCE.stalled)
-    return requests.get(url, headers=headers, timeout=timeout, stream=True)
+    response = _follow(url, headers)
+    encoding = response.headers.get('Content-Encoding', '').strip().lower()
+    if encoding not in ('', 'identity'):
+        response.close()
+        raise TransferError(f'the server compresses the file ({encoding[:20]}), unasked')
+    return response
+
+
+class _Session(requests.Session):
+    """Follows no redirect, nor reads its body to the end, which may have none."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Find nothing to follow."""
+        del resp
+
+
+def _follow(url: str, headers: dict[str, str]) -> requests.Response:
+    """Ask for headers, following redirects from one web server to another."""
+    history: list[requests.Response] = []
+    while True:
+        response = _within(
+            PATIENCE.connecting + PATIENCE.stalled,
+            bind(
+                _Session().get,
+                url,
+                headers=headers,
+                timeout=(PATIENCE.connecting, PATIENCE.stalled),
+                stream=True,
+            ),
+        )
+        if response.status_code not in _REDIRECTS or 'Location' not in response.headers:
+            response.history = history
+            return response
+        response.close()
+        history.append(response)
+        # Headers are read as Latin-1; addresses beyond ASCII are UTF-8.
+        location = response.headers['Location'].encode('latin-1', 'replace')
+        try:
+            following = urljoin(url, location.decode('utf-8', 'replace'))
+        except ValueError as error:
+            raise TransferError(f'the server redirects to no address: {_reason(error)}') from error
+        if not following.startswith(('https://', url.partition(':')[0] + '://')):
+            raise TransferError(f'the server redirects to {printable(following)[:100]}')
+        if len(history) > _MOST_REDIRECTS:
+            raise TransferError(f'the server redirects more than {_MOST_REDIRECTS} times')
+        url = following
+
+
+def _within(seconds: float, ask: Callable[[], requests.Response]) -> requests.Response:
+    """Wait for an answer's headers; a server may send them byte by byte for ever.
+
+    Raises:
+        _TransientError: If they have not come.
+    """
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def answer() -> None:
+        try:
+            answers.put(ask())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            answers.put(error)
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        found = answers.get(timeout=seconds)
+    except queue.Empty as error:
+        raise _TransientError('the server does not answer') from error
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _blocks(response: requests.Response) -> Iterator[bytes]:
+    """Yield the bytes as they come."""
+    try:
+        yield from response.raw.stream(_BLOCK_BYTES, decode_content=False)
+    except Exception as error:  # many kinds, of http.client and of what requests is built on
+        raise _TransientError(_reason(error)) from error
 
 
 def _judge(
@@ -340,8 +451,8 @@ def _judge(
     status = response.status_code
     if status >= 500 or status in _TRANSIENT_STATUSES:
         asked = response.headers.get('Retry-After', '')
-        wait = float(asked) if asked.isdecimal() else 0.0
-        raise _TransientError(f'the server answered {status} {response.reason}', wait)
+        wait = float(asked) if re.fullmatch('[0-9]{1,9}', asked) else 0.0
+        raise _TransientError(f'the server answered {status} {_phrase(response)}', wait)
     identity = Identity.of(response)
     is_rest = (
         response.headers.get('Content-Range', '').startswith(f'bytes {done}-')
@@ -352,10 +463,14 @@ def _judge(
         partial.drop()
         raise _TransientError('the file has changed at its source since the download began')
     if status not in (200, 206):
-        raise TransferError(f'the server answered {status} {response.reason}')
+        raise TransferError(f'the server answered {status} {_phrase(response)}')
     if response.headers.get('Content-Type', '').startswith('text/html'):
         raise TransferError('the server answered with a web page instead of the file')
     return identity
+
+
+def _phrase(response: requests.Response) -> str:
+    return printable(str(response.reason))[:80]
 
 
 def _check_space(path: Path, needed: int) -> None:
@@ -370,11 +485,15 @@ def _failures_told() -> Iterator[None]:
     """Turn what requests raises into what it means."""
     try:
         yield
+    except UserError:
+        raise
     except requests.RequestException as error:
         # Those that are ValueErrors are about the address itself.
         if isinstance(error, (ValueError, requests.TooManyRedirects)):
             raise TransferError(_reason(error)) from error
         raise _TransientError(_reason(error)) from error
+    except ValueError as error:  # of an address that cannot be taken apart
+        raise TransferError(f'the address is not valid: {_reason(error)}') from error
 
 
 def _reason(error: BaseException) -> str:
@@ -388,4 +507,4 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, http.client.HTTPException):
             return 'the connection broke off'
         cause = cause.__cause__ or cause.__context__
-    return ' '.join(str(error).split())
+    return printable(str(error))[:200] or type(error).__name__

@@ -39,6 +39,7 @@ from typing import Any
 
 import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
 
+from omnisafe_qpt import schema
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks
 from omnisafe_qpt.data.trajectories import Frontier
@@ -108,9 +109,11 @@ def calibrate_run(  # pylint: disable=too-many-arguments
             or a value is impossible.
     """
     networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
+    schema.checked(path, networks.spec, schema.record({'seed': schema.whole()}))
     require_environment_of(networks.spec)
     config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
-    record = calibrate(networks, config, episodes or DEFAULT_EPISODES, processes, on_progress)
+    episodes = DEFAULT_EPISODES if episodes is None else episodes
+    record = calibrate(networks, config, episodes, processes, on_progress)
     networks.spec = {**networks.spec, 'calibration': record}
     replace_checkpoint(path, networks)
     return record, path
@@ -173,7 +176,8 @@ def calibrate(
         'first_seed': seeds.start,
         'settings': calibrated_settings(config),
         'worst_cost': worst_cost,
-        'comparisons': len(series) * len(looks(episodes)),
+        # The zero action is played once.
+        'comparisons': len(series) * len(looks(episodes)) + 1,
         'steps': 0,
         'levels': [],
         'zero_action': None,

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
+import pickle
 import platform
 import random
 import re
-import shlex
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,16 +36,34 @@ import torch
 
 from omnisafe_qpt.core.baselines.deploy import DeployableActor
 from omnisafe_qpt.core.rollout import Deployable, DeployableNetworks
+from omnisafe_qpt.core.weights import UNITS, check_finite
 from omnisafe_qpt.data.files import atomic_path
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, printable, shell_command
+from omnisafe_qpt.host.records import BEST_RECORD, CHECKPOINT_SPEC, LARGEST_FLOAT, TRANSFORMER_SPEC
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
+from omnisafe_qpt.schema import (
+    anything,
+    checked,
+    mapping,
+    maybe,
+    number,
+    plain,
+    read_json,
+    record,
+    sequence,
+    text,
+    whole,
+)
 from omnisafe_qpt.version import __version__
 
 
 CHECKPOINT_FOLDER = 'torch_save'
 TRAINING_STATE_FILE = 'training_state.pt'
+# The one before, to go on from if the last one is damaged.
+PREVIOUS_STATE_FILE = 'training_state.previous.pt'
 BEST_FILE = 'best.json'
 LAST, BEST = 'last', 'best'
+_ZIP_START = b'PK\x03\x04'
 _CHECKPOINT_NAME = re.compile(r'epoch-(\d+)\.pt')
 
 
@@ -73,14 +93,30 @@ def checkpoint_name(epoch: int) -> str:
     return f'{CHECKPOINT_FOLDER}/epoch-{epoch}.pt'
 
 
-def save_training_state(run: Path, state: dict[str, Any]) -> None:
-    """Write what an exact continuation of the run needs, in place of the last one."""
-    _save(state, run / TRAINING_STATE_FILE)
+def save_training_state(run: Path, state: dict[str, Any], keeps_last: bool = True) -> None:
+    """Write what an exact continuation of the run needs, in place of the last one.
+
+    Args:
+        run (Path): The run's folder.
+        state (dict[str, Any]): The state.
+        keeps_last (bool, optional): Whether the last one takes the place of the one before it, to
+            go on from should this one be damaged. Defaults to True.
+    """
+    path = run / TRAINING_STATE_FILE
+    with durable_file(path) as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # before the last one gives its place up
+        if keeps_last and path.is_file():
+            os.replace(path, run / PREVIOUS_STATE_FILE)
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
+    # By way of memory: torch raises a RuntimeError without a reason where a file cannot be written.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with durable_file(path) as file:
-        torch.save(content, file)
+        file.write(buffer.getbuffer())
 
 
 @contextlib.contextmanager
@@ -91,38 +127,101 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
         path (Path): Its name.
 
     Raises:
-        UserError: If it cannot be written, for instance on a full disk. The earlier one stays.
+        WriteError: If it cannot be written, for instance on a full disk. The earlier one stays.
     """
-    try:
-        with atomic_path(path) as temporary, temporary.open('wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f'{path} cannot be written, the one before stays: {error}') from error
+    with atomic_path(path) as temporary, temporary.open('wb') as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def load_training_state(run: Path) -> dict[str, Any] | None:
-    """Read the training state of a run.
+def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read the training state of a run, or the one before it if it is damaged.
 
     Args:
         run (Path): The run's folder.
 
     Returns:
-        The state, or None where the run was stopped before there was one.
+        The state, or None where the run was stopped before there was one; and why it is not the
+        last one, empty if it is.
 
     Raises:
-        UserError: If it has been lost or cannot be read.
+        UserError: If none can be read, or there is none any more.
     """
-    path = run / TRAINING_STATE_FILE
-    if path.is_file():
-        return load_file(path)
+    faults = []
+    for name in (TRAINING_STATE_FILE, PREVIOUS_STATE_FILE):
+        path = run / name
+        if not path.exists():
+            faults += [f'{path} is missing'] if name == TRAINING_STATE_FILE else []
+            continue
+        try:
+            state = load_file(path)
+            checked(path, state, _check_state)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            return state, '; '.join(faults)
+    checkpoints = list_checkpoints(run)
     # The first epoch's checkpoint comes before the state. Others would be overwritten.
-    if max(list_checkpoints(run), default=1) > 1:
-        raise UserError(
-            f'{run}: nothing to resume from, {TRAINING_STATE_FILE} is not there; start a new run',
-        )
-    return None
+    if not (run / TRAINING_STATE_FILE).exists() and len(faults) == 1:
+        if max(checkpoints, default=1) <= 1:
+            return None, ''
+        faults = [f'{TRAINING_STATE_FILE} is not there']
+    kept = f'; {checkpoints[max(checkpoints)]} can still be evaluated' if checkpoints else ''
+    raise UserError(
+        f'{run}: nothing to resume from: {"; ".join(faults)}: start a new run{kept}',
+    )
+
+
+def _tensor(value: Any, path: str) -> None:
+    try:
+        check_finite(path, value)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+
+
+def _check_learner(value: Any, path: str) -> None:
+    """Take a learner's state, all of whose tensors are finite."""
+    record({'step': whole(), 'scaling': mapping(_tensor)})(value, path)
+    for name in UNITS:
+        if not bool((value['scaling'].get(name, torch.zeros(1)) > 0).all()):
+            raise UserError(f'{path}:scaling:{name} is not positive')
+    waiting = [(path, value)]
+    while waiting:
+        where, each = waiting.pop()
+        if isinstance(each, torch.Tensor):
+            _tensor(each, where)
+        elif isinstance(each, dict):
+            waiting += [(f'{where}:{name}', inner) for name, inner in each.items()]
+
+
+def _check_row(value: Any, path: str) -> None:
+    record({name: number(0) for name in ('Train/Epoch', 'TotalSteps', 'Time/Total')})(value, path)
+    for name, each in value.items():
+        if not isinstance(each, float):  # NaN where an epoch had no such number
+            number()(each, f'{path}:{name}')
+
+
+# Versions, settings and the dataset are compared with those of the run before it goes on.
+_check_state = record(
+    {
+        'epoch': whole(),
+        'learner': _check_learner,
+        'learner_config': record({'total_steps': whole(1)}),
+        'sampler': _tensor,
+        'random': record({'python': plain, 'numpy': plain, 'torch': _tensor}),
+        'rows': sequence(_check_row),
+    },
+    {
+        'version': anything,
+        'metrics': maybe(mapping(number(-LARGEST_FLOAT, LARGEST_FLOAT))),
+        'update_time': number(0, 1e10),
+        'shares': sequence(record({'random': mapping(anything), 'metrics': mapping(anything)})),
+        'held_out': sequence(whole()),
+        'torch': text(),
+        'processes': whole(1),
+    },
+)
 
 
 def load_networks(
@@ -146,13 +245,22 @@ def load_networks(
     path = checkpoint_path(run, which)
     content = load_file(path)
     state = content.get('pi') if isinstance(content, dict) else None
-    spec = (state.get('_extra_state') or {}) if isinstance(state, dict) else {}
-    if 'policy' in spec:
-        networks = DeployableNetworks.from_state_dict(state)
-    elif 'actor' in spec:
-        networks = DeployableActor.from_state_dict(state)
-    else:
+    spec = state.get('_extra_state') if isinstance(state, dict) else None
+    kinds = {'policy': DeployableNetworks, 'actor': DeployableActor}
+    kind = next((kinds[name] for name in kinds if isinstance(spec, dict) and name in spec), None)
+    if kind is None:
         raise UserError(f'{path}: not a checkpoint of omnisafe-qpt')
+    checked(path, spec, plain)
+    checked(path, spec, CHECKPOINT_SPEC)
+    if kind is DeployableNetworks:
+        checked(path, spec, TRANSFORMER_SPEC)
+    try:
+        networks = kind.from_state_dict(state)
+    except UserError as error:
+        raise UserError(
+            f'{path}: {error}: the file is damaged or was not written by omnisafe-qpt; use another '
+            'checkpoint',
+        ) from error
     _drop_old_calibration(networks, path)
     return networks.to(device), path
 
@@ -164,8 +272,8 @@ def _drop_old_calibration(networks: Deployable, path: Path) -> None:
         return
     networks.spec = {**networks.spec, 'calibration': None}
     print(
-        f'{path}: calibrated by an earlier version, whose guarantee did not hold: used as not '
-        f'calibrated until omnisafe-qpt calibrate {shlex.quote(str(path))}',
+        f'{printable(str(path))}: calibrated by an earlier version, whose guarantee did not hold: '
+        f'used as not calibrated until {shell_command(["omnisafe-qpt", "calibrate", str(path)])}',
         file=sys.stderr,
     )
 
@@ -198,11 +306,56 @@ def load_file(path: Path) -> Any:
     Raises:
         UserError: If it cannot be read.
     """
+    _verify_archive(path)
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        reason = str(error).splitlines()[0]
-        raise UserError(f'{path}: cannot be read as a checkpoint ({reason})') from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, pickle.UnpicklingError):
+            # Its first line advises to load the file all the same, which could run code.
+            is_object = 'GLOBAL' in str(error) or 'Unsupported' in str(error)
+            reason = (
+                'it holds other objects than tensors and plain values'
+                if is_object
+                else ('its content is damaged')
+            )
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint ({reason}); use one that omnisafe-qpt saved',
+        ) from error
+
+
+def _verify_archive(path: Path) -> None:
+    """Compare the bytes of a file that torch saved with its checksums, which torch does not.
+
+    Raises:
+        UserError: If the file is damaged or no such file.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: no such file')
+    try:
+        size = path.stat().st_size
+        with path.open('rb') as file:
+            if file.read(4) != _ZIP_START:  # otherwise torch reads it as a bare pickle
+                raise zipfile.BadZipFile
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # As torch writes them; others could be far larger in memory than on the disk.
+            is_usual = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            if not is_usual or sum(entry.file_size for entry in entries) > size:
+                raise zipfile.BadZipFile
+            damaged = archive.testzip()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
+    except Exception as error:  # zipfile raises many kinds for a broken file
+        what = 'is damaged, cut off or not written by torch.save' if size else 'is empty'
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint, it {what}; restore it or use another one',
+        ) from error
+    if damaged is not None:
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint, it is damaged: its content differs from its '
+            'checksum; restore it or use another one',
+        )
 
 
 def find_run(run: str | os.PathLike[str]) -> Path:
@@ -280,10 +433,13 @@ def load_best(run: Path) -> dict[str, Any]:
             f'{run}: no checkpoint is the best, as none was validated '
             '(train_cfgs:evaluate_epoisodes); use last, or a number of epochs',
         )
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise UserError(f'{path}: not valid JSON ({error})') from error
+    best = read_json(path, BEST_RECORD)
+    if best['checkpoint'] != checkpoint_name(best['epoch']):
+        raise UserError(
+            f'{path}: checkpoint is {best["checkpoint"]!r}, which is not of epoch {best["epoch"]}; '
+            'name a number of epochs instead',
+        )
+    return best
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.seeds import EPISODES_OF_A_RUN
+from omnisafe_qpt.schema import LARGEST_LAYER, LARGEST_NUMBER, MOST_LAYERS, largest
 
 
 if TYPE_CHECKING:
@@ -75,8 +77,8 @@ _COUNTS = {
     'logger_cfgs': ('save_model_freq',),
 }
 
-# The counts of which none is an answer: no episodes, no evaluation.
-_MAY_BE_ZERO = ('evaluate_epoisodes', 'final_evaluate_episodes', 'calibrate_episodes')
+# Which a run has its own seeds for.
+_EPISODES = ('evaluate_epoisodes', 'final_evaluate_episodes', 'calibrate_episodes')
 
 _CHOICES = {
     'train_cfgs': {
@@ -98,8 +100,6 @@ MAX_TORCH_THREADS = 16
 
 # NumPy and the simulators take 32 bits, and each of several processes has a seed of its own.
 LARGEST_SEED = 2**31 - 1
-# What float32 holds with room for squares, as in omnisafe_qpt.runner.
-_LARGEST_NUMBER = 1e15
 # Of the options whose default is auto, those that are otherwise a number; the rest is text.
 _NUMBER_OR_AUTO = ('target_return', 'torch_threads', 'evaluate_processes')
 
@@ -154,6 +154,9 @@ def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(f'cannot read {path}: {error}') from error
     except yaml.YAMLError as error:
         raise UserError(f'{path} is not valid YAML: {" ".join(str(error).split())}') from error
+    except (RecursionError, ValueError) as error:
+        reason = 'it is nested too deeply' if isinstance(error, RecursionError) else error
+        raise UserError(f'{path} is not valid YAML: {reason}') from error
     if not isinstance(content, dict):
         raise UserError(f'{path} must hold sections such as train_cfgs, not {_kind_of(content)}')
     return content
@@ -252,9 +255,10 @@ def run_settings(run: str, defaults: dict[str, Any]) -> dict[str, Any]:
         UserError: If it is not the folder of a run.
     """
     from omnisafe_qpt.host.checkpoint import find_run
+    from omnisafe_qpt.host.records import read_config
 
-    config = read_yaml(find_run(run) / 'config.json')  # JSON is YAML
-    settings = _known_part(config, defaults)
+    config = read_config(find_run(run))
+    settings = known_part(config, defaults)
     settings['train_cfgs']['dataset'] = config['dataset_record']['path']
     for section, names in _NOT_FROM_RUNS.items():
         for name in names:
@@ -262,9 +266,12 @@ def run_settings(run: str, defaults: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _known_part(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def known_part(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a run's configuration what the defaults do not hold, such as records."""
     return {
-        key: _known_part(value, defaults[key]) if isinstance(defaults[key], dict) else value
+        key: known_part(value, defaults[key])
+        if isinstance(defaults[key], dict) and isinstance(value, dict) and key not in _FREE_FORM
+        else value
         for key, value in config.items()
         if key in defaults
     }
@@ -284,9 +291,16 @@ def check_counts(cfgs: dict[str, Any]) -> None:
     for section, names in _COUNTS.items():
         for name in names:
             # Not every algorithm has every one of them.
-            value, least = cfgs[section].get(name, AUTO), 0 if name in _MAY_BE_ZERO else 1
+            value, least = cfgs[section].get(name, AUTO), 0 if name in _EPISODES else 1
             if value != AUTO and not (isinstance(value, int) and value >= least):
                 raise UserError(f'{section}:{name} must be at least {least}, not {_show(value)}')
+            if name in _EPISODES and value != AUTO and value > EPISODES_OF_A_RUN:
+                raise UserError(
+                    f'{section}:{name} must be at most {EPISODES_OF_A_RUN}, not {value}'
+                )
+    # One episode tells nothing of how much they differ.
+    if cfgs['train_cfgs'].get('calibrate_episodes') == 1:
+        raise UserError('train_cfgs:calibrate_episodes must be 0, for none, or at least 2, not 1')
 
 
 def check_choices(cfgs: dict[str, Any]) -> None:
@@ -576,10 +590,19 @@ def _complaint(value: Any, default: Any, name: str) -> str:
         wanted = 'a finite number'
     if not _fits(value, default):
         return f'must be {wanted}, not {_show(value)}{_hint(value, default)}'
-    if isinstance(default, list) and default:
-        for element in value:
-            if not _fits(element, default[0]):
-                return f'must be a list of {_PLURALS[type(default[0])]}, but holds {_show(element)}'
+    if isinstance(value, (int, float)) and value > largest(name):
+        return f'must be at most {largest(name):g}, not {_show(value)}'
+    return _complaint_of_list(value, default[0]) if isinstance(default, list) and default else ''
+
+
+def _complaint_of_list(value: list[Any], default: Any) -> str:
+    for element in value:
+        if not _fits(element, default):
+            return f'must be a list of {_PLURALS[type(default)]}, but holds {_show(element)}'
+    if isinstance(default, int) and (
+        len(value) > MOST_LAYERS or max(value, default=0) > LARGEST_LAYER
+    ):
+        return f'must be at most {MOST_LAYERS} sizes of at most {LARGEST_LAYER}'
     return ''
 
 
@@ -589,7 +612,7 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, (int, float)) and isinstance(value, (int, float)):
         # Not so for NaN.
         is_whole = isinstance(value, int) or isinstance(default, float)
-        return is_whole and abs(value) <= _LARGEST_NUMBER
+        return is_whole and abs(value) <= LARGEST_NUMBER
     return isinstance(value, type(default))
 
 

@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from torch import nn
 from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.files import atomic_path
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, printable
 from omnisafe_qpt.host.checkpoint import LAST, load_transformer, versions
 from omnisafe_qpt.host.deployment import (
     action_range_for,
@@ -42,7 +42,11 @@ from omnisafe_qpt.host.deployment import (
     deployment_of,
     forget_calibration,
 )
-from omnisafe_qpt.runner import FORMAT
+from omnisafe_qpt.runner import BLANK_DIGEST, FORMAT, OnnxPolicy, check_metadata, sealed
+
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 EXTRA = ('onnx', 'onnxruntime', 'onnxscript')
@@ -152,10 +156,16 @@ def export_policy(  # pylint: disable=too-many-arguments
     )
     step = _Step(networks, config).eval()
     metadata = _metadata(networks, config, target_return, source)
+    try:
+        check_metadata(json.loads(json.dumps(metadata)))
+    except ValueError as error:
+        raise UserError(f'{source} cannot be exported: {error}') from error
     with torch.no_grad(), atomic_path(path) as temporary:
         with _quiet():
             _write(step, networks, config, metadata, temporary)
-        difference = _difference(step, networks, config, temporary)
+        written = _opened(temporary)
+        difference = _difference(step, networks, config, written.session)
+    metadata = written.metadata
     return {**metadata, 'path': str(path), 'bytes': path.stat().st_size, 'difference': difference}
 
 
@@ -186,6 +196,7 @@ def _write(
         {name: json.dumps(value) for name, value in metadata.items()},
     )
     program.save(path, external_data=False)
+    path.write_bytes(sealed(path.read_bytes()))
 
 
 def _metadata(
@@ -198,6 +209,7 @@ def _metadata(
     spec, scaling = networks.spec, networks.scaling
     return {
         'omnisafe_qpt_format': FORMAT,
+        'omnisafe_qpt_sha256': BLANK_DIGEST,  # sealed once the rest is written
         'env_id': spec['env_id'],
         'obs_dim': spec['obs_dim'],
         'act_dim': spec['act_dim'],
@@ -221,10 +233,10 @@ def _metadata(
         'cost_unit': scaling.cost_unit.item(),
         'reference_returns': spec['reference_returns'],
         # Without its folder: the file may go to others.
-        'dataset': Path(spec['dataset']['path']).name,
+        'dataset': printable(Path(spec['dataset']['path']).name),
         'dataset_sha256': spec['dataset']['sha256'],
-        'run': source.resolve().parent.parent.name,
-        'checkpoint': source.name,
+        'run': printable(source.resolve().parent.parent.name),
+        'checkpoint': printable(source.name),
         'trained_with': spec['versions'],
         'exported_with': {
             **{name: versions()[name] for name in ('omnisafe-qpt', 'torch')},
@@ -259,11 +271,23 @@ def _examples(
     )
 
 
+def _opened(path: Path) -> OnnxPolicy:
+    """Open a written model as its users do.
+
+    Raises:
+        UserError: If it is refused.
+    """
+    try:
+        return OnnxPolicy(path)
+    except ValueError as error:
+        raise UserError(f'the exported model cannot be opened: {error}') from error
+
+
 def _difference(
     step: _Step,
     networks: DeployableNetworks,
     config: DeploymentConfig,
-    path: Path,
+    session: InferenceSession,
 ) -> float:
     """Return the largest difference between the actions of a written model and torch's.
 
@@ -273,11 +297,8 @@ def _difference(
     Raises:
         UserError: If they differ by more than rounding.
     """
-    import onnxruntime
-
     examples = _examples(networks, config, _NUM_CHECKED)
     inputs = {name: example.numpy() for name, example in zip(_INPUTS, examples)}
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     actions, chosen, *values = session.run(None, inputs)
     expected, expected_chosen, *expected_values = (each.numpy() for each in step(*examples))
     is_same = agrees = chosen == expected_chosen

@@ -36,6 +36,10 @@ VARIABLE = 'OMNISAFE_QPT_IMPORT'
 _MODULE = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*')
 
 
+# Whose environments are there without an import; a script cannot be imported.
+_KNOWN_PACKAGES = ('omnisafe', 'omnisafe_qpt', '__main__')
+
+
 def module_names(value: Any, option: str = '--import') -> list[str]:
     """Read the names of modules.
 
@@ -148,6 +152,21 @@ def require_environment(env_id: Any, modules: Iterable[str] = ()) -> None:
     )
 
 
+def modules_of(recorded: Any, env_module: str | None) -> list[str]:
+    """Return the modules to import for a run's environment.
+
+    Args:
+        recorded (Any): The run's ``train_cfgs:import``.
+        env_module (str or None): Where the environment's class is from; None if that is not known.
+
+    Returns:
+        Nothing where OmniSafe's or this package's suffice, or a script registered it itself.
+    """
+    names = module_names(recorded)
+    is_own = (env_module or '__main__').partition('.')[0] not in _KNOWN_PACKAGES
+    return names or ([env_module] if env_module and is_own else [])
+
+
 def require_environment_of(spec: dict[str, Any]) -> None:
     """Refuse to run episodes of a model whose environment nobody has registered.
 
@@ -160,6 +179,4 @@ def require_environment_of(spec: dict[str, Any]) -> None:
     import omnisafe  # noqa: F401 - registers what is known
 
     recorded = spec.get('config', {}).get('train_cfgs', {}).get('import')
-    module = spec.get('env_module')
-    names = module_names(recorded) or ([] if module in (None, '__main__') else [module])
-    require_environment(spec['env_id'], names)
+    require_environment(spec['env_id'], modules_of(recorded, spec.get('env_module')))

@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,8 @@ from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any
 
 import numpy as np
+
+from omnisafe_qpt.host.signals import leave_stopping_to_parent
 
 
 # As in DSRL: the blocks of each map with its seed, and vehicles per lane and 10 m.
@@ -169,7 +170,7 @@ _PLAIN = (bool, int, float, str, np.bool_, np.integer, np.floating)
 
 def _serve(descriptor: int, task: str) -> None:
     """Run a simulator for the process at the other end of the pipe, until that one goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
+    leave_stopping_to_parent()
     prepare_imports()
     simulator: Simulator | None = None
     with Connection(descriptor) as connection:

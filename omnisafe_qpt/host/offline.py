@@ -128,7 +128,8 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
     ]
     limits = [config.cost_limit for config, _ in deployments]
     data = _load_data(str(dataset), networks)
-    gamma = networks.spec['config']['algo_cfgs'].get('gamma', networks.spec.get('gamma'))
+    options = networks.spec.get('config', {}).get('algo_cfgs', {})
+    gamma = options.get('gamma', networks.spec.get('gamma'))
     has_critics = networks.has_critics
     config = deployments[0][0]
     done = 0
@@ -215,7 +216,7 @@ def _load_data(dataset: str, networks: DeployableNetworks) -> _Data:
     is_same = sha256 == record['sha256'] if sha256 else path == record['path']
     if 'action_range' in spec:  # an earlier version took actions as they are
         if is_same:
-            declared = record[UNIT_ATTRIBUTE]
+            declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
         else:
             declared = NORMALIZED if sha256 is None else recorded_unit(path)
         unit = find_unit(trajectories, spec['action_range'], declared)
@@ -228,6 +229,11 @@ def _load_data(dataset: str, networks: DeployableNetworks) -> _Data:
     held_out = spec.get('held_out', [])
     if not held_out:
         return _Data(trajectories, TRAINING_DATA, path, sha256, warning)
+    if max(held_out) >= len(trajectories.rows):
+        raise UserError(
+            f'held_out of the checkpoint names episode {max(held_out)}, and {trajectories.name} '
+            f'has {len(trajectories.rows)}: the checkpoint is damaged; use another one',
+        )
     _, trajectories = split_off(trajectories, torch.tensor(held_out))
     return _Data(trajectories, HELD_OUT, path, sha256, warning)
 

@@ -30,13 +30,12 @@ import functools
 import importlib
 import importlib.abc
 import importlib.util
-import json
 import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, disk_problem, printable
 
 
 if TYPE_CHECKING:
@@ -448,14 +447,15 @@ def _require_environment(agent: Any) -> None:
     """Import the modules that the user's options name, and refuse an unknown environment."""
     from omnisafe_qpt.host.checkpoint import find_run
     from omnisafe_qpt.host.imports import import_modules, module_names, require_environment
+    from omnisafe_qpt.host.records import read_config
 
     train_cfgs = _user_options(agent).get('train_cfgs')
     options = train_cfgs if isinstance(train_cfgs, dict) else {}
     import_modules(options.get('import'), 'train_cfgs:import')
     resumed, modules = options.get('resume'), []
     if resumed not in (None, 'latest'):
-        recorded = _read_run(str(find_run(str(resumed)))).get('train_cfgs', {})
-        modules = module_names(recorded.get('import'))
+        recorded = read_config(find_run(str(resumed)))['train_cfgs']
+        modules = module_names(recorded.get('import'), f'train_cfgs:import of {resumed}')
     require_environment(agent.env_id, modules)
 
 
@@ -514,12 +514,14 @@ def _settings_to_resume(
         return {}
     run = run_to_resume(agent.algo, options, agent.env_id, defaults)
     if run is None and Launch.from_environment().rank == 0:
-        print(f'No run of {agent.algo} in {agent.env_id} to go on with yet: this is a new one')
+        text = f'No run of {agent.algo} in {agent.env_id} to go on with yet: this is a new one'
+        print(printable(text))
     options['train_cfgs']['resume'] = None if run is None else str(run)
     if run is None:
         return {}
     given = merge(options, {'train_cfgs': flags})
-    return settings_to_resume(run, agent.algo, given, agent.env_id, defaults)
+    allow_hooks = _command is not None and _command.allows_hooks
+    return settings_to_resume(run, agent.algo, given, agent.env_id, defaults, allow_hooks)
 
 
 def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
@@ -773,13 +775,24 @@ def dataset_names() -> list[str]:
 
 
 def _read_run(folder: str) -> dict[str, Any]:
-    """Read a run's configuration; empty where there is none, which OmniSafe reports itself."""
-    try:
-        with open(os.path.join(folder, 'config.json'), encoding='utf-8') as file:
-            cfgs = json.load(file)
-    except (OSError, ValueError):
+    """Read a run's configuration; empty where there is none, which OmniSafe reports itself.
+
+    Raises:
+        UserError: If it is damaged, or is of one of our algorithms and is not as our runs have it.
+    """
+    from pathlib import Path
+
+    from omnisafe_qpt.schema import anything, mapping, read_json
+
+    path = Path(folder, 'config.json')
+    if not path.is_file():
         return {}
-    return cfgs if isinstance(cfgs, dict) else {}
+    cfgs = read_json(path, mapping(anything))
+    if cfgs.get('algo') not in list(ALGORITHMS):
+        return cfgs
+    from omnisafe_qpt.host.records import read_config
+
+    return read_config(path.parent)
 
 
 # -- OmniSafe: the command line -------------------------------------------------------------------
@@ -796,7 +809,7 @@ def _extend_command_line(command_app: ModuleType) -> None:
 
     for command in _reach(_reach(command_app, 'app'), 'registered_commands'):
         command.cls = type('Command', (_ReportingCommand, command.cls or TyperCommand), {})
-        command.callback = _with_import(command.callback)
+        command.callback = _with_options(command.callback)
     original = _reach(command_app, 'custom_cfgs_to_dict')
 
     @functools.wraps(original)
@@ -811,37 +824,58 @@ def _extend_command_line(command_app: ModuleType) -> None:
     command_app.custom_cfgs_to_dict = custom_cfgs_to_dict
 
 
-# The parameter of the option --import.
-_MODULES = 'imported_modules'
+# The parameters of the options --import and --allow-hooks.
+_MODULES, _HOOKS_ALLOWED = 'imported_modules', 'allow_hooks'
+# The commands that may resume a run.
+_TRAINING = ('train', 'train_config')
 
 
-def _with_import(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option ``--import``, which is acted on before the command runs."""
+def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``--import``, which is acted on before the command runs.
+
+    A command that trains gets ``--allow-hooks`` as well.
+    """
     import inspect
 
     import typer
 
+    added = {
+        _MODULES: (
+            list[str],
+            typer.Option(
+                [],
+                '--import',
+                metavar='MODULE',
+                help='import this module first, which registers an environment of your own',
+            ),
+        ),
+    }
+    if function.__name__ in _TRAINING:
+        added[_HOOKS_ALLOWED] = (
+            bool,
+            typer.Option(
+                False,
+                '--allow-hooks',
+                help='import and call the augmentation hook of a run that is resumed, which is '
+                'code of whoever started the run; without this option such a run is refused, '
+                'unless you name the hook yourself in algo_cfgs:augmentation_hook',
+            ),
+        )
+
     @functools.wraps(function)
     def command(**options: Any) -> Any:
-        del options[_MODULES]
-        return function(**options)
+        return function(**{name: options[name] for name in options if name not in added})
 
-    option = inspect.Parameter(
-        _MODULES,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=typer.Option(
-            [],
-            '--import',
-            metavar='MODULE',
-            help='import this module first, which registers an environment of your own',
-        ),
-        annotation=list[str],
-    )
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in added.items()
+    ]
     signature = inspect.signature(function)
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), option],
+        parameters=[*signature.parameters.values(), *options],
     )
-    command.__annotations__ = {**function.__annotations__, _MODULES: list[str]}
+    kinds = {name: kind for name, (kind, _) in added.items()}
+    command.__annotations__ = {**function.__annotations__, **kinds}
     return command
 
 
@@ -861,6 +895,11 @@ class _ReportingCommand:
                 return super().invoke(ctx)
             except UserError as error:
                 _exit_with(error)
+            except OSError as error:
+                problem = disk_problem(error)
+                if problem is None or command.algo not in ALGORITHMS:
+                    raise
+                _exit_with(UserError(problem))
             except KeyboardInterrupt as error:
                 if command.algo not in ALGORITHMS:
                     raise
@@ -879,6 +918,7 @@ class _Command:
     Attributes:
         params (dict[str, Any]): The value of each parameter.
         modules (list of str): What ``--import`` named.
+        allows_hooks (bool): Whether ``--allow-hooks`` was given.
         given (set of str): The parameters that were given rather than left at their default.
     """
 
@@ -886,6 +926,7 @@ class _Command:
         self.name = name
         self.params: dict[str, Any] = dict(ctx.params)
         self.modules: list[str] = list(ctx.params.get(_MODULES) or ())
+        self.allows_hooks = bool(ctx.params.get(_HOOKS_ALLOWED))
         self.given = {
             param
             for param in ctx.params
@@ -924,9 +965,15 @@ class _Command:
             try:
                 read_yaml(path)
             except UserError as error:
-                # OmniSafe's loader builds more types than ours; they are another algorithm's.
+                # OmniSafe's loader builds more types than ours; they are another algorithm's. What
+                # it refuses as well it would end in an assertion.
                 if not isinstance(error.__cause__, yaml.constructor.ConstructorError):
                     raise
+                try:
+                    with open(path, encoding='utf-8') as file:
+                        yaml.load(file, Loader=yaml.FullLoader)
+                except yaml.YAMLError:
+                    raise error from None
 
     def import_modules(self) -> None:
         """Import what ``--import`` named, for any of OmniSafe's algorithms.
@@ -1023,7 +1070,7 @@ def _evaluate_runs(params: dict[str, Any]) -> bool:
     if not models:
         raise UserError(f'{folder} has no checkpoint yet: nothing in its torch_save folders')
     for run, model in models:
-        print(f'Evaluating {os.path.join(run, "torch_save", model)}')
+        print(printable(f'Evaluating {os.path.join(run, "torch_save", model)}'))
         _evaluate_model(run, model, params)
     return True
 

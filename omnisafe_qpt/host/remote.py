@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.host.signals import leave_stopping_to_parent
 
 
 # How often an idle process looks whether the one that it serves is still there.
@@ -160,11 +161,12 @@ class RemoteObject:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait: what it raises within a fork is lost, and may leave a lock taken."""
+    """Let Ctrl-C and the like wait: raised within a fork it is lost, or leaves a lock taken."""
     if not hasattr(signal, 'pthread_sigmask'):  # on Windows, where there is no fork
         yield
         return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    held = {signal.SIGINT, getattr(signal, 'SIGHUP', signal.SIGINT)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         yield
     finally:
@@ -213,7 +215,7 @@ class _Line:
 
 def _serve(connection: Connection, build: Callable[[], Any], served_process: int) -> None:
     """Answer questions until told to end or left alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the served process to act on
+    leave_stopping_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     line = _Line(connection, served_process)

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, shell_command
 from omnisafe_qpt.host.checkpoint import find_run
-from omnisafe_qpt.host.config import merge, read_yaml, run_settings
+from omnisafe_qpt.host.config import merge, run_settings
+from omnisafe_qpt.host.records import read_config
 
 
 # The value of train_cfgs:resume that stands for the newest run, if there is one.
@@ -40,6 +41,7 @@ _MAY_DIFFER = {
         'total_steps',
         'evaluate_epoisodes',
         'final_evaluate_episodes',
+        'calibrate_episodes',
         'evaluate_processes',
         'resume',
         'accelerate',
@@ -60,7 +62,13 @@ _NOT_WORTH_SAYING = {
 }
 
 
-def resume_command(algo: str, env_id: str, run: Path, modules: Sequence[str] = ()) -> str:
+def resume_command(
+    algo: str,
+    env_id: str,
+    run: Path,
+    modules: Sequence[str] = (),
+    allow_hooks: bool = False,
+) -> str:
     """Return the command that goes on with a run.
 
     Args:
@@ -68,12 +76,16 @@ def resume_command(algo: str, env_id: str, run: Path, modules: Sequence[str] = (
         env_id (str): The environment.
         run (Path): The run's folder.
         modules (Sequence[str], optional): The user's own, which register the environment.
+        allow_hooks (bool, optional): Whether the run has an augmentation hook of the user's own.
+            Defaults to False.
     """
-    imports = f'--import {",".join(modules)} ' if modules else ''
-    return (
-        f'omnisafe train --algo {algo} --env-id {env_id} {imports}'
-        f"--custom-cfgs train_cfgs:resume --custom-cfgs '{run}'"
-    )
+    words = ['omnisafe', 'train', '--algo', algo, '--env-id', env_id]
+    if modules:
+        words += ['--import', ','.join(modules)]
+    if allow_hooks:
+        words.append('--allow-hooks')
+    words += ['--custom-cfgs', 'train_cfgs:resume', '--custom-cfgs', str(run)]
+    return shell_command(words)
 
 
 def latest_run(algo: str, log_dir: str, env_id: str, seed: int | None = None) -> Path | None:
@@ -135,6 +147,7 @@ def settings_to_resume(
     options: dict[str, Any],
     env_id: str,
     defaults: dict[str, Any],
+    allow_hooks: bool = False,
 ) -> dict[str, Any]:
     """Read the settings of the run that is resumed, and refuse what contradicts them.
 
@@ -144,16 +157,18 @@ def settings_to_resume(
         options (dict[str, Any]): The options that the user gave.
         env_id (str): The environment asked for.
         defaults (dict[str, Any]): The default configuration.
+        allow_hooks (bool, optional): Whether the user allows the run's augmentation hook, which is
+            somebody's code, to be imported and called. Defaults to False.
 
     Raises:
-        UserError: If the run is of another algorithm or environment, or was started with other
-            settings.
+        UserError: If the run is of another algorithm or environment, was started with other
+            settings, or has a hook that the user has neither allowed nor named.
     """
-    record = read_yaml(run / 'config.json')  # JSON is YAML
-    if record.get('algo') != algo:
-        raise UserError(f'{run} is a run of {record.get("algo")}, not of {algo}')
-    if record.get('env_id') != env_id:
-        raise UserError(f'{run} is a run in {record.get("env_id")}, not in {env_id}')
+    record = read_config(run)
+    if record['algo'] != algo:
+        raise UserError(f'{run} is a run of {record["algo"]}, not of {algo}')
+    if record['env_id'] != env_id:
+        raise UserError(f'{run} is a run in {record["env_id"]}, not in {env_id}')
     # An option that there was not yet had what is its default now, as a rule.
     started_with = merge(defaults, record)
     for path, (before, now) in changed_settings(started_with, options).items():
@@ -163,7 +178,27 @@ def settings_to_resume(
                 f'{run} was started with {path} = {before}, now it is {now}; leave it out, or '
                 'start a new run',
             )
+    hook = foreign_hook(record, defaults)
+    is_named = 'augmentation_hook' in options.get('algo_cfgs', {})
+    if hook is not None and not (is_named or allow_hooks):
+        raise UserError(
+            f'{run} was trained with the augmentation hook {hook!r}, code of whoever started it, '
+            'which runs only when you ask for it: add --allow-hooks, or name it in '
+            'algo_cfgs:augmentation_hook',
+        )
     return run_settings(str(run), defaults)
+
+
+def foreign_hook(cfgs: dict[str, Any], defaults: dict[str, Any]) -> str | None:
+    """Return the augmentation hook of a configuration if it is not the package's own.
+
+    Args:
+        cfgs (dict[str, Any]): The configuration.
+        defaults (dict[str, Any]): The algorithm's, which has the package's own hook, if any.
+    """
+    own = defaults['algo_cfgs'].get('augmentation_hook')
+    hook = cfgs['algo_cfgs'].get('augmentation_hook', own)
+    return None if hook == own else hook
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -194,7 +229,7 @@ def describe_changes(run: Path, now: dict[str, Any]) -> str:
         run (Path): The run's folder.
         now (dict[str, Any]): The complete configuration.
     """
-    before = read_yaml(run / 'config.json')
+    before = read_config(run)
     return ', '.join(
         f'{path} {old} -> {new}'
         for section in _MAY_DIFFER

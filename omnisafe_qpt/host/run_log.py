@@ -23,6 +23,8 @@ import itertools
 import os
 import shutil
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,13 +33,19 @@ from typing import Any, TextIO
 from omnisafe.common.logger import Logger
 from omnisafe.utils.config import Config
 from omnisafe.utils.distributed import get_rank
+from rich.markup import escape
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.data.files import write_errors
+from omnisafe_qpt.errors import UserError, WriteError, printable
 from omnisafe_qpt.host.checkpoint import durable_file
+from omnisafe_qpt.host.records import CONFIG_FILE, PROGRESS_FILE, read_progress
 
 
 # How long a process that was killed may leave others behind that hold the folder.
 _SECONDS_OF_PATIENCE = 15.0
+
+# Where not even this fits, no run does.
+_LEAST_BYTES = 1 << 16
 
 _OWN_SUFFIXES = ('.csv', '.json', '.pt')
 
@@ -87,17 +95,19 @@ class RunLogger(Logger):
     def _log_dir(self, folder: str) -> None:
         if self._folder is None:
             self._is_new = True
-            self._folder = _new_folder(folder) if get_rank() == 0 else folder
+            with write_errors(Path(folder)):
+                self._folder = _new_folder(folder) if get_rank() == 0 else folder
 
     @property
     def progress_file(self) -> Path:
         """The file with a row for each epoch."""
-        return Path(self._folder) / 'progress.csv'
+        return Path(self._folder) / PROGRESS_FILE
 
     def log(self, msg: str, color: str = 'green', bold: bool = False) -> None:
         """Print a message in the first process."""
         if self._has_begun:  # what OmniSafe says before is of the files that it would have made
-            super().log(msg, color, bold)
+            # Names may hold anything: neither markup nor a terminal's control characters.
+            super().log(escape(printable(msg)), color, bold)
 
     def save_config(self, config: Config) -> None:
         """Take the folder, and write ``config.json`` in place of an earlier one."""
@@ -105,7 +115,7 @@ class RunLogger(Logger):
             return
         self._lock = _take_folder(self._folder)
         _remove_leftovers(Path(self._folder))
-        with durable_file(Path(self._folder) / 'config.json') as file:
+        with durable_file(Path(self._folder) / CONFIG_FILE) as file:
             file.write(config.tojson().encode())
 
     def begin(self, rows: Sequence[dict[str, float]]) -> None:
@@ -120,16 +130,19 @@ class RunLogger(Logger):
         self._epoch = len(rows)
         if not self._maste_proc:
             return
-        self._output_file = self._restore_progress(rows)
+        with write_errors(self.progress_file):
+            self._output_file = self._restore_progress(rows)
         self._csv_writer = csv.writer(self._output_file)
         self._first_row = False
         if self._writes_tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard_writer = SummaryWriter(
-                log_dir=os.path.join(self._folder, 'tb'),
-                purge_step=len(rows) + 1 if rows else None,
-            )
+            _leave_failures_to_caller()
+            with write_errors(Path(self._folder) / 'tb'):
+                self._tensorboard_writer = SummaryWriter(
+                    log_dir=os.path.join(self._folder, 'tb'),
+                    purge_step=len(rows) + 1 if rows else None,
+                )
             self._use_tensorboard = True
         if self._writes_wandb:
             self._begin_wandb(rows)
@@ -175,16 +188,36 @@ class RunLogger(Logger):
             file.write(text.getvalue().encode())
         return self.progress_file.open('a', newline='', encoding='utf-8')
 
+    def dump_tabular(self) -> None:
+        """Log a row.
+
+        Raises:
+            WriteError: If it cannot be written, or the folder is not there any more.
+        """
+        self.check_folder()
+        with write_errors(self.progress_file):
+            super().dump_tabular()
+
+    def check_folder(self) -> None:
+        """Refuse to write to a folder that was removed, where it would be of no use alone.
+
+        Raises:
+            WriteError: If so.
+        """
+        if self._maste_proc and not (Path(self._folder) / 'config.json').is_file():
+            raise WriteError(
+                f'{self._folder}: the run folder has been removed or moved while it was in use; '
+                'resume it from where it is now, or start a new run',
+            )
+
     def read_rows(self) -> list[dict[str, float]]:
         """Read ``progress.csv``."""
-        with self.progress_file.open(newline='', encoding='utf-8') as file:
-            return [
-                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-            ]
+        return read_progress(Path(self._folder))
 
     def close(self) -> None:
         """Close the files, finish the run of wandb's, and let others at the folder."""
-        super().close()
+        with contextlib.suppress(OSError):  # a full disk, of which the failed write has told
+            super().close()
         if self._has_own_wandb:
             import wandb
 
@@ -193,6 +226,21 @@ class RunLogger(Logger):
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _leave_failures_to_caller() -> None:
+    """Let TensorBoard's thread end without a traceback where it cannot write.
+
+    The next row that is logged raises the same error.
+    """
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        is_ours = type(failure.thread).__module__.startswith('tensorboard.')
+        if not (is_ours and isinstance(failure.exc_value, OSError)):
+            before(failure)
+
+    threading.excepthook = hook
 
 
 def check_wandb() -> None:
@@ -217,6 +265,47 @@ def check_wandb() -> None:
             'logger_cfgs:use_wandb: wandb has no login here and no terminal to ask for one: run '
             'wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline',
         )
+
+
+_LONGEST_NAME = 100
+
+
+def folder_name(name: str) -> str:
+    """Turn a dataset's name into part of a folder's: short, without separators and the like."""
+    letters = (letter if letter.isprintable() and letter not in '/\\' else '_' for letter in name)
+    # Of bytes, as file systems count.
+    return ''.join(letters).encode()[:_LONGEST_NAME].decode(errors='ignore')
+
+
+def check_log_dir(cfgs: Config) -> None:
+    """Refuse a log folder where nothing can be written, before anything is done.
+
+    A file is written where the run's folder is to be, and removed with the folders made for it.
+
+    Args:
+        cfgs (Config): The run's configuration.
+
+    Raises:
+        UserError: If so.
+    """
+    resume = cfgs.train_cfgs.resume
+    folder = Path(cfgs.logger_cfgs.log_dir if resume is None else resume).absolute()
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix='.writable-') as file:
+            file.write(bytes(_LEAST_BYTES))
+            file.flush()
+    except OSError as error:
+        option = 'logger_cfgs:log_dir' if resume is None else 'train_cfgs:resume'
+        raise UserError(
+            f'{option} {folder}: the run cannot be written there ({error.strerror or error}); '
+            'make room or give another folder',
+        ) from error
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 def _line(error: BaseException) -> str:

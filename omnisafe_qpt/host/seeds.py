@@ -30,7 +30,7 @@ FIRST_CALIBRATION_SEED = 1_500_000_000
 _END = 2_000_000_000
 
 # Runs with neighbouring seeds are evaluated on different episodes.
-_EPISODES_OF_A_RUN = 10_000
+EPISODES_OF_A_RUN = 10_000
 
 
 def validation_seeds(seed: int, episodes: int) -> range:
@@ -92,7 +92,7 @@ def check_test_seeds(seed: int, episodes: int) -> None:
 
 def _seeds_between(start: int, end: int, number: int, episodes: int) -> range:
     """Return the first seeds of a run's own block of a range."""
-    if episodes > _EPISODES_OF_A_RUN:
-        raise UserError(f'{episodes} episodes of evaluation: {_EPISODES_OF_A_RUN} at most')
-    first = start + _EPISODES_OF_A_RUN * (number % ((end - start) // _EPISODES_OF_A_RUN))
+    if episodes > EPISODES_OF_A_RUN:
+        raise UserError(f'{episodes} episodes of evaluation: {EPISODES_OF_A_RUN} at most')
+    first = start + EPISODES_OF_A_RUN * (number % ((end - start) // EPISODES_OF_A_RUN))
     return range(first, first + episodes)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # ==============================================================================
-"""Ctrl-C and a scheduler's SIGTERM: remembered when they come, acted on where it is safe.
+"""Ctrl-C, a scheduler's SIGTERM, a lost terminal's SIGHUP: remembered, acted on where it is safe.
 
 Raised where they come, they may be lost (Python drops what is raised while an object is deleted)
 or break off what has to be whole.
@@ -38,6 +38,18 @@ _SECONDS_OF_ONE_PRESS = 1.0
 _SECONDS_AFTER_A_FAILURE = 0.5
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask this process to end.
+
+    They are Ctrl-C, SIGTERM and, unless it is ignored as under nohup, SIGHUP: a lost terminal.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, 'SIGHUP', None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    return numbers
+
+
 class Stopped(KeyboardInterrupt):
     """The user or a scheduler has asked this process to end, and it may now.
 
@@ -52,15 +64,16 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """What a shell shows for a process that this signal has ended: 130 or 143."""
+        """What a shell shows for a process that this signal has ended: 129, 130 or 143."""
         return 128 + self.signal
 
 
 class StopSignal:
-    """Remembers the first SIGINT or SIGTERM that comes while the ``with`` block runs.
+    """Remembers the first SIGINT, SIGTERM or SIGHUP that comes while the ``with`` block runs.
 
-    A second Ctrl-C ends the process, and those that it started, at once. In other threads than
-    the main one, where Python has no signals, nothing is remembered.
+    A second Ctrl-C ends the process, and those that it started, at once. SIGHUP stays ignored
+    where it was, as under nohup. In other threads than the main one, where Python has no signals,
+    nothing is remembered.
 
     Args:
         notice (str, optional): What to say on stderr when the signal comes. Defaults to nothing.
@@ -75,11 +88,13 @@ class StopSignal:
         self._notice = notice
         self._time = 0.0
         self._handlers: dict[int, Any] = {}
+        self._terminals: list[int] = []
 
     def __enter__(self) -> StopSignal:
         """Begin to remember."""
+        self._terminals = [descriptor for descriptor in (1, 2) if _is_terminal(descriptor)]
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals():
                 self._handlers[number] = signal.signal(number, self._remember)
         return self
 
@@ -122,13 +137,33 @@ class StopSignal:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         del frame
         now = time.monotonic()
+        for descriptor in self._terminals:
+            if not _is_terminal(descriptor):  # gone: what is printed from now on must not fail
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, descriptor)
+                os.close(null)
         if self.received is None:
             self.received, self._time = signal.Signals(number), now
             if self._notice:
                 # Not by way of sys.stderr, which may be at work when a signal comes.
-                os.write(2, f'{self._notice}\n'.encode())
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    os.write(2, f'{self._notice}\n'.encode())
         elif number == signal.SIGINT and now - self._time > _SECONDS_OF_ONE_PRESS:
             _end_at_once(128 + number)
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
+
+
+def leave_stopping_to_parent() -> None:
+    """Ignore Ctrl-C and a lost terminal: they reach the parent as well, which ends this process."""
+    for number in stop_signals():
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end_at_once(status: int) -> None:

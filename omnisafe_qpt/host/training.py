@@ -66,7 +66,7 @@ from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.data.summary import Inspector, find
 from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, WriteError, printable, shell_command
 from omnisafe_qpt.host.actor import DeployedActor
 from omnisafe_qpt.host.adapter import DeploymentAdapter
 from omnisafe_qpt.host.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
@@ -81,17 +81,18 @@ from omnisafe_qpt.host.checkpoint import (
     set_random_state,
     versions,
 )
-from omnisafe_qpt.host.config import read_yaml
+from omnisafe_qpt.host.config import load_defaults
 from omnisafe_qpt.host.datasets import load_omnisafe_dataset
 from omnisafe_qpt.host.deployment import deployment_of, guarantee_of
 from omnisafe_qpt.host.evaluation import Evaluation
-from omnisafe_qpt.host.imports import module_names
+from omnisafe_qpt.host.imports import modules_of
 from omnisafe_qpt.host.machine import hardware
 from omnisafe_qpt.host.plugin import dataset_names
 from omnisafe_qpt.host.processes import leave_processes, speaking_in_turn
 from omnisafe_qpt.host.progress import ProgressReporter
-from omnisafe_qpt.host.resume import describe_changes, resume_command
-from omnisafe_qpt.host.run_log import RunLogger, check_wandb
+from omnisafe_qpt.host.records import read_config
+from omnisafe_qpt.host.resume import describe_changes, foreign_hook, resume_command
+from omnisafe_qpt.host.run_log import RunLogger, check_log_dir, check_wandb, folder_name
 from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.host.signals import Stopped, StopSignal
 from omnisafe_qpt.scores import fixed, normalized_cost, normalized_return, reference_returns
@@ -150,6 +151,8 @@ class OfflineAlgorithm(BaseOffline):
         self._set_determinism()
         if self._cfgs.logger_cfgs.use_wandb and self._replicas.is_first:
             check_wandb()
+        if self._replicas.is_first:
+            check_log_dir(self._cfgs)
         self._deployment = self._make_deployment()
         source = self._find_dataset()  # before the simulator, which may take seconds to start
         self._env: DeploymentAdapter = DeploymentAdapter(self._env_id, self._cfgs)
@@ -182,7 +185,7 @@ class OfflineAlgorithm(BaseOffline):
             reason, _, consequence = source.warning.partition('\n')
             console = Console(stderr=True)
             # The reason ends in a command to copy, which a panel would break into pieces.
-            console.print(reason, soft_wrap=True, markup=False, highlight=False)
+            console.print(printable(reason), soft_wrap=True, markup=False, highlight=False)
             console.print(Panel(consequence, title='DATASET', border_style='bold red'))
         self._dataset_record = {
             'name': source.name,
@@ -222,10 +225,12 @@ class OfflineAlgorithm(BaseOffline):
         self._check_dimensions(trajectories)
         findings = [] if inspector is None else find(inspector.facts())
         unit_warning = self._normalize_actions(trajectories, source)
-        if self._dataset_record[UNIT_ATTRIBUTE] == ENVIRONMENT:
+        if unit_warning or self._dataset_record[UNIT_ATTRIBUTE] == ENVIRONMENT:
             findings = [each for each in findings if each.code != ACTIONS_OUT_OF_RANGE]
         self._data_warnings = [each.text for each in findings if each.level == WARNING]
         self._data_warnings += [unit_warning] if unit_warning else []
+        # Of all episodes that are known, those held out of training too.
+        self._worst_cost = trajectories.cost_returns.max().item()
         held_out = choose_held_out(trajectories, self._cfgs.train_cfgs.holdout_share)
         self._held_out: list[int] = held_out.tolist()
         trajectories, _ = split_off(trajectories, held_out)
@@ -243,7 +248,7 @@ class OfflineAlgorithm(BaseOffline):
         declared = self._cfgs.train_cfgs.action_unit
         resume = self._cfgs.train_cfgs.resume
         if resume is not None:
-            record = read_yaml(Path(resume) / 'config.json')['dataset_record']
+            record = read_config(Path(resume))['dataset_record']
             declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
         elif declared == AUTO:
             # OmniSafe's own datasets were recorded behind its scaling of actions.
@@ -300,6 +305,7 @@ class OfflineAlgorithm(BaseOffline):
         self._train_step = self._choose_train_step()
         resume = self._cfgs.train_cfgs.resume
         self._resumed_run = None if resume is None else Path(resume)
+        self._damage, self._draws_anew = '', False
         self._resumed = self._load_resumed()
 
     def _choose_train_step(self) -> Callable[[], None]:
@@ -392,14 +398,15 @@ class OfflineAlgorithm(BaseOffline):
         self._logger = RunLogger(
             self._cfgs,
             # The short name: a path would nest folders.
-            f'{self._cfgs.exp_name}-{self._dataset_record["name"]}',
+            f'{self._cfgs.exp_name}-{folder_name(self._dataset_record["name"])}',
             self._resumed_run,
         )
         self._run = Path(self._replicas.share(self._logger.log_dir))
         train_cfgs = self._cfgs.train_cfgs
         validation = (VALIDATION_RETURN, VALIDATION_COST) if train_cfgs.evaluate_epoisodes else ()
         metrics = (*_METRICS, *self._evaluation_keys)
-        if not (validation or train_cfgs.final_evaluate_episodes):
+        calibrates = train_cfgs.todict().get('calibrate_episodes', 0)  # may play the zero action
+        if not (validation or train_cfgs.final_evaluate_episodes or calibrates):
             metrics = ()
         for key in (
             'Train/Epoch',
@@ -421,8 +428,8 @@ class OfflineAlgorithm(BaseOffline):
     def learn(self) -> tuple[float | None, float | None, float | None]:
         """Train, evaluate each epoch, and end with a summary on screen.
 
-        SIGINT and SIGTERM save the state to resume from, say how, and end it; at once after a
-        second Ctrl-C.
+        SIGINT, SIGTERM and SIGHUP save the state to resume from, say how, and end it; at once after
+        a second Ctrl-C.
 
         Returns:
             ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``; all
@@ -433,12 +440,12 @@ class OfflineAlgorithm(BaseOffline):
         Raises:
             UserError: If a loss or a weight is no longer finite; the last good checkpoint is kept.
             Stopped: After SIGINT, a kind of KeyboardInterrupt.
-            SystemExit: After SIGTERM, with status 143.
+            SystemExit: After SIGTERM or SIGHUP, with status 143 or 129.
         """
         if self._has_learned:
             raise UserError(
                 f'this agent has been trained or stopped; to go on make another one with '
-                f'train_cfgs:resume {self._run}',
+                f'train_cfgs:resume {shell_command([str(self._run)])}',
             )
         self._has_learned = True
         notice = 'Saving what is needed to go on; Ctrl-C again ends at once'
@@ -447,9 +454,14 @@ class OfflineAlgorithm(BaseOffline):
             with self._stop_signal:
                 self._run_epochs()
         except Stopped as stopped:
-            if stopped.signal == signal.SIGTERM:
+            if stopped.signal != signal.SIGINT:
                 raise SystemExit(stopped.exit_status) from stopped
             raise
+        except WriteError as error:
+            raise WriteError(
+                f'{error}; what was saved before is whole, to go on from it: '
+                f'{self._resume_command()}',
+            ) from error
         finally:
             self._logger.close()
         row = self._replicas.share(self._rows[-1] if self._rows else None)
@@ -609,10 +621,17 @@ class OfflineAlgorithm(BaseOffline):
     @property
     def _modules(self) -> list[str]:
         """The user's own modules, which register the environment."""
-        return module_names(self._cfgs.train_cfgs.todict().get('import'))
+        return modules_of(self._cfgs.train_cfgs.todict().get('import'), self._env.module)
+
+    @property
+    def _final_episodes(self) -> int:
+        return self._cfgs.train_cfgs.final_evaluate_episodes
 
     def _resume_command(self) -> str:
-        return resume_command(self._cfgs.algo, self._env_id, self._run, self._modules)
+        hook = foreign_hook(self._cfgs.todict(), load_defaults(self._env_id, self._cfgs.algo))
+        return resume_command(
+            self._cfgs.algo, self._env_id, self._run, self._modules, hook is not None
+        )
 
     def _save_and_stop(self) -> NoReturn:
         """Save the state within the epoch, say how to go on, and stop; in all processes.
@@ -765,7 +784,7 @@ class OfflineAlgorithm(BaseOffline):
             'horizon': self._env.horizon,
             'action_range': self._env.action_range,
             'frontier': {'costs': list(frontier.costs), 'returns': list(frontier.returns)},
-            'worst_cost': self._trajectories.cost_returns.max().item(),
+            'worst_cost': self._worst_cost,
             'reference_returns': list(self._reference_returns),
             'deployment': asdict(self._deployment),
             'seed': self._cfgs.seed,
@@ -786,6 +805,7 @@ class OfflineAlgorithm(BaseOffline):
 
         The state comes last: whatever is broken off is done again.
         """
+        self._logger.check_folder()
         best = best_epoch(self._rows, self._deployment.cost_limit)
         is_best = best is not None and best['epoch'] == self.epoch
         if is_last or is_best or self._is_due:
@@ -803,6 +823,7 @@ class OfflineAlgorithm(BaseOffline):
             shares (Sequence[dict[str, Any]], optional): What each process has for itself within
                 an epoch. Defaults to none, which is enough between epochs.
         """
+        self._logger.check_folder()
         save_training_state(
             self._run,
             {
@@ -821,7 +842,9 @@ class OfflineAlgorithm(BaseOffline):
                 'torch': str(torch.__version__),
                 'processes': self._replicas.size,
             },
+            keeps_last=not self._damage,  # it is the damaged one, and the one before is sound
         )
+        self._damage = ''
 
     def _learner_settings(self) -> dict[str, Any]:
         """Return the learner's configuration with what its precision became on this device."""
@@ -835,10 +858,32 @@ class OfflineAlgorithm(BaseOffline):
         if self._resumed_run is None:
             return None
         self._check_same_dataset(self._resumed_run)
-        state = load_training_state(self._resumed_run)
+        state, self._damage = load_training_state(self._resumed_run)
         if state is not None:
             self._check_same_run(state)
+            self._restore(state)
         return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over the learner and the random states, before anything in the folder changes.
+
+        Raises:
+            UserError: If they do not fit.
+        """
+        shares = state.get('shares', ())  # older states have none
+        try:
+            self._learner.load_state_dict(state['learner'])
+            with random_state_kept():
+                for each in (state['random'], *(share['random'] for share in shares)):
+                    set_random_state(each)
+                self._restore_share(shares)
+            self._restore_sampler(state['sampler'])
+        except Exception as error:  # torch raises many kinds
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise UserError(
+                f'{self._resumed_run}: its training state does not fit its settings ({reason}); it '
+                'is damaged or of another run: start a new run',
+            ) from error
 
     def _resume(self) -> None:
         """Continue from the state that was read, where the run stood."""
@@ -849,10 +894,8 @@ class OfflineAlgorithm(BaseOffline):
         self._update_time, self._has_own_dropout = 0.0, False
         if state is None:
             return
-        self._learner.load_state_dict(state['learner'])
-        self._restore_sampler(state['sampler'])
         set_random_state(state['random'])
-        self._restore_share(state.get('shares', ()))  # older states have none
+        self._restore_share(state.get('shares', ()))
         self.epoch = state['epoch']
         self._metrics, self._update_time = state.get('metrics'), state.get('update_time', 0.0)
 
@@ -874,11 +917,11 @@ class OfflineAlgorithm(BaseOffline):
             generator.set_state(state)
             return
         generator.manual_seed(torch_seed(self._cfgs.seed, 'batches', self._learner.step))
-        self._logger.log('Batches are drawn anew: the run continues on another kind of device')
+        self._draws_anew = True
 
     def _check_same_dataset(self, run: Path) -> None:
         """Refuse to go on with other data, wherever they lie by now."""
-        before, now = read_yaml(run / 'config.json')['dataset_record'], self._dataset_record
+        before, now = read_config(run)['dataset_record'], self._dataset_record
         key = 'name' if before['sha256'] is None else 'sha256'
         if before[key] != now[key]:
             raise UserError(
@@ -905,17 +948,23 @@ class OfflineAlgorithm(BaseOffline):
             )
         before, now = state['learner_config'], self._learner_settings()
         for name in before:
-            if name != 'total_steps' and _plain(before[name]) != _plain(now[name]):
+            if name != 'total_steps' and _plain(before[name]) != _plain(now.get(name)):
                 same = 'the same settings'
                 if name == 'precision':
                     insisting = {'bf16': 'bf16_emulated'}.get(before[name], before[name])
                     same = f'algo_cfgs:precision {insisting}'
                 raise UserError(
-                    f'{resume} was trained with {name} = {before[name]}, now it is {now[name]}; '
-                    f'resume with {same}',
+                    f'{resume} was trained with {name} = {before[name]}, now it is '
+                    f'{now.get(name)}; resume with {same}',
                 )
+        if len(state['rows']) != state['epoch']:
+            raise UserError(
+                f'{resume}: its training state is of epoch {state["epoch"]} and has '
+                f'{len(state["rows"])} rows: it is damaged or of another run: start a new run',
+            )
         done, total = state['learner']['step'], self._cfgs.train_cfgs.total_steps
-        if done >= total:
+        # The last updates may be done and their epoch not.
+        if done > total or (done == total and state.get('metrics') is None):
             raise UserError(
                 f'{resume} has done {done} updates, and {total} are asked for: nothing is left; '
                 'make it longer with --total-steps',
@@ -955,10 +1004,7 @@ class OfflineAlgorithm(BaseOffline):
         more = self._describe_data()
         if more:
             self._logger.log(more)
-        if self._learner.step:
-            self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
-        elif self._resumed_run is not None:
-            self._logger.log('Nothing was saved in this run yet: it starts from the beginning')
+        self._describe_resumed()
         if self._precision_notice:
             self._logger.log(self._precision_notice, 'yellow')
         if self._changes:
@@ -974,17 +1020,33 @@ class OfflineAlgorithm(BaseOffline):
             f'{limit:g}',
         )
 
+    def _describe_resumed(self) -> None:
+        """Say from where the run goes on."""
+        if self._damage:
+            self._logger.log(
+                f'WARNING: {self._damage}: the run goes on from the state that was saved before it',
+                'yellow',
+                bold=True,
+            )
+        if self._draws_anew:
+            self._logger.log('Batches are drawn anew: the run continues on another kind of device')
+        if self._learner.step:
+            self._logger.log(f'Resumed after epoch {self.epoch}, {self._learner.step} updates')
+        elif self._resumed_run is not None:
+            self._logger.log('Nothing was saved in this run yet: it starts from the beginning')
+
     def _summarise(self, row: dict[str, float]) -> None:
         """End with the result, where it is, and what to do next."""
         limit, target = self._deployment.cost_limit, self._actor.target_return
-        run = self._run
-        lines = [f'Run folder   {run}', f'Dataset      {self._dataset_record["path"]}']
+        lines = [f'Run folder   {self._run}', f'Dataset      {self._dataset_record["path"]}']
         guarantee = guarantee_of(self._actor.networks.spec, self._actor.config)
         if guarantee is not None and guarantee.target_cost is None:
-            lines.append('Result       no safe target found: every action is zero')
+            lines.append('Result       no safe target found: every action is zero (in calibration)')
         if math.isfinite(row.get('Metrics/EpRet', math.nan)):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
             asked = '' if target is None else f'   (target {target:.2f})'
+            if guarantee is not None and target is not None and not self._final_episodes:
+                asked = '   (of validation, before target calibration)'
             lines += [
                 f'Return       {fixed(row["Metrics/EpRet"], 2)}{asked}',
                 f'Normalised   {fixed(row["Metrics/NormRet"], 2)}',
@@ -1002,16 +1064,18 @@ class OfflineAlgorithm(BaseOffline):
                 f'{best["validation_return"]:.2f}, cost {best["validation_cost"]:.2f}; '
                 '--checkpoint best)',
             )
-        imports = f' --import {",".join(self._modules)}' if self._modules else ''
-        lines += [
-            '',
-            'Next:',
-            f"  omnisafe-qpt evaluate '{run}' --cost-limit 20 --episodes 10{imports}",
-            f"  omnisafe eval '{run}' --no-render --num-episode 1{imports}",
-            f"  tensorboard --logdir '{run}'",
-        ]
+        run = str(self._run)
+        imports = ['--import', ','.join(self._modules)] if self._modules else []
+        evaluate = ['omnisafe-qpt', 'evaluate', run, '--cost-limit', '20', '--episodes', '10']
+        commands = (
+            [*evaluate, *imports],
+            ['omnisafe', 'eval', run, '--no-render', '--num-episode', '1', *imports],
+            ['tensorboard', '--logdir', run],
+        )
+        lines += ['', 'Next:', *(f'  {shell_command(words)}' for words in commands)]
         # Paths must be copied whole: no wrapping, no markup.
-        Console(soft_wrap=True).print('\n' + '\n'.join(lines), markup=False, highlight=False)
+        text = '\n'.join(map(printable, lines))
+        Console(soft_wrap=True).print(f'\n{text}', markup=False, highlight=False)
 
 
 def _plain(value: Any) -> Any:

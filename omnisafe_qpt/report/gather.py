@@ -16,9 +16,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -30,7 +28,7 @@ import numpy as np
 from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.tasks import find_task
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, shell_command
 from omnisafe_qpt.host.checkpoint import (
     BEST_FILE,
     find_run,
@@ -39,17 +37,58 @@ from omnisafe_qpt.host.checkpoint import (
     load_networks,
 )
 from omnisafe_qpt.host.config import load_defaults, run_settings
+from omnisafe_qpt.host.records import read_config, read_progress
 from omnisafe_qpt.plots import Relabelled, relabel
+from omnisafe_qpt.schema import (
+    checked,
+    flag,
+    maybe,
+    number,
+    read_json,
+    record,
+    sequence,
+    text,
+    whole,
+)
 
 
 _ALGORITHMS = ('QPT', 'CDT')
 _HOOK = 'augmentation_hook'
+_NUMBERS = sequence(number(), 1)
 # What every row of an evaluation must tell to be drawn.
-_ROW_KEYS = {
-    *('env_id', 'run', 'checkpoint', 'cost_limit', 'target_return', 'candidates', 'rule'),
-    *('episodes', 'seed', 'returns', 'costs', 'return_mean', 'return_std', 'cost_mean'),
-    *('cost_std', 'reference_returns', 'normalized_return', 'normalized_cost', 'safe'),
-    'unsafe_share',
+_ROW = {
+    'env_id': text(),
+    'run': text(),
+    'checkpoint': text(),
+    'cost_limit': number(0),
+    'target_return': maybe(number()),
+    'candidates': whole(1),
+    'rule': text(),
+    'episodes': whole(1),
+    'seed': whole(),
+    'returns': _NUMBERS,
+    'costs': _NUMBERS,
+    'return_mean': number(),
+    'return_std': number(0),
+    'cost_mean': number(),
+    'cost_std': number(0),
+    'reference_returns': sequence(number(), 2, 2),
+    'normalized_return': number(),
+    'normalized_cost': number(),
+    'safe': flag,
+    'unsafe_share': number(0, 1),
+}
+_SERIES = sequence(maybe(number()))
+_TRACE = record(
+    {
+        'actions': sequence(sequence(number(), 1)),
+        **dict.fromkeys(('rewards', 'costs', 'chosen', 'shift', 'cost_value'), _SERIES),
+        'feasible': sequence(maybe(flag)),
+    },
+)
+_ROW_OPTIONAL = {
+    'traces': maybe(sequence(_TRACE)),
+    'guarantee': maybe(record({'mean_statement': text(), 'share_statement': text()})),
 }
 
 
@@ -129,10 +168,10 @@ class Run:
     @property
     def command(self) -> str:
         """A command line that trains with the same settings, an option a line."""
-        lines = [shlex.join(['omnisafe', 'train', '--algo', self.algo, '--env-id', self.env_id])]
+        lines = [shell_command(['omnisafe', 'train', '--algo', self.algo, '--env-id', self.env_id])]
         for path, value in self.settings.items():
             text = value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
-            lines.append(shlex.join(['--custom-cfgs', path, '--custom-cfgs', text]))
+            lines.append(shell_command(['--custom-cfgs', path, '--custom-cfgs', text]))
         return ' \\\n    '.join(lines)
 
 
@@ -195,13 +234,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
-    config = _read_json(folder / 'config.json')
-    algo = config.get('algo') if isinstance(config, dict) else None
-    if algo not in _ALGORITHMS:
-        raise UserError(
-            f'{folder}: {"not a run" if algo is None else f"a run of {algo}"}; a report is about a '
-            'run of QPT or CDT',
-        )
+    config = read_config(folder, _ALGORITHMS, 'a report is about a run of QPT or CDT')
     checkpoints = list_checkpoints(folder)
     return Run(
         folder=folder,
@@ -213,28 +246,11 @@ def _read_run(folder: Path) -> Run:
     )
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-    except ValueError as error:
-        raise UserError(f'{path}: not JSON ({error})') from error
-
-
 def _read_progress(folder: Path) -> dict[str, np.ndarray]:
-    path = folder / 'progress.csv'
-    if not path.is_file():
-        raise UserError(f'{folder}: has no progress.csv; training has not begun there')
-    with path.open(newline='', encoding='utf-8') as file:
-        # A row that is being written, or was when the run was killed, is shorter.
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    rows = read_progress(folder)
     if not rows:
         raise UserError(f'{folder}: no epoch is finished yet, progress.csv has no row')
-    try:
-        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    except ValueError as error:
-        raise UserError(f'{path}: cannot be read ({error})') from error
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def read_datasets(
@@ -272,6 +288,8 @@ def _read_dataset(run: Run, on_progress: Callable[[int, int], None] | None) -> D
     if summary.sha256 != record['sha256']:
         return without('the file has changed since training, its sha256 is another')
     held_out = run.spec.get('held_out', [])
+    if max(held_out, default=-1) >= len(summary.episodes):
+        return without(f'the checkpoint holds episode {max(held_out)} out, which it does not have')
     is_seen = np.ones(len(summary.episodes), dtype=bool)
     is_seen[held_out] = False
     names = [column.name for column in fields(EpisodeTable)]
@@ -298,10 +316,11 @@ def read_evaluation(path: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     Raises:
         UserError: If the file is no such evaluation, or none of one of the runs.
     """
-    content = _read_json(path)
+    content = read_json(path)
     rows = content if isinstance(content, list) else []
-    if not rows or not all(isinstance(row, dict) and set(row) >= _ROW_KEYS for row in rows):
+    if not rows or not all(isinstance(row, dict) and set(row) >= _ROW.keys() for row in rows):
         raise UserError(f'{path}: was not written by omnisafe-qpt evaluate --json')
+    checked(path, rows, sequence(record(_ROW, _ROW_OPTIONAL)))
     # By name, as runs may have been moved.
     evaluated = {Path(row['run']).name for row in rows}
     for run in runs:

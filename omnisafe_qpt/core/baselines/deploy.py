@@ -26,10 +26,19 @@ from torch import nn
 from omnisafe_qpt.core.baselines.learner import BaselineLearner
 from omnisafe_qpt.core.baselines.networks import DiffusionPolicy, GaussianPolicy, TanhPolicy
 from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import checked_observations, checked_signals
+from omnisafe_qpt.core.rollout import (
+    OPTIONAL_SPEC_FIELDS,
+    SPEC_FIELDS,
+    check_actions,
+    check_spec,
+    checked_observations,
+    checked_signals,
+)
 from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.core.weights import rebuild
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.schema import Check, anything, layers, mapping, number, record, size, text
 
 
 # The policy of each baseline, by its name in a checkpoint.
@@ -38,6 +47,27 @@ _POLICIES: dict[str, Callable[..., nn.Module]] = {
     'cpq': GaussianPolicy,
     'fisor': DiffusionPolicy,
 }
+# The sizes by which it is built.
+_SIZES: dict[str, Check] = {
+    'bc_safe': record({'hidden_sizes': layers()}),
+    'cpq': record({'hidden_sizes': layers()}),
+    'fisor': record(
+        {
+            'candidates': size('candidates'),
+            'critic_hidden_sizes': layers(),
+            'steps': size('steps'),
+            'width': size('width'),
+            'blocks': size('blocks'),
+        },
+        {'dropout': number(0, 1)},
+    ),
+}
+
+
+def _check_spec(spec: Any, path: str) -> None:
+    required = {**SPEC_FIELDS, 'actor': text(*_POLICIES), 'sizes': mapping(anything)}
+    record(required, OPTIONAL_SPEC_FIELDS)(spec, path)
+    _SIZES[spec['actor']](spec['sizes'], 'sizes')
 
 
 class DeployableActor(nn.Module):
@@ -84,10 +114,13 @@ class DeployableActor(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> DeployableActor:
-        """Rebuild an actor from its state dict alone."""
-        actor = cls(state['_extra_state'])
-        actor.load_state_dict(state)
-        return actor.eval()
+        """Rebuild an actor from its state dict alone.
+
+        Raises:
+            UserError: If its sizes are impossible, or a weight does not fit or is not finite.
+        """
+        check_spec(state.get('_extra_state'), _check_spec)
+        return rebuild(lambda: cls(state['_extra_state']), state)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the sizes and the rest of the spec."""
@@ -262,13 +295,22 @@ class MemorylessPolicy:
             (B, A) actions in [-1, 1], on the policy's device.
 
         Raises:
-            UserError: If an observation has another size or is not finite.
+            UserError: If an observation has another size or is not finite, or an action would not
+                be. Then the policy is as it was before.
         """
         observations = checked_observations(
             observations,
             (self.num_episodes, self._actor.obs_dim),
         )
-        return self._actor.act(observations.to(self._actor.device), self._generators)
+        drawn = [generator.bit_generator.state for generator in self._generators]
+        actions = self._actor.act(observations.to(self._actor.device), self._generators)
+        try:
+            check_actions(actions)
+        except UserError:
+            for generator, before in zip(self._generators, drawn):
+                generator.bit_generator.state = before
+            raise
+        return actions
 
     def observe(
         self,

@@ -1,0 +1,111 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Networks out of a checkpoint: nothing is built before the file's weights are known to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.schema import show
+
+
+Module = TypeVar('Module', bound=nn.Module)
+
+# The units of observations, returns and costs; all divide, so none may be zero.
+UNITS = ('obs_std', 'return_unit', 'cost_unit')
+
+
+def rebuild(build: Callable[[], Module], state: Mapping[str, Any]) -> Module:
+    """Build networks and load their weights, if all of them are there, fit and are finite.
+
+    The networks are built without memory first, so that sizes which the file has no weights for
+    cost nothing.
+
+    Args:
+        build (Callable[[], nn.Module]): Builds the networks, with any weights.
+        state (Mapping[str, Any]): Their state dict.
+
+    Raises:
+        UserError: If a weight is missing, unknown, of another shape or type, NaN or infinite, or a
+            unit is not positive.
+    """
+    with torch.device('meta'):
+        expected = build().state_dict()
+    check_weights(expected, state)
+    for name in (f'scaling.{unit}' for unit in UNITS):
+        if name in expected and not bool((state[name] > 0).all()):
+            raise UserError(f'{name} is not positive')
+    networks = build()
+    networks.load_state_dict(state)
+    return networks.eval()
+
+
+def check_weights(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Refuse weights that do not fit or are not finite.
+
+    Args:
+        expected (Mapping[str, Any]): The state dict of networks of the right sizes.
+        state (Mapping[str, Any]): The state dict to check.
+
+    Raises:
+        UserError: If a weight is missing, unknown, of another shape or type, NaN or infinite.
+    """
+    for name in state:
+        if name not in expected:
+            raise UserError(f'{show(name)} is no weight of these networks')
+    stored: dict[int, int] = {}  # bytes of each piece of memory that weights lie in
+    needed = 0
+    for name, like in expected.items():
+        if name not in state:
+            raise UserError(f'the weight {name} is missing')
+        if not isinstance(like, torch.Tensor):
+            continue
+        value = state[name]
+        check_finite(name, value)
+        for what, has, wanted in (
+            ('type', value.dtype, like.dtype),
+            ('shape', tuple(value.shape), tuple(like.shape)),
+        ):
+            if has != wanted:
+                raise UserError(f'the weight {name} has {what} {has}; it must be {wanted}')
+        if not value.is_contiguous():  # a few numbers may stand for many
+            raise UserError(f'the weight {name} does not lie in memory in one piece')
+        storage = value.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+        needed += value.numel() * value.element_size()
+    if needed > sum(stored.values()):
+        raise UserError('weights share memory, so there are fewer than the networks need')
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse what is no ordinary tensor, or holds NaN or infinity.
+
+    Args:
+        name (str): Of the weight.
+        value (Any): The weight.
+
+    Raises:
+        UserError: If it is not sound.
+    """
+    is_tensor = isinstance(value, torch.Tensor)
+    if not is_tensor or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        raise UserError(f'the weight {name} is {show(value)}; it must be a plain tensor')
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise UserError(f'the weight {name} holds NaN or infinity')

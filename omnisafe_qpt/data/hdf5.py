@@ -1,0 +1,251 @@
+# Copyright 2026 The omnisafe-qpt Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# ==============================================================================
+"""Looking into HDF5 files that nobody vouches for.
+
+HDF5 can keep data outside the file: in external storage, behind links to other files, in views of
+other files, and packed by filters that it loads as plugins. Nothing of that is opened: a dataset is
+what is in its own file. Views of the file's own arrays, as ours are, and soft links are followed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omnisafe_qpt.data.memory import check_memory, format_bytes, free_memory
+from omnisafe_qpt.errors import UserError, printable
+
+
+# gzip, shuffle, fletcher32, szip, nbit, scaleoffset and h5py's lzf, by HDF5's numbers.
+_GZIP, _FILTERS = 1, (1, 2, 3, 4, 5, 6, 32000)
+# A byte that gzip stored becomes this many at most.
+_MOST_OF_GZIP = 1032
+# What is stored in fewer bytes than this cannot fill the memory.
+_SMALL_STORAGE = 1 << 20
+# Soft links in a row, arrays within a group, and groups that are looked into.
+_MAX_HOPS, _MAX_LEAVES, _MAX_GROUPS = 16, 1000, 1000
+
+
+class Broken:
+    """Stands for what a group names and does not hold.
+
+    Args:
+        reason (str): What is wrong, as a predicate.
+    """
+
+    shape: tuple[int, ...] = ()
+    ndim = 0
+
+    def __init__(self, reason: str) -> None:
+        """Initialize an instance of :class:`Broken`."""
+        self.reason = reason
+
+
+@contextmanager
+def without_plugins() -> Iterator[None]:
+    """Keep HDF5 from loading plugins, as it would for a filter that a file asks for."""
+    from h5py import h5pl
+
+    paths = [h5pl.get(number) for number in range(h5pl.size())]
+    for _ in paths:
+        h5pl.remove(0)
+    try:
+        yield
+    finally:
+        for path in paths:
+            h5pl.append(path)
+
+
+def members(group: Any) -> dict[str, Any]:
+    """Return what a group holds by its names: groups, datasets, types, or :class:`Broken`.
+
+    Args:
+        group (h5py.Group): The group.
+
+    Raises:
+        UserError: If one of them is a link to another file.
+    """
+    return {name: _open(group, name, _MAX_HOPS) for name in group}
+
+
+def member(group: Any, name: str) -> Any:
+    """Return what a group holds under one name, None if it has none; see :func:`members`."""
+    if not group.id.links.exists(_encoded(name)):
+        return None
+    return _open(group, name, _MAX_HOPS)
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode('utf-8', 'surrogateescape')
+
+
+def _open(group: Any, name: str, hops: int) -> Any:
+    from h5py import h5l
+
+    links = group.id.links
+    kind = links.get_info(_encoded(name)).type
+    if kind == h5l.TYPE_HARD:
+        return group[name]
+    if kind == h5l.TYPE_SOFT:
+        target = links.get_val(_encoded(name)).decode('utf-8', 'surrogateescape')
+        return _follow(group, target, hops - 1)
+    raise UserError(
+        f'{group.file.filename}: {printable(name)} is a link to another file; only what is in the '
+        'file is read: copy the data into it (h5py: file.copy with expand_external=True)',
+    )
+
+
+def _follow(group: Any, target: str, hops: int) -> Any:
+    """Follow a soft link step by step, because a step may be a link to another file."""
+    import h5py
+
+    at = group.file if target.startswith('/') else group
+    for part in target.split('/'):
+        if part in ('', '.'):
+            continue
+        if hops <= 0:
+            return Broken('is a soft link that leads back to itself')
+        if not isinstance(at, h5py.Group) or not at.id.links.exists(_encoded(part)):
+            return Broken(f'is a soft link to {printable(target)}, which is not there')
+        at = _open(at, part, hops)
+        if isinstance(at, Broken):
+            return at
+    return at
+
+
+def leaves(group: Any) -> dict[str, Any]:
+    """Return all arrays within a group by their paths in it, a lot of them at most.
+
+    Those nearest to the group come first. What is no array is a :class:`Broken`.
+    """
+    import h5py
+
+    found: dict[str, Any] = {}
+    looked_into = 0
+    waiting = deque([('', group, (_address(group),))])
+    while waiting and len(found) <= _MAX_LEAVES and looked_into <= _MAX_GROUPS:
+        prefix, at, above = waiting.popleft()
+        looked_into += 1
+        for name, item in members(at).items():
+            if isinstance(item, (h5py.Dataset, Broken)):
+                found[prefix + name] = item
+            elif not isinstance(item, h5py.Group):
+                found[prefix + name] = Broken('is a type without data')
+            elif _address(item) not in above:  # a group may hold itself
+                waiting.append((f'{prefix}{name}/', item, (*above, _address(item))))
+    return found
+
+
+def _address(group: Any) -> int:
+    from h5py import h5o
+
+    return h5o.get_info(group.id).addr
+
+
+def check_storage(path: str, name: str, dataset: Any) -> None:
+    """Refuse a dataset whose data are outside the file, or that only a plugin can read.
+
+    Args:
+        path (str): The file, for messages.
+        name (str): The dataset's name and place, likewise.
+        dataset (h5py.Dataset): The dataset. Not even its size is asked for before.
+
+    Raises:
+        UserError: If it is one of those, or takes more memory than there is.
+    """
+    from h5py import h5d
+
+    plist = dataset.id.get_create_plist()
+    if plist.get_external_count():
+        raise UserError(f'{path}: {name} is stored in another file; {_COPY}')
+    if plist.get_layout() == h5d.VIRTUAL:
+        _check_view(path, name, dataset, plist)
+        return
+    filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
+    unknown = [number for number in filters if number not in _FILTERS]
+    if unknown:
+        raise UserError(
+            f'{path}: {name} is packed by the HDF5 filter {unknown[0]}, for which a plugin would '
+            'be loaded; pack it with gzip (h5repack -f GZIP=4)',
+        )
+    if plist.get_layout() == h5d.CHUNKED and dataset.shape:
+        size = dataset.id.get_type().get_size()
+        for count in plist.get_chunk():
+            size *= count
+        check_memory(path, size)
+        if filters.count(_GZIP) > 1:
+            raise UserError(f'{path}: {name} is packed with gzip more than once; pack it once')
+        if filters.count(_GZIP):
+            _check_chunks(path, name, dataset, size)
+
+
+_COPY = 'only what is in the file is read: copy the data into it'
+
+
+def _check_view(path: str, name: str, dataset: Any, plist: Any) -> None:
+    """Refuse a view (virtual dataset) of another file; ours are of an array in the same one."""
+    import h5py
+    from h5py import h5d
+
+    sources = {
+        (plist.get_virtual_filename(number), plist.get_virtual_dsetname(number))
+        for number in range(plist.get_virtual_count())
+    }
+    if any(file != '.' for file, _ in sources):
+        raise UserError(f'{path}: {name} is a view of another file (virtual dataset); {_COPY}')
+    for _, source in sources:
+        stored = _follow(dataset.file, source, _MAX_HOPS)
+        if not isinstance(stored, h5py.Dataset):
+            raise UserError(
+                f'{path}: {name} is a view of {printable(source)}, which is no array of the file; '
+                'get it again',
+            )
+        if stored.id.get_create_plist().get_layout() == h5d.VIRTUAL:
+            raise UserError(f'{path}: {name} is a view of a view (virtual dataset); {_COPY}')
+        check_storage(path, printable(source), stored)
+
+
+def _check_chunks(path: str, name: str, dataset: Any, chunk_bytes: int) -> None:
+    """Refuse a chunk that gzip would unpack to more than a chunk: HDF5 finds out afterwards."""
+    if dataset.id.get_storage_size() < _SMALL_STORAGE:
+        return
+    free = free_memory()
+    if free is None or dataset.id.get_storage_size() * _MOST_OF_GZIP < free:
+        return
+    large: list[tuple[int, ...]] = []
+
+    def see(chunk: Any) -> None:
+        if chunk.size * _MOST_OF_GZIP > free:
+            large.append(tuple(chunk.chunk_offset))
+
+    dataset.id.chunk_iter(see)
+    for offset in large:
+        _, packed = dataset.id.read_direct_chunk(offset)
+        unpacker, size, rest = zlib.decompressobj(), 0, packed
+        # A checksum (fletcher32) adds four bytes.
+        while rest and not unpacker.eof and size <= chunk_bytes + 4:
+            try:
+                size += len(unpacker.decompress(rest, 1 << 22))
+            except zlib.error:
+                break  # HDF5 says what is wrong with it
+            rest = unpacker.unconsumed_tail
+        if size > chunk_bytes + 4:
+            raise UserError(
+                f'{path}: {name} holds a block of {format_bytes(chunk_bytes)} that unpacks to '
+                'more; the file is damaged or hostile, get it again',
+            )
