@@ -87,11 +87,13 @@ def test_the_map_of_the_paper_has_every_equation():
     assert covered == set(range(1, 40))
 
 
-def test_the_architecture_names_every_folder_of_the_package():
+def test_the_architecture_names_every_folder_and_module_at_the_top_of_the_package():
     text = (DOCS / 'architecture.md').read_text('utf-8')
-    folders = [path.parent.name for path in (ROOT / 'omnisafe_qpt').glob('*/__init__.py')]
-    assert len(folders) > 3
-    assert [name for name in folders if f' {name}/ ' not in text] == []
+    package = ROOT / 'omnisafe_qpt'
+    names = [f'{path.parent.name}/' for path in package.glob('*/__init__.py')]
+    names += [path.name for path in package.glob('*.py') if path.name != '__init__.py']
+    assert len(names) > 8
+    assert [name for name in names if f'─ {name} ' not in text] == []
 
 
 def test_readme_is_short():
