@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from collections.abc import Iterable
 
 
@@ -75,6 +74,8 @@ def shell_command(words: Iterable[str]) -> str:
     Returns:
         Printable text. Control characters become escapes in ``$'...'``, which bash and zsh know.
     """
+    import shlex  # everyone who imports gymnasium imports this module
+
     return ' '.join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
 
 

@@ -256,8 +256,10 @@ def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path
     networks, _ = load_networks(run)
     networks.spec['action_range'] = {'low': [0.0, -1.0], 'high': [1.0, 3.0]}
     config, _ = deployment_of(networks, **PLAIN)
-    level = {'asked_cost': 4.0, 'target_return': 50.0, 'returns': [5.0], 'costs': [8.0]}
+    played = {'lengths': [60]}
+    level = {'asked_cost': 4.0, 'target_return': 50.0, 'returns': [5.0], 'costs': [8.0], **played}
     zero_action = {'asked_cost': None, 'target_return': None, 'returns': [1.0], 'costs': [0.0]}
+    zero_action |= played
     networks.spec['calibration'] = {
         'format': CALIBRATION_FORMAT,
         'settings': calibrated_settings(config),

@@ -298,10 +298,15 @@ def test_a_calibrated_run_is_asked_for_what_was_found_best_unless_told_otherwise
     write_hdf5(dataset, episodes)
     run = make_run()
     networks, _ = load_networks(run)
+    played = {'returns': [1.0], 'costs': [4.0], 'lengths': [10], 'cost_mean': 4.0}
     level = {'asked_cost': 2.0, 'target_return': 33.0, 'return_mean': 1.0, 'cost_bound': 4.0}
+    level |= played
     networks.spec['calibration'] = {
         'format': CALIBRATION_FORMAT,
         'settings': calibrated_settings(deployment_of(networks)[0]),
+        'episodes': 2,
+        'comparisons': 3,
+        'worst_cost': 40.0,
         'levels': [level],
         'zero_action': None,
     }

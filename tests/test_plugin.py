@@ -698,6 +698,9 @@ def loaded(monkeypatch):
 def make_run(folder, algo='QPT', models=('epoch-10.pt', 'epoch-9.pt')):
     (folder / 'torch_save').mkdir(parents=True)
     cfgs = {'algo': algo, 'env_id': ENV_ID, 'seed': 0, 'env_cfgs': {'height': 32}}
+    cfgs |= dict.fromkeys(('train_cfgs', 'logger_cfgs', 'model_cfgs'), {})
+    cfgs['algo_cfgs'] = {'cost_limit': 10.0}
+    cfgs['dataset_record'] = {'name': 'data', 'path': 'data.hdf5', 'sha256': None}
     (folder / 'config.json').write_text(json.dumps(cfgs))
     for model in models:
         (folder / 'torch_save' / model).touch()

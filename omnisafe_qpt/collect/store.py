@@ -86,12 +86,12 @@ class EpisodeStore:
         from filelock import FileLock, Timeout
 
         self._lock = FileLock(self._folder / 'lock')
-        try:
-            with write_errors(self._out):
-                self._folder.mkdir(parents=True, exist_ok=True)
+        with write_errors(self._out):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
                 self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(f'{self._out}: another process is collecting it') from error
+            except Timeout as error:  # a kind of OSError
+                raise UserError(f'{self._out}: another process is collecting it') from error
         try:
             self._look_through()
         except BaseException:

@@ -103,8 +103,9 @@ def save_training_state(run: Path, state: dict[str, Any], keeps_last: bool = Tru
             go on from should this one be damaged. Defaults to True.
     """
     path = run / TRAINING_STATE_FILE
+    buffer = _serialized(state)
     with durable_file(path) as file:
-        torch.save(state, file)
+        file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())  # before the last one gives its place up
         if keeps_last and path.is_file():
@@ -112,11 +113,16 @@ def save_training_state(run: Path, state: dict[str, Any], keeps_last: bool = Tru
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    # By way of memory: torch raises a RuntimeError without a reason where a file cannot be written.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
+    buffer = _serialized(content)
     with durable_file(path) as file:
         file.write(buffer.getbuffer())
+
+
+def _serialized(content: dict[str, Any]) -> io.BytesIO:
+    # In memory, as torch raises a RuntimeError without a reason where a file cannot be written.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer
 
 
 @contextlib.contextmanager

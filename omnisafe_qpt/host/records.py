@@ -81,12 +81,12 @@ def _check_deployment(value: Any, path: str) -> None:
 _PLAYED = {
     'target_return': maybe(number()),
     'returns': sequence(number(), 1),
-    'costs': sequence(number(0), 1),
+    'costs': sequence(number(), 1),
     'lengths': sequence(whole(1), 1),
     'return_mean': number(),
-    'cost_mean': number(0),
+    'cost_mean': number(),
 }
-_LEVEL = record({**_PLAYED, 'asked_cost': number(0), 'cost_bound': maybe(number(0))})
+_LEVEL = record({**_PLAYED, 'asked_cost': number(0), 'cost_bound': maybe(number())})
 _CALIBRATION = record(
     {
         'episodes': whole(1),
