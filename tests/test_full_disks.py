@@ -1,17 +1,5 @@
-# Copyright 2026 The omnisafe-qpt Authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-# ==============================================================================
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
 """Full disks, limits on file sizes, folders that cannot be written or that go: one line each."""
 
 from __future__ import annotations
@@ -41,7 +29,7 @@ from omnisafe_qpt.errors import UserError, WriteError
 from omnisafe_qpt.host.algorithm import QPT
 from omnisafe_qpt.host.checkpoint import (
     TRAINING_STATE_FILE,
-    load_training_state,
+    load_file,
     save_training_state,
 )
 
@@ -105,9 +93,10 @@ def test_a_state_that_does_not_fit_is_one_line_and_the_one_before_stays(tmp_path
     with pytest.raises(WriteError) as caught, size_limit(50_000):
         save_training_state(tmp_path, state)
     one_line(caught.value, TRAINING_STATE_FILE, 'File too large')
-    assert load_training_state(tmp_path) == {'version': 1}
+    path = tmp_path / TRAINING_STATE_FILE
+    assert load_file(path) == {'version': 1}
     save_training_state(tmp_path, state)
-    assert load_training_state(tmp_path)['weights'].shape == (99_999,)
+    assert load_file(path)['weights'].shape == (99_999,)
 
 
 def test_a_full_disk_says_how_much_is_free(small_disk: Path) -> None:

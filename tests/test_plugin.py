@@ -1,17 +1,5 @@
-# Copyright 2026 The omnisafe-qpt Authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-# ==============================================================================
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
 """The plugin door: QPT is there by itself, and the other algorithms notice nothing."""
 
 from __future__ import annotations
@@ -698,7 +686,7 @@ def loaded(monkeypatch):
 def make_run(folder, algo='QPT', models=('epoch-10.pt', 'epoch-9.pt')):
     (folder / 'torch_save').mkdir(parents=True)
     cfgs = {'algo': algo, 'env_id': ENV_ID, 'seed': 0, 'env_cfgs': {'height': 32}}
-    cfgs |= dict.fromkeys(('train_cfgs', 'logger_cfgs', 'model_cfgs'), {})
+    cfgs |= {'train_cfgs': {}, 'logger_cfgs': {}, 'model_cfgs': {}}
     cfgs['algo_cfgs'] = {'cost_limit': 10.0}
     cfgs['dataset_record'] = {'name': 'data', 'path': 'data.hdf5', 'sha256': None}
     (folder / 'config.json').write_text(json.dumps(cfgs))
