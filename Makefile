@@ -5,6 +5,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow fuzz lint format docs lock clean
 .NOTPARALLEL:
+# Images for containers often set it. Without bytecode each process compiles OmniSafe anew, in 10 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 # Give one to choose: make setup PYTHON=python3.10 TORCH=cpu

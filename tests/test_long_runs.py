@@ -712,22 +712,6 @@ def test_absurd_learning_rates_end_in_one_line(dataset: Path, tmp_path: Path) ->
     assert not list(tmp_path.rglob('*.pt'))
 
 
-def test_a_full_disk_is_one_line_and_what_was_saved_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint_module.save_training_state(tmp_path, {'epoch': 1})
-
-    def full(content: Any, file: Any) -> None:
-        file.write(b'half')
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(checkpoint_module.torch, 'save', full)
-    with pytest.raises(omnisafe_qpt.UserError, match='No space left'):
-        checkpoint_module.save_training_state(tmp_path, {'epoch': 2})
-    assert checkpoint_module.load_training_state(tmp_path) == {'epoch': 1}
-    assert [path.name for path in tmp_path.iterdir()] == ['training_state.pt']
-
-
 # ------------------------------------------------------------------ what may differ
 
 
