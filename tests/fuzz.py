@@ -143,7 +143,7 @@ def damage_bytes(content: bytes, draw: np.random.Generator) -> bytes:
 def hostile_value(draw: np.random.Generator) -> Any:
     """Return a plain value that nobody expects."""
     nested: Any = 1
-    for _ in range(int(draw.choice([3, 50, 500]))):
+    for _ in range(int(draw.choice([3, 50, 200]))):
         nested = [nested]
     values: list[Any] = [
         *(None, True, False, 0, -1, 1, 8, 2**31, 10**9, 10**18, -(10**9), 2**63, 2**80),

@@ -151,6 +151,7 @@ def test_sound_checkpoints_load(model: Any, tmp_path: Path) -> None:
 WEIGHTS: dict[str, Callable[[torch.Tensor], Any]] = {
     'nan': lambda x: x.index_fill(0, torch.tensor([0]), torch.nan) if x.dim() else x * torch.nan,
     'inf': lambda x: torch.full_like(x, torch.inf),
+    'absurd': lambda x: torch.full_like(x, 1e30),
     'minus inf': lambda x: torch.full_like(x, -torch.inf),
     'integers': lambda x: x.long(),
     'doubles': lambda x: x.double(),

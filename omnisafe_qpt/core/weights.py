@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.schema import show
+from omnisafe_qpt.schema import LARGEST_NUMBER, show
 
 
 Module = TypeVar('Module', bound=nn.Module)
@@ -83,7 +83,7 @@ def check_weights(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None
 
 
 def check_finite(name: str, value: Any) -> None:
-    """Refuse what is no ordinary tensor, or holds NaN or infinity.
+    """Refuse what is no ordinary tensor, or holds NaN, infinity or a number with which training overflows.
 
     Args:
         name (str): Of the weight.
@@ -95,5 +95,7 @@ def check_finite(name: str, value: Any) -> None:
     is_tensor = isinstance(value, torch.Tensor)
     if not is_tensor or value.layout != torch.strided or value.is_meta or value.is_quantized:
         raise UserError(f'the weight {name} is {show(value)}; it must be a plain tensor')
-    if value.is_floating_point() and not bool(value.isfinite().all()):
-        raise UserError(f'the weight {name} holds NaN or infinity')
+    if value.is_floating_point() and not bool((value.abs() <= LARGEST_NUMBER).all()):  # nor NaN
+        raise UserError(
+            f'the weight {name} holds NaN, infinity or a number beyond {LARGEST_NUMBER:g}'
+        )

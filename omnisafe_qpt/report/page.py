@@ -185,10 +185,9 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
 
 def _headline_of_training(runs: Sequence[Run]) -> str:
     """Say what the last evaluation of training found, where there is no other."""
-    found = [
-        [run.progress[f'Metrics/{name}'][-1] for name in ('EpCost', 'EpRet', 'NormCost')]
-        for run in runs
-    ]
+    # A run without episodes has no columns for them.
+    columns = [f'Metrics/{name}' for name in ('EpCost', 'EpRet', 'NormCost')]
+    found = [[run.progress.get(name, [np.nan])[-1] for name in columns] for run in runs]
     if not np.isfinite(found).all():
         return 'Not evaluated yet.'
     cost, episode_return, share = np.mean(found, axis=0)
