@@ -287,7 +287,8 @@ def damage_hdf5(path: Path, draw: np.random.Generator) -> None:
             file.create_dataset(name, shape, dtype, chunks=True, compression='gzip')
         elif way < 0.95:
             key = str(draw.choice(['env_id', 'action_unit', 'other', '\x1b[2J']))
-            file.attrs[key] = hostile_value(draw)
+            with contextlib.suppress(ValueError):  # h5py takes no ragged list
+                file.attrs[key] = hostile_value(draw)
         else:
             group = file.create_group(str(draw.choice(['data', 'infos', 'episode_0'])))
             group[name] = file[name]
@@ -506,6 +507,8 @@ def state_case(case: Case) -> str:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).learn()
     except UserError as error:
+        if 'in epoch' in str(error):  # it went on, and diverged: its log has grown
+            kept = {name: digest for name, digest in kept.items() if name.startswith('torch_save')}
         check_kept(kept, run)
         return refused(error)
     return load_and_act(run, case)

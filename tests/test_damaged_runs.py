@@ -252,7 +252,7 @@ MISSING = object()
 def change(record: Any, path: str, value: Any) -> None:
     *sections, name = path.split(':')
     for section in sections:
-        record = record[section]
+        record = record[int(section) if section.isdecimal() else section]  # a parameter's number
     if value is MISSING:
         del record[name]
     else:
@@ -591,6 +591,7 @@ STATE = {
     'learner:scaling': [None, {}, MISSING],
     'learner:policy': [{}, MISSING],
     'learner:policy_optimizer': [{}, {'state': {}, 'param_groups': []}, MISSING],
+    'learner:policy_optimizer:state:0:step': [torch.zeros(0), torch.zeros(2)],
     'learner:metrics': [{'sums': torch.zeros(1), 'count': 1}, {}],
     'random': [None, {}, MISSING],
     'random:torch': [torch.zeros(5, dtype=torch.uint8), None],

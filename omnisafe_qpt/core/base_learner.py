@@ -171,7 +171,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
         group.update(kept)
     for parameter, tensors in optimizer.state.items():
         for name, tensor in tensors.items():
-            if name != 'step' and tensor.shape != parameter.shape:  # torch does not look at it
+            shape = torch.Size() if name == 'step' else parameter.shape
+            if tensor.shape != shape:  # torch does not look at it
                 raise ValueError(f'{name} of shape {tuple(tensor.shape)} in an optimiser')
     for parameter, tensors in held.items():
         loaded = optimizer.state[parameter]

@@ -83,7 +83,7 @@ def check_weights(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None
 
 
 def check_finite(name: str, value: Any) -> None:
-    """Refuse what is no ordinary tensor, or holds NaN, infinity or a number with which training overflows.
+    """Refuse what is no ordinary tensor, or holds NaN, infinity or so much that squares overflow.
 
     Args:
         name (str): Of the weight.

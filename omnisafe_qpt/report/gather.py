@@ -24,7 +24,7 @@ from omnisafe_qpt.host.checkpoint import (
     load_best,
     load_networks,
 )
-from omnisafe_qpt.host.config import load_defaults, run_settings
+from omnisafe_qpt.host.config import load_defaults, merge, run_settings
 from omnisafe_qpt.host.records import read_config, read_progress
 from omnisafe_qpt.plots import Relabelled, relabel
 from omnisafe_qpt.schema import (
@@ -223,6 +223,8 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 def _read_run(folder: Path) -> Run:
     config = read_config(folder, _ALGORITHMS, 'a report is about a run of QPT or CDT')
+    # An option that came later has its default.
+    config = merge(load_defaults(config['env_id'], config['algo']), config)
     checkpoints = list_checkpoints(folder)
     return Run(
         folder=folder,
