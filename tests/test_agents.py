@@ -434,6 +434,7 @@ def test_parameters_that_do_not_fit_are_one_line(run, tmp_path):
 # -- in the simulator -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_mixture_is_collected_and_described(run, tmp_path):
     files = []
     for workers in (1, 2):

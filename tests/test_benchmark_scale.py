@@ -29,6 +29,7 @@ def run(monkeypatch, *arguments):
     return scale.main()
 
 
+@pytest.mark.slow
 def test_every_sweep_is_measured_written_and_drawn(small, monkeypatch, tmp_path, capsys):
     # The processes of their own are left to the test below.
     monkeypatch.setattr(

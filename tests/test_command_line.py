@@ -104,6 +104,7 @@ def test_evaluate_prints_a_table_and_writes_the_rows(
         assert row['steps_per_second'] > 0
 
 
+@pytest.mark.slow
 def test_evaluate_prints_in_a_terminal_of_ascii(
     trained: tuple[subprocess.CompletedProcess[str], Path],
     place: Path,

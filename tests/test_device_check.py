@@ -42,6 +42,7 @@ def run(*arguments, **more):
     )
 
 
+@pytest.mark.slow
 def test_it_runs_with_torch_and_numpy_alone(tmp_path):
     (tmp_path / 'sitecustomize.py').write_text(ABSENT)
     path = tmp_path / 'result.json'

@@ -361,6 +361,7 @@ def children(process: int) -> list[int]:
     return [int(number) for number in text.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')
 def test_an_interruption_is_one_line_and_leaves_no_process(run: Path, tmp_path: Path) -> None:
     """As Ctrl-C does it: all processes get the signal."""

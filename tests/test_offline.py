@@ -382,6 +382,7 @@ def test_the_command_prints_tables_and_writes_results_and_a_figure(
     assert (tmp_path / 'found.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
 def test_without_any_cost_the_command_says_what_is_not_defined(
     make_run: Callable[..., Path],
     episodes: Arrays,

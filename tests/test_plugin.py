@@ -114,6 +114,7 @@ def test_they_are_there_whichever_module_is_imported_first(first):
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_it_is_there_in_another_process_and_folder(tmp_path):
     """Through the installed console script, where nobody imports this package."""
     done = subprocess.run(

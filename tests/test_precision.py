@@ -133,7 +133,14 @@ for precision in ('float32', 'tf32'):
 """
 
 
-@pytest.mark.parametrize('setting', SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(
+    'setting',
+    [
+        # Each starts a process of its own.
+        pytest.param(setting, id=name, marks=[] if name in ('nothing', 'new') else pytest.mark.slow)
+        for name, setting in SETTINGS.items()
+    ],
+)
 def test_an_update_leaves_the_settings_of_the_process_alone(setting):
     tests = Path(__file__).parent
     done = subprocess.run(

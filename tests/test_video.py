@@ -471,6 +471,7 @@ def test_results_are_kept_when_a_clip_fails(
     assert 'unsafe' in printed.out, 'the table'
 
 
+@pytest.mark.slow
 def test_without_graphics_nothing_is_evaluated(tmp_path: Path) -> None:
     """With the real MuJoCo, which has no window without a display."""
     run = make_run(tmp_path / 'run', 'SafetySwimmerVelocity-v1', 8)
