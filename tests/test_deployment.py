@@ -405,6 +405,7 @@ LOOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('source', LOOPS, ids=range(len(LOOPS)))
 def test_loops_in_the_documentation_run(source: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Word by word, with a run where theirs is and shorter episodes."""

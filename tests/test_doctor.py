@@ -51,6 +51,7 @@ def run_doctor(*arguments, **variables):
     )
 
 
+@pytest.mark.slow
 def test_the_command_on_what_is_always_installed(tmp_path):
     result = tmp_path / 'result.json'
     ran = run_doctor('--only', 'omnisafe', 'cache', '--json', str(result))

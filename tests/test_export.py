@@ -173,7 +173,7 @@ class Comparison:
     'options',
     [
         HISTORY,
-        LAST,
+        pytest.param(LAST, marks=pytest.mark.slow),
         PLAIN,
         pytest.param({**HISTORY, 'rule': 'bounded'}, marks=pytest.mark.slow),
         pytest.param({**LAST, 'rule': 'paper'}, marks=pytest.mark.slow),
@@ -198,6 +198,7 @@ def test_the_same_actions_as_torch(run: Path, exported: Any, options: Any, count
             assert np.abs(play([load(**other)], count) - expected).max() > 1e-3, 'it matters here'
 
 
+@pytest.mark.slow
 @needs_extra
 def test_critics_that_see_targets_and_time_are_exported(tmp_path: Path) -> None:
     run = write_run(tmp_path / 'seed-000-now', critic_inputs='targets_time')
@@ -670,6 +671,7 @@ def test_sizes_are_those_of_the_graph(altered: Any) -> None:
         assert 'by the metadata it must be' in refusal(altered(**{field: '5'}))
 
 
+@pytest.mark.slow
 @needs_extra
 def test_a_checkpoint_with_weights_that_are_not_finite_is_not_exported(
     run: Path,

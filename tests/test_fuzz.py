@@ -43,7 +43,7 @@ def lines(case):
 
 
 def grow(case):
-    return fuzz.OK if np.ones(fuzz.MEMORY, dtype='u1').all() else fuzz.REFUSED
+    return fuzz.OK if np.ones(2 * fuzz.MEMORY, dtype='u1').all() else fuzz.REFUSED
 
 
 def succeed(case):
@@ -56,7 +56,7 @@ def test_every_way_to_fail_is_seen_and_the_rest_goes_on(tmp_path, monkeypatch):
     kinds = {str(number): (way, 1) for number, way in enumerate((*ways, succeed, succeed))}
     monkeypatch.setattr(fuzz, '_import_all', lambda: None)
     monkeypatch.setattr(fuzz, '_warm_up', lambda sound: None)
-    monkeypatch.setattr(fuzz, 'SECONDS', 10.0)
+    monkeypatch.setattr(fuzz, 'SECONDS', 4.0)
     monkeypatch.setattr(fuzz, 'KINDS', kinds)
     monkeypatch.setattr(fuzz, 'kind_of', lambda number: str(number % len(kinds)))
     (tmp_path / 'file').write_text('sound')

@@ -648,6 +648,7 @@ def test_evaluate_leaves_the_seeds_of_validation_alone(
 # ------------------------------------------------------------------ numbers that break down
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_down_keeps_what_was_good(
     unbroken: Path,
     dataset: Path,

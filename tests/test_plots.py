@@ -210,6 +210,7 @@ def test_settings_of_the_process_do_not_show(tmp_path):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_no_window_is_asked_for(tmp_path):
     program = (
         'import sys\n'
