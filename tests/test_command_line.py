@@ -157,6 +157,7 @@ def test_a_users_mistake_is_one_line(
     assert not (place / 'refused').exists(), 'a refused run leaves nothing behind'
 
 
+@pytest.mark.slow
 def test_mistakes_of_the_own_command(place: Path) -> None:
     done = run_command('omnisafe-qpt', 'evaluate', 'nowhere', cwd=place)
     assert_one_line_error(done, 'nowhere', 'no such run folder')

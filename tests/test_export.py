@@ -172,7 +172,7 @@ class Comparison:
 @pytest.mark.parametrize(
     'options',
     [
-        HISTORY,
+        pytest.param(HISTORY, marks=pytest.mark.slow),
         pytest.param(LAST, marks=pytest.mark.slow),
         PLAIN,
         pytest.param({**HISTORY, 'rule': 'bounded'}, marks=pytest.mark.slow),

@@ -164,6 +164,7 @@ def test_cloning_all_drivers_breaks_the_limit(drivers):
     assert outcome.safe_share < 0.1
 
 
+@pytest.mark.slow
 def test_qpt_without_the_cost_term_breaks_the_limit(drivers):
     rows, _ = augment(drivers, 0.3, SEED)
     learner = train(drivers, rows, use_cost_critic=False)
