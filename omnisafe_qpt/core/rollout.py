@@ -616,36 +616,39 @@ class RolloutPolicy:
         """
         shape = (self.num_episodes, self._obs_dim)
         windows = (self._states, self._actions, self._to_go, self._timesteps, self._mask)
-        # What the newest step pushes out, and what it counts, in case it is refused.
+        # What the newest step pushes out, in case it is refused.
         oldest = [window[:, :1].clone() for window in windows]
-        counts = (self._infeasible_steps, self._scored_steps)
-        scored, counted = self._scored, [count.clone() for count in counts]
         self._push(checked_observations(observations, shape).to(self._device))
         try:
-            actions = self._chosen_actions()
-            check_actions(actions, *(self._scored or ())[2:])
+            actions, scored = self._chosen_actions()
+            check_actions(actions, *(scored or ())[2:])
         except UserError:
             for window, first in zip(windows, oldest):
                 window.copy_(torch.cat([first, window[:, :-1]], dim=1))
-            for count, before in zip(counts, counted):
-                count.copy_(before)
-            self._scored = scored
             raise
+        self._scored = scored
+        if scored is not None:
+            counted = self._running & ~self._is_fallback
+            self._infeasible_steps += (counted & ~scored[1]).sum()
+            self._scored_steps += counted.sum()
         self._actions[:, -1] = actions
         self._step += 1
         return actions
 
-    def _chosen_actions(self) -> torch.Tensor:
-        """Return the actions (B, A) for the newest observations."""
+    def _chosen_actions(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Return the actions (B, A) for the newest observations, and how :meth:`_score` chose."""
         if self._all_fallback:
-            self._scored = None
-            return self._zero_action.expand(self.num_episodes, -1)
+            return self._zero_action.expand(self.num_episodes, -1), None
+        scored = None
         with _threads_for(self._work):
             candidates = self._candidate_actions()  # (B, M, A)
-            chosen = self._score(candidates)
-        chosen = chosen[:, None, None].expand(-1, 1, self._act_dim)
-        actions = candidates.gather(1, chosen)[:, 0]
-        return torch.where(self._is_fallback[:, None], self._zero_action, actions)
+            if self._config.candidates == 1:  # the plain policy, which needs no critics
+                actions = candidates[:, 0]
+            else:
+                scored = self._score(candidates)
+                chosen = scored[0][:, None, None].expand(-1, 1, self._act_dim)
+                actions = candidates.gather(1, chosen)[:, 0]
+        return torch.where(self._is_fallback[:, None], self._zero_action, actions), scored
 
     def observe(
         self,
@@ -710,10 +713,13 @@ class RolloutPolicy:
         scaling = self._networks.scaling
         return scaling.return_token(to_go[..., 0]), scaling.cost_token(cost_to_go)
 
-    def _score(self, candidates: torch.Tensor) -> torch.Tensor:
-        """Choose among candidates (B, M, A) by the critics' values; returns (B,) indices."""
-        if self._config.candidates == 1:  # the plain policy, which needs no critics
-            return torch.zeros(self.num_episodes, dtype=torch.int64, device=self._device)
+    def _score(self, candidates: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Choose among candidates (B, M, A) by the critics' values.
+
+        Returns:
+            (B,) indices of those chosen, (B,) whether any fits, and all reward and cost values,
+            (B, M) each.
+        """
         scaling = self._networks.scaling
         # Critics that see targets see those of the unshifted candidate beside every action: the
         # policy goes on with them, whichever is taken. Were each beside its own, the highest target
@@ -733,8 +739,4 @@ class RolloutPolicy:
         chosen, any_feasible = select_candidate(
             reward_values, cost_values, budgets, self._config.rule
         )
-        self._scored = (chosen, any_feasible, reward_values, cost_values)
-        counted = self._running & ~self._is_fallback
-        self._infeasible_steps += (counted & ~any_feasible).sum()
-        self._scored_steps += counted.sum()
-        return chosen
+        return chosen, any_feasible, reward_values, cost_values
