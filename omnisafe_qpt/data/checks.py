@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omnisafe_qpt.data.scan import Columns, EpisodeTable, LimitRow, Scan, is_shuffled
+from omnisafe_qpt.data.files import is_shuffled
+from omnisafe_qpt.data.scan import Columns, EpisodeTable, LimitRow, Scan
 from omnisafe_qpt.data.tasks import Task
 
 

@@ -33,14 +33,15 @@ from omnisafe_qpt.data.files import (
     ENV_ID_ATTRIBUTE,
     HDF5_NAMES,
     HDF5_SUFFIXES,
-    MAX_GAP_SHARE,
     NPZ_ATTRIBUTES,
     NPZ_TIMEOUTS,
     UNIT_ATTRIBUTE,
     atomic_path,
     block_bytes,
+    check_marked,
     check_shapes,
     is_gap,
+    is_shuffled,
     open_dataset,
     read_attributes,
     row_blocks,
@@ -153,19 +154,11 @@ def convert(
             _check_ends(source, terminals | timeouts if reader.has_timeouts else terminals, gaps)
             if to_npz:
                 is_first = np.concatenate([[True], (terminals | timeouts | gaps)[:-1]])
-                with _writing(out):
-                    _write_npz(
-                        out,
-                        reader,
-                        terminals,
-                        timeouts,
-                        is_first if with_init_obs else None,
-                        attributes,
-                    )
+                begins = is_first if with_init_obs else None
+                _write_npz(out, reader, terminals, timeouts, begins, attributes)
             else:
-                with _writing(out):
-                    blocks = _hdf5_blocks(reader, terminals, timeouts)
-                    write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
+                blocks = _hdf5_blocks(reader, terminals, timeouts)
+                write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
     return Conversion(
         out=str(out),
         transitions=reader.total,
@@ -227,16 +220,13 @@ def _check_room(out: Path, reader: _Reader) -> None:
 
 def _check_ends(source: Path, marked: np.ndarray, gaps: np.ndarray) -> None:
     """Refuse what training refuses of the order of the transitions."""
-    if not marked.any():
+    check_marked(marked, str(source))
+    marked = marked.copy()
+    marked[-1] = True  # nothing follows it
+    if is_shuffled(marked, gaps):
+        count = int((gaps & ~marked).sum())
         raise UserError(
-            f'{source}: no episode end: neither terminals nor timeouts is set anywhere; '
-            'mark the last transition of each episode',
-        )
-    unmarked = gaps & ~marked
-    unmarked[-1] = False  # nothing follows it
-    if unmarked.sum() > MAX_GAP_SHARE * len(marked):
-        raise UserError(
-            f'{source}: in {unmarked.sum()} of {len(marked)} transitions the next observation is '
+            f'{source}: in {count} of {len(marked)} transitions the next observation is '
             'not the following observation; transitions must be in order, whole episodes at a time',
         )
 
@@ -396,7 +386,7 @@ class _Reader:
 
 def _episode_ends(
     reader: _Reader,
-    gaps: np.ndarray | None,
+    gaps: np.ndarray,
     horizon: int | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Tell terminal states from time limits, by the horizon where one flag marks both.
@@ -453,7 +443,7 @@ def _write_npz(  # pylint: disable=too-many-arguments
             _write_member(archive, 'init_obs', shape, blocks, zipfile.ZIP_DEFLATED)
         _write_member(archive, NPZ_TIMEOUTS, timeouts.shape, [timeouts])
         if attributes:
-            text = np.array(json.dumps(attributes, default=_as_json))
+            text = np.array(json.dumps(attributes, default=np.ndarray.tolist))
             _write_member(archive, NPZ_ATTRIBUTES, (), [text])
 
 
@@ -493,24 +483,3 @@ def _first_observations(reader: _Reader, is_first: np.ndarray) -> Iterator[np.nd
         yield block
         carried = block[-1].copy()
         first += len(observations)
-
-
-def _as_json(value: Any) -> Any:
-    """Turn what JSON has no word for into what it has."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Report a failure to write; what fails to be read is reported where it is read."""
-    try:
-        yield
-    except UserError:
-        raise
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise UserError(
-            f'{out}: cannot be written ({reason}); make room or choose another folder',
-        ) from error

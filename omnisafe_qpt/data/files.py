@@ -433,6 +433,28 @@ def is_gap(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
     return (np.abs(reached - following) > _GAP_TOLERANCE * (1.0 + np.abs(following))).any(axis=1)
 
 
+def check_marked(marked: np.ndarray, name: str) -> None:
+    """Refuse a dataset in which no episode ends.
+
+    Args:
+        marked (np.ndarray): (N,) bool, the transitions with a flag of either kind.
+        name (str): Named in errors.
+
+    Raises:
+        UserError: If none has.
+    """
+    if not marked.any():
+        raise UserError(
+            f'{name}: no episode end: neither terminals nor timeouts is set anywhere; '
+            'mark the last transition of each episode',
+        )
+
+
+def is_shuffled(marked: np.ndarray, gaps: np.ndarray) -> bool:
+    """Tell whether there are more gaps without an end flag than training takes."""
+    return int((gaps & ~marked).sum()) > MAX_GAP_SHARE * len(marked)
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
@@ -675,7 +697,7 @@ def write_hdf5_blocks(
         attributes (Mapping, optional): Metadata for the root attributes. Defaults to None.
 
     Raises:
-        OSError: If the file cannot be written.
+        WriteError: If the file cannot be written.
     """
     import h5py
 

@@ -50,7 +50,10 @@ def check_memory(name: str, needed: int) -> None:
 
 
 def format_bytes(count: float) -> str:
-    """Say how many bytes there are: ``23.1 GB``."""
+    """Say how many bytes there are: ``23.1 GB``.
+
+    Not by rich, as files are also read where there is no more than torch and numpy.
+    """
     count = min(count, 10**24)  # a damaged file may declare what no float holds
     for unit in _UNITS[:-1]:
         if count < 1000:

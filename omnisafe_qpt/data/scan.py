@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.data.files import MAX_GAP_SHARE, block_bytes, is_gap, row_blocks
+from omnisafe_qpt.data.files import block_bytes, is_gap, is_shuffled, row_blocks
 from omnisafe_qpt.data.trajectories import Frontier
 
 
@@ -321,8 +321,3 @@ def cut_episodes(columns: Columns, scan: Scan, horizon: int | None) -> EpisodeTa
         costs=np.add.reduceat(columns.costs, starts, dtype=np.float64),
         ends=np.select(kinds, ENDS[:3], default=ENDS[3]),
     )
-
-
-def is_shuffled(marked: np.ndarray, gaps: np.ndarray) -> bool:
-    """Tell whether there are more gaps without an end flag than training takes."""
-    return int((gaps & ~marked).sum()) > MAX_GAP_SHARE * len(marked)

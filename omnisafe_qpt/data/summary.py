@@ -345,9 +345,7 @@ def _few_values(values: np.ndarray) -> list[float] | None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.decode(errors='replace') if isinstance(value, bytes) else value
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _finite_or_none(content: Any) -> Any:

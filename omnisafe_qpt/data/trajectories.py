@@ -16,6 +16,7 @@ import torch
 from omnisafe_qpt.data.files import (
     MAX_GAP_SHARE,
     block_bytes,
+    check_marked,
     check_shapes,
     is_gap,
     open_dataset,
@@ -196,11 +197,7 @@ class Trajectories:
         has_timeouts = 'timeouts' in arrays
         timeouts = _flags(arrays, 'timeouts', name) if has_timeouts else np.zeros(total, bool)
         marked = terminals | timeouts
-        if not marked.any():
-            raise UserError(
-                f'{name}: no episode end: neither terminals nor timeouts is set anywhere; '
-                'mark the last transition of each episode',
-            )
+        check_marked(marked, name)
         marked[-1] = True
         table, starts, is_finite = _read_table(arrays, marked, name, observer)
         if not is_finite:
