@@ -195,7 +195,7 @@ class Guarantee:
         """What holds of the share of episodes over the limit."""
         return (
             f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
-            f'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
+            'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
             f'{self.over} of {self.episodes} over'
         )
 

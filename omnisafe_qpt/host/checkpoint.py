@@ -24,24 +24,16 @@ import torch
 
 from omnisafe_qpt.core.baselines.deploy import DeployableActor
 from omnisafe_qpt.core.rollout import Deployable, DeployableNetworks
-from omnisafe_qpt.core.weights import UNITS, check_finite
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.errors import UserError, printable, shell_command
-from omnisafe_qpt.host.records import BEST_RECORD, CHECKPOINT_SPEC, LARGEST_FLOAT, TRANSFORMER_SPEC
-from omnisafe_qpt.runner import CALIBRATION_FORMAT
-from omnisafe_qpt.schema import (
-    anything,
-    checked,
-    mapping,
-    maybe,
-    number,
-    plain,
-    read_json,
-    record,
-    sequence,
-    text,
-    whole,
+from omnisafe_qpt.host.records import (
+    BEST_RECORD,
+    CHECKPOINT_SPEC,
+    TRAINING_STATE,
+    TRANSFORMER_SPEC,
 )
+from omnisafe_qpt.runner import CALIBRATION_FORMAT
+from omnisafe_qpt.schema import checked, plain, read_json
 from omnisafe_qpt.version import __version__
 
 
@@ -150,7 +142,7 @@ def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
             continue
         try:
             state = load_file(path)
-            checked(path, state, _check_state)
+            checked(path, state, TRAINING_STATE)
         except UserError as error:
             faults.append(str(error))
         else:
@@ -165,57 +157,6 @@ def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
     raise UserError(
         f'{run}: nothing to resume from: {"; ".join(faults)}: start a new run{kept}',
     )
-
-
-def _tensor(value: Any, path: str) -> None:
-    try:
-        check_finite(path, value)
-    except UserError as error:
-        raise UserError(f'{path}: {error}') from error
-
-
-def _check_learner(value: Any, path: str) -> None:
-    """Take a learner's state, all of whose tensors are finite."""
-    record({'step': whole(), 'scaling': mapping(_tensor)})(value, path)
-    for name in UNITS:
-        if not bool((value['scaling'].get(name, torch.zeros(1)) > 0).all()):
-            raise UserError(f'{path}:scaling:{name} is not positive')
-    waiting = [(path, value)]
-    while waiting:
-        where, each = waiting.pop()
-        if isinstance(each, torch.Tensor):
-            _tensor(each, where)
-        elif isinstance(each, dict):
-            waiting += [(f'{where}:{name}', inner) for name, inner in each.items()]
-
-
-def _check_row(value: Any, path: str) -> None:
-    record({name: number(0) for name in ('Train/Epoch', 'TotalSteps', 'Time/Total')})(value, path)
-    for name, each in value.items():
-        if not isinstance(each, float):  # NaN where an epoch had no such number
-            number()(each, f'{path}:{name}')
-
-
-# Versions, settings and the dataset are compared with those of the run before it goes on.
-_check_state = record(
-    {
-        'epoch': whole(),
-        'learner': _check_learner,
-        'learner_config': record({'total_steps': whole(1)}),
-        'sampler': _tensor,
-        'random': record({'python': plain, 'numpy': plain, 'torch': _tensor}),
-        'rows': sequence(_check_row),
-    },
-    {
-        'version': anything,
-        'metrics': maybe(mapping(number(-LARGEST_FLOAT, LARGEST_FLOAT))),
-        'update_time': number(0, 1e10),
-        'shares': sequence(record({'random': mapping(anything), 'metrics': mapping(anything)})),
-        'held_out': sequence(whole()),
-        'torch': text(),
-        'processes': whole(1),
-    },
-)
 
 
 def load_networks(

@@ -23,7 +23,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.errors import UserError, disk_problem, printable
+from omnisafe_qpt.errors import UserError, disk_problem, printable, shell_command
 
 
 if TYPE_CHECKING:
@@ -416,15 +416,13 @@ def _requiring_episodes(plot: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(plot)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        import shlex
-
         if _is_own_agent(self):
             train_cfgs = self.cfgs.train_cfgs
             if not (train_cfgs.evaluate_epoisodes or train_cfgs.final_evaluate_episodes):
                 raise UserError(
                     'plot: this run has no episodes to show, as train_cfgs:evaluate_epoisodes and '
                     'train_cfgs:final_evaluate_episodes are 0; for its losses use '
-                    f'omnisafe-qpt report {shlex.quote(str(self.agent.logger.log_dir))}',
+                    + shell_command(['omnisafe-qpt', 'report', str(self.agent.logger.log_dir)]),
                 )
         return plot(self, *args, **kwargs)
 

@@ -10,7 +10,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from omnisafe_qpt.core.config import DeploymentConfig
+from omnisafe_qpt.core.weights import UNITS, check_finite
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.host.config import (
     AUTO,
@@ -272,3 +275,54 @@ def _read_row(path: Path, count: int, names: list[str], cells: list[str]) -> dic
                 f'{path}: cannot be read, {reason}: the file is damaged; restore it',
             ) from error
     return row
+
+
+def _tensor(value: Any, path: str) -> None:
+    try:
+        check_finite(path, value)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+
+
+def _check_learner(value: Any, path: str) -> None:
+    """Take a learner's state, all of whose tensors are finite."""
+    record({'step': whole(), 'scaling': mapping(_tensor)})(value, path)
+    for name in UNITS:
+        if not bool((value['scaling'].get(name, torch.zeros(1)) > 0).all()):
+            raise UserError(f'{path}:scaling:{name} is not positive')
+    waiting = [(path, value)]
+    while waiting:
+        where, each = waiting.pop()
+        if isinstance(each, torch.Tensor):
+            _tensor(each, where)
+        elif isinstance(each, dict):
+            waiting += [(f'{where}:{name}', inner) for name, inner in each.items()]
+
+
+def _check_row(value: Any, path: str) -> None:
+    record({name: number(0) for name in ('Train/Epoch', 'TotalSteps', 'Time/Total')})(value, path)
+    for name, each in value.items():
+        if not isinstance(each, float):  # NaN where an epoch had no such number
+            number()(each, f'{path}:{name}')
+
+
+# Versions, settings and the dataset are compared with those of the run before it goes on.
+TRAINING_STATE = record(
+    {
+        'epoch': whole(),
+        'learner': _check_learner,
+        'learner_config': record({'total_steps': whole(1)}),
+        'sampler': _tensor,
+        'random': record({'python': plain, 'numpy': plain, 'torch': _tensor}),
+        'rows': sequence(_check_row),
+    },
+    {
+        'version': anything,
+        'metrics': maybe(mapping(number(-LARGEST_FLOAT, LARGEST_FLOAT))),
+        'update_time': number(0, 1e10),
+        'shares': sequence(record({'random': mapping(anything), 'metrics': mapping(anything)})),
+        'held_out': sequence(whole()),
+        'torch': text(),
+        'processes': whole(1),
+    },
+)

@@ -611,10 +611,6 @@ class OfflineAlgorithm(BaseOffline):
         """The user's own modules, which register the environment."""
         return modules_of(self._cfgs.train_cfgs.todict().get('import'), self._env.module)
 
-    @property
-    def _final_episodes(self) -> int:
-        return self._cfgs.train_cfgs.final_evaluate_episodes
-
     def _resume_command(self) -> str:
         hook = foreign_hook(self._cfgs.todict(), load_defaults(self._env_id, self._cfgs.algo))
         return resume_command(
@@ -1033,7 +1029,8 @@ class OfflineAlgorithm(BaseOffline):
         if math.isfinite(row.get('Metrics/EpRet', math.nan)):
             verdict = 'within' if row['Metrics/EpCost'] <= limit else 'ABOVE'
             asked = '' if target is None else f'   (target {target:.2f})'
-            if guarantee is not None and target is not None and not self._final_episodes:
+            is_final = self._cfgs.train_cfgs.final_evaluate_episodes > 0
+            if guarantee is not None and target is not None and not is_final:
                 asked = '   (of validation, before target calibration)'
             lines += [
                 f'Return       {fixed(row["Metrics/EpRet"], 2)}{asked}',
