@@ -375,6 +375,11 @@ def test_few_episodes_certify_nothing_and_the_zero_action_is_not_played(
     assert found.best_bound > 10.0
     assert found.over == 0
     assert found.share_bound > 1 - 0.05**0.1  # the price of the choice
+    networks, _ = load_networks(run)
+    frontier = Frontier(*map(tuple, (FRONTIER['costs'], FRONTIER['returns'])))
+    levels = len(ladder(networks.scaling.cost_unit.item(), frontier))
+    # Each level after each look, or the zero action after its one.
+    assert record['comparisons'] == levels * len(looks(10)) + 1
 
 
 def test_one_episode_over_the_assumed_worst_cost_voids_a_level(

@@ -482,3 +482,10 @@ def test_the_time_limit_can_be_given_as_a_task(tmp_path, make_arrays, capsys):
 
 def test_the_command_knows_the_same_algorithms():
     assert data_convert._BUILT_INS == BUILT_INS
+
+
+def test_the_last_transition_needs_no_end_flag(tmp_path, make_arrays):
+    arrays = make_arrays([4, 4], ['terminal', None])  # one gap in eight would be too many
+    source = write_dsrl(tmp_path / 'source.hdf5', arrays)
+    Trajectories.load(source)
+    assert convert(source, tmp_path / 'out.npz').transitions == 8

@@ -316,6 +316,8 @@ def stopping(monkeypatch: pytest.MonkeyPatch, name: str, turn: int, number: int)
     [
         ('_train', 5, signal.SIGINT, 5),
         ('_play', 2, signal.SIGTERM, 6),
+        ('_play', 4, signal.SIGINT, 12),  # validation of the last epoch
+        ('_play', 5, signal.SIGTERM, 12),  # the last evaluation
         ('_train', 5, signal.SIGHUP, 5),
     ],
 )
