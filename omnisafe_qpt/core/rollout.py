@@ -639,16 +639,18 @@ class RolloutPolicy:
         """Return the actions (B, A) for the newest observations, and how :meth:`_score` chose."""
         if self._all_fallback:
             return self._zero_action.expand(self.num_episodes, -1), None
-        scored = None
         with _threads_for(self._work):
-            candidates = self._candidate_actions()  # (B, M, A)
-            if self._config.candidates == 1:  # the plain policy, which needs no critics
-                actions = candidates[:, 0]
-            else:
-                scored = self._score(candidates)
-                chosen = scored[0][:, None, None].expand(-1, 1, self._act_dim)
-                actions = candidates.gather(1, chosen)[:, 0]
+            actions, scored = self._choose()
         return torch.where(self._is_fallback[:, None], self._zero_action, actions), scored
+
+    def _choose(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Return the best candidates (B, A), and how :meth:`_score` chose them."""
+        candidates = self._candidate_actions()  # (B, M, A)
+        if self._config.candidates == 1:  # the plain policy, which needs no critics
+            return candidates[:, 0], None
+        scored = self._score(candidates)
+        chosen = scored[0][:, None, None].expand(-1, 1, self._act_dim)
+        return candidates.gather(1, chosen)[:, 0], scored
 
     def observe(
         self,

@@ -85,14 +85,12 @@ class _Choice(RolloutPolicy):
         self.num_episodes = states.shape[0]
         self._states, self._actions, self._to_go = states, actions, to_go
         self._timesteps, self._mask, self._shifts = timesteps, mask, shifts
-        self._now, self._running = to_go[:, -1], mask[:, -1]
-        self._infeasible_steps, self._scored_steps = torch.zeros(2, dtype=torch.int64).unbind()
-        candidates = self._candidate_actions()  # (B, M, A)
-        chosen = self._score(candidates)
-        index = chosen[:, None, None].expand(-1, 1, candidates.shape[-1])
-        outputs = candidates.gather(1, index)[:, 0], chosen
+        self._now = to_go[:, -1]
+        actions, self._scored = self._choose()
         choice = self.choice
-        return outputs if choice is None else (*outputs, choice.reward_value, choice.cost_value)
+        if choice is None:
+            return actions, torch.zeros(self.num_episodes, dtype=torch.int64)
+        return actions, choice.candidate, choice.reward_value, choice.cost_value
 
 
 def export_policy(  # pylint: disable=too-many-arguments
