@@ -61,8 +61,8 @@ def varied_settings(results: Results) -> dict[str, Varied]:
     """Return what tells the rows of an algorithm apart, for each that has several rows."""
     found = {}
     for algo in dict.fromkeys(results.algorithms.values()):
-        cells = {cell.row: cell for cell in reversed(results.cells) if cell.algo == algo}
-        settings = {row: cells[row].settings for row in results.rows if row in cells}
+        first = results.cells[results.cells.algo == algo].groupby('row').settings.first()
+        settings = {row: first[row] for row in results.rows if row in first}
         every = dict.fromkeys(name for each in settings.values() for name in each)
         names = tuple(
             name for name in every if len({repr(each.get(name)) for each in settings.values()}) > 1

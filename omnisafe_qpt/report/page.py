@@ -22,6 +22,7 @@ from omnisafe_qpt.report.figures import (
     open_studio,
 )
 from omnisafe_qpt.report.gather import DatasetView, LimitResult, Run, by_limit
+from omnisafe_qpt.report.templates import open_template
 from omnisafe_qpt.runner import NO_SAFE_TARGET, Guarantee
 from omnisafe_qpt.version import __version__
 
@@ -99,8 +100,6 @@ def make_page(
     Returns:
         The HTML, which needs no other file.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     results, averages = by_limit(rows), _averages(rows)
     has_traces = any(result.traces for result in results)
     with open_studio() as studio:
@@ -113,14 +112,8 @@ def make_page(
             _record_section(runs, rows),
         ]
     verdicts = [_verdict(average) for average in averages]
-    environment = Environment(
-        loader=PackageLoader('omnisafe_qpt.report', '.'),
-        autoescape=True,  # names, paths and settings come from the user's files
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    # Names, paths and settings come from the user's files: they are escaped.
+    return open_template('omnisafe_qpt.report', TEMPLATE, escapes=True).render(
         title=f'{runs[0].algo} on {runs[0].env_id}',
         subtitle=_subtitle(runs),
         headline=_headline(verdicts) if verdicts else _headline_of_training(runs),
