@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from benchmarks import measure
-from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.losses import critic_loss, imitation_loss
-from omnisafe_qpt.core.precision import tf32_products
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.windows import SequenceBatch
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.losses import critic_loss, imitation_loss
+from omnisafe_qpt.qpt.precision import tf32_products
+from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 PARTS = ('target_policy', 'critics', 'policy', 'penalty', 'optimizers')
@@ -200,8 +200,8 @@ def whole_evaluation(config: LearnerConfig) -> tuple[dict[str, Any] | None, str 
         What was measured and None, or None and the reason.
     """
     try:
-        environments = importlib.import_module('omnisafe_qpt.host.environments')
-        evaluation = importlib.import_module('omnisafe_qpt.host.evaluation')
+        environments = importlib.import_module('omnisafe_qpt.envs.environments')
+        evaluation = importlib.import_module('omnisafe_qpt.evaluation.episodes')
         env = environments.make_env(EVALUATION_ENV)
     except (ImportError, UserError) as error:
         return None, ' '.join(str(error).split())

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from omnisafe_qpt.core.config import LearnerConfig, OptimizerConfig, PolicyConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch
+from omnisafe_qpt.qpt.config import LearnerConfig, OptimizerConfig, PolicyConfig
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 OBS_DIM, ACT_DIM = 3, 2

@@ -20,11 +20,11 @@ from core_helpers import (
     small_learner,
     small_policy_config,
 )
-from omnisafe_qpt.core import kernels
-from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.qpt import kernels
+from omnisafe_qpt.qpt.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.rollout import DeployableNetworks
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 @pytest.fixture(autouse=True)

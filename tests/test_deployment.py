@@ -15,8 +15,8 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks, save_checkpoint
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks, save_checkpoint
 
 
 @pytest.fixture
@@ -467,7 +467,7 @@ def test_an_episode_starts_from_its_own_first_observation() -> None:
     import omnisafe  # noqa: F401 - QPT joins it whole before a part of it is asked for
     from gymnasium.spaces import Box
 
-    from omnisafe_qpt.host.actor import DeployedActor
+    from omnisafe_qpt.omnisafe_plugin.actor import DeployedActor
 
     spaces = (Box(-1, 1, (7,)), Box(-1, 1, (2,)))
     networks = make_networks(7, 2, HORIZON, ENV_ID)

@@ -18,11 +18,16 @@ from core_helpers import (
     small_learner,
     small_scaling,
 )
-from omnisafe_qpt.core import diagnostics
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.diagnostics import OfflineChecks, calibrate, correlation, discounted_sums
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
 from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.evaluation import diagnostics
+from omnisafe_qpt.evaluation.diagnostics import (
+    OfflineChecks,
+    calibrate,
+    correlation,
+    discounted_sums,
+)
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
 
 
 GAMMA = 0.9

@@ -28,13 +28,13 @@ from core_helpers import (
     small_policy_config,
     tensors_of,
 )
-from omnisafe_qpt.core.config import DeploymentConfig, OptimizerConfig
-from omnisafe_qpt.core.learner import metric_names
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.qpt.config import DeploymentConfig, OptimizerConfig
+from omnisafe_qpt.qpt.learner import metric_names
+from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 # Switches (reward term, cost term, critics trained) that make sense together.

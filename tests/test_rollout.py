@@ -23,17 +23,17 @@ from core_helpers import (
     small_policy_config,
     tensors_of,
 )
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import (
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.rollout import (
     PACED_HISTORY,
     DeployableNetworks,
     RolloutPolicy,
     even_spend,
     select_candidate,
 )
-from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.data.windows import WindowSampler
-from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.runner import in_environment_units
 
 

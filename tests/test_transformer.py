@@ -18,9 +18,9 @@ from core_helpers import (
     roughen,
     small_policy_config,
 )
-from omnisafe_qpt.core.config import PolicyConfig
-from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import PolicyConfig
+from omnisafe_qpt.qpt.transformer import TransformerPolicy
 from tape import Tape
 
 
