@@ -19,7 +19,7 @@ from omnisafe_qpt.qpt.config import CRITIC_INPUTS, DeploymentConfig, LearnerConf
 from omnisafe_qpt.qpt.critics import TwinCritic, count_critic_states, critic_states
 from omnisafe_qpt.qpt.kernels import keep_freed_memory
 from omnisafe_qpt.qpt.learner import Learner, combine_cost
-from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
 from omnisafe_qpt.qpt.transformer import TransformerPolicy
 from omnisafe_qpt.qpt.weights import rebuild
 from omnisafe_qpt.runner import zero_action
@@ -697,15 +697,14 @@ class RolloutPolicy:
             history[:, -self._seen :]
             for history in (self._states, self._actions, self._to_go, self._timesteps, self._mask)
         )
-        states = scaling.observation(states)
         return_to_go, cost_to_go = self._tokens(to_go)
-        rest = (cost_to_go, timesteps, mask)
+        inputs = PolicyInputs(
+            scaling.observation(states), actions, return_to_go, cost_to_go, timesteps, mask
+        )
         shifts = scaling.return_token(self._shifts)  # (B, M)
         if self._config.candidate_shift == 'last':
-            shifted = return_to_go[:, -1:] + shifts
-            return policy.last_candidate_actions(states, actions, return_to_go, *rest, shifted)
-        shifted = return_to_go[:, None] + shifts[..., None]  # (B, M, K)
-        return policy.candidate_actions(states, actions, shifted, *rest)
+            return policy.last_candidate_actions(inputs, return_to_go[:, -1:] + shifts)
+        return policy.candidate_actions(inputs, return_to_go[:, None] + shifts[..., None])
 
     def _tokens(self, to_go: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale returns-to-go and costs-to-go (..., 2) for the networks; each (...)."""
