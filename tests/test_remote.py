@@ -15,7 +15,7 @@ from functools import partial
 
 import pytest
 
-from omnisafe_qpt.host.remote import Partial, RemoteObject
+from omnisafe_qpt.workers import Partial, RemoteObject
 
 
 class Counter:
@@ -47,7 +47,7 @@ def test_answers_come_in_the_order_of_the_questions() -> None:
 
 PROGRAM = """
 import os, sys, time
-from omnisafe_qpt.host.remote import RemoteObject
+from omnisafe_qpt.workers import RemoteObject
 
 class Busy:
     def work(self):
@@ -100,7 +100,7 @@ def test_processes_end_with_the_one_they_serve(how: signal.Signals) -> None:
 
 INTERRUPTED_FORK = """
 import os, signal
-from omnisafe_qpt.host.remote import RemoteObject
+from omnisafe_qpt.workers import RemoteObject
 
 class Idle:
     def close(self):

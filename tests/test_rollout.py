@@ -23,17 +23,18 @@ from core_helpers import (
     small_policy_config,
     tensors_of,
 )
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import (
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.rollout import (
     PACED_HISTORY,
     DeployableNetworks,
     RolloutPolicy,
     even_spend,
     select_candidate,
 )
-from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.data.windows import WindowSampler
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.scaling import PolicyInputs
 from omnisafe_qpt.runner import in_environment_units
 
 
@@ -99,16 +100,15 @@ def start(networks, config, seeds=(0,), target_return=3.0, **kwargs):
 class Record:
     """What the policy network was given, call by call; return-to-go is (B, M, K)."""
 
-    NAMES = ('states', 'actions', 'return_to_go', 'cost_to_go', 'timesteps', 'mask')
-
     def __init__(self, networks):
         self.calls = []
         self._original = networks.policy.candidate_actions
         networks.policy.candidate_actions = self._keep
 
-    def _keep(self, *args):
-        self.calls.append({name: value.clone() for name, value in zip(self.NAMES, args)})
-        return self._original(*args)
+    def _keep(self, inputs, return_to_go):
+        seen = inputs._replace(return_to_go=return_to_go)._asdict()
+        self.calls.append({name: value.clone() for name, value in seen.items()})
+        return self._original(inputs, return_to_go)
 
 
 # ---------------------------------------------------------------------- slow reference
@@ -162,12 +162,14 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
                 ],
             )
             action = networks.policy(
-                state[None],
-                torch.stack(actions[first:])[None],
-                scaling.return_token(shifted)[None],
-                scaling.cost_token(torch.tensor(allowed))[None],
-                torch.arange(first, t + 1)[None],
-                torch.ones(1, t + 1 - first, dtype=torch.bool),
+                PolicyInputs(
+                    state[None],
+                    torch.stack(actions[first:])[None],
+                    scaling.return_token(shifted)[None],
+                    scaling.cost_token(torch.tensor(allowed))[None],
+                    torch.arange(first, t + 1)[None],
+                    torch.ones(1, t + 1 - first, dtype=torch.bool),
+                )
             )[0, -1]
             candidates.append(action)
             seen = [*state[-1]]

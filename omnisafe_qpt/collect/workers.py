@@ -16,7 +16,7 @@ from typing import Any
 
 from omnisafe_qpt.collect.episodes import Episode, Recipe, Recorder
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.signals import leave_stopping_to_parent, stop_signals
+from omnisafe_qpt.signals import leave_stopping_to_parent, stop_signals
 
 
 _SECONDS_BETWEEN_CHECKS = 0.2
@@ -100,7 +100,7 @@ def _context() -> Any:
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['omnisafe', 'omnisafe_qpt.host.environments'])
+    context.set_forkserver_preload(['omnisafe', 'omnisafe_qpt.envs.environments'])
     with _ignoring_interrupts():
         forkserver.ensure_running()
     return context
