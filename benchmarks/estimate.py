@@ -238,29 +238,23 @@ class Forecast:
             return statistics.median(self._took[kind])
         return expected * self._measured / self._expected
 
-    def left(
-        self,
-        waiting: Sequence[tuple[Hashable, float]],
-        running: Sequence[tuple[Hashable, float, float]],
-        parallel: int,
-    ) -> float:
+    def left(self, jobs: Sequence[tuple[Hashable, float, float]], parallel: int) -> float:
         """Return the seconds until all jobs have ended.
 
         Args:
-            waiting (Sequence): Kind and estimate of each job to start, in their order.
-            running (Sequence): Kind, estimate and the seconds so far of each job that was started;
-                those beyond ``parallel`` wait for the others.
-            parallel (int): Jobs at a time.
+            jobs (Sequence): Kind, estimate and the seconds so far of each job, in the order in
+                which they start.
+            parallel (int): Jobs at a time; those beyond wait for the others.
         """
-        waiting = [*((kind, expected) for kind, expected, _ in running[parallel:]), *waiting]
-        ends = [0.0] * max(parallel - len(running), 0)
-        for kind, expected, so_far in running[:parallel]:
-            # One that is late is taken to be nearly done.
-            ends.append(max(self.seconds(kind, expected) - so_far, 0.1 * so_far))
+        # One that is late is taken to be nearly done.
+        ends = [
+            max(self.seconds(kind, expected) - so_far, 0.1 * so_far)
+            for kind, expected, so_far in jobs[:parallel]
+        ]
         heapq.heapify(ends)
-        for kind, expected in waiting:
+        for kind, expected, _ in jobs[parallel:]:
             heapq.heappush(ends, heapq.heappop(ends) + self.seconds(kind, expected))
-        return max(ends)
+        return max(ends, default=0.0)
 
 
 def data_bytes(cells: Iterable[Cell], data: Mapping[str, DataFile | None]) -> float:
