@@ -17,12 +17,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from benchmarks import cells, compare, engines
 from benchmarks.estimate import Forecast, Recorded, estimate
-from benchmarks.rows import FACTS, read_results
+from benchmarks.rows import COLUMNS, FACTS, read_results
 from benchmarks.suite import (
     ALGORITHMS,
     OURS,
@@ -121,9 +122,10 @@ def cell_files(folder, row):
 def test_a_cell_has_a_line_for_each_episode_of_each_checkpoint_and_limit(done):
     for row in TINY['algorithms']:
         episodes, facts = cell_files(done, row)
-        assert tuple(episodes[0]) == cells.COLUMNS
+        assert list(episodes[0]) == list(COLUMNS)
         seeds = final_seeds(3, 2)
-        assert [tuple(line[name] for name in cells.COLUMNS[:4]) for line in episodes] == [
+        names = ('checkpoint', 'cost_limit', 'episode', 'seed')
+        assert [tuple(line[name] for name in names) for line in episodes] == [
             (checkpoint, limit, str(episode), str(seeds[episode]))
             for checkpoint in ('last', 'best')
             for limit in ('10.0', '40.0')
@@ -140,6 +142,9 @@ def test_a_cell_has_a_line_for_each_episode_of_each_checkpoint_and_limit(done):
             assert [each['asked_cost'] for each in facts['asked']] == 2 * [10.0, 40.0]
         assert facts['dataset_sha256'] == file_sha256(done / 'BallRun.hdf5')
         assert facts['reference_returns'] == pytest.approx([26.34, 1327.45], abs=0.01)
+        outcomes = [(line['return'], line['cost']) for line in episodes]
+        assert outcomes[0] != outcomes[1]
+        assert outcomes[:2] == outcomes[2:4] or row != 'VAEBC'  # whose policy no limit moves
 
 
 def test_the_report_reads_what_a_cell_wrote(done):
@@ -148,13 +153,6 @@ def test_the_report_reads_what_a_cell_wrote(done):
     assert len(results.episodes) == 3 * 4 * 2
     assert set(results.cells.columns) >= set(FACTS)
     assert results.cells.converted_limit.notna().sum() == 1  # VAEBC's
-
-
-def test_a_policy_that_no_limit_moves_has_the_same_episodes_at_each(done):
-    episodes, _ = cell_files(done, 'VAEBC')
-    outcomes = [(line['return'], line['cost']) for line in episodes if line['checkpoint'] == 'last']
-    assert outcomes[:2] == outcomes[2:]
-    assert outcomes[0] != outcomes[1]
 
 
 def test_the_episodes_are_those_that_omnisafe_qpt_evaluate_finds(done):
@@ -275,52 +273,16 @@ def test_recorded_cells_tell_what_others_will_take(done, tmp_path):
     assert not Recorded.load(tmp_path / 'elsewhere' / 'tiny', 'cpu').update_seconds
 
 
-def suite_of_jobs(slowness, start):
-    """Kind, estimate and true seconds of the jobs of three seeds, in their order."""
-    kinds = {'QPT': (250, 250), 'CDT': (35, 25), 'CDT-calibrated': (140, 100), 'BCSafe': (10, 5)}
-    kinds |= {'CPQ': (40, 20), 'FISOR': (250, 110), 'BCQ': (90, 80)}
-    return [
-        ((dataset, row), 20.0 + share * expected, start + share * slowness * true)
-        for _ in range(3)
-        for dataset, share in (('BallCircle', 1), ('CarRun', 1), ('HopperVelocity', 3))
-        for row, (expected, true) in kinds.items()
-    ]
-
-
-def play(jobs, workers):
-    """Run jobs side by side; yields now, what runs since when, what waits, and what has ended."""
-    now, waiting, running = 0.0, list(jobs), []
-    while waiting or running:
-        while waiting and len(running) < workers:
-            running.append((now, waiting.pop(0)))
-        yield now, running, waiting, None
-        first = min(running, key=lambda each: each[0] + each[1][2])
-        running.remove(first)
-        now = first[0] + first[1][2]
-        yield now, running, waiting, first[1]
-
-
-@pytest.mark.parametrize('workers', [1, 2, 4])
-@pytest.mark.parametrize(('slowness', 'start'), [(0.5, 20.0), (1.0, 120.0), (3.0, 20.0)])
-def test_the_forecast_tells_the_time_that_is_left(workers, slowness, start):
-    """On a machine that is slower or faster than the estimates, and where jobs are slow to start.
-
-    Short jobs end first, while a long one runs.
-    """
-    jobs = suite_of_jobs(slowness, start)
-    end = max(now for now, *_ in play(jobs, workers))
-    forecast = Forecast(sum(expected for _, expected, _ in jobs) / len(jobs))
-    known = set()
-    for now, running, waiting, job in play(jobs, workers):
-        if job is not None:
-            forecast.learn(*job)
-            known.add(job[0])
-        started = [(*job[:2], now - since) for since, job in running]
-        left = forecast.left([*started, *((*job[:2], 0.0) for job in waiting)], workers)
-        if end - now > 0.1 * end:
-            assert 1.0 / 3.0 < left / (end - now) < 2.5
-        if all(job[0] in known for job in (*waiting, *(job for _, job in running))):
-            assert left == pytest.approx(end - now, rel=0.02, abs=0.02 * end)
+def test_the_forecast_learns_from_the_jobs_that_have_ended():
+    forecast = Forecast(10.0)
+    forecast.learn('a', 10.0, 30.0)
+    assert forecast.seconds('a', 10.0) == 30.0  # the kind is known
+    # The machine takes (10 + 30) / (10 + 10) of the estimates: one job counts as if as estimated.
+    assert forecast.seconds('b', 5.0) == 10.0
+    forecast.learn('a', 10.0, 20.0)
+    assert forecast.seconds('a', 10.0) == 25.0
+    assert forecast.seconds('b', 5.0) == 10.0
+    assert forecast.left([('a', 10.0, 5.0), ('b', 5.0, 0.0)], 1) == 30.0
 
 
 def test_without_ended_jobs_the_forecast_is_the_estimates():
@@ -424,19 +386,14 @@ def finish(name):
     open(path + '.csv', 'w').write('checkpoint\\n')
     facts = {'status': 'finished', 'updates': 6, 'train_seconds': 1.0, 'evaluate_seconds': 1.0}
     facts |= {'config': {}, 'dataset_sha256': job['data_sha256']}
-    facts['config_hash'] = '44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a'
+    facts['config_hash'] = 'HASH'
     json.dump(facts, open(path + '.json', 'w'))
-"""
-
-
-def test_the_pretended_hash_is_that_of_nothing():
-    assert config_hash({}) in FINISH
+""".replace('HASH', config_hash({}))
 
 
 def test_a_broken_cell_is_tried_again_and_told_and_the_others_are_done(pretend, capsys):
     folder = pretend(
-        f"""{FINISH}
-        """.rstrip()
+        FINISH
         + """
 open(os.path.join(job['work'], 'tries'), 'a').write(job['cells'][0] + '\\n')
 for name in job['cells']:
@@ -573,7 +530,7 @@ def trainer_of(folder, budget, monkeypatch, seconds):
     def progress(run):
         # Whatever is done once falls into the first half.
         updates = learnt[-1][0] / 2
-        return [{'Time/Update': 5.0 + updates * seconds}, {'Time/Update': updates * seconds}]
+        return pd.DataFrame({'Time/Update': [5.0 + updates * seconds, updates * seconds]})
 
     monkeypatch.setattr(trainer, '_learn', learn)
     monkeypatch.setattr(cells, '_progress', progress)
