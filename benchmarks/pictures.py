@@ -208,16 +208,14 @@ def _draw_sweep(board: Board, sweep: Sweep, path: Path) -> None:
     """Draw return and cost over a setting, a column for each dataset."""
     scores = pd.concat({board.cost_limit: board.scores}, names=['place'])
     curves = {
-        curve.label or sweep.algo: {
-            value: (board.cost_limit, row) for value, row in curve.rows.items()
-        }
-        for curve in sweep.curves
+        label: {value: (board.cost_limit, row) for value, row in rows.items()}
+        for label, rows in sweep.curves.items()
     }
-    rows = {row for curve in sweep.curves for row in curve.rows.values()}
+    rows = {row for each in sweep.curves.values() for row in each.values()}
     run = scores.index[scores.index.isin(rows, level='row')].unique('dataset')
     datasets = [dataset for dataset in board.results.datasets if dataset in run]
     # Values of a grid may span decades and include zero: one place for each.
-    values = sorted({value for curve in sweep.curves for value in curve.rows})
+    values = sorted({value for each in sweep.curves.values() for value in each})
     label = f'{sweep.name} (not to scale), limit {board.cost_limit:g}'
     _draw_curves(datasets, scores, curves, values, label, path, is_to_scale=False)
 

@@ -27,7 +27,7 @@ from benchmarks.scores import (
     Interval,
     bootstrap_intervals,
 )
-from benchmarks.sweeps import varied_settings
+from benchmarks.sweeps import row_settings, varied_settings
 from omnisafe_qpt.runner import NO_SAFE_TARGET
 from omnisafe_qpt.scores import fixed
 
@@ -311,12 +311,12 @@ def _statistics(tasks: Sequence[Sequence[float]]) -> Iterator[str]:
 
 def settings_table(results: Results) -> pd.DataFrame:
     """Make the table of the settings in which rows of one algorithm differ."""
-    found = varied_settings(results)
-    names = sorted({name for varied in found.values() for name in varied.names})
+    found, settings = varied_settings(results).values(), row_settings(results)
+    names = sorted({name for varied in found for name in varied})
     lines = (
-        (row, *(str(settings.get(name, '')) for name in names))
-        for varied in found.values()
-        for row, settings in varied.settings.items()
+        (row, *(str(settings[row].get(name, '')) for name in names))
+        for varied in found
+        for row in varied.index
     )
     return _lines(('row', *(f'`{name}`' for name in names)), lines)
 

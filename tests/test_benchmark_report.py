@@ -561,6 +561,8 @@ def test_numbers_of_candidates_are_held_against_table_5(suite):
     assert '0.49 ± 0.04 | 0.60 | 0.84 ± 0.02 | Table 5, 1 candidates |' in text
     assert '0.50 ± 0.02 | 0.60 | 0.81 ± 0.03 | Table 5, 50 candidates |' in text
     assert text.count('Table 5') == 2
+    (sweep,) = find_sweeps(read(suite))
+    assert sweep.curves == {'QPT': {1: '1', 50: '50', 77: '77'}}
 
 
 METHODS = ('QPT', 'BCSafe', 'CDT', 'BCQLag', 'CPQ', 'COptiDICE', 'FISOR')
@@ -847,10 +849,10 @@ def test_rows_that_differ_in_one_number_are_a_curve(suite, figures):
     write_cell(suite, 'CDT')
     sweeps = {sweep.name: sweep for sweep in find_sweeps(read(suite))}
     assert set(sweeps) == {'eta_reward', 'eta_cost'}
-    (curve,) = sweeps['eta_reward'].curves
-    assert curve.rows == {0.01: '0.01-0.1', 0.1: '0.1-0.1', 1.0: '1.0-0.1'}
-    (curve,) = sweeps['eta_cost'].curves
-    assert curve.rows == {0.1: '0.1-0.1', 0.5: '0.1-0.5', 2.0: '0.1-2.0'}
+    (curve,) = sweeps['eta_reward'].curves.values()
+    assert curve == {0.01: '0.01-0.1', 0.1: '0.1-0.1', 1.0: '1.0-0.1'}
+    (curve,) = sweeps['eta_cost'].curves.values()
+    assert curve == {0.1: '0.1-0.1', 0.5: '0.1-0.5', 2.0: '0.1-2.0'}
     names = [path.name for _, path in pictures.draw(read(suite), Path())]
     assert names[:2] == ['a-suite-QPT-eta_reward.png', 'a-suite-QPT-eta_cost.png']
     costs = figures[names[0]].axes[1]
