@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -198,11 +199,13 @@ class _Trainer:
         self._algo, self._env_id = cell.row.algo, cell.dataset.env_id
         self._is_ours = self._algo in OURS
         self._device = resolve_device(job.device)
-        self._horizon = _horizon(cell)
+        task = cell.dataset.task
+        self._horizon = _of_env(cell, horizon_of) if task is None else task.horizon
         self._references = _references(cell, data, self._horizon)
         self._data = data.path
         if not self._is_ours:
-            action_range = _action_range(cell)
+            # The actions of DSRL's tasks are all in [-1, 1].
+            action_range = _of_env(cell, action_range_of) if task is None else None
             self._data = builtin.prepare_data(self._algo, data, work / 'data', action_range)
 
     def train(self) -> Training:
@@ -355,23 +358,11 @@ def _progress(run: Path) -> pd.DataFrame:
     return pd.read_csv(run / 'progress.csv')
 
 
-def _horizon(cell: Cell) -> int:
-    if cell.dataset.task is not None:
-        return cell.dataset.task.horizon
+def _of_env(cell: Cell, ask: Callable[[Any], Any]) -> Any:
+    """Return what is asked of a cell's environment."""
     env = make_env(cell.dataset.env_id)
     try:
-        return horizon_of(env)
-    finally:
-        env.close()
-
-
-def _action_range(cell: Cell) -> dict[str, list[float]] | None:
-    """Return the range of an environment's actions; None for DSRL's tasks, all [-1, 1]."""
-    if cell.dataset.task is not None:
-        return None
-    env = make_env(cell.dataset.env_id)
-    try:
-        return action_range_of(env)
+        return ask(env)
     finally:
         env.close()
 

@@ -9,7 +9,6 @@ two files: ``<suite>/<dataset>/<row>/seed-<n>.csv`` with a line for each evaluat
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,18 @@ import pandas as pd
 
 from omnisafe_qpt.data.tasks import all_tasks, find_task
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.schema import (
+    anything,
+    flag,
+    mapping,
+    maybe,
+    number,
+    read_json,
+    record,
+    sequence,
+    text,
+    whole,
+)
 
 
 # The columns of a cell's CSV, and their types.
@@ -34,29 +45,31 @@ COLUMNS = {
     'cost': float,
     'length': int,
 }
-# The facts that a cell must have, and their types.
-FACTS: dict[str, type | tuple[type, ...]] = {
-    'suite': str,
-    'row': str,
-    'algo': str,
-    'env_id': str,
-    'dataset': str,
-    'dataset_file': str,
-    'dataset_sha256': str,
-    'seed': int,
-    'reference_returns': list,
-    'command': str,
-    'config': dict,
-    'commit': (str, type(None)),
-    'dirty': bool,
-    'versions': dict,
-    'hardware': dict,
-    'threads': int,
-    'started': str,
-    'updates': int,
-    'train_seconds': (int, float),
-    'validate_seconds': (int, float),
-    'evaluate_seconds': (int, float),
+# The facts that a cell must have.
+FACTS = {
+    **{name: text() for name in ('suite', 'row', 'algo', 'env_id', 'dataset', 'dataset_file')},
+    **{name: text() for name in ('dataset_sha256', 'command', 'started')},
+    **{name: whole() for name in ('seed', 'threads', 'updates')},
+    **{f'{name}_seconds': number(0) for name in ('train', 'validate', 'evaluate')},
+    'reference_returns': sequence(number(), 2, 2),
+    'config': record(
+        {
+            'training': record(
+                {
+                    'settings': mapping(anything),
+                    'budget': mapping(number(0)),
+                    'cost_limit': number(0),
+                    'epochs': whole(1),
+                    'validation_episodes': whole(),
+                },
+            ),
+            'evaluate': mapping(anything),
+        },
+    ),
+    'commit': maybe(text()),
+    'dirty': flag,
+    'versions': mapping(text()),
+    'hardware': record({'processor': text(), 'cores': whole(1), 'memory_bytes': number(0)}),
 }
 # What identifies a cell, and its group of episodes.
 CELL = ['dataset', 'row', 'seed']
@@ -181,7 +194,7 @@ def read_results(folders: Iterable[str | Path]) -> list[Results]:
                 'python -m benchmarks.compare makes them',
             )
         for path in paths:
-            suites.setdefault(path.parents[2], {})[path] = _read_facts(path)
+            suites.setdefault(path.parents[2], {})[path] = read_json(path, record(FACTS))
     return [_gather(folder, facts) for folder, facts in suites.items()]
 
 
@@ -243,21 +256,6 @@ def flat(section: dict[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]
             yield from flat(value, f'{prefix}{key}.')
         else:
             yield f'{prefix}{key}', value
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: not readable JSON ({error}); run the cell again') from error
-    if not isinstance(facts, dict):
-        raise UserError(f'{path}: not the facts of a cell; run the cell again')
-    for name, kind in FACTS.items():
-        if name not in facts:
-            raise UserError(f'{path}: {name!r} is missing; run the cell again')
-        if not isinstance(facts[name], kind):
-            raise UserError(f'{path}: {name!r} is {facts[name]!r}, which it cannot be')
-    return facts
 
 
 def _read_lines(path: Path) -> pd.DataFrame:

@@ -696,10 +696,11 @@ HEADER = ','.join(COLUMNS)
         (lambda path: path.with_suffix('.csv').write_text(HEADER + '\n'), ['no episodes']),
         (lambda path: path.with_suffix('.csv').write_text(''), ['seed-0.csv', 'columns']),
         (lambda path: path.with_suffix('.csv').write_bytes(b'\xff\xfe'), ['not readable']),
-        (lambda path: path.write_text('{'), ['seed-0.json', 'not readable JSON']),
-        (lambda path: path.write_text('[]'), ['seed-0.json', 'not the facts']),
-        (change_facts(commit='absent'), ['seed-0.json', "'commit' is missing"]),
-        (change_facts(updates='many'), ['seed-0.json', "'updates' is 'many'"]),
+        (lambda path: path.write_text('{'), ['seed-0.json', 'JSON']),
+        (lambda path: path.write_text('[]'), ['seed-0.json', 'a list of 0']),
+        (change_facts(commit='absent'), ['seed-0.json', 'commit is missing']),
+        (change_facts(updates='many'), ['seed-0.json', "updates is 'many'"]),
+        (change_facts(config={'evaluate': {}}), ['seed-0.json', 'config:training is missing']),
     ],
 )
 def test_bad_input_gives_one_clear_line(suite, monkeypatch, capsys, spoil, words):
