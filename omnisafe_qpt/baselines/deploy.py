@@ -16,14 +16,8 @@ from omnisafe_qpt.baselines.networks import DiffusionPolicy, GaussianPolicy, Tan
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import (
-    OPTIONAL_SPEC_FIELDS,
-    SPEC_FIELDS,
-    check_actions,
-    check_spec,
-    checked_observations,
-    checked_signals,
-)
+from omnisafe_qpt.qpt.deployable import OPTIONAL_SPEC_FIELDS, SPEC_FIELDS, check_spec
+from omnisafe_qpt.qpt.rollout import check_actions, checked_observations, checked_signals
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.qpt.weights import rebuild
 from omnisafe_qpt.schema import Check, anything, layers, mapping, number, record, size, text

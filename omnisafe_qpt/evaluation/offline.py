@@ -28,7 +28,7 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import deployment_of, forget_calibration, forget_zero_action
 from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_transformer
 from omnisafe_qpt.settings.machine import resolve_device
 

@@ -39,7 +39,7 @@ from omnisafe_qpt.evaluation.episodes import (
     episode_pool,
 )
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_level
 from omnisafe_qpt.runs.checkpoint import LAST, load_transformer, replace_checkpoint
 from omnisafe_qpt.scores import mean_bound

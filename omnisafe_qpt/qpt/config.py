@@ -223,7 +223,7 @@ class DeploymentConfig:
             ``history``, or the ``last`` one only, which is several times faster and spreads the
             candidates less.
         rule (str): ``paper``, ``bounded`` or ``paced``; see
-            :func:`omnisafe_qpt.qpt.rollout.select_candidate`.
+            :data:`omnisafe_qpt.qpt.selection.RULES`.
         cost_value (str): How twin cost values become one, ``min`` or ``max``.
         asked_cost (float, optional): Cost that the policy is asked for and budgets with, where a
             calibration found another than the limit to be right. Defaults to None, the limit.
