@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -132,7 +132,8 @@ class DeployableActor(nn.Module):
         Returns:
             (B, A) actions in [-1, 1].
         """
-        return self.policy.act(self.scaling.observation(observations), generators)
+        states = self.scaling.observation(observations)
+        return cast('_Actor', self.policy).act(states, generators)
 
     def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> MemorylessPolicy:
         """Make a policy that acts in several episodes at once.
@@ -208,8 +209,11 @@ class ObservationPolicy:
 
 
 class _Actor(Protocol):
-    obs_dim: int
-    device: torch.device
+    @property
+    def obs_dim(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def act(
         self,

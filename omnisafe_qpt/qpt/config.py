@@ -43,7 +43,7 @@ def check_numbers(config: Any) -> None:
 def _is_number(value: Any, kind: str) -> bool:
     if isinstance(value, bool) or not isinstance(value, Integral if kind == 'int' else Real):
         return False
-    return abs(value) <= LARGEST_NUMBER  # not so for NaN
+    return abs(float(value)) <= LARGEST_NUMBER  # not so for NaN
 
 
 def _require(condition: bool, option: str, value: object, needed: str) -> None:
@@ -173,7 +173,7 @@ class LearnerConfig:
         """Check values and combinations."""
         check_numbers(self)
         _require(
-            all(size >= 1 for size in self.critic_hidden_sizes) and self.critic_hidden_sizes,
+            min(self.critic_hidden_sizes, default=0) >= 1,
             'critic hidden_sizes',
             list(self.critic_hidden_sizes),
             'a list of sizes of at least 1',

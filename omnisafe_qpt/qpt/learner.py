@@ -272,6 +272,7 @@ class Learner(BaseLearner):
             member = self._penalty_member()
             values = self._penalty_values(name, critic, states, predicted, member)
             mean_value = masked_mean(values, batch.action_mask, count)
+            assert magnitudes is not None  # penalties need critics (LearnerConfig)
             magnitude = magnitudes[kind].index_select(0, member)[0]
             metrics[f'{key}/current_{key}'] = mean_value.detach()
             return penalty_weight(magnitude, eta, self._magnitude_floors[kind]) * mean_value
