@@ -314,6 +314,13 @@ class MemorylessPolicy:
         """
         checked_signals(rewards, costs)
 
+    def record_actions(self, actions: torch.Tensor) -> None:
+        """Note that other actions were executed; the policy does not depend on it.
+
+        Args:
+            actions (torch.Tensor): (B, A) in [-1, 1].
+        """
+
     def finish(self, episodes: Sequence[int]) -> None:
         """Say that episodes have ended; they are not counted anyway.
 

@@ -416,6 +416,14 @@ class RolloutPolicy:
         ]
         self._now -= torch.stack(received, dim=-1)
 
+    def record_actions(self, actions: torch.Tensor) -> None:
+        """Note that other actions were executed than the last ones chosen.
+
+        Args:
+            actions (torch.Tensor): (B, A) in [-1, 1].
+        """
+        self._actions[:, -1] = actions
+
     def pop_infeasible_share(self) -> float:
         """Return the share of steps, since the last call, at which no candidate was feasible."""
         share = self._infeasible_steps.item() / max(1, self._scored_steps.item())
