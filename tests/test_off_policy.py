@@ -26,7 +26,7 @@ from omnisafe_qpt.qpt.config import DeploymentConfig
 
 
 HORIZON = 25
-CONFIG = DynamicsConfig(members=3, hidden_sizes=(48, 48), updates=700, batch_size=128)
+CONFIG = DynamicsConfig(members=3, hidden_sizes=(48, 48), updates=2000, batch_size=128)
 DEPLOYMENT = DeploymentConfig(candidates=1, cost_limit=4.0)
 
 
@@ -126,7 +126,7 @@ def test_rollouts_bring_what_the_environment_does(data, model):
         assert level.returns.shape == (3, 20)
         truth = true_episodes(value, starts)
         means = [level.returns.mean(), level.costs.mean(), level.lengths.mean()]
-        assert (np.abs(np.array(means) - truth) < [0.4, 0.9, 1.5]).all(), (means, truth)
+        assert (np.abs(np.array(means) - truth) < [0.2, 0.4, 0.4]).all(), (means, truth)
         assert level.novel.mean() < 0.05
     costs = [level.costs.mean() for level in found]
     assert costs[0] < 0.5 < 3.0 < max(costs)
