@@ -62,9 +62,7 @@ def run_offline(options: argparse.Namespace) -> None:
             )
         if report['dataset_warning']:
             say(report['dataset_warning'], file=sys.stderr)
-        report['estimate'] = None
-        if not options.no_estimate:
-            report['estimate'] = _estimate(run, options)
+        report['estimate'] = None if options.no_estimate else _estimate(run, options)
         reports.append(report)
     # Before anything is printed, so that they are there even if the reader of the tables is gone.
     if options.json is not None:
@@ -78,9 +76,9 @@ def run_offline(options: argparse.Namespace) -> None:
         raise UserError(f'--plot {options.plot}: the run trained no critics, nothing can be drawn')
 
 
-def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any]:
+def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Estimate a run's return and cost, with a bar for each part of the work."""
-    from omnisafe_qpt.evaluation.estimates import estimate_run
+    from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, estimate_run
     from omnisafe_qpt.progress import ProgressReporter
 
     with contextlib.ExitStack() as stack:
@@ -93,18 +91,22 @@ def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any]:
                 stack.enter_context(bars[what].shown())
             bars[what].update(done, total)
 
-        return estimate_run(
-            run,
-            options.offline,
-            options.cost_limit,
-            candidates=options.candidates,
-            rule=options.rule,
-            candidate_shift=options.candidate_shift,
-            seed=options.seed,
-            device=options.device,
-            checkpoint=options.checkpoint,
-            on_progress=show,
-        )
+        try:
+            return estimate_run(
+                run,
+                options.offline,
+                options.cost_limit,
+                candidates=options.candidates,
+                rule=options.rule,
+                candidate_shift=options.candidate_shift,
+                seed=options.seed,
+                device=options.device,
+                checkpoint=options.checkpoint,
+                on_progress=show,
+            )
+        except TooFewEpisodes as error:
+            say(f'No estimate: {error}', file=sys.stderr)
+            return None
 
 
 _ESTIMATE_NOTE = (

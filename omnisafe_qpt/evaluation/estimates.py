@@ -18,7 +18,7 @@ from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import read_episodes
-from omnisafe_qpt.evaluation.target_calibration import ladder
+from omnisafe_qpt.evaluation.target_costs import ladder
 from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.settings.machine import resolve_device
 
@@ -27,6 +27,10 @@ from omnisafe_qpt.settings.machine import resolve_device
 DEFAULT_PARTICLES = 4
 # Fewer say nothing of how far the model is off.
 _FEWEST_EPISODES = 20
+
+
+class TooFewEpisodes(UserError):
+    """A dataset is too small to learn dynamics from and to test them."""
 
 
 def estimate_run(  # pylint: disable=too-many-arguments
@@ -75,14 +79,14 @@ def estimate_run(  # pylint: disable=too-many-arguments
         model's errors on held-out episodes; ``dataset``, ``seconds`` and the settings.
 
     Raises:
-        UserError: If the run or the dataset does not exist, they do not fit, or there are too few
-            episodes.
+        UserError: If the run or the dataset does not exist, or they do not fit.
+        TooFewEpisodes: If the dataset is too small.
     """
     began = time.perf_counter()
     networks, path = load_networks(run, resolve_device(device or 'auto'), checkpoint)
     data = read_episodes(str(dataset), networks)
     if len(data.trajectories.rows) < _FEWEST_EPISODES:
-        raise UserError(
+        raise TooFewEpisodes(
             f'{data.path} has {len(data.trajectories.rows)} episodes; an estimate needs at least '
             f'{_FEWEST_EPISODES}, a tenth of which tests it',
         )
