@@ -17,10 +17,11 @@ from benchmarks import measure
 from omnisafe_qpt.data.windows import SequenceBatch
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.qpt.losses import critic_loss, imitation_loss
 from omnisafe_qpt.qpt.precision import tf32_products
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.qpt.scaling import Scaling
 
 

@@ -27,7 +27,8 @@ from omnisafe_qpt.evaluation.diagnostics import (
     discounted_sums,
 )
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.qpt.scaling import PolicyInputs
 
 

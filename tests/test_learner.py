@@ -33,8 +33,9 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.qpt.config import DeploymentConfig, OptimizerConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import metric_names
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
 
 

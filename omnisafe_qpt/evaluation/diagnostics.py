@@ -13,8 +13,9 @@ import torch
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.learner import combine_cost
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.losses import combine_cost
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
 
 # States whose candidates are tried. A share of them is then known to within 0.016, at 95 %.

@@ -18,6 +18,7 @@ from omnisafe_qpt.qpt.base_learner import BaseLearner, frozen_copy
 from omnisafe_qpt.qpt.config import LearnerConfig, OptimizerConfig
 from omnisafe_qpt.qpt.critics import TwinCritic, count_critic_states, critic_states
 from omnisafe_qpt.qpt.losses import (
+    combine_cost,
     critic_loss,
     imitation_loss,
     magnitude_floor,
@@ -271,6 +272,7 @@ class Learner(BaseLearner):
             member = self._penalty_member()
             values = self._penalty_values(name, critic, states, predicted, member)
             mean_value = masked_mean(values, batch.action_mask, count)
+            assert magnitudes is not None  # penalties need critics (LearnerConfig)
             magnitude = magnitudes[kind].index_select(0, member)[0]
             metrics[f'{key}/current_{key}'] = mean_value.detach()
             return penalty_weight(magnitude, eta, self._magnitude_floors[kind]) * mean_value
@@ -427,8 +429,3 @@ class Learner(BaseLearner):
 def _pessimistic(name: str, twin_values: torch.Tensor) -> torch.Tensor:
     """Reduce twin values (2, ...) to the worse of them, (1, ...)."""
     return twin_values.amin(0, True) if name == 'reward' else twin_values.amax(0, True)
-
-
-def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:
-    """Reduce twin cost values (2, ...) to one by their ``min`` or ``max``."""
-    return twin_values.amin(0) if how == 'min' else twin_values.amax(0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +160,8 @@ class TransformerPolicy(nn.Module):
         config (PolicyConfig): Sizes.
     """
 
+    _causal: torch.Tensor
+
     def __init__(self, obs_dim: int, act_dim: int, config: PolicyConfig) -> None:
         """Initialize an instance of :class:`TransformerPolicy`."""
         super().__init__()
@@ -220,7 +223,8 @@ class TransformerPolicy(nn.Module):
         x = spread(one, own)
         bias = self._bias(inputs.mask.repeat_interleave(candidates, dim=0))
         attend = _attend_to(bias)
-        for index, block in enumerate(self.blocks[:-1]):
+        *earlier, last = cast('list[_Block]', list(self.blocks))
+        for index, block in enumerate(earlier):
             # In the first block queries, keys and values are still shared.
             projected = (
                 map(spread, block.project(one), block.project(own))
@@ -228,7 +232,7 @@ class TransformerPolicy(nn.Module):
                 else block.project(x)
             )
             x = block.mix(x, projected, attend, _ALL_TOKENS)
-        actions = self._act(self.blocks[-1].last(x, bias))
+        actions = self._act(last.last(x, bias))
         # len(mask) would be a constant in an exported model.
         return actions.reshape(inputs.mask.shape[0], candidates, -1)
 
@@ -259,7 +263,7 @@ class TransformerPolicy(nn.Module):
         bias = self._bias(inputs.mask)
         rows = branch_bias(bias, num_shared, candidates)
 
-        def attend(
+        def attend_in_branches(
             query: torch.Tensor,
             key: torch.Tensor,
             value: torch.Tensor,
@@ -271,6 +275,7 @@ class TransformerPolicy(nn.Module):
                 query, key, value, rows[:, :, queries], num_shared, candidates
             )
 
+        attend: _Attend = attend_in_branches
         if candidates <= _MASKED_BRANCHES:
             attend = _attend_to(branch_mask(bias, num_shared, candidates))
         for block in self.blocks[:-1]:
