@@ -45,9 +45,9 @@ from benchmarks.estimate import (
     START_SECONDS,
     Estimate,
     Forecast,
-    Recorded,
     data_bytes,
     estimate,
+    recorded_seconds,
 )
 from benchmarks.suite import (
     Cell,
@@ -255,7 +255,7 @@ def make_plan(suite: Suite, options: argparse.Namespace) -> Plan:
             data[dataset.name] = find_data(dataset, files, options.data_dir, may_download=True)
         pending += unfinished
     device = _device_type(options.device)
-    recorded = Recorded.load(results, device)
+    recorded = recorded_seconds(results, device)
     estimates = {cell.name: estimate(cell, recorded, device) for cell in cells}
     return Plan(suite, results, data, finished, pending, estimates, options.work.resolve())
 

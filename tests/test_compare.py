@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from benchmarks import cells, compare, engines
-from benchmarks.estimate import Forecast, Recorded, estimate
+from benchmarks.estimate import Forecast, estimate, recorded_seconds
 from benchmarks.rows import COLUMNS, FACTS, read_results
 from benchmarks.suite import (
     ALGORITHMS,
@@ -264,13 +264,13 @@ def test_recorded_cells_tell_what_others_will_take(done, tmp_path):
         path = tmp_path / 'tiny' / 'BallRun' / row / 'seed-3.json'
         # A calibration may end early: how long it takes does not follow from the settings.
         path.write_text(json.dumps({**json.loads(path.read_text()), 'validate_seconds': 5000.0}))
-    recorded = Recorded.load(tmp_path / 'tiny', 'cpu')
+    recorded = recorded_seconds(tmp_path / 'tiny', 'cpu')
     (cell,) = load_suite(done / 'tiny.yaml', updates=10**6).cells(['BallRun/QPT'])
     _, facts = cell_files(done, 'QPT')
     training = 10**6 * facts['train_seconds'] / facts['updates']
     assert estimate(cell, recorded, 'cpu').train == pytest.approx(training + 5000.0)
-    assert not Recorded.load(tmp_path / 'tiny', 'cuda').update_seconds
-    assert not Recorded.load(tmp_path / 'elsewhere' / 'tiny', 'cpu').update_seconds
+    assert not recorded_seconds(tmp_path / 'tiny', 'cuda')
+    assert not recorded_seconds(tmp_path / 'elsewhere' / 'tiny', 'cpu')
 
 
 def test_the_forecast_learns_from_the_jobs_that_have_ended():
