@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from benchmarks import cells, compare, engines
@@ -108,9 +109,15 @@ def fixture_done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('tiny')
     write_dataset(folder / 'BallRun.hdf5', episodes=4)
     write_suite(folder)
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, '_make_engine', lambda options: ThisProcess())
+        # OmniSafe sets these for the whole process.
+        patch.setenv('PYTHONHASHSEED', '0')
+        patch.setattr(torch.backends.cudnn, 'enabled', torch.backends.cudnn.enabled)
         assert compare.run(options_of(folder, '--retry', '0')) == 0
+        torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
     return folder
 
 
