@@ -12,11 +12,7 @@ import torch
 
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
-from omnisafe_qpt.evaluation.critic_calibration import (
-    Calibration,
-    calibrate,
-    discounted_sums,
-)
+from omnisafe_qpt.evaluation.critic_calibration import Calibration, calibrate, discounted_sums
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.losses import combine_cost
