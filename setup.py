@@ -30,6 +30,8 @@ INSTALL_REQUIRES = [
     'farama-notifications>=0.0.4,<0.0.6',
     'filelock>=3.12,<5',
     'h5py>=3.15,<4',
+    # Downloads DSRL's datasets. Earlier versions give up more broken connections.
+    'huggingface-hub>=1.33,<3',
     # OmniSafe's moviepy brings it: the ffmpeg program with which clips are written.
     'imageio-ffmpeg>=0.4.9,<1',
     # Torch brings it; reports are filled into its templates.
@@ -38,7 +40,6 @@ INSTALL_REQUIRES = [
     # OmniSafe's moviepy asks for less than 12; fonts of any size are new in 10.1.
     'pillow>=10.1,<12',
     'pyyaml>=6.0,<7',
-    'requests>=2.31,<3',
     'rich>=13.0,<16',
     'typer>=0.16,<1',
 ]

@@ -234,7 +234,7 @@ def _imported_modules(file):
     [
         (
             'data',
-            {'filelock', 'h5py', 'numpy', 'requests', 'rich', 'torch'},
+            {'filelock', 'h5py', 'huggingface_hub', 'numpy', 'rich', 'torch'},
             ('core', 'host', 'cli', 'collect', 'report'),
         ),
         ('core', {'numpy', 'torch'}, ('host', 'cli', 'collect', 'report')),
