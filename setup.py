@@ -32,7 +32,8 @@ INSTALL_REQUIRES = [
     'h5py>=3.15,<4',
     # Downloads DSRL's datasets. Earlier versions give up more broken connections.
     'huggingface-hub>=1.33,<3',
-    # OmniSafe's moviepy brings it: the ffmpeg program with which clips are written.
+    # OmniSafe's moviepy brings both: the writer of clips, and its ffmpeg program.
+    'imageio>=2.31,<3',
     'imageio-ffmpeg>=0.4.9,<1',
     # Torch brings it; reports are filled into its templates.
     'jinja2>=3.1,<4',
