@@ -365,7 +365,7 @@ def _configure_agents(algo_wrapper: ModuleType) -> None:
             return original(self)
         require_available()
         from omnisafe_qpt.host.processes import join_processes, speaking_in_turn
-        from omnisafe_qpt.host.remote import refuse_reimport
+        from omnisafe_qpt.workers import refuse_reimport
 
         refuse_reimport()
         with speaking_in_turn():

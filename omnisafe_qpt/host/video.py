@@ -36,8 +36,8 @@ from omnisafe_qpt.host.environments import DrawnEnvironment
 from omnisafe_qpt.host.envs import BULLET_HORIZONS
 from omnisafe_qpt.host.imports import require_environment_of
 from omnisafe_qpt.host.metadrive import METADRIVE_TASKS
-from omnisafe_qpt.host.remote import Partial, ProcessEnded, RemoteObject
 from omnisafe_qpt.host.simulators import OPENGL_HELP
+from omnisafe_qpt.workers import Partial, Worker, WorkerDied
 
 
 # Environment variables under which pictures are drawn.
@@ -128,18 +128,18 @@ def _why_not(env_id: str, graphics: Graphics) -> str | None:
     """Draw a picture and say in a few words why it failed, if it did."""
     try:
         with _studio(env_id, graphics) as studio:
-            studio.ask('try_out')
+            studio.submit('try_out')
             if not studio.connection.poll(_SECONDS_FOR_A_PICTURE):
                 return f'no picture within {_SECONDS_FOR_A_PICTURE:g} s'
-            return studio.answer()
-    except ProcessEnded as ended:
+            return studio.result()
+    except WorkerDied as ended:
         return _end_of(ended)
     except (UserError, RuntimeError) as error:
         return shorten(str(error).strip().splitlines()[-1], 120)
 
 
-def _studio(env_id: str, graphics: Graphics) -> RemoteObject:
-    return RemoteObject(partial(_Studio, env_id, graphics), fresh=_has_opengl())
+def _studio(env_id: str, graphics: Graphics) -> Worker:
+    return Worker(partial(_Studio, env_id, graphics), fresh=_has_opengl())
 
 
 def _has_opengl() -> bool:
@@ -147,7 +147,7 @@ def _has_opengl() -> bool:
     return any(f'mujoco.{backend}' in sys.modules for backend in ('egl', 'osmesa'))
 
 
-def _end_of(ended: ProcessEnded) -> str:
+def _end_of(ended: WorkerDied) -> str:
     code = ended.exit_code
     how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
     return f'its process ended with {how}'
@@ -267,7 +267,7 @@ def clip_names(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _film(clips: Sequence[_Clip], graphics: Graphics, processes: int) -> Iterator[int]:
     """Make clips, some at a time; yields the steps that were done."""
     waiting = deque(clips)
-    busy: dict[Any, tuple[_Clip, RemoteObject, ExitStack]] = {}
+    busy: dict[Any, tuple[_Clip, Worker, ExitStack]] = {}
     with ExitStack() as everything:
         while waiting or busy:
             while waiting and len(busy) < processes:
@@ -275,13 +275,13 @@ def _film(clips: Sequence[_Clip], graphics: Graphics, processes: int) -> Iterato
                 stack = everything.enter_context(ExitStack())
                 temporary = stack.enter_context(atomic_path(clip.path))
                 studio = stack.enter_context(_studio(clip.env_id, graphics))
-                studio.ask('film', clip, temporary)
+                studio.submit('film', clip, temporary)
                 busy[studio.connection] = clip, studio, stack
             for connection in wait(list(busy)):
                 clip, studio, stack = busy[connection]
                 try:
-                    answer = studio.answer()
-                except ProcessEnded as ended:
+                    answer = studio.result()
+                except WorkerDied as ended:
                     raise UserError(f'{clip.path}: {_end_of(ended)}') from ended
                 if isinstance(answer, Partial):
                     yield answer.value
