@@ -408,7 +408,7 @@ def test_one_simulator_for_many_episodes_changes_nothing():
         assert third.rewards.tobytes() == alone.rewards.tobytes()
 
 
-def test_a_dead_process_is_one_line_and_the_rest_is_kept(tmp_path):
+def test_a_dead_process_is_one_line_that_says_how_to_go_on():
     before = set(multiprocessing.active_children())
     episodes = run_episodes(Recipe(ENV_ID, 0), list(range(200)), 2)
     assert next(episodes).number in (0, 1)
@@ -420,7 +420,7 @@ def test_a_dead_process_is_one_line_and_the_rest_is_kept(tmp_path):
     assert not set(multiprocessing.active_children()) - before, 'no process is left behind'
 
 
-def test_a_failure_in_a_process_comes_with_its_reason(monkeypatch):
+def test_a_failure_in_a_process_comes_with_its_reason():
     with pytest.raises(RuntimeError, match=r'(?s)^record\(\d\) failed.*seed string'):
         list(run_episodes(Recipe(ENV_ID, 'no seed'), [0, 1], 2))
     with pytest.raises(UserError, match='NoSuchEnv-v0'):
@@ -485,8 +485,10 @@ def test_a_collection_killed_outright_goes_on_to_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize('count', ['1', '2'])
+@pytest.mark.parametrize(
+    ('number', 'count'),
+    [(signal.SIGINT, '1'), (signal.SIGINT, '2'), (signal.SIGTERM, '2'), (signal.SIGHUP, '2')],
+)
 def test_an_interruption_says_how_to_go_on(tmp_path, number, count):
     out = tmp_path / 'mine.hdf5'
     with started(out, '--episodes', '500', '--workers', count) as process:

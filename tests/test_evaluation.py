@@ -84,7 +84,7 @@ def test_timing_and_processes_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
     expected = run(1)
     assert 0.0 < expected[-1] < 1.0
     assert expected[2] == [10 + 7 * seed % 11 for seed in range(13)]
-    for processes in (1, 2, 2, 3, 16):
+    for processes in (1, 2, 3, 16):
         assert run(processes) == expected
 
 

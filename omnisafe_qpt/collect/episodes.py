@@ -224,7 +224,10 @@ def run_episodes(
             for _, episode in pool.dispatch('record', numbers, check):
                 yield episode
     except WorkerDied as error:
-        raise UserError(f'{error}; the same command goes on with the finished episodes') from error
+        raise UserError(
+            f'{error}; the same command goes on with the finished episodes, also with fewer '
+            '--workers',
+        ) from error
 
 
 def run_episode(

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -166,7 +166,8 @@ def episode_pool(
     Yields:
         The pool, which stays ready between rounds and ends with the ``with`` block.
     """
-    with _start(env_id, series, processes, traced) as (horizon, run):
+    start = _start_whole_batches if series[0].device.type == 'cpu' else _start_alternating
+    with start(env_id, series, processes, traced) as (horizon, run):
         yield EpisodePool(series, horizon, run)
 
 
@@ -262,7 +263,7 @@ def _most_processes(batches: list[Batch], device: torch.device) -> int:
     """Return how many processes find work at the same time."""
     if device.type == 'cpu':
         return len(batches)
-    return sum(sorted(len(batch.seeds) for batch in batches)[-2:])  # two batches take turns
+    return sum(sorted(len(batch.seeds) for batch in batches)[-2:])  # two batches alternate
 
 
 def _split(seeds: Sequence[int], series: Series) -> list[list[int]]:
@@ -275,7 +276,7 @@ def _split(seeds: Sequence[int], series: Series) -> list[list[int]]:
         largest = min(_EPISODES_ON_CPU, max(1, int(_WORK_ON_CPU / _work(series))))
         multiple = _BATCHES_ON_CPU
     else:
-        largest, multiple = _EPISODES_ON_DEVICE, 2  # two batches take turns
+        largest, multiple = _EPISODES_ON_DEVICE, 2  # two batches alternate
     count = min(len(seeds), multiple * math.ceil(len(seeds) / (multiple * largest)))
     return [part.tolist() for part in np.array_split(np.asarray(seeds), count)]
 
@@ -291,17 +292,6 @@ def _work(series: Series) -> int:
 
 
 # -- where batches run ----------------------------------------------------------------------------
-
-
-def _start(
-    env_id: str,
-    series: Sequence[Series],
-    processes: int,
-    traced: bool,
-) -> AbstractContextManager[tuple[int, _Run]]:
-    """Choose how batches run: a context that gives the horizon and the function that runs them."""
-    start = _start_whole_batches if series[0].device.type == 'cpu' else _start_alternating
-    return start(env_id, series, processes, traced)
 
 
 @contextmanager
