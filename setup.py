@@ -13,7 +13,7 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).absolute().parent
 
 INSTALL_REQUIRES = [
-    # The one release whose internals `omnisafe_qpt.host.plugin` knows. It pins pandas 2.0.3.
+    # The one release whose internals `omnisafe_qpt.compat` knows. It pins pandas 2.0.3.
     'omnisafe==0.5.0',
     'torch>=2.4,<3',
     # pandas 2.0.3 is built against numpy 1 and does not import with numpy 2.
@@ -127,7 +127,7 @@ setup(
         'console_scripts': ['omnisafe-qpt = omnisafe_qpt.cli:main'],
         # Gymnasium calls this function at the end of its import, in every process, and OmniSafe
         # imports Gymnasium before its offline algorithms: so QPT is there without being imported.
-        'gymnasium.envs': ['__root__ = omnisafe_qpt.host.plugin:install'],
+        'gymnasium.envs': ['__root__ = omnisafe_qpt.omnisafe_plugin.import_hooks:install'],
     },
     zip_safe=False,
 )

@@ -20,7 +20,8 @@ import torch
 from filelock import FileLock
 
 from benchmarks.suite import CORRECTED, DataFile
-from omnisafe_qpt.core.baselines.deploy import ObservationPolicy
+from omnisafe_qpt.baselines.deploy import ObservationPolicy
+from omnisafe_qpt.compat import load_actor
 from omnisafe_qpt.data.actions import (
     NORMALIZED,
     UNIT_ATTRIBUTE,
@@ -32,8 +33,7 @@ from omnisafe_qpt.data.actions import (
 from omnisafe_qpt.data.convert import INIT_OBS_ALGORITHM, convert
 from omnisafe_qpt.data.files import NPZ_NAMES, open_dataset, read_attributes, write_hdf5
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.host.checkpoint import load_file
-from omnisafe_qpt.host.plugin import load_actor
+from omnisafe_qpt.runs.checkpoint import load_file
 
 
 # Those that choose actions by their discounted cost from a state on.

@@ -29,11 +29,11 @@ from unittest import mock
 
 import numpy as np
 
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.host import calibration
-from omnisafe_qpt.host.checkpoint import versions
-from omnisafe_qpt.host.evaluation import Evaluation, Series
+from omnisafe_qpt.evaluation import target_calibration as calibration
+from omnisafe_qpt.evaluation.episodes import Evaluation, Series
+from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.runner import CERTIFIED, serving_level
+from omnisafe_qpt.runs.checkpoint import versions
 
 
 RESULTS = Path(__file__).parent / 'results'

@@ -44,27 +44,27 @@ from benchmarks.suite import (
     training_record,
 )
 from omnisafe_qpt.cli.common import write_json
-from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE
+from omnisafe_qpt.data.tasks import reference_returns
 from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.envs.environments import action_range_of, horizon_of, make_env
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
-from omnisafe_qpt.host.calibration import calibrate_run
-from omnisafe_qpt.host.checkpoint import (
+from omnisafe_qpt.evaluation.episodes import Series, evaluate_together
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.evaluation.target_calibration import calibrate_run
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
+from omnisafe_qpt.runs.checkpoint import (
     checkpoint_path,
     list_checkpoints,
     load_best,
     save_best,
     versions,
 )
-from omnisafe_qpt.host.config import merge, resolve_device
-from omnisafe_qpt.host.environments import action_range_of, horizon_of, make_env
-from omnisafe_qpt.host.evaluation import Series, evaluate_together
-from omnisafe_qpt.host.limits import evaluate_runs
-from omnisafe_qpt.host.machine import hardware
-from omnisafe_qpt.host.seeds import final_seeds, validation_seeds
-from omnisafe_qpt.scores import reference_returns
+from omnisafe_qpt.settings.files import merge
+from omnisafe_qpt.settings.machine import hardware, resolve_device
+from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 
 
 COLUMNS = ('checkpoint', 'cost_limit', 'episode', 'seed', 'return', 'cost', 'length')

@@ -62,7 +62,7 @@ from benchmarks.suite import (
 from omnisafe_qpt.cli.common import positive
 from omnisafe_qpt.data.checks import count
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.signals import stop_signals
+from omnisafe_qpt.signals import stop_signals
 
 
 _SECONDS_BETWEEN_LOOKS = 0.2

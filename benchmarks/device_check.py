@@ -45,15 +45,15 @@ from benchmarks import measure, peers, works
 from benchmarks.command import make_parser
 from benchmarks.throughput import ACT_DIM, CANDIDATES, COST_LIMIT, OBS_DIM, PRESETS, SEED
 from omnisafe_qpt.cli.common import write_json
-from omnisafe_qpt.core.graph import CapturedUpdate
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.signals import stop_signals
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.signals import stop_signals
+from omnisafe_qpt.training.cuda_graph import CapturedUpdate
 
 
 PRECISIONS = ('float32', 'tf32', 'bf16')

@@ -7,7 +7,7 @@ r"""How long an evaluation takes, beside OSRL's loop with its CDT.
 
 Timed is everything from making the environments to the last step: starting processes, resets, the
 simulator, the networks. These are untrained unless --run names a run of QPT. Ours is
-``omnisafe_qpt.host.evaluation.evaluate``, as ``omnisafe-qpt evaluate`` calls it.
+``omnisafe_qpt.evaluation.episodes.evaluate``, as ``omnisafe-qpt evaluate`` calls it.
 
 --compare osrl runs ``CDTTrainer.rollout`` as OSRL's own evaluation does: one episode after the
 other, one window a step and no candidates, a network of the same width, layers, heads and context,
@@ -38,18 +38,18 @@ from omnisafe.utils.config import Config
 
 from benchmarks import measure, peers
 from benchmarks.command import make_parser, run_command
-from omnisafe_qpt.core.config import DeploymentConfig, PolicyConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.compat import unwrapped
+from omnisafe_qpt.envs.environments import horizon_of, make_env
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.checkpoint import load_networks, versions
-from omnisafe_qpt.host.config import load_defaults, load_preset, merge
-from omnisafe_qpt.host.environments import horizon_of, make_env
-from omnisafe_qpt.host.evaluation import default_processes, evaluate
-from omnisafe_qpt.host.plugin import unwrapped
-from omnisafe_qpt.host.progress import ProgressReporter
-from omnisafe_qpt.host.settings import learner_config
+from omnisafe_qpt.evaluation.episodes import default_processes, evaluate
+from omnisafe_qpt.progress import ProgressReporter
+from omnisafe_qpt.qpt.config import DeploymentConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.runs.checkpoint import load_networks, versions
+from omnisafe_qpt.settings.files import load_defaults, load_preset, merge
+from omnisafe_qpt.settings.learner import learner_config
 
 
 TARGET = 0.5

@@ -33,13 +33,13 @@ from matplotlib.figure import Figure
 from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.calibration import calibrate_run
-from omnisafe_qpt.host.checkpoint import load_networks, versions
-from omnisafe_qpt.host.config import load_preset, merge
-from omnisafe_qpt.host.limits import evaluate_runs
-from omnisafe_qpt.host.progress import ProgressReporter
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.evaluation.target_calibration import calibrate_run
 from omnisafe_qpt.plots import BLACK, BLUE, ORANGE, PURPLE, drawing_style, save_figure
+from omnisafe_qpt.progress import ProgressReporter
 from omnisafe_qpt.runner import NO_SAFE_TARGET
+from omnisafe_qpt.runs.checkpoint import load_networks, versions
+from omnisafe_qpt.settings.files import load_preset, merge
 
 
 # Training's own evaluations take seeds below this.

@@ -125,7 +125,7 @@ def _measure_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
             'ours_from_memory': ours,
             'osrl_from_memory': theirs,
         }
-    from omnisafe_qpt.host.checkpoint import versions
+    from omnisafe_qpt.runs.checkpoint import versions
 
     return result | {
         'command': ' '.join(['python -m benchmarks.loading', *sys.argv[1:]]),

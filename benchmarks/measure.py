@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisafe_qpt.core.precision import tf32_products
-from omnisafe_qpt.host.machine import hardware
+from omnisafe_qpt.qpt.precision import tf32_products
+from omnisafe_qpt.settings.machine import hardware
 from omnisafe_qpt.version import __version__
 
 

@@ -196,6 +196,6 @@ def notes(boards: Sequence[Board]) -> list[Block]:
     if ours:
         blocks.append(
             f"{', '.join(ours)}: this project's implementations. `configs/` and "
-            "`omnisafe_qpt/core/baselines/` say where they differ from their authors' code.",
+            "`omnisafe_qpt/baselines/` say where they differ from their authors' code.",
         )
     return blocks

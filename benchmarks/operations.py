@@ -19,8 +19,8 @@ from itertools import pairwise
 
 import torch
 
-from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.qpt.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.learner import Learner
 
 
 _TOKENS_PER_STEP = 4

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisafe_qpt.core.config import PolicyConfig
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import PolicyConfig
 
 
 # Published with OSRL for its training of CDT; sizes and batch are left to the caller.

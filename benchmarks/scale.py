@@ -36,14 +36,14 @@ import torch
 from benchmarks import measure, works
 from benchmarks.command import make_parser
 from omnisafe_qpt.cli.common import write_json
-from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE, cache_folder, resolve_dataset
 from omnisafe_qpt.data.tasks import Task, find_task
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.config import load_defaults, load_preset, merge, read_yaml, validate
+from omnisafe_qpt.settings.checks import validate
+from omnisafe_qpt.settings.files import load_defaults, load_preset, merge, read_yaml
 
 
 # OmniSafe's CCRR with its cost critic trained, which OmniSafe's own never is.
@@ -34,7 +35,7 @@ ALGORITHMS = (*OURS, *BUILT_INS, *CORRECTED)
 
 LAST, BEST = 'last', 'best'
 BUDGETS = ('updates', 'seconds')
-# How a trained policy may be deployed, as `omnisafe_qpt.host.limits.evaluate_runs` takes it.
+# How a trained policy may be deployed, as `omnisafe_qpt.evaluation.sweep.evaluate_runs` takes it.
 DEPLOYMENT_OPTIONS = ('candidates', 'rule', 'candidate_shift', 'target_return', 'calibrated')
 
 # What belongs to the machine, to the run, or to the suite itself rather than to a row.

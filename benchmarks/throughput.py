@@ -46,16 +46,16 @@ import torch
 
 from benchmarks import measure, operations, peers, works
 from benchmarks.command import make_parser, run_command
-from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.graph import CapturedUpdate
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.precision import has_bf16
-from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.precision import has_bf16
+from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.training.cuda_graph import CapturedUpdate
 
 
 OBS_DIM, ACT_DIM = 88, 2

@@ -17,8 +17,8 @@ from omnisafe_qpt.version import __version__
 
 
 if TYPE_CHECKING:
-    from omnisafe_qpt.host.deployment import load_policy
-    from omnisafe_qpt.host.limits import evaluate_runs as evaluate
+    from omnisafe_qpt.evaluation.deployment import load_policy
+    from omnisafe_qpt.evaluation.sweep import evaluate_runs as evaluate
 
 __all__ = ['UserError', '__version__', 'evaluate', 'load_policy']
 
@@ -26,11 +26,11 @@ __all__ = ['UserError', '__version__', 'evaluate', 'load_policy']
 def __getattr__(name: str) -> Any:
     """Import the heavy public names on first use."""
     if name == 'load_policy':
-        from omnisafe_qpt.host.deployment import load_policy
+        from omnisafe_qpt.evaluation.deployment import load_policy
 
         return load_policy
     if name == 'evaluate':
-        from omnisafe_qpt.host.limits import evaluate_runs
+        from omnisafe_qpt.evaluation.sweep import evaluate_runs
 
         return evaluate_runs
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -74,3 +74,15 @@ def _escaped(word: str) -> str:
 
 # Printable ASCII but for the quote and the backslash.
 _PLAIN = frozenset(range(0x20, 0x7F)) - {0x27, 0x5C}
+
+
+def nearest(
+    word: str,
+    words: Iterable[str],
+    count: int = 3,
+    cutoff: float = 0.6,
+) -> list[str]:
+    """Find the words that a mistyped one may have meant, best first."""
+    import difflib
+
+    return difflib.get_close_matches(word, sorted(words), n=count, cutoff=cutoff)

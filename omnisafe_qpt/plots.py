@@ -262,8 +262,8 @@ def plot_calibrations(reports: Sequence[dict[str, Any]], path: Path) -> None:
 
     Args:
         reports (Sequence[dict[str, Any]]): What
-            :func:`omnisafe_qpt.host.offline.evaluate_offline` returned, for one run or several
-            of which at least one has critics; the others are left out.
+            :func:`omnisafe_qpt.evaluation.offline.evaluate_offline` returned, for one run or
+            several of which at least one has critics; the others are left out.
         path (Path): Where to; the suffix tells the format.
 
     Raises:

@@ -57,8 +57,8 @@ def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None
 
     Args:
         record (dict[str, Any]): Of the model: ``frontier``; ``calibration``, which is None or as
-            :func:`omnisafe_qpt.host.calibration.calibrate` returned it; and, where it has any,
-            ``published_targets``, pairs of cost and return.
+            :func:`omnisafe_qpt.evaluation.target_calibration.calibrate` returned it; and, where it
+            has any, ``published_targets``, pairs of cost and return.
         cost_limit (float): Undiscounted cost of an episode to keep within.
 
     Returns:
@@ -82,7 +82,8 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
     """Choose the target cost that serves a limit among those that a calibration has played.
 
     Args:
-        calibration (dict[str, Any]): See :func:`omnisafe_qpt.host.calibration.calibrate`.
+        calibration (dict[str, Any]): See
+            :func:`omnisafe_qpt.evaluation.target_calibration.calibrate`.
         cost_limit (float): Undiscounted cost of an episode to keep within.
 
     Returns:

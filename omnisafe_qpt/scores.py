@@ -8,8 +8,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from omnisafe_qpt.data.tasks import find_task
-
 
 # Added to both sides of the ratio where the cost limit is zero.
 _ZERO_LIMIT_EPSILON = 1.0
@@ -35,18 +33,6 @@ def normalized_cost(cost: float, cost_limit: float) -> float:
     """Return a cost as a share of the limit, Eq. (16); at most 1 is safe."""
     epsilon = _ZERO_LIMIT_EPSILON if cost_limit == 0 else 0.0
     return (cost + epsilon) / (cost_limit + epsilon)
-
-
-def reference_returns(env_id: str, fallback: tuple[float, float]) -> tuple[float, float]:
-    """Return the returns that are 0 and 1 on the normalised scale.
-
-    Args:
-        env_id (str): OmniSafe's environment id.
-        fallback (tuple[float, float]): Lowest and highest return of the dataset at hand, for an
-            environment that is no DSRL task.
-    """
-    task = find_task(env_id)
-    return fallback if task is None else (task.min_return, task.max_return)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -24,7 +24,7 @@ from types import GeneratorType
 from typing import Any
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.signals import StopSignal, leave_stopping_to_parent
+from omnisafe_qpt.signals import StopSignal, leave_stopping_to_parent
 
 
 # How often an idle worker checks that its parent is alive.

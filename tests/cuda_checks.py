@@ -35,16 +35,17 @@ from core_helpers import (
     small_policy_config,
     tensors_of,
 )
-from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.graph import CapturedUpdate
-from omnisafe_qpt.core.precision import tf32_products
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
-from omnisafe_qpt.core.transformer import TransformerPolicy
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.precision import tf32_products
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
+from omnisafe_qpt.qpt.transformer import TransformerPolicy
+from omnisafe_qpt.training.cuda_graph import CapturedUpdate
 
 
 DEVICE = 'cuda'

@@ -103,7 +103,7 @@ def prepare(folder: Path) -> None:
     if missing:
         raise RuntimeError(f'the sound run lacks {missing}')
     if HAS_ONNX:
-        from omnisafe_qpt.host.export import export_policy
+        from omnisafe_qpt.export import export_policy
 
         export_policy(folder / 'run', folder / 'policy.onnx')
 
@@ -775,7 +775,7 @@ def _import_all() -> None:
 
 def _warm_up(sound: Path) -> None:
     """Do once what takes seconds the first time, before processes are forked: more imports."""
-    from omnisafe_qpt.host.environments import make_env
+    from omnisafe_qpt.envs.environments import make_env
 
     make_env(ENV_ID).close()
     with tempfile.TemporaryDirectory() as folder:

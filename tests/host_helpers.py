@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, PolicyConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.rollout import DeployableNetworks
-from omnisafe_qpt.core.scaling import Scaling
 from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 ENV_ID = 'SafetyBallRun-v0'  # the shortest task: 100 steps, 3000 of them a second
@@ -26,7 +26,7 @@ HORIZON = 100
 
 def write_dataset(path: Path, episodes: int = 8, seed: int = 0) -> Path:
     """Record episodes of the real simulator under random, more or less bold, controllers."""
-    from omnisafe_qpt.host.environments import make_env
+    from omnisafe_qpt.envs.environments import make_env
 
     generator = np.random.default_rng(seed)
     env = make_env(ENV_ID)
@@ -161,6 +161,6 @@ class Unsteady:
 
 def use(monkeypatch: pytest.MonkeyPatch, environment: type) -> None:
     """Put another environment in OmniSafe's place; forked processes see it too."""
-    from omnisafe_qpt.host import environments
+    from omnisafe_qpt.envs import environments
 
     monkeypatch.setattr(environments, 'NumpyEnvironment', environment)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnisafe_qpt.host.metadrive_process import (
+from omnisafe_qpt.envs.metadrive_process import (
     MAPS,
     TRAFFIC_DENSITIES,
     Simulator,

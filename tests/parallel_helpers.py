@@ -25,10 +25,10 @@ from core_helpers import (
     small_scaling,
     tensors_of,
 )
-from omnisafe_qpt.core.config import LearnerConfig
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.qpt.config import LearnerConfig
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.ranks import Replicas
 
 
 UPDATES = 6

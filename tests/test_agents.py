@@ -172,7 +172,7 @@ class Spaces:
 
 @cache
 def spaces_of():
-    from omnisafe_qpt.host.environments import make_env
+    from omnisafe_qpt.envs.environments import make_env
 
     env = make_env(ENV_ID)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]

@@ -20,16 +20,16 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
-from omnisafe_qpt.core import graph
-from omnisafe_qpt.core.learner import Learner
 from omnisafe_qpt.data.checks import WARNING
 from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.host.algorithm import QPT
-from omnisafe_qpt.host.checkpoint import load_networks
-from omnisafe_qpt.host.limits import evaluate_runs
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.runs.checkpoint import load_networks
+from omnisafe_qpt.training import cuda_graph as graph
 
 
 @pytest.fixture(scope='module')
@@ -313,8 +313,6 @@ def test_omnisafes_own_dataset_names_go_through_its_loader(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from omnisafe_qpt.host import datasets
-
     data = Trajectories.load(dataset)
     asked = []
 
@@ -334,8 +332,9 @@ def test_omnisafes_own_dataset_names_go_through_its_loader(
                 ):
                     setattr(self, key, torch.from_numpy(arrays[source][:]).to(device))
 
-    monkeypatch.setattr(datasets, 'OfflineDataset', Loader)
     name = 'SafetyPointCircle1-v0-mixed-beta0.5'
+    monkeypatch.setattr(Loader, '_name_to_metadata', {name: None}, raising=False)
+    monkeypatch.setattr('omnisafe.common.offline.dataset.OfflineDataset', Loader)
     agent, result = run_agent(small_options(Path(name), tmp_path))
     assert asked == [name]
     assert torch.equal(agent.agent._trajectories.table, data.table)
@@ -432,7 +431,7 @@ def test_a_dataset_larger_than_the_device_stays_on_the_host(
         asked.append((device.type, size))
         return False
 
-    monkeypatch.setattr('omnisafe_qpt.host.training.fits_on', does_not_fit)
+    monkeypatch.setattr('omnisafe_qpt.omnisafe_plugin.offline_algorithm.fits_on', does_not_fit)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path))
     assert isinstance(agent.agent._sampler, PrefetchSampler)
     ((device, size),) = asked
@@ -456,10 +455,10 @@ def accelerated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             self.update()
 
     monkeypatch.setattr(
-        'omnisafe_qpt.host.config.resolve_acceleration',
+        'omnisafe_qpt.settings.machine.resolve_acceleration',
         lambda requested, *_: requested,
     )
-    monkeypatch.setattr('omnisafe_qpt.host.training.CapturedUpdate', Captured)
+    monkeypatch.setattr('omnisafe_qpt.omnisafe_plugin.offline_algorithm.CapturedUpdate', Captured)
     monkeypatch.setattr(Learner, 'compile', lambda self: done.append('compile'))
     return done
 
@@ -490,7 +489,7 @@ def test_a_capture_that_fails_ends_the_run_with_the_option_to_take(
         raise RuntimeError('operation not permitted\nwhen stream is capturing')
 
     monkeypatch.setattr(
-        'omnisafe_qpt.host.config.resolve_acceleration',
+        'omnisafe_qpt.settings.machine.resolve_acceleration',
         lambda requested, *_: requested,
     )
     monkeypatch.setattr(graph, '_is_capturable', lambda learner: True)
@@ -509,7 +508,7 @@ def test_bf16_without_instructions_is_said_once_and_taken_if_insisted_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What it became is what the run is resumed in."""
-    monkeypatch.setattr('omnisafe_qpt.core.precision.has_bf16', lambda device: False)
+    monkeypatch.setattr('omnisafe_qpt.qpt.precision.has_bf16', lambda device: False)
     runs = {}
     for precision in ('float32', 'bf16'):
         options = small_options(dataset, tmp_path / precision)
@@ -530,7 +529,7 @@ def test_bf16_without_instructions_is_said_once_and_taken_if_insisted_on(
     options['algo_cfgs']['precision'] = 'bf16_emulated'
     with pytest.raises(omnisafe_qpt.UserError, match='resume with algo_cfgs:precision float32'):
         omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
-    monkeypatch.setattr('omnisafe_qpt.core.precision.has_bf16', lambda device: True)
+    monkeypatch.setattr('omnisafe_qpt.qpt.precision.has_bf16', lambda device: True)
     options['algo_cfgs']['precision'] = 'bf16'
     with pytest.raises(omnisafe_qpt.UserError, match='resume with algo_cfgs:precision float32'):
         omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)

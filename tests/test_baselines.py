@@ -16,18 +16,18 @@ import torch
 from torch import nn
 
 from core_helpers import ACT_DIM, OBS_DIM, differing, small_scaling
-from omnisafe_qpt.core.baselines.bc_safe import BCSafeLearner
-from omnisafe_qpt.core.baselines.config import BCSafeConfig, CPQConfig, FISORConfig
-from omnisafe_qpt.core.baselines.cpq import CPQLearner
-from omnisafe_qpt.core.baselines.deploy import DeployableActor, ObservationPolicy
-from omnisafe_qpt.core.baselines.fisor import FISORLearner
-from omnisafe_qpt.core.baselines.networks import variance_preserving_betas
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.parallel import Replicas
-from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.baselines.bc_safe import BCSafeLearner
+from omnisafe_qpt.baselines.config import BCSafeConfig, CPQConfig, FISORConfig
+from omnisafe_qpt.baselines.cpq import CPQLearner
+from omnisafe_qpt.baselines.deploy import DeployableActor, ObservationPolicy
+from omnisafe_qpt.baselines.fisor import FISORLearner
+from omnisafe_qpt.baselines.networks import variance_preserving_betas
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.transitions import TransitionBatch, TransitionSampler, select_safe
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.scaling import Scaling
 from tape import Tape
 
 

@@ -16,7 +16,7 @@ import torch
 from benchmarks import evaluation as benchmark
 from benchmarks import peers
 from host_helpers import ENV_ID, HORIZON
-from omnisafe_qpt.host.environments import NumpyEnvironment
+from omnisafe_qpt.envs.environments import NumpyEnvironment
 
 
 def test_osrls_loop_gets_the_same_simulator() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks import peers
-from omnisafe_qpt.core.config import PolicyConfig
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import PolicyConfig
 
 
 # Stand in for the package where it is not installed: they keep what they are called with.

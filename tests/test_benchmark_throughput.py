@@ -18,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure, operations, peers, throughput, works
 from core_helpers import ACT_DIM, OBS_DIM, random_batch, small_config, small_learner
-from omnisafe_qpt.core import kernels
-from omnisafe_qpt.core.config import LearnerConfig, PolicyConfig
-from omnisafe_qpt.host.config import load_defaults, load_preset, merge
-from omnisafe_qpt.host.settings import learner_config
+from omnisafe_qpt.qpt import kernels
+from omnisafe_qpt.qpt.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.settings.files import load_defaults, load_preset, merge
+from omnisafe_qpt.settings.learner import learner_config
 
 
 SIZES = LearnerConfig(
@@ -190,7 +190,7 @@ class Absent:
         if name.partition('.')[0] in {absent}:
             raise ImportError(name + ' is absent')
 sys.meta_path.insert(0, Absent())
-from omnisafe_qpt.core.config import LearnerConfig, OptimizerConfig, PolicyConfig
+from omnisafe_qpt.qpt.config import LearnerConfig, OptimizerConfig, PolicyConfig
 SIZES = {SIZES}
 {SHRINK}
 sys.argv[1:] = ['--rounds', '1']

@@ -24,23 +24,21 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, small_options, use, write_dataset
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.data.trajectories import Frontier
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import algorithm, calibration
-from omnisafe_qpt.host.calibration import (
+from omnisafe_qpt.evaluation import target_calibration as calibration
+from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.episodes import EpisodePool, Evaluation, Series
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.evaluation.target_calibration import (
     DEFAULT_EPISODES,
     calibrate,
     calibrate_run,
     ladder,
     looks,
 )
-from omnisafe_qpt.host.checkpoint import list_checkpoints, load_networks, save_checkpoint
-from omnisafe_qpt.host.config import load_defaults
-from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
-from omnisafe_qpt.host.evaluation import EpisodePool, Evaluation, Series
-from omnisafe_qpt.host.limits import evaluate_runs
-from omnisafe_qpt.host.seeds import FIRST_CALIBRATION_SEED
+from omnisafe_qpt.omnisafe_plugin import algorithms as algorithm
+from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.runner import (
     CALIBRATION_FORMAT,
     CERTIFIED,
@@ -51,7 +49,10 @@ from omnisafe_qpt.runner import (
     share_bound,
     targets_for,
 )
+from omnisafe_qpt.runs.checkpoint import list_checkpoints, load_networks, save_checkpoint
 from omnisafe_qpt.scores import mean_bound
+from omnisafe_qpt.settings.files import load_defaults
+from omnisafe_qpt.settings.seeds import FIRST_CALIBRATION_SEED
 
 
 def level(asked: float | None, target: float | None, mean: float, bound: float) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.host import calibration
-from omnisafe_qpt.host.calibration import calibrate, looks
-from omnisafe_qpt.host.evaluation import Evaluation, Series
+from omnisafe_qpt.evaluation import target_calibration as calibration
+from omnisafe_qpt.evaluation.episodes import Evaluation, Series
+from omnisafe_qpt.evaluation.target_calibration import calibrate, looks
+from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.runner import CERTIFIED, serving_level, share_bound
 
 
@@ -57,7 +57,7 @@ class Policy:
 
     @contextmanager
     def pool(self, _: str, series: Sequence[Series], __: int) -> Iterator[SimpleNamespace]:
-        """Stand in for :func:`omnisafe_qpt.host.evaluation.episode_pool`."""
+        """Stand in for :func:`omnisafe_qpt.evaluation.episodes.episode_pool`."""
 
         def play(seeds: Sequence[Sequence[int]], __: Any) -> list[Evaluation | None]:
             return [

@@ -12,7 +12,7 @@ import pytest
 
 from omnisafe_qpt import cli
 from omnisafe_qpt.data.tasks import all_tasks, find_task
-from omnisafe_qpt.host import simulators
+from omnisafe_qpt.envs import simulators
 
 
 @pytest.fixture(name='folder', autouse=True)

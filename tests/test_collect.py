@@ -33,7 +33,7 @@ from omnisafe_qpt.data.files import open_dataset, read_attributes
 from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, sample_file
 from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.signals import Stopped
+from omnisafe_qpt.signals import Stopped
 
 
 ENV_ID = 'SafetyBallRun-v0'  # the shortest task: 100 steps, 3000 of them a second

@@ -34,7 +34,7 @@ from benchmarks.suite import (
 from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.seeds import final_seeds
+from omnisafe_qpt.settings.seeds import final_seeds
 from tests.host_helpers import ENV_ID, small_options, write_dataset
 
 
@@ -133,7 +133,7 @@ def test_a_policy_that_no_limit_moves_has_the_same_episodes_at_each(done):
 
 
 def test_the_episodes_are_those_that_omnisafe_qpt_evaluate_finds(done):
-    from omnisafe_qpt.host.limits import evaluate_runs
+    from omnisafe_qpt.evaluation.sweep import evaluate_runs
 
     for row, candidates in (('QPT', None), ('QPT-plain', 1)):
         episodes, _ = cell_files(done, row)
@@ -664,7 +664,7 @@ def test_deployment_options_are_those_of_the_evaluation():
     import inspect
 
     from benchmarks.suite import DEPLOYMENT_OPTIONS
-    from omnisafe_qpt.host.limits import evaluate_runs
+    from omnisafe_qpt.evaluation.sweep import evaluate_runs
 
     assert set(DEPLOYMENT_OPTIONS) <= set(inspect.signature(evaluate_runs).parameters)
 

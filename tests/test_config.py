@@ -9,13 +9,13 @@ from itertools import product
 
 import pytest
 
-from omnisafe_qpt.core.config import (
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import (
     DeploymentConfig,
     LearnerConfig,
     OptimizerConfig,
     PolicyConfig,
 )
-from omnisafe_qpt.errors import UserError
 
 
 IMPOSSIBLE = [

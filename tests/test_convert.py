@@ -394,7 +394,7 @@ TRAIN = """
 import json, sys, warnings
 import omnisafe, torch
 from omnisafe.algorithms import ALGORITHMS
-from omnisafe_qpt.host.plugin import ALGORITHMS as OURS
+from omnisafe_qpt.algorithms import ALGORITHMS as OURS
 folder, runs = sys.argv[1], json.loads(sys.argv[2])
 result = {'offline': list(set(ALGORITHMS['offline']) - set(OURS)), 'runs': {}}
 for algorithm, file in runs:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core_helpers import plain_network
-from omnisafe_qpt.core.critics import TwinCritic
+from omnisafe_qpt.qpt.critics import TwinCritic
 
 
 OBS_DIM, ACT_DIM = 4, 2

@@ -31,12 +31,15 @@ from host_helpers import (
     use,
     write_dataset,
 )
+from omnisafe_qpt.baselines.deploy import DeployableActor, ObservationPolicy
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.core.baselines.deploy import DeployableActor, ObservationPolicy
-from omnisafe_qpt.core.config import DeploymentConfig, PolicyConfig
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import checkpoint
-from omnisafe_qpt.host.checkpoint import (
+from omnisafe_qpt.evaluation.episodes import evaluate
+from omnisafe_qpt.qpt.config import DeploymentConfig, PolicyConfig
+from omnisafe_qpt.report import gather
+from omnisafe_qpt.runner import LoopPolicy
+from omnisafe_qpt.runs import checkpoint
+from omnisafe_qpt.runs.checkpoint import (
     PREVIOUS_STATE_FILE,
     TRAINING_STATE_FILE,
     load_best,
@@ -45,10 +48,7 @@ from omnisafe_qpt.host.checkpoint import (
     load_training_state,
     save_checkpoint,
 )
-from omnisafe_qpt.host.evaluation import evaluate
-from omnisafe_qpt.host.records import read_config, read_progress
-from omnisafe_qpt.report import gather
-from omnisafe_qpt.runner import LoopPolicy
+from omnisafe_qpt.runs.records import read_config, read_progress
 
 
 DEEP = '[' * 100_000 + ']' * 100_000
@@ -479,7 +479,7 @@ def test_no_episode_is_played_with_an_action_that_is_not_finite(
 def test_omnisafe_is_given_no_action_that_is_not_finite() -> None:
     from gymnasium.spaces import Box
 
-    from omnisafe_qpt.host.actor import DeployedActor
+    from omnisafe_qpt.omnisafe_plugin.actor import DeployedActor
 
     networks = make_model('QPT')
     actor = DeployedActor(Box(-1, 1, (7,)), Box(-1, 1, (2,)), networks, DeploymentConfig(), 1.0)
@@ -820,7 +820,7 @@ def test_hooks_can_be_allowed_on_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run, mark = hooked
-    from omnisafe_qpt.host.training import OfflineAlgorithm
+    from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
 
     asked = {}
     monkeypatch.setattr(

@@ -15,8 +15,9 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.host.checkpoint import checkpoint_path, load_networks, save_checkpoint
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.scaling import PolicyInputs
+from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks, save_checkpoint
 
 
 @pytest.fixture
@@ -184,12 +185,16 @@ def plain_action(
     first = max(0, len(observations) - 4)
     wanted, allowed = torch.tensor(to_go[first:], dtype=torch.float32).T
     predicted = networks.policy(
-        networks.scaling.observation(torch.tensor(np.stack(observations[first:])).float())[None],
-        torch.tensor(np.stack([*actions[first:], np.zeros(2, dtype=np.float32)]))[None],
-        networks.scaling.return_token(wanted)[None],
-        networks.scaling.cost_token(allowed)[None],
-        torch.arange(first, len(observations))[None],
-        torch.ones(1, len(observations) - first, dtype=torch.bool),
+        PolicyInputs(
+            networks.scaling.observation(torch.tensor(np.stack(observations[first:])).float())[
+                None
+            ],
+            torch.tensor(np.stack([*actions[first:], np.zeros(2, dtype=np.float32)]))[None],
+            networks.scaling.return_token(wanted)[None],
+            networks.scaling.cost_token(allowed)[None],
+            torch.arange(first, len(observations))[None],
+            torch.ones(1, len(observations) - first, dtype=torch.bool),
+        )
     )
     return predicted[0, -1].numpy()
 
@@ -467,7 +472,7 @@ def test_an_episode_starts_from_its_own_first_observation() -> None:
     import omnisafe  # noqa: F401 - QPT joins it whole before a part of it is asked for
     from gymnasium.spaces import Box
 
-    from omnisafe_qpt.host.actor import DeployedActor
+    from omnisafe_qpt.omnisafe_plugin.actor import DeployedActor
 
     spaces = (Box(-1, 1, (7,)), Box(-1, 1, (2,)))
     networks = make_networks(7, 2, HORIZON, ENV_ID)

@@ -16,10 +16,10 @@ import sys
 import pytest
 
 from omnisafe_qpt.cli import doctor, main
+from omnisafe_qpt.cli import doctor_checks as checks
+from omnisafe_qpt.cli.doctor_checks import CHECKS, FAILED, MISSING, OK, Answer, run_check
+from omnisafe_qpt.envs.simulators import METADRIVE_PACKAGES, why_unavailable
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import checks
-from omnisafe_qpt.host.checks import CHECKS, FAILED, MISSING, OK, Answer, run_check
-from omnisafe_qpt.host.simulators import METADRIVE_PACKAGES, why_unavailable
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ class Driver:
     [((520.0, 51.0), OK), ((550.0, 50.0), FAILED), ((500.0, 55.0), FAILED)],
 )
 def test_the_figures_of_the_driver_are_compared(monkeypatch, expected, state):
-    from omnisafe_qpt.host import metadrive_process
+    from omnisafe_qpt.envs import metadrive_process
 
     monkeypatch.setattr(checks, 'why_unavailable', lambda suite: None)
     monkeypatch.setattr(metadrive_process, 'prepare_imports', lambda: None)
@@ -179,7 +179,7 @@ def test_a_cache_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
 
 
 def test_rendering_names_what_to_set_for_other_programs(monkeypatch):
-    from omnisafe_qpt.host import video
+    from omnisafe_qpt.evaluation import video
 
     monkeypatch.setattr(video, 'find_graphics', lambda _: {'MUJOCO_GL': 'osmesa'})
     answer = checks._check_rendering()
@@ -192,7 +192,7 @@ def test_rendering_names_what_to_set_for_other_programs(monkeypatch):
 
 
 def test_rendering_that_fails_is_missing_with_what_was_tried(monkeypatch):
-    from omnisafe_qpt.host import video
+    from omnisafe_qpt.evaluation import video
 
     def none_works(env_id, graphics):
         return f'{graphics["MUJOCO_GL"]} is not there'
@@ -210,7 +210,7 @@ def test_rendering_that_fails_is_missing_with_what_was_tried(monkeypatch):
 
 
 def test_a_missing_ffmpeg_is_missing(monkeypatch):
-    from omnisafe_qpt.host import video
+    from omnisafe_qpt.evaluation import video
 
     def nothing_found():
         raise UserError('clips need ffmpeg: pip install imageio-ffmpeg')

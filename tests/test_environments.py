@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from omnisafe_qpt.host import environments
+from omnisafe_qpt.envs import environments
 
 
 def test_a_navigation_task_builds_one_world_for_each_episode(

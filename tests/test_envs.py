@@ -14,8 +14,8 @@ from omnisafe.adapter.offline_adapter import OfflineAdapter
 from omnisafe.envs.core import make, support_envs
 from omnisafe.utils.config import Config
 
+from omnisafe_qpt.envs.bullet import BULLET_HORIZONS, _plain_streams
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.envs import BULLET_HORIZONS, _plain_streams
 
 
 ACTION_SIZES = {'Ball': 2, 'Car': 2, 'Drone': 4, 'Ant': 8}

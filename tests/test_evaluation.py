@@ -16,22 +16,17 @@ import pytest
 import torch
 
 from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, use
-from omnisafe_qpt.core import rollout
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import RolloutPolicy
 from omnisafe_qpt.data.streams import stream
+from omnisafe_qpt.envs import environments
+from omnisafe_qpt.envs.environments import horizon_of, make_env
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import environments, evaluation
-from omnisafe_qpt.host.deployment import DeployedPolicy
-from omnisafe_qpt.host.environments import horizon_of, make_env
-from omnisafe_qpt.host.episodes import Batch
-from omnisafe_qpt.host.evaluation import (
-    EpisodePool,
-    Evaluation,
-    Series,
-    evaluate,
-    evaluate_together,
-)
+from omnisafe_qpt.evaluation import episodes as evaluation
+from omnisafe_qpt.evaluation.batch import Batch, Series
+from omnisafe_qpt.evaluation.deployment import DeployedPolicy
+from omnisafe_qpt.evaluation.episodes import EpisodePool, Evaluation, evaluate, evaluate_together
+from omnisafe_qpt.qpt import rollout
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
 
 TARGET = 50.0

@@ -20,15 +20,14 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks
-from omnisafe_qpt import runner
+from omnisafe_qpt import export, runner
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.core.config import RULES
 from omnisafe_qpt.data.actions import normalized
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import export
-from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
-from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.qpt.config import RULES
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, CERTIFIED, NO_SAFE_TARGET, OnnxPolicy
+from omnisafe_qpt.runs.checkpoint import load_networks, save_checkpoint
 
 
 STEPS = 60

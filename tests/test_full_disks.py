@@ -26,8 +26,8 @@ from omnisafe_qpt.collect.store import EpisodeStore
 from omnisafe_qpt.data import files
 from omnisafe_qpt.data.files import atomic_path, write_hdf5
 from omnisafe_qpt.errors import UserError, WriteError
-from omnisafe_qpt.host.algorithm import QPT
-from omnisafe_qpt.host.checkpoint import (
+from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
+from omnisafe_qpt.runs.checkpoint import (
     TRAINING_STATE_FILE,
     load_file,
     save_training_state,

@@ -12,25 +12,20 @@ import pytest
 import torch
 import yaml
 
+from omnisafe_qpt.algorithms import ALGORITHMS
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import config
-from omnisafe_qpt.host.config import (
+from omnisafe_qpt.settings import files, machine
+from omnisafe_qpt.settings.checks import parse_option, parse_value, resolve_target_return, validate
+from omnisafe_qpt.settings.files import (
     config_file,
     load_defaults,
     load_preset,
     merge,
-    parse_option,
-    parse_value,
     preset_names,
     read_yaml,
-    resolve_acceleration,
-    resolve_device,
-    resolve_target_return,
-    resolve_threads,
-    validate,
 )
-from omnisafe_qpt.host.plugin import ALGORITHMS
+from omnisafe_qpt.settings.machine import resolve_acceleration, resolve_device, resolve_threads
 
 
 DEFAULTS = {
@@ -133,7 +128,7 @@ def test_every_option_is_explained(name):
 
 def test_the_files_are_found_in_a_wheel_and_in_a_source_tree(tmp_path, monkeypatch):
     wheel, source = tmp_path / 'package' / 'configs', tmp_path / 'configs'
-    monkeypatch.setattr(config, '_CONFIG_FOLDERS', (wheel, source))
+    monkeypatch.setattr(files, '_CONFIG_FOLDERS', (wheel, source))
     for folder in (source, wheel):
         folder.mkdir(parents=True)
         (folder / 'QPT.yaml').write_text(
@@ -443,38 +438,38 @@ def test_several_processes_have_no_graph_of_their_updates():
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def system_files(monkeypatch):
     """Four processors, two to a core, of which this process may use all."""
     folder = '/sys/devices/system/cpu'
-    files = {
+    lines = {
         f'{folder}/cpu{cpu}/topology/thread_siblings_list': f'{cpu % 2},{cpu % 2 + 2}'
         for cpu in range(4)
     }
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(4)), raising=False)
-    monkeypatch.setattr(config, '_read_line', lambda path: files.get(path, ''))
-    return files
+    monkeypatch.setattr(machine, '_read_line', lambda path: lines.get(path, ''))
+    return lines
 
 
-def test_threads_are_the_physical_cores_at_hand(machine, monkeypatch):
+def test_threads_are_the_physical_cores_at_hand(system_files, monkeypatch):
     assert resolve_threads('auto') == 2
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {1, 3})
     assert resolve_threads('auto') == 1
-    machine.clear()  # a system that says nothing about its cores
+    system_files.clear()  # a system that says nothing about its cores
     assert resolve_threads('auto') == 2
 
 
-def test_threads_keep_to_a_containers_quota_and_to_sixteen(machine, monkeypatch):
-    machine['/sys/fs/cgroup/cpu.max'] = 'max 100000'
+def test_threads_keep_to_a_containers_quota_and_to_sixteen(system_files, monkeypatch):
+    system_files['/sys/fs/cgroup/cpu.max'] = 'max 100000'
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(10, 40)))
     assert resolve_threads('auto') == 16
-    machine['/sys/fs/cgroup/cpu.max'] = '350000 100000'
+    system_files['/sys/fs/cgroup/cpu.max'] = '350000 100000'
     assert resolve_threads('auto') == 3
-    machine['/sys/fs/cgroup/cpu.max'] = '50000 100000'
+    system_files['/sys/fs/cgroup/cpu.max'] = '50000 100000'
     assert resolve_threads('auto') == 1
 
 
-@pytest.mark.usefixtures('machine')
+@pytest.mark.usefixtures('system_files')
 def test_threads_follow_what_they_are_told(monkeypatch):
     assert resolve_threads(5) == 5
     monkeypatch.setenv('OMP_NUM_THREADS', '7')

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from omnisafe_qpt.core import kernels
-from omnisafe_qpt.core.kernels import Dropout, Linear, attention, mish
+from omnisafe_qpt.qpt import kernels
+from omnisafe_qpt.qpt.kernels import Dropout, Linear, attention, mish
 
 
 def dropped(probability, shape, seed=0, dtype=torch.float32):
@@ -318,7 +318,7 @@ def test_freed_memory_is_kept():
         pytest.skip('another C library')
     code = """
 import resource, torch
-from omnisafe_qpt.core.kernels import keep_freed_memory
+from omnisafe_qpt.qpt.kernels import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):

@@ -26,18 +26,19 @@ import numpy as np
 import pytest
 import torch
 
-from omnisafe_qpt.core.config import (
+from omnisafe_qpt.data.augmentation import augment
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.qpt.config import (
     DeploymentConfig,
     LearnerConfig,
     OptimizerConfig,
     PolicyConfig,
 )
-from omnisafe_qpt.core.learner import Learner
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
-from omnisafe_qpt.core.scaling import Scaling
-from omnisafe_qpt.data.augmentation import augment
-from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 HORIZON = 20

@@ -20,10 +20,10 @@ import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, use
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import limits
-from omnisafe_qpt.host.checkpoint import save_checkpoint
-from omnisafe_qpt.host.evaluation import Evaluation, Series
-from omnisafe_qpt.host.limits import average_runs, evaluate_runs
+from omnisafe_qpt.evaluation import sweep as limits
+from omnisafe_qpt.evaluation.episodes import Evaluation, Series
+from omnisafe_qpt.evaluation.sweep import average_runs, evaluate_runs
+from omnisafe_qpt.runs.checkpoint import save_checkpoint
 
 
 def make_run(folder: Path, env_id: str = ENV_ID, weight: float = 1.0) -> Path:

@@ -32,14 +32,14 @@ from host_helpers import (
     write_dataset,
 )
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.host import checkpoint as checkpoint_module
-from omnisafe_qpt.host.algorithm import QPT
-from omnisafe_qpt.host.best import best_epoch
-from omnisafe_qpt.host.checkpoint import checkpoint_path, random_state, save_best, save_checkpoint
-from omnisafe_qpt.host.evaluation import Evaluation
-from omnisafe_qpt.host.resume import latest_run
-from omnisafe_qpt.host.run_log import RunLogger
-from omnisafe_qpt.host.seeds import (
+from omnisafe_qpt.evaluation.episodes import Evaluation
+from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
+from omnisafe_qpt.runs import checkpoint as checkpoint_module
+from omnisafe_qpt.runs.best import best_epoch
+from omnisafe_qpt.runs.checkpoint import checkpoint_path, random_state, save_best, save_checkpoint
+from omnisafe_qpt.runs.resume import latest_run
+from omnisafe_qpt.runs.run_log import RunLogger
+from omnisafe_qpt.settings.seeds import (
     FIRST_CALIBRATION_SEED,
     FIRST_VALIDATION_SEED,
     calibration_seeds,
@@ -47,7 +47,7 @@ from omnisafe_qpt.host.seeds import (
     final_seeds,
     validation_seeds,
 )
-from omnisafe_qpt.host.signals import Stopped, StopSignal
+from omnisafe_qpt.signals import Stopped, StopSignal
 
 
 SCRIPTS = Path(sys.executable).parent
@@ -430,7 +430,7 @@ def test_two_processes_stop_together_and_go_on(dataset: Path, tmp_path: Path) ->
 def test_a_second_interruption_ends_at_once() -> None:
     code = (
         'import time\n'
-        'from omnisafe_qpt.host.signals import StopSignal\n'
+        'from omnisafe_qpt.signals import StopSignal\n'
         "with StopSignal('later'):\n"
         "    print('ready', flush=True)\n"
         '    while True:\n'
@@ -778,7 +778,7 @@ def test_a_lost_state_does_not_cost_checkpoints(unbroken: Path, tmp_path: Path) 
 def test_a_folder_is_for_one_process(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('omnisafe_qpt.host.run_log._SECONDS_OF_PATIENCE', 0.3)
+    monkeypatch.setattr('omnisafe_qpt.runs.run_log._SECONDS_OF_PATIENCE', 0.3)
     run = shutil.copytree(unbroken, tmp_path / 'seed-003-now')
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=to_resume(run, total_steps=15))
     with pytest.raises(omnisafe_qpt.UserError, match='another process is training this run'):

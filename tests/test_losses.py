@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from omnisafe_qpt.core import losses
+from omnisafe_qpt.qpt import losses
 
 
 B, K, A = 5, 6, 3

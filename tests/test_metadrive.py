@@ -23,11 +23,11 @@ import torch
 from omnisafe.envs.core import make, support_envs
 
 from omnisafe_qpt.data.tasks import all_tasks
+from omnisafe_qpt.envs import metadrive
+from omnisafe_qpt.envs.environments import EnvironmentSet
+from omnisafe_qpt.envs.metadrive import METADRIVE_TASKS
+from omnisafe_qpt.envs.simulators import why_unavailable
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import metadrive
-from omnisafe_qpt.host.environments import EnvironmentSet
-from omnisafe_qpt.host.metadrive import METADRIVE_TASKS
-from omnisafe_qpt.host.simulators import why_unavailable
 from omnisafe_qpt.workers import Worker
 
 
@@ -197,7 +197,7 @@ def test_the_process_ends_with_its_users():
     """Also if that one is killed and can close nothing."""
     program = (
         'import time\n'
-        'from omnisafe_qpt.host.metadrive_process import SimulatorProcess\n'
+        'from omnisafe_qpt.envs.metadrive_process import SimulatorProcess\n'
         'simulator = SimulatorProcess("easysparse")\n'
         'simulator.request("reset", 0)\n'
         'print(simulator._process.pid, flush=True)\n'

@@ -16,8 +16,8 @@ from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.layouts import _convert
 from omnisafe_qpt.errors import UserError, printable, shell_command
-from omnisafe_qpt.host.resume import resume_command
-from omnisafe_qpt.host.run_log import folder_name
+from omnisafe_qpt.runs.resume import resume_command
+from omnisafe_qpt.runs.run_log import folder_name
 
 
 HOSTILE = [

@@ -24,11 +24,11 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
 from omnisafe_qpt.data.holdout import choose_held_out
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.host import training
-from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
-from omnisafe_qpt.host.deployment import calibrated_settings, deployment_of
-from omnisafe_qpt.host.offline import evaluate_offline
+from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.offline import evaluate_offline
+from omnisafe_qpt.omnisafe_plugin import offline_algorithm as training
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
+from omnisafe_qpt.runs.checkpoint import load_networks, save_checkpoint
 
 
 OBS_DIM, ACT_DIM = 7, 2
@@ -209,12 +209,10 @@ def test_omnisafes_own_datasets_are_known_by_name(
     episodes: Arrays,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from omnisafe_qpt.host import datasets
 
     name = 'SafetyPointCircle1-v0-mixed-beta0.5'
     monkeypatch.setattr(
-        datasets,
-        'load_omnisafe_dataset',
+        'omnisafe_qpt.compat.load_omnisafe_dataset',
         lambda name, horizon: Trajectories.from_arrays(episodes, horizon, name),
     )
     found = check(make_run({'path': name, 'sha256': None}), name)

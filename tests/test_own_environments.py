@@ -22,15 +22,15 @@ from omnisafe.envs.core import CMDP, env_register, env_unregister, make
 
 import omnisafe_qpt
 from host_helpers import command_line_options, make_networks, small_options
-from omnisafe_qpt.core.config import DeploymentConfig
 from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.envs import user_modules as imports
+from omnisafe_qpt.envs.environments import NumpyEnvironment, make_env
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import imports
-from omnisafe_qpt.host.checkpoint import load_networks, save_checkpoint
-from omnisafe_qpt.host.deployment import load_policy
-from omnisafe_qpt.host.environments import NumpyEnvironment, make_env
-from omnisafe_qpt.host.evaluation import evaluate
-from omnisafe_qpt.host.limits import evaluate_runs
+from omnisafe_qpt.evaluation.deployment import load_policy
+from omnisafe_qpt.evaluation.episodes import evaluate
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.runs.checkpoint import load_networks, save_checkpoint
 
 
 HORIZON = 12

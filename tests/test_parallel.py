@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from host_helpers import ENV_ID, command_line_options, small_options, write_dataset
-from omnisafe_qpt.core.parallel import Replicas
-from omnisafe_qpt.host.config import merge
+from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.settings.files import merge
 from parallel_helpers import CASES, run_processes, train, use_replicas
 
 
@@ -221,7 +221,7 @@ import os
 import sys
 
 import omnisafe
-from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.qpt.learner import Learner
 
 update, rank = Learner.update, int(os.environ['RANK'])
 

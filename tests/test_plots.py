@@ -23,8 +23,8 @@ from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.config import load_defaults
 from omnisafe_qpt.plots import draw_limits, plot_limits, plot_return_cost, relabel, save_figure
+from omnisafe_qpt.settings.files import load_defaults
 
 
 def table(returns, costs):

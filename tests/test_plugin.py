@@ -24,8 +24,12 @@ from omnisafe.utils import command_app
 from omnisafe.utils.config import get_default_kwargs_yaml
 from typer.testing import CliRunner
 
+from omnisafe_qpt import compat
+from omnisafe_qpt.algorithms import ALGORITHMS
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import config, plugin
+from omnisafe_qpt.omnisafe_plugin import import_hooks
+from omnisafe_qpt.omnisafe_plugin.safety_gymnasium import array_defaults
+from omnisafe_qpt.settings.files import merge
 
 
 ENV_ID = 'SafetyBallRun-v0'
@@ -80,7 +84,7 @@ def error_of(result):
 # -- the door -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', plugin.ALGORITHMS)
+@pytest.mark.parametrize('name', ALGORITHMS)
 def test_each_is_one_of_omnisafes_algorithms(name):
     assert name in omnisafe.ALGORITHMS['offline']
     assert name in omnisafe.ALGORITHMS['all']
@@ -94,19 +98,26 @@ def test_each_is_one_of_omnisafes_algorithms(name):
 @pytest.mark.parametrize(
     'first',
     [
-        'evaluation',
+        'evaluation.episodes',
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ('actor', 'adapter', 'algorithm', 'environments', 'limits', 'training')
+            for name in (
+                'envs.environments',
+                'evaluation.sweep',
+                'omnisafe_plugin.actor',
+                'omnisafe_plugin.adapter',
+                'omnisafe_plugin.algorithms',
+                'omnisafe_plugin.offline_algorithm',
+            )
         ),
     ],
 )
 def test_they_are_there_whichever_module_is_imported_first(first):
     """Also where that module's import is what brings OmniSafe in."""
     code = (
-        f'import omnisafe_qpt.host.{first}\n'
+        f'import omnisafe_qpt.{first}\n'
         'from omnisafe.algorithms import QPT, registry\n'
-        'from omnisafe_qpt.host.plugin import require_available\n'
+        'from omnisafe_qpt.omnisafe_plugin.import_hooks import require_available\n'
         'require_available()\n'
         'assert registry.get("QPT") is QPT\n'
     )
@@ -140,7 +151,7 @@ def test_it_is_there_in_another_process_and_folder(tmp_path):
 def test_the_help_lists_them(monkeypatch):
     monkeypatch.setenv('COLUMNS', '200')
     help_text = omnisafe_command('train', '--help').output
-    assert all(repr(name) in help_text for name in plugin.ALGORITHMS)
+    assert all(repr(name) in help_text for name in ALGORITHMS)
 
 
 def test_the_door_costs_gymnasiums_users_next_to_nothing():
@@ -148,7 +159,7 @@ def test_the_door_costs_gymnasiums_users_next_to_nothing():
     script = """if True:
         import sys, typing, contextlib, importlib.metadata, importlib.util, json
         before = set(sys.modules)
-        from omnisafe_qpt.host.plugin import install
+        from omnisafe_qpt.omnisafe_plugin.import_hooks import install
         install()
         print(*sorted(set(sys.modules) - before))
     """
@@ -157,22 +168,22 @@ def test_the_door_costs_gymnasiums_users_next_to_nothing():
     )
     modules = done.stdout.split()
     assert {name.partition('.')[0] for name in modules} == {'omnisafe_qpt'}
-    assert len(modules) < 8
+    assert len(modules) < 10
 
 
 def test_installing_again_changes_nothing():
     before = list(sys.meta_path)
-    plugin.install()
+    import_hooks.install()
     assert sys.meta_path == before
-    assert sum(isinstance(finder, plugin._HookFinder) for finder in before) == 1
+    assert sum(isinstance(finder, import_hooks._HookFinder) for finder in before) == 1
 
 
 def test_a_broken_door_does_not_break_gymnasium(monkeypatch, capsys):
     def fail():
         raise RuntimeError('no way in')
 
-    monkeypatch.setattr(plugin, '_HookFinder', fail)
-    plugin.install()
+    monkeypatch.setattr(import_hooks, '_HookFinder', fail)
+    import_hooks.install()
     assert capsys.readouterr().err.count('\n') == 1
 
 
@@ -182,8 +193,8 @@ def test_hooked_modules_keep_their_loaders():
 
 
 def test_every_hook_has_run():
-    assert plugin._problems == []
-    assert set(plugin._HOOKS) <= set(sys.modules)
+    assert import_hooks._problems == []
+    assert set(import_hooks._HOOKS) <= set(sys.modules)
 
 
 # -- an OmniSafe that is not known ----------------------------------------------------------------
@@ -192,15 +203,15 @@ def test_every_hook_has_run():
 @pytest.fixture
 def other_omnisafe(monkeypatch):
     monkeypatch.setattr(metadata, 'version', lambda name: '0.6.0')
-    plugin._check_version.cache_clear()
+    compat.check_version.cache_clear()
     yield
-    plugin._check_version.cache_clear()
+    compat.check_version.cache_clear()
 
 
 @pytest.mark.usefixtures('other_omnisafe')
 def test_an_unknown_version_is_named_once(capsys):
-    plugin._check_version()
-    plugin._check_version()
+    compat.check_version()
+    compat.check_version()
     message = capsys.readouterr().err
     assert message.count('\n') == 1
     assert '0.6.0' in message
@@ -208,10 +219,10 @@ def test_an_unknown_version_is_named_once(capsys):
 
 
 @pytest.mark.usefixtures('other_omnisafe')
-@pytest.mark.parametrize('name', sorted(set(plugin._HOOKS) - {'omnisafe.envs'}))
+@pytest.mark.parametrize('name', sorted(set(import_hooks._HOOKS) - {'omnisafe.envs'}))
 def test_a_missing_internal_is_reported_when_qpt_is_asked_for(name, monkeypatch, trained):
-    monkeypatch.setattr(plugin, '_problems', [])
-    plugin._run_hook(plugin._HOOKS[name], types.ModuleType(name))
+    monkeypatch.setattr(import_hooks, '_problems', [])
+    import_hooks._run_hook(name, types.ModuleType(name))
     with pytest.raises(UserError, match=f'does not know OmniSafe 0.6.0: {name} has no') as raised:
         omnisafe.Agent('QPT', ENV_ID)
     assert "pip install 'omnisafe==0.5.0'" in str(raised.value)
@@ -221,7 +232,7 @@ def test_a_missing_internal_is_reported_when_qpt_is_asked_for(name, monkeypatch,
 
 
 def test_a_failed_import_is_reported_when_qpt_is_asked_for(monkeypatch, trained):
-    monkeypatch.setattr(plugin, '_problems', [ModuleNotFoundError("No module named 'h5py'")])
+    monkeypatch.setattr(import_hooks, '_problems', [ModuleNotFoundError("No module named 'h5py'")])
     assert "ModuleNotFoundError: No module named 'h5py'" in error_of(train())
 
 
@@ -242,7 +253,7 @@ def test_safety_gymnasiums_dataclasses_may_have_array_defaults():
         )
 
     original = dataclasses.dataclass
-    with plugin._array_defaults():
+    with array_defaults():
         plain = dataclasses.dataclass(geom())
         frozen = dataclasses.dataclass(frozen=True)(geom())
     assert dataclasses.dataclass is original
@@ -255,7 +266,7 @@ def test_safety_gymnasiums_dataclasses_may_have_array_defaults():
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='Python 3.10 takes them anyway')
 def test_other_dataclasses_are_left_alone():
-    with plugin._array_defaults(), pytest.raises(ValueError, match='mutable default'):
+    with array_defaults(), pytest.raises(ValueError, match='mutable default'):
 
         @dataclasses.dataclass
         class Geom:
@@ -274,10 +285,10 @@ def test_dsrls_name_of_the_velocity_tasks_is_known():
 
 def test_other_algorithms_keep_their_configuration():
     for algo, algo_type in omnisafe.algorithms.ALGORITHM2TYPE.items():
-        if algo in plugin.ALGORITHMS:
+        if algo in ALGORITHMS:
             continue
         content = yaml.safe_load((HOST_CONFIGS / algo_type / f'{algo}.yaml').read_text())
-        expected = config.merge(content['defaults'], content.get('SafetyPointGoal1-v0') or {})
+        expected = merge(content['defaults'], content.get('SafetyPointGoal1-v0') or {})
         loaded = get_default_kwargs_yaml(algo, 'SafetyPointGoal1-v0', algo_type).todict()
         assert loaded == expected, algo
 
@@ -680,7 +691,7 @@ def loaded(monkeypatch):
         calls.append((Path(save_dir).name, model_name, cfgs['algo'], env_kwargs))
         return ShortEnv(can_render=env_kwargs.get('width') != 13), StillActor()
 
-    monkeypatch.setattr('omnisafe_qpt.host.deployment.build_evaluation', build_evaluation)
+    monkeypatch.setattr('omnisafe_qpt.omnisafe_plugin.adapter.build_evaluation', build_evaluation)
     return calls
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from core_helpers import random_batch, small_config, small_learner
-from omnisafe_qpt.core import precision
+from omnisafe_qpt.qpt import precision
 
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda')
@@ -99,7 +99,7 @@ import torch
 sys.path.insert(0, {tests!r})
 from benchmarks import measure, works
 from core_helpers import random_batch, small_config, small_learner
-from omnisafe_qpt.core.learner import Learner
+from omnisafe_qpt.qpt.learner import Learner
 matmul = torch.backends.cuda.matmul
 name = 'fp32_precision' if hasattr(matmul, 'fp32_precision') else 'allow_tf32'
 def told():

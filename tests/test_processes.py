@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import distributed
 
-from omnisafe_qpt.core.parallel import Replicas
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import processes
-from omnisafe_qpt.host.algorithm import QPT
-from omnisafe_qpt.host.processes import Launch, join_processes, speaking_in_turn
+from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
+from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.training import distributed as processes
+from omnisafe_qpt.training.distributed import Launch, join_processes, speaking_in_turn
 
 
 VARIABLES = ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
@@ -80,7 +80,7 @@ def test_one_process_on_each_machine_may_choose_its_device(monkeypatch):
 
 def test_processes_share_the_cores_of_their_machine(monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    monkeypatch.setattr('omnisafe_qpt.host.config.usable_cores', lambda: 7)
+    monkeypatch.setattr('omnisafe_qpt.settings.machine.usable_cores', lambda: 7)
     assert Launch().threads('auto') == 7
     assert Launch(size=8, local_size=2).threads('auto') == 3
     assert Launch(size=8, local_size=8).threads('auto') == 1

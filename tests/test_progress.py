@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from omnisafe_qpt.host import progress
+from omnisafe_qpt import progress
 
 
 def test_lines_tell_what_is_done_and_when_it_will_end(

@@ -19,24 +19,18 @@ import pytest
 from omnisafe.common import logger as omnisafe_logger
 
 from host_helpers import ENV_ID, make_networks, small_options, write_dataset
-from omnisafe_qpt.core.baselines.config import CPQConfig
-from omnisafe_qpt.core.config import DeploymentConfig, LearnerConfig, OptimizerConfig
+from omnisafe_qpt.algorithms import ALGORITHMS
+from omnisafe_qpt.baselines.config import CPQConfig
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.calibration import calibrate
-from omnisafe_qpt.host.checkpoint import save_checkpoint
-from omnisafe_qpt.host.config import (
-    check_counts,
-    load_defaults,
-    merge,
-    parse_option,
-    read_yaml,
-    validate,
-)
-from omnisafe_qpt.host.deployment import load_policy
-from omnisafe_qpt.host.limits import evaluate_runs
-from omnisafe_qpt.host.plugin import ALGORITHMS
-from omnisafe_qpt.host.resume import latest_run
-from omnisafe_qpt.host.run_log import RunLogger, check_wandb
+from omnisafe_qpt.evaluation.deployment import load_policy
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.evaluation.target_calibration import calibrate
+from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig, OptimizerConfig
+from omnisafe_qpt.runs.checkpoint import save_checkpoint
+from omnisafe_qpt.runs.resume import latest_run
+from omnisafe_qpt.runs.run_log import RunLogger, check_wandb
+from omnisafe_qpt.settings.checks import check_counts, parse_option, validate
+from omnisafe_qpt.settings.files import load_defaults, merge, read_yaml
 
 
 NO_NUMBERS = [math.nan, math.inf, -math.inf, True, 1e300, [1.0]]

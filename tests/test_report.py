@@ -25,10 +25,11 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.host import limits
-from omnisafe_qpt.host.config import load_defaults, merge, parse_option
+from omnisafe_qpt.evaluation import sweep as limits
 from omnisafe_qpt.plots import STYLE
 from omnisafe_qpt.report import figures, gather, page
+from omnisafe_qpt.settings.checks import parse_option
+from omnisafe_qpt.settings.files import load_defaults, merge
 
 
 ALL_PANELS = figures.PANELS

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omnisafe_qpt.core.scaling import Scaling
+from omnisafe_qpt.qpt.scaling import Scaling
 
 
 def make_scaling(**changes):

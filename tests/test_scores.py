@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from omnisafe_qpt.data.tasks import all_tasks
+from omnisafe_qpt.data.tasks import all_tasks, reference_returns
 from omnisafe_qpt.runner import share_bound
 from omnisafe_qpt.scores import (
     fixed,
@@ -18,7 +18,6 @@ from omnisafe_qpt.scores import (
     mean_interval,
     normalized_cost,
     normalized_return,
-    reference_returns,
 )
 
 

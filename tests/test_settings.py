@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from omnisafe.utils.config import Config
 
-from omnisafe_qpt.core.baselines.config import BCSafeConfig, CPQConfig, FISORConfig
-from omnisafe_qpt.core.config import (
+from omnisafe_qpt.baselines.config import BCSafeConfig, CPQConfig, FISORConfig
+from omnisafe_qpt.qpt.config import (
     DeploymentConfig,
     LearnerConfig,
     OptimizerConfig,
     PolicyConfig,
 )
-from omnisafe_qpt.host.config import load_defaults, merge
-from omnisafe_qpt.host.settings import (
+from omnisafe_qpt.settings.files import load_defaults, merge
+from omnisafe_qpt.settings.learner import (
     bc_safe_config,
     cpq_config,
     deployment_config,

@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, command_line_options, small_options, write_dataset
+from omnisafe_qpt.algorithms import ALGORITHMS
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.host.checkpoint import load_networks
-from omnisafe_qpt.host.config import merge
-from omnisafe_qpt.host.environments import NumpyEnvironment
-from omnisafe_qpt.host.limits import evaluate_runs
-from omnisafe_qpt.host.plugin import ALGORITHMS
-from omnisafe_qpt.host.training import OfflineAlgorithm
+from omnisafe_qpt.envs.environments import NumpyEnvironment
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
+from omnisafe_qpt.runs.checkpoint import load_networks
+from omnisafe_qpt.settings.files import merge
 
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from omnisafe_qpt.host.signals import (
+from omnisafe_qpt.signals import (
     Stopped,
     StopSignal,
     leave_stopping_to_parent,
@@ -65,7 +65,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from omnisafe_qpt.host.signals import StopSignal
+from omnisafe_qpt.signals import StopSignal
 console = Console()
 with StopSignal('Saving') as stop:
     console.print('begun')

@@ -14,8 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from omnisafe_qpt.data.tasks import all_tasks
-from omnisafe_qpt.host import simulators
-from omnisafe_qpt.host.simulators import METADRIVE_PACKAGES, install_command, why_unavailable
+from omnisafe_qpt.envs import simulators
+from omnisafe_qpt.envs.simulators import METADRIVE_PACKAGES, install_command, why_unavailable
 
 
 SUITES = ('safety_gymnasium', 'bullet_safety_gym', 'metadrive')
@@ -83,7 +83,7 @@ def test_the_unrelated_package_of_the_same_name_is_noticed(monkeypatch):
 def test_asking_imports_no_simulator():
     program = (
         'import sys\n'
-        'from omnisafe_qpt.host.simulators import why_unavailable\n'
+        'from omnisafe_qpt.envs.simulators import why_unavailable\n'
         f'for suite in {SUITES}: why_unavailable(suite)\n'
         'print(*sys.modules)\n'
     )

@@ -13,12 +13,13 @@ from gymnasium.utils import seeding
 
 from core_helpers import random_trajectories, small_learner
 from omnisafe_qpt import runner
-from omnisafe_qpt.core.baselines.deploy import MemorylessPolicy
-from omnisafe_qpt.core.config import DeploymentConfig
-from omnisafe_qpt.core.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.baselines.deploy import MemorylessPolicy
 from omnisafe_qpt.data import streams
 from omnisafe_qpt.data.augmentation import augment, relabel_frontier
 from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
 
 SEEDS = (0, 1, 7, 1_000_000_000)

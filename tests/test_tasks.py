@@ -20,8 +20,8 @@ import torch
 
 from http_helpers import dataset_bytes
 from omnisafe_qpt.data.tasks import SUITES, all_tasks, find_task, published_target, require_task
+from omnisafe_qpt.envs.simulators import why_unavailable
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.simulators import why_unavailable
 
 
 # These end an episode early when they fall over.
@@ -179,7 +179,7 @@ def test_the_numbers_of_every_task_are_possible():
 
 def test_bullet_tasks_are_the_environments_that_are_added_to_omnisafe():
     # Read, not imported: the module loads OmniSafe, which takes seconds.
-    source = Path(importlib.util.find_spec('omnisafe_qpt').origin).parent / 'host' / 'envs.py'
+    source = Path(importlib.util.find_spec('omnisafe_qpt').origin).parent / 'envs' / 'bullet.py'
     horizons = next(
         ast.literal_eval(node.value)
         for node in ast.parse(source.read_text(encoding='utf-8')).body
@@ -217,7 +217,7 @@ def simulated_tasks():
 
 
 def make(task):
-    from omnisafe_qpt.host.environments import make_env
+    from omnisafe_qpt.envs.environments import make_env
 
     assert why_unavailable(task.suite) is None
     return make_env(task.env_id)
@@ -225,7 +225,7 @@ def make(task):
 
 @pytest.mark.parametrize('task', simulated_tasks(), ids=lambda task: task.name)
 def test_sizes_and_horizons_are_those_of_the_simulator(task):
-    from omnisafe_qpt.host.environments import horizon_of
+    from omnisafe_qpt.envs.environments import horizon_of
 
     env = make(task)
     assert env.observation_space.shape == (task.obs_dim,)

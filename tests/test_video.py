@@ -19,13 +19,13 @@ import pytest
 
 from host_helpers import ENV_ID, HORIZON, make_networks
 from omnisafe_qpt.cli import main
+from omnisafe_qpt.envs.environments import NumpyEnvironment
+from omnisafe_qpt.envs.simulators import why_unavailable
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host import video
-from omnisafe_qpt.host.checkpoint import save_checkpoint
-from omnisafe_qpt.host.environments import NumpyEnvironment
-from omnisafe_qpt.host.limits import evaluate_runs
-from omnisafe_qpt.host.simulators import why_unavailable
-from omnisafe_qpt.host.video import clip_names, find_graphics, write_clips
+from omnisafe_qpt.evaluation import video
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
+from omnisafe_qpt.evaluation.video import clip_names, find_graphics, write_clips
+from omnisafe_qpt.runs.checkpoint import save_checkpoint
 
 
 SMALL = (96, 72)
@@ -89,10 +89,15 @@ def frames_of(path: Path) -> tuple[dict[str, Any], np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('first', ['omnisafe_qpt.host.limits', 'omnisafe_qpt.host.video'])
+@pytest.mark.parametrize(
+    'first', ['omnisafe_qpt.evaluation.sweep', 'omnisafe_qpt.evaluation.video']
+)
 def test_omnisafe_knows_qpt_whatever_is_imported_first(first: str) -> None:
     """OmniSafe's import brings QPT's modules, among them those that are just being imported."""
-    code = f'import {first}; from omnisafe_qpt.host.plugin import require_available as r; r()'
+    code = (
+        f'import {first}; '
+        'from omnisafe_qpt.omnisafe_plugin.import_hooks import require_available as r; r()'
+    )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
 
 

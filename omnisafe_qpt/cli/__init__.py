@@ -28,8 +28,8 @@ from omnisafe_qpt.cli import (
     tasks,
 )
 from omnisafe_qpt.cli.common import print_in_any_encoding, say
+from omnisafe_qpt.envs.simulators import opengl_problem
 from omnisafe_qpt.errors import UserError, disk_problem
-from omnisafe_qpt.host.simulators import opengl_problem
 from omnisafe_qpt.version import __version__
 
 
@@ -77,7 +77,7 @@ def _import_modules(modules: list[str]) -> None:
     """
     import omnisafe
 
-    from omnisafe_qpt.host.imports import import_modules
+    from omnisafe_qpt.envs.user_modules import import_modules
 
     import_modules(modules)
 

@@ -54,8 +54,8 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
-    from omnisafe_qpt.host.calibration import calibrate_run
-    from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.evaluation.target_calibration import calibrate_run
+    from omnisafe_qpt.progress import ProgressReporter
 
     progress = ProgressReporter('Calibrating', 1)
     with progress.shown():

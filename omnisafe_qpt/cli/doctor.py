@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
         check_writable(options.json)
     from rich.console import Console
 
-    from omnisafe_qpt.host.checks import CHECKS, FAILED, run_check, versions
+    from omnisafe_qpt.cli.doctor_checks import CHECKS, FAILED, run_check, versions
 
     names = options.only or list(CHECKS)
     for name in names:

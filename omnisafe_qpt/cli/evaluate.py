@@ -134,9 +134,9 @@ def _run(options: argparse.Namespace) -> None:
                 raise UserError(f'--{name}: nothing is run with --offline; leave out one of them')
         run_offline(options)
         return
-    from omnisafe_qpt.host.limits import average_runs, evaluate_runs
-    from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.evaluation.sweep import average_runs, evaluate_runs
     from omnisafe_qpt.plots import check_suffix, plot_limits
+    from omnisafe_qpt.progress import ProgressReporter
 
     if options.plot is not None:
         check_suffix(options.plot)
@@ -174,8 +174,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _prepare_film(options: argparse.Namespace) -> Callable[[list[dict[str, Any]]], None]:
     """Find out whether clips can be made, and return what makes them of the rows."""
-    from omnisafe_qpt.host.progress import ProgressReporter
-    from omnisafe_qpt.host.video import check_video, write_clips
+    from omnisafe_qpt.evaluation.video import check_video, write_clips
+    from omnisafe_qpt.progress import ProgressReporter
 
     graphics = check_video(options.video, options.runs[0])
 

@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
     from omnisafe_qpt import runner
-    from omnisafe_qpt.host.export import export_policy
+    from omnisafe_qpt.export import export_policy
 
     report = export_policy(
         options.run,

@@ -35,9 +35,9 @@ def run_offline(options: argparse.Namespace) -> None:
     """
     if options.summary is not None:
         raise UserError('--summary averages episodes in the environment; leave out --offline or it')
-    from omnisafe_qpt.host.offline import evaluate_offline
-    from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.evaluation.offline import evaluate_offline
     from omnisafe_qpt.plots import check_suffix, plot_calibrations
+    from omnisafe_qpt.progress import ProgressReporter
 
     if options.plot is not None:
         check_suffix(options.plot)

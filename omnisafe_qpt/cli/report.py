@@ -125,8 +125,8 @@ def _rows(options: argparse.Namespace, runs: Sequence[Run]) -> list[dict[str, An
 
 def _simulate(options: argparse.Namespace, runs: Sequence[Run]) -> list[dict[str, Any]]:
     from omnisafe_qpt.data.summary import COST_LIMITS
-    from omnisafe_qpt.host.limits import evaluate_runs
-    from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.evaluation.sweep import evaluate_runs
+    from omnisafe_qpt.progress import ProgressReporter
 
     limits = {*(options.cost_limit or (*COST_LIMITS, *(run.cost_limit for run in runs)))}
     progress = ProgressReporter('Evaluating', 1)

@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
     from omnisafe_qpt.data.resolve import cache_folder
-    from omnisafe_qpt.host.simulators import why_unavailable
+    from omnisafe_qpt.envs.simulators import why_unavailable
 
     folder, rows = cache_folder(), []
     console = result_console()

@@ -167,7 +167,7 @@ def parse_agent(text: str) -> tuple[str, str, float]:
 
 def _read_run(run: str, epoch: str, weight: float, number: int, env_id: str) -> list[Agent]:
     """Find the checkpoints of one run and divide its weight among them."""
-    from omnisafe_qpt.host.checkpoint import find_run, list_checkpoints
+    from omnisafe_qpt.runs.checkpoint import find_run, list_checkpoints
 
     path = Path(run).expanduser()
     folder = path.parent.parent if path.is_file() else find_run(path)
@@ -225,8 +225,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 
 def _check_checkpoint(file: Path, algorithm: str) -> None:
     """Refuse at the start what would fail hours later."""
-    from omnisafe_qpt.host.checkpoint import load_file
-    from omnisafe_qpt.host.plugin import policy_parameters
+    from omnisafe_qpt.compat import policy_parameters
+    from omnisafe_qpt.runs.checkpoint import load_file
 
     if policy_parameters(load_file(file)) is None:
         raise UserError(
@@ -339,7 +339,7 @@ def _load_policy(agent: Agent, simulator: Simulator) -> _Policy:
 def _load_cached(algorithm: str, checkpoint: str, obs_dim: int, act_dim: int) -> _Policy:
     import torch
 
-    from omnisafe_qpt.host.plugin import ALGORITHMS
+    from omnisafe_qpt.algorithms import ALGORITHMS
 
     # Networks draw initial weights; an episode must not feel whether it was the one to load them.
     with torch.random.fork_rng(devices=[]):
@@ -352,7 +352,7 @@ class _OwnPolicy:
     """A run of one of this package's algorithms at its own cost limit."""
 
     def __init__(self, checkpoint: str) -> None:
-        from omnisafe_qpt.host.deployment import load_policy
+        from omnisafe_qpt.evaluation.deployment import load_policy
 
         self._policy = load_policy(checkpoint, device='cpu')
 
@@ -377,8 +377,8 @@ class _OmniSafePolicy:
     """
 
     def __init__(self, checkpoint: str, obs_dim: int, act_dim: int) -> None:
-        from omnisafe_qpt.host.checkpoint import load_file
-        from omnisafe_qpt.host.plugin import frozen_normalizer, load_actor
+        from omnisafe_qpt.compat import frozen_normalizer, load_actor
+        from omnisafe_qpt.runs.checkpoint import load_file
 
         path = Path(checkpoint)
         config = read_run_config(path.parent.parent)

@@ -24,7 +24,7 @@ from omnisafe_qpt.collect.store import EpisodeStore, Totals
 from omnisafe_qpt.data.actions import NORMALIZED, UNIT_ATTRIBUTE
 from omnisafe_qpt.data.files import write_hdf5_blocks
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.host.signals import StopSignal
+from omnisafe_qpt.signals import StopSignal
 
 
 __all__ = ['collect', 'run_episode', 'supported_env_ids']
@@ -167,7 +167,7 @@ def supported_env_ids() -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    from omnisafe_qpt.host.checkpoint import versions
+    from omnisafe_qpt.runs.checkpoint import versions
 
     found = versions()
     for package in _SIMULATOR_PACKAGES:
@@ -198,7 +198,7 @@ def _run_missing(
     stop: StopSignal,
 ) -> None:
     """Run the episodes that are not there yet."""
-    from omnisafe_qpt.host.progress import ProgressReporter
+    from omnisafe_qpt.progress import ProgressReporter
 
     missing = [number for number in range(request.candidates) if number not in store.finished]
     done = request.candidates - len(missing)

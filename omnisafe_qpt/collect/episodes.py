@@ -217,7 +217,7 @@ def run_episodes(
         # Once for all: the workers are forked with it.
         import omnisafe  # noqa: F401
 
-        import omnisafe_qpt.host.environments  # noqa: F401
+        import omnisafe_qpt.envs.environments  # noqa: F401
     build = partial(Recorder, recipe, check if processes <= 1 else None)
     try:
         with worker_pool(build, processes) as pool:

@@ -166,7 +166,7 @@ def _check_steps(env_id: str, max_steps: int | None) -> None:
 
 def _check_workers(workers: int | None) -> int:
     if workers is None:
-        from omnisafe_qpt.host.config import usable_cores
+        from omnisafe_qpt.settings.machine import usable_cores
 
         return usable_cores()
     _check_least(workers=(workers, 1))
@@ -204,7 +204,7 @@ def _check_mixture(
 
 
 def _no_controllers(env_id: str) -> str:
-    from omnisafe_qpt.host.config import nearest
+    from omnisafe_qpt.errors import nearest
 
     meant = ' or '.join(nearest(env_id, list(FAMILIES)))
     return (

@@ -34,9 +34,9 @@ class Simulator:
         # It comes first: while it is imported, QPT joins it, which imports what follows here.
         import omnisafe  # noqa: F401
 
-        from omnisafe_qpt.host.environments import horizon_of, make_env
-        from omnisafe_qpt.host.envs import SingleEnv
-        from omnisafe_qpt.host.plugin import unwrapped
+        from omnisafe_qpt.compat import unwrapped
+        from omnisafe_qpt.envs.bullet import SingleEnv
+        from omnisafe_qpt.envs.environments import horizon_of, make_env
 
         self.env_id = env_id
         self._env = make_env(env_id)
@@ -48,7 +48,7 @@ class Simulator:
     @property
     def raw(self) -> Any:
         """The simulator itself; a reset may put another one in its place."""
-        from omnisafe_qpt.host.plugin import simulator_of
+        from omnisafe_qpt.compat import simulator_of
 
         return simulator_of(self._env)
 

@@ -190,3 +190,15 @@ def published_target(name: str, cost_limit: float) -> float:
 
 def _names(task: Task) -> tuple[str, str, str]:
     return task.name, task.env_id, task.dsrl_env_id
+
+
+def reference_returns(env_id: str, fallback: tuple[float, float]) -> tuple[float, float]:
+    """Return the returns that are 0 and 1 on the normalised scale.
+
+    Args:
+        env_id (str): OmniSafe's environment id.
+        fallback (tuple[float, float]): Lowest and highest return of the dataset at hand, for an
+            environment that is no DSRL task.
+    """
+    task = find_task(env_id)
+    return fallback if task is None else (task.min_return, task.max_return)

@@ -17,16 +17,16 @@ from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.errors import UserError, shell_command
-from omnisafe_qpt.host.checkpoint import (
+from omnisafe_qpt.plots import Relabelled, relabel
+from omnisafe_qpt.runs.checkpoint import (
     BEST_FILE,
     find_run,
     list_checkpoints,
     load_best,
     load_networks,
 )
-from omnisafe_qpt.host.config import load_defaults, merge, run_settings
-from omnisafe_qpt.host.records import read_config, read_progress
-from omnisafe_qpt.plots import Relabelled, relabel
+from omnisafe_qpt.runs.records import read_config, read_progress
+from omnisafe_qpt.runs.resume import run_settings
 from omnisafe_qpt.schema import (
     checked,
     flag,
@@ -38,6 +38,7 @@ from omnisafe_qpt.schema import (
     text,
     whole,
 )
+from omnisafe_qpt.settings.files import load_defaults, merge
 
 
 _ALGORITHMS = ('QPT', 'CDT')

@@ -134,7 +134,7 @@ def make_page(
 def _averages(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if not rows:
         return []
-    from omnisafe_qpt.host.limits import average_runs  # takes seconds, as it brings OmniSafe
+    from omnisafe_qpt.evaluation.sweep import average_runs  # takes seconds, as it brings OmniSafe
 
     return sorted(average_runs(rows), key=lambda average: average['cost_limit'])
 
@@ -423,8 +423,8 @@ def _guarantee(run: Run) -> Guarantee | None:
     """Return what the calibration of the last checkpoint says of the run's own limit."""
     if run.spec.get('calibration') is None:
         return None
-    from omnisafe_qpt.core.config import DeploymentConfig
-    from omnisafe_qpt.host.deployment import guarantee_of
+    from omnisafe_qpt.evaluation.deployment import guarantee_of
+    from omnisafe_qpt.qpt.config import DeploymentConfig
 
     return guarantee_of(run.spec, DeploymentConfig(**run.spec['deployment']))
 

@@ -1,0 +1,242 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""MetaDrive in a process of its own, with DSRL's nine driving tasks.
+
+MetaDrive allows one simulator per process, and OmniSafe makes two environments in one process, to
+train and to evaluate. MetaDrive 0.2.6 also needs names that NumPy has dropped, puts names into
+Python's builtins, writes to the screen, and now and then ends its process with a crash. None of
+that is to happen in the user's process: it talks to the simulator through a pipe, which costs
+little beside a step of the simulator.
+
+This module is what runs in the new process, so it imports neither torch nor OmniSafe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import types
+import weakref
+from functools import partial
+from multiprocessing.connection import Connection, Pipe
+from typing import IO, Any
+
+import numpy as np
+
+from omnisafe_qpt.workers import receive, serve
+
+
+# As in DSRL: the blocks of each map with its seed, and vehicles per lane and 10 m.
+MAPS = {'easy': ('SCS', 0), 'medium': ('XST', 100), 'hard': ('TRO', 200)}
+TRAFFIC_DENSITIES = {'sparse': 0.1, 'mean': 0.15, 'dense': 0.2}
+
+_LASERS = 240  # the last values of an observation, distances on a scale of 0 to 1
+
+
+# -- in the simulator's process -------------------------------------------------------------------
+
+
+def prepare_imports() -> None:
+    """Let MetaDrive 0.2.6 be imported: with today's NumPy, in a second, and without protobuf.
+
+    Only for a process that runs nothing but MetaDrive.
+    """
+    for name, kind in {'bool': bool, 'float': float, 'int': int, 'object': object}.items():
+        setattr(np, name, kind)
+    # In the order of seaborn's: the agent's colour is the third one, the others are the traffic's.
+    palette = [(0.1, 0.4, 0.7), (0.9, 0.6, 0.0), (0.0, 0.6, 0.4), (0.5, 0.5, 0.5), (0.8, 0.4, 0.7)]
+    contents: dict[str, dict[str, Any]] = {
+        # Registers its environments with the old gym, and says so on the screen.
+        'metadrive.register': {},
+        # Scenarios of Waymo, whose protobuf code is too old for the installed protobuf.
+        'metadrive.utils.waymo_utils.protos': {},
+        'metadrive.utils.waymo_utils.protos.scenario_pb2': {},
+        # Drawing that nothing here calls, and that takes several seconds to import. Without
+        # them MetaDrive needs three packages only; see omnisafe_qpt.envs.simulators.
+        'cv2': {},
+        'matplotlib': {},
+        'matplotlib.pyplot': {'figure': None},
+        'seaborn': {'color_palette': lambda _: list(palette)},
+    }
+    for name, attributes in contents.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(attributes)
+
+
+class Simulator:
+    """One of DSRL's driving tasks, in this process.
+
+    An episode depends on its seed and its actions only. The seed decides the traffic, as nothing
+    else differs between the episodes of a task: each has one map.
+
+    Args:
+        task (str): DSRL's name of the task, ``easysparse``.
+        driver (str, optional): Who drives: ``agent``, by the actions, or ``idm``, MetaDrive's own
+            rule-based driver, whatever the actions. Defaults to ``agent``.
+    """
+
+    def __init__(self, task: str, driver: str = 'agent') -> None:
+        """Initialize an instance of :class:`Simulator`."""
+        with contextlib.redirect_stderr(io.StringIO()):  # the old gym asks not to be used
+            from metadrive.envs.safe_metadrive_env import SafeMetaDriveEnv
+            from metadrive.manager.traffic_manager import TrafficMode
+            from metadrive.policy.idm_policy import IDMPolicy
+
+        road = next(road for road in MAPS if task.startswith(road))
+        blocks, map_seed = MAPS[road]
+        self._env = SafeMetaDriveEnv(
+            {
+                'map_config': {'type': 'block_sequence', 'config': blocks},
+                'start_seed': map_seed,
+                'environment_num': 1,
+                'traffic_density': TRAFFIC_DENSITIES[task[len(road) :]],
+                'traffic_mode': TrafficMode.Hybrid,
+                # Seeds of an episode reach the map only, not the traffic: that is done below.
+                'random_traffic': True,
+                'accident_prob': 0.0,
+                'crash_vehicle_penalty': 0.0,
+                'agent_policy': IDMPolicy if driver == 'idm' else None,
+                # MetaDrive keeps the vehicles of earlier episodes for new ones, in which they
+                # then move differently by a little. A new simulator gives equal episodes.
+                'force_destroy': True,
+            },
+        )
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Start an episode and return the first observation."""
+        self._env.lazy_init()  # makes the managers, of which the traffic's has random seeds
+        self._env.engine.traffic_manager.np_random = np.random.RandomState(seed)
+        return self._env.reset()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool, dict[str, Any]]:
+        """Run one step.
+
+        Args:
+            action (np.ndarray): Steering, and throttle or brake. Shape (2,).
+
+        Returns:
+            observation: Shape (259,).
+            reward: MetaDrive's own.
+            cost: 1 off the road or in a crash, more by speed above 10 km/h, and a little by
+                closeness to the nearest obstacle.
+            terminated: Whether the car has arrived, crashed or left the road.
+            info: Values of MetaDrive, and the parts of the cost.
+        """
+        obs, reward, _, values = self._env.step(action)
+        info = {key: value for key, value in values.items() if isinstance(value, _PLAIN)}
+        info['velocity_cost'] = 0.01 * max(0.0, values['velocity'] - 10.0)
+        info['proximity_cost'] = 0.01 * max(0.0, 0.1 - float(np.min(obs[-_LASERS:]))) ** 2
+        info['cost'] = values['cost'] + info['velocity_cost'] + info['proximity_cost']
+        # MetaDrive itself lets an episode go on after a crash; DSRL does not.
+        terminated = bool(values['arrive_dest'] or values['crash'] or values['out_of_road'])
+        return obs, float(reward), info['cost'], terminated, info
+
+    def render(self, width: int, height: int) -> np.ndarray:
+        """Draw the car and what is around it from above.
+
+        Returns:
+            An image of shape (height, width, 3).
+        """
+        os.environ['SDL_VIDEODRIVER'] = 'dummy'  # pygame needs no display then
+        import pygame
+
+        surface = self._env.render(
+            mode='top_down',
+            film_size=(2000, 2000),
+            screen_size=(width, height),
+            track_target_vehicle=True,
+        )
+        return pygame.surfarray.array3d(surface).swapaxes(0, 1)
+
+    def close(self) -> None:
+        """Do nothing: Panda3D may crash when it cleans up, and ends with the process."""
+
+
+_PLAIN = (bool, int, float, str, np.bool_, np.integer, np.floating)
+
+
+# -- in the user's process ------------------------------------------------------------------------
+
+
+class SimulatorProcess:
+    """A :class:`Simulator` in a new process.
+
+    The process ends with this object or when its end of the pipe closes, whichever comes first.
+
+    Args:
+        task (str): DSRL's name of the task, ``easysparse``.
+    """
+
+    def __init__(self, task: str) -> None:
+        """Initialize an instance of :class:`SimulatorProcess`."""
+        self._connection, theirs = Pipe()
+        # What MetaDrive writes is of interest only if it crashes.
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        with theirs:
+            command = [sys.executable, '-m', 'omnisafe_qpt.envs.metadrive_process']
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno()), task],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=[theirs.fileno()],
+            )
+        parts = (self._process, self._connection, self._output)
+        self.close = weakref.finalize(self, _end, os.getpid(), *parts)
+
+    def request(self, command: str, *arguments: Any) -> Any:
+        """Call a method of the simulator.
+
+        Args:
+            command (str): Its name.
+            arguments: Its arguments.
+
+        Raises:
+            RuntimeError: If the simulator failed or its process has ended.
+        """
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended: its last words may be there
+                self._connection.send((command, arguments))
+            return receive(self._connection)
+        except (EOFError, OSError) as error:
+            raise RuntimeError(self._last_words()) from error
+        except RuntimeError:
+            raise
+        except BaseException:
+            self.close()  # interrupted: the next result would be that of this request
+            raise
+
+    def _last_words(self) -> str:
+        if not self.close.alive:
+            return 'the process of MetaDrive has been closed'
+        status = self._process.wait()
+        self._output.seek(0)
+        written = self._output.read().decode(errors='replace').strip()
+        return f'the process of MetaDrive ended with status {status}:\n{written}'
+
+
+def _end(
+    owner: int,
+    process: subprocess.Popen,
+    connection: Connection,
+    output: IO[bytes],
+) -> None:
+    if os.getpid() != owner:  # a fork, in which the object's copy is not the simulator's end
+        return
+    connection.close()
+    # It may be in the midst of a step, and it has nothing to save.
+    process.kill()
+    process.wait()
+    output.close()
+
+
+if __name__ == '__main__':
+    prepare_imports()
+    with Connection(int(sys.argv[1])) as ours:
+        serve(ours, partial(Simulator, sys.argv[2]), os.getppid())
+    # Panda3D crashes when Python takes down the modules that it uses.
+    os._exit(0)

@@ -1,0 +1,477 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of a trained model on whole episodes of data, without an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+
+from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
+from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.losses import combine_cost
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
+
+
+# States whose candidates are tried. A share of them is then known to within 0.016, at 95 %.
+DEFAULT_STATES = 4096
+_BINS = 10
+# Windows that go through the policy at a time: a GPU wants many, a CPU's cache few.
+_WINDOWS = {'cpu': 512, 'cuda': 16384}
+# At least so many states at a time have their candidates tried: each has candidates of its own.
+_LEAST_STATES = 64
+
+
+@dataclass(frozen=True)
+class ActionError:
+    """How far the policy's actions are from the data's, and how far a constant action is.
+
+    Args:
+        episodes (str): Which episodes: ``all``, or those ``within`` or ``over`` the cost limit.
+        cost_limit (float, optional): That limit; None for all episodes.
+        num_episodes (int): How many there are.
+        num_steps (int): Their transitions.
+        error (float, optional): Mean squared error of the policy, over steps and action
+            dimensions. None where there is no step.
+        mean_action_error (float, optional): The same of the mean action of all the data.
+    """
+
+    episodes: str
+    cost_limit: float | None
+    num_episodes: int
+    num_steps: int
+    error: float | None
+    mean_action_error: float | None
+
+
+@dataclass(frozen=True)
+class Bin:
+    """States of like predictions.
+
+    Args:
+        count (int): How many.
+        predicted (float): Mean prediction.
+        realised (float): Mean of what came.
+        low (float): What came, its lower 10 % quantile.
+        high (float): What came, its upper 10 % quantile.
+    """
+
+    count: int
+    predicted: float
+    realised: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a critic predicts beside what came, in units of reward or cost.
+
+    Args:
+        num_states (int): State-action pairs of the data that were looked at.
+        predicted_mean (float): Mean prediction.
+        realised_mean (float): Mean of what came.
+        bias (float): The former less the latter.
+        rmse (float): Root mean squared difference.
+        correlation (float, optional): Pearson's. None where all predictions, or all that came,
+            are the same: it is not defined there.
+        rank_correlation (float, optional): Spearman's; likewise.
+        bins (tuple[Bin, ...]): Ten bins of as many states each, from low to high predictions.
+    """
+
+    num_states: int
+    predicted_mean: float
+    realised_mean: float
+    bias: float
+    rmse: float
+    correlation: float | None
+    rank_correlation: float | None
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class CandidateShares:
+    """What the choice among candidates comes to at states of the data.
+
+    Args:
+        num_states (int): States that were looked at.
+        overspent_share (float): Share of them whose episode has cost more than the limit before.
+        infeasible_share (float): Share of them at which no candidate fits the budget.
+        infeasible_within_share (float, optional): The same among those that are not overspent.
+            None where all are.
+        changed_share (float): Share of them at which not the unshifted candidate is chosen.
+    """
+
+    num_states: int
+    overspent_share: float
+    infeasible_share: float
+    infeasible_within_share: float | None
+    changed_share: float
+
+
+class OfflineChecks:
+    """Compares a trained model with whole episodes of data.
+
+    Every state s_0..s_L of every episode is looked at, W = N + E of N transitions in E episodes,
+    at the end of its window of K steps, as the policy sees it at deployment.
+
+    Args:
+        networks (DeployableNetworks): The trained model, on the device to use.
+        trajectories (Trajectories): The episodes; on the same device, or on the host, from where
+            windows are sent.
+        gamma (float): Discount of the critics.
+        cost_value (str): How twin cost values become one, ``min`` or ``max``.
+        advance (Callable[[int], None], optional): Called with the windows that went through the
+            policy since the last call. Defaults to None.
+    """
+
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        networks: DeployableNetworks,
+        trajectories: Trajectories,
+        gamma: float,
+        cost_value: str,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        """Initialize an instance of :class:`OfflineChecks`."""
+        self._networks = networks.eval()
+        self._device = networks.scaling.obs_mean.device
+        self._trajectories = trajectories
+        self._gamma = gamma
+        self._cost_value = cost_value
+        self._advance = advance or (lambda windows: None)
+        rows = trajectories.rows
+        # Of every state: its episode, its row in the table, and the steps from it to the end.
+        numbers = torch.arange(len(rows), device=rows.lengths.device)
+        self._episode = numbers.repeat_interleave(rows.lengths + 1)
+        ends = (rows.lengths + 1).cumsum(0)[self._episode]
+        state = torch.arange(len(self._episode), device=ends.device)
+        self._steps_left = ends - 1 - state
+        self._rows = (rows.starts + rows.lengths)[self._episode] - self._steps_left
+        self._has_action = (self._steps_left > 0).cpu()
+        # Whether, to the critics, nothing comes after the last state of an episode, (E,).
+        is_over = rows.terminal
+        if networks.critic_inputs == 'targets_time':
+            is_over = is_over | (rows.lengths >= networks.spec['horizon'])
+        self._is_over = is_over[self._episode]
+
+    def count_windows(self, candidates: int, limits: int, num_states: int) -> int:
+        """Count the windows that all checks take, for progress.
+
+        Args:
+            candidates (int): M; with 1 nothing is chosen.
+            limits (int): For how many cost limits candidates are tried.
+            num_states (int): At how many states at most.
+        """
+        states = min(num_states, int(self._has_action.sum()))
+        return len(self._rows) + (limits * candidates * states if candidates > 1 else 0)
+
+    # ------------------------------------------------------------------ actions
+
+    def action_errors(self, cost_limits: Sequence[float]) -> list[ActionError]:
+        """Compare the policy's actions with the data's, given the data's own to-go tokens.
+
+        Each action counts once, as predicted at the end of its window.
+
+        Args:
+            cost_limits (Sequence[float]): For each, episodes within and over it are also looked at
+                apart.
+        """
+        actions = self._columns(self._trajectories.obs_dim, self._trajectories.act_dim)
+        predicted, _ = self._predictions
+        squares = (predicted - actions).square().mean(1)[self._has_action]
+        actions = actions[self._has_action]
+        constant = (actions - actions.mean(0)).square().mean(1)
+        costs = self._trajectories.cost_returns.cpu()
+        groups = [('all', None, torch.ones_like(costs, dtype=torch.bool))]
+        for limit in cost_limits:
+            groups += [('within', limit, costs <= limit), ('over', limit, costs > limit)]
+        episode = self._episode.cpu()[self._has_action]
+        found = []
+        for name, limit, is_chosen in groups:
+            chosen = is_chosen[episode]
+            errors = (_mean(values[chosen]) for values in (squares, constant))
+            found.append(
+                ActionError(name, limit, int(is_chosen.sum()), int(chosen.sum()), *errors),
+            )
+        return found
+
+    # ------------------------------------------------------------------ critics
+
+    @property
+    def uncounted_weight(self) -> float:
+        """Share of a value's discount weight that lies after a time limit, mean over states."""
+        weight = self._gamma ** self._steps_left.double()
+        weight = torch.where(self._is_over, 0.0, weight)
+        return weight.cpu()[self._has_action].mean().item()
+
+    def calibrations(self) -> dict[str, Calibration]:
+        """Compare the critics' values of the data's actions with what came of them.
+
+        A value is the minimum of the twins for reward and ``cost_value`` of them for cost, as at
+        deployment. Sums to the end of an episode that a time limit ended lack what would have come
+        after it, which a critic's value contains. So there are two sums: ``discounted``, without
+        it; and ``completed``, with the critic's own value of the last state in its place, which
+        is the target that critics are trained on. The latter is left out where there is no time
+        limit or the critics stop there, since both are the same then.
+
+        Returns:
+            ``reward_discounted``, ``reward_completed``, ``cost_discounted``, ``cost_completed``,
+            and ``cost_to_go``: the value of cost beside the plain sum that is left of the episode,
+            which a budget is about.
+        """
+        _, values = self._predictions
+        steps_left, chosen = self._steps_left.cpu(), self._has_action
+        received = self._columns(self._trajectories.act_dim + self._trajectories.obs_dim, 4).T
+        goes_on = ~self._is_over.cpu()
+        found = {}
+        for index, kind in enumerate(('reward', 'cost')):
+            predicted = values[index]
+            sums = {'discounted': received[index]}
+            if goes_on.any():
+                last_values = predicted.clamp_min(0.0) if kind == 'cost' else predicted
+                sums['completed'] = torch.where(chosen | ~goes_on, received[index], last_values)
+            for name, step_values in sums.items():
+                realised = discounted_sums(step_values, steps_left, self._gamma)
+                found[f'{kind}_{name}'] = calibrate(predicted[chosen], realised[chosen])
+        found['cost_to_go'] = calibrate(values[1][chosen], received[3][chosen])
+        return found
+
+    # ------------------------------------------------------------------ candidates
+
+    def candidate_shares(
+        self,
+        config: DeploymentConfig,
+        target_return: float,
+        num_states: int = DEFAULT_STATES,
+        seed: int = 0,
+    ) -> CandidateShares | None:
+        """Choose among candidates at states of the data, as at deployment with a cost limit.
+
+        What came before a state is the data's; its targets are what is left, after the data's
+        rewards and costs, of the target return and of the cost limit. So the budget is the limit
+        less the cost so far in that episode.
+
+        Args:
+            config (DeploymentConfig): Cost limit, candidates, rule.
+            target_return (float): Return asked for at the start of an episode.
+            num_states (int, optional): At most so many states are drawn. Defaults to
+                :data:`DEFAULT_STATES`.
+            seed (int, optional): Seed of the states and the candidates. Defaults to 0.
+
+        Returns:
+            What was chosen, or None with one candidate, where there is nothing to choose.
+        """
+        if config.candidates == 1:
+            return None
+        numbers = self._draw(num_states, seed)
+        size = max(_LEAST_STATES, _WINDOWS[self._device.type] // config.candidates)
+        size = min(size, len(numbers))
+        policy = _PlacedPolicy(self._networks, config, num_episodes=size)
+        policy.reset(target_return, seeds=range(seed, seed + size))
+        # The data's to-go sums become those of the targets by a shift of each episode.
+        data = self._trajectories
+        sampler = self._sampler(
+            replace(
+                data.rows,
+                return_shift=target_return - data.returns,
+                cost_shift=config.cost_to_ask_for - data.cost_returns,
+            ),
+        )
+        found: list[torch.Tensor] = []
+        # The policy's batch has one size: the last one is filled up with the first states.
+        filled = numbers[torch.arange(-(-len(numbers) // size) * size) % len(numbers)]
+        for batch in self._batches(sampler, filled, size):
+            policy.place(batch)
+            policy.act(batch.states[:, -1].cpu())
+            choice = policy.choice
+            found.append(
+                torch.stack(
+                    [batch.cost_to_go[:, -1] < 0, ~choice.feasible, choice.candidate != 0],
+                ),
+            )
+            self._advance(size * config.candidates)
+        overspent, infeasible, changed = torch.cat(found, dim=1)[:, : len(numbers)].cpu().double()
+        within = infeasible[overspent == 0]
+        return CandidateShares(
+            num_states=len(numbers),
+            overspent_share=overspent.mean().item(),
+            infeasible_share=infeasible.mean().item(),
+            infeasible_within_share=_mean(within),
+            changed_share=changed.mean().item(),
+        )
+
+    def _draw(self, num_states: int, seed: int) -> torch.Tensor:
+        """Draw states that have an action, without repetition and in order; all if they are few."""
+        states = self._has_action.nonzero()[:, 0]
+        if len(states) > num_states:
+            generator = torch.Generator().manual_seed(seed)
+            states = states[torch.randperm(len(states), generator=generator)[:num_states]]
+        return states.sort().values
+
+    # ------------------------------------------------------------------ passes over the data
+
+    @cached_property
+    def _predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the policy's actions (W, A) and the values (2, W) at all states; float64, CPU.
+
+        Values are those of the data's action, and at the last state of an episode of the
+        policy's, by the reward and by the cost critics, in units of reward and cost.
+        """
+        networks, scaling = self._networks, self._networks.scaling
+        size = _WINDOWS[self._device.type]
+        actions, values = [], []
+        numbers = torch.arange(len(self._rows))
+        for batch in self._batches(self._sampler(), numbers, size):
+            inputs = scaling.policy_inputs(batch)
+            predicted = networks.policy(inputs, last_only=True)[:, 0]
+            states = networks.critic_states(
+                inputs.states, inputs.return_to_go, inputs.cost_to_go, inputs.timesteps
+            )[:, -1]
+            taken = torch.where(batch.action_mask[:, -1:], batch.actions[:, -1], predicted)
+            reward_value = networks.reward_critic(states, taken).amin(0)
+            cost_value = combine_cost(
+                networks.cost_critic(states, taken),
+                self._cost_value,
+            )
+            actions.append(predicted)
+            values.append(
+                torch.stack([scaling.reward_value(reward_value), scaling.cost_value(cost_value)]),
+            )
+            self._advance(len(predicted))
+        return torch.cat(actions).double().cpu(), torch.cat(values, dim=1).double().cpu()
+
+    def _sampler(self, rows: EpisodeRows | None = None) -> WindowSampler:
+        return WindowSampler(
+            self._trajectories,
+            context_len=self._networks.spec['policy']['context_len'],
+            batch_size=1,  # nothing is drawn
+            seed=0,
+            rows=rows,
+        )
+
+    def _batches(
+        self,
+        sampler: WindowSampler,
+        numbers: torch.Tensor,
+        size: int,
+    ) -> Iterator[SequenceBatch]:
+        """Gather the windows of these numbers on the networks' device, so many at a time."""
+        for part in numbers.to(self._trajectories.table.device).split(size):
+            batch = sampler.batch(part)
+            yield SequenceBatch(
+                **{
+                    field.name: getattr(batch, field.name).to(self._device)
+                    for field in fields(batch)
+                },
+            )
+
+    def _columns(self, first: int, count: int) -> torch.Tensor:
+        """Return columns of the table at every state, (W, count) float64, on the CPU."""
+        table = self._trajectories.table[:, first : first + count]
+        return table[self._rows].cpu().double()
+
+
+class _PlacedPolicy(RolloutPolicy):
+    """A policy that is put in the midst of episodes which others have played."""
+
+    def place(self, batch: SequenceBatch) -> None:
+        """Take over all but the last state of B windows; that one is to be acted on.
+
+        Args:
+            batch (SequenceBatch): The windows, their to-go sums those of the policy's targets.
+        """
+        to_go = torch.stack([batch.return_to_go, batch.cost_to_go], dim=-1)
+        for history, window in (
+            (self._states, batch.states),
+            (self._actions, batch.actions),
+            (self._to_go, to_go),
+            (self._timesteps, batch.timesteps),
+            (self._mask, batch.mask),
+        ):
+            # As it is before the last step, which acting appends.
+            history[:, 1:] = window[:, :-1]
+        self._now.copy_(to_go[:, -1])
+        self._step.copy_(batch.timesteps[:, -1])
+
+
+# ---------------------------------------------------------------------- statistics
+
+
+def discounted_sums(
+    values: torch.Tensor,
+    steps_left: torch.Tensor,
+    gamma: float,
+) -> torch.Tensor:
+    """Sum each episode's values from every state to its end, discounted.
+
+    The sums double their reach each time, so that episodes of a thousand steps take ten rounds
+    over all states at once.
+
+    Args:
+        values (torch.Tensor): (W,) float64, what each state brings; episodes one after another.
+        steps_left (torch.Tensor): (W,) int64, steps to the last state of its episode.
+        gamma (float): Discount.
+
+    Returns:
+        (W,) float64.
+    """
+    sums, reach = values, 1
+    while reach <= int(steps_left.max()):
+        later = torch.where(steps_left[:-reach] >= reach, sums[reach:], 0.0)
+        sums = torch.cat([sums[:-reach] + gamma**reach * later, sums[-reach:]])
+        reach *= 2
+    return sums
+
+
+def calibrate(predicted: torch.Tensor, realised: torch.Tensor) -> Calibration:
+    """Compare predictions with what came.
+
+    Args:
+        predicted (torch.Tensor): (n,) float64, n at least 1.
+        realised (torch.Tensor): (n,) float64.
+    """
+    order = predicted.argsort(stable=True)
+    bins = [
+        Bin(
+            len(part),
+            predicted[part].mean().item(),
+            realised[part].mean().item(),
+            *realised[part].quantile(torch.tensor([0.1, 0.9], dtype=realised.dtype)).tolist(),
+        )
+        for part in order.tensor_split(min(_BINS, len(order)))
+    ]
+    difference = predicted - realised
+    return Calibration(
+        num_states=len(predicted),
+        predicted_mean=predicted.mean().item(),
+        realised_mean=realised.mean().item(),
+        bias=difference.mean().item(),
+        rmse=difference.square().mean().sqrt().item(),
+        correlation=correlation(predicted, realised),
+        rank_correlation=correlation(_ranks(predicted), _ranks(realised)),
+        bins=tuple(bins),
+    )
+
+
+def correlation(first: torch.Tensor, second: torch.Tensor) -> float | None:
+    """Return Pearson's correlation of two (n,) tensors, None where one of them is constant."""
+    if any(values.min() == values.max() for values in (first, second)):
+        return None
+    first, second = ((values - values.mean()) for values in (first, second))
+    return ((first @ second) / (first.norm() * second.norm())).clamp(-1.0, 1.0).item()
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """Rank (n,) values from 1; equal ones share the mean of their ranks."""
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    return values.mean().item() if len(values) else None

@@ -1,0 +1,252 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of a trained run on a dataset, without its environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnisafe_qpt.data.actions import (
+    ENVIRONMENT,
+    NORMALIZED,
+    UNIT_ATTRIBUTE,
+    find_unit,
+    normalize,
+    recorded_unit,
+)
+from omnisafe_qpt.data.files import HDF5_SUFFIXES, file_sha256
+from omnisafe_qpt.data.holdout import split_off
+from omnisafe_qpt.data.prefetch import fits_on
+from omnisafe_qpt.data.resolve import AUTO, SAMPLE, resolve_dataset
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.evaluation.deployment import deployment_of, forget_calibration, forget_zero_action
+from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_transformer
+from omnisafe_qpt.settings.machine import resolve_device
+
+
+HELD_OUT = 'held out of training'
+TRAINING_DATA = 'training data, not held out'
+OTHER_DATA = 'not the training file'
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Episodes to check on and what they are to the run."""
+
+    trajectories: Trajectories
+    relation: str
+    path: str
+    sha256: str | None
+    warning: str | None = None
+
+
+def evaluate_offline(  # pylint: disable=too-many-arguments
+    run: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    cost_limits: Sequence[float] | None = None,
+    target_return: float | str | Sequence[float | str] | None = None,
+    *,
+    candidates: int | None = None,
+    rule: str | None = None,
+    candidate_shift: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    checkpoint: str | int = 'last',
+    calibrated: bool = True,
+    num_states: int = DEFAULT_STATES,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Check a trained run on a dataset: its actions, its critics, its choice among candidates.
+
+    Of the run's own training data only the episodes that were held out of training are used, if
+    there are any (``train_cfgs:holdout_share``).
+
+    Args:
+        run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
+        dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be: a DSRL HDF5 or OmniSafe
+            npz file, ``auto``, ``sample``, or a name of OmniSafe's own datasets.
+        cost_limits (Sequence[float], optional): Undiscounted costs of an episode, by which episodes
+            are told apart and for which candidates are tried. Defaults to the run's.
+        target_return (float, str or sequence, optional): Return asked for, one for all limits or
+            one for each; see :func:`omnisafe_qpt.load_policy`.
+        candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
+        rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
+        candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
+        seed (int, optional): Seed of the states whose candidates are tried, and of the candidates.
+            Defaults to 0.
+        device (str, optional): See :func:`omnisafe_qpt.load_policy`.
+        checkpoint (str or int, optional): Which checkpoint of the run: ``last``, ``best`` or a
+            number of epochs. Defaults to ``'last'``.
+        calibrated (bool, optional): See :func:`omnisafe_qpt.load_policy`. Defaults to True.
+        num_states (int, optional): States whose candidates are tried, at most. Defaults to
+            :data:`omnisafe_qpt.evaluation.diagnostics.DEFAULT_STATES`.
+        on_progress (Callable, optional): Called with the windows done and their total. Defaults to
+            None.
+
+    Returns:
+        Plain values: what was checked and on what; ``data``, what these episodes are to the run;
+        ``action_errors``, a list as by :meth:`OfflineChecks.action_errors`; ``calibrations``, as
+        by :meth:`OfflineChecks.calibrations`, None where the run trained no critics; and
+        ``candidates``, for each limit what :meth:`OfflineChecks.candidate_shares` found, None
+        where the run's policy has no candidates.
+
+    Raises:
+        UserError: If the run or the dataset does not exist, they are of different environments, or
+            a value is impossible.
+    """
+    if num_states < 1:
+        raise UserError(f'num_states is {num_states}; it must be at least 1')
+    path = checkpoint_path(run, checkpoint)
+    networks, _ = load_transformer(path, resolve_device(device or 'auto'))
+    if not calibrated:
+        forget_calibration(networks)
+    forget_zero_action(networks)
+    deployments = [
+        deployment_of(networks, limit, target, candidates, rule, candidate_shift)
+        for limit, target in _pairs(cost_limits, target_return)
+    ]
+    limits = [config.cost_limit for config, _ in deployments]
+    data = _load_data(str(dataset), networks)
+    options = networks.spec.get('config', {}).get('algo_cfgs', {})
+    gamma = options.get('gamma', networks.spec.get('gamma'))
+    has_critics = networks.has_critics
+    config = deployments[0][0]
+    done = 0
+
+    def advance(windows: int) -> None:
+        nonlocal done
+        done += windows
+        if on_progress is not None:
+            on_progress(min(done, total), total)
+
+    device_of = networks.device
+    trajectories = data.trajectories
+    if fits_on(device_of, trajectories.table.nbytes):
+        trajectories = trajectories.to(device_of)
+    checks = OfflineChecks(networks, trajectories, gamma, config.cost_value, advance)
+    has_choice = has_critics and config.candidates > 1
+    total = checks.count_windows(config.candidates, len(limits) * has_choice, num_states)
+    terminal = int(trajectories.rows.terminal.sum())
+    return {
+        'run': str(path.parent.parent.resolve()),
+        'checkpoint': path.name,
+        'env_id': networks.spec['env_id'],
+        'dataset': data.path,
+        'dataset_sha256': data.sha256,
+        'dataset_warning': data.warning,
+        'data': data.relation,
+        'episodes': len(trajectories.rows),
+        'transitions': trajectories.num_transitions,
+        'terminal_episodes': terminal,
+        'time_limit_episodes': len(trajectories.rows) - terminal,
+        'gamma': gamma,
+        'uncounted_weight': checks.uncounted_weight,
+        'action_errors': [asdict(error) for error in checks.action_errors(limits)],
+        'calibrations': _plain(checks.calibrations()) if has_critics else None,
+        'candidates': [
+            {
+                'cost_limit': config.cost_limit,
+                'target_return': target,
+                'candidates': config.candidates,
+                'rule': config.rule,
+                'candidate_shift': config.candidate_shift,
+                'seed': seed,
+                **asdict(checks.candidate_shares(config, target, num_states, seed)),
+            }
+            for config, target in deployments
+        ]
+        if has_choice
+        else None,
+        'versions': networks.spec['versions'],
+    }
+
+
+def _pairs(
+    cost_limits: Sequence[float] | None,
+    target_return: float | str | Sequence[float | str] | None,
+) -> list[tuple[float | None, float | str | None]]:
+    """Pair cost limits with return targets; None leaves it to the run."""
+    limits: list[float | None] = list(cost_limits or [None])
+    is_one = isinstance(target_return, str) or not isinstance(target_return, Sequence)
+    targets = [target_return] if is_one else target_return
+    if len(targets) not in (1, len(limits)):
+        raise UserError(
+            f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '
+            'or one for each',
+        )
+    return list(zip(limits, targets if len(targets) > 1 else [*targets] * len(limits)))
+
+
+def _load_data(dataset: str, networks: DeployableNetworks) -> _Data:
+    """Load the episodes that a dataset's name means for this run."""
+    spec = networks.spec
+    path, sha256, warning = dataset, None, None
+    if _is_omnisafe_name(dataset):
+        from omnisafe_qpt.compat import load_omnisafe_dataset
+
+        trajectories = load_omnisafe_dataset(dataset, spec['horizon'])
+    else:
+        source = resolve_dataset(dataset, spec['env_id'], '--offline')
+        path, warning = str(source.path.resolve()), source.warning
+        sha256 = file_sha256(source.path)
+        trajectories = Trajectories.load(source.path, horizon=spec['horizon'])
+    _check_sizes(trajectories, spec)
+    record = spec['dataset']
+    is_same = sha256 == record['sha256'] if sha256 else path == record['path']
+    if 'action_range' in spec:  # an earlier version took actions as they are
+        if is_same:
+            declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
+        else:
+            declared = NORMALIZED if sha256 is None else recorded_unit(path)
+        unit = find_unit(trajectories, spec['action_range'], declared)
+        if unit.name == ENVIRONMENT:
+            normalize(trajectories, spec['action_range'])
+        if not is_same and unit.warning:
+            warning = unit.warning if warning is None else f'{warning}\n{unit.warning}'
+    if not is_same:
+        return _Data(trajectories, OTHER_DATA, path, sha256, warning)
+    held_out = spec.get('held_out', [])
+    if not held_out:
+        return _Data(trajectories, TRAINING_DATA, path, sha256, warning)
+    if max(held_out) >= len(trajectories.rows):
+        raise UserError(
+            f'held_out of the checkpoint names episode {max(held_out)}, and {trajectories.name} '
+            f'has {len(trajectories.rows)}: the checkpoint is damaged; use another one',
+        )
+    _, trajectories = split_off(trajectories, torch.tensor(held_out))
+    return _Data(trajectories, HELD_OUT, path, sha256, warning)
+
+
+def _is_omnisafe_name(dataset: str) -> bool:
+    """Tell whether only OmniSafe knows a dataset of this name; OmniSafe takes seconds to import."""
+    path = Path(dataset)
+    if dataset in (AUTO, SAMPLE) or path.is_file() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
+        return False
+    from omnisafe_qpt.compat import dataset_names
+
+    return dataset in dataset_names()
+
+
+def _check_sizes(trajectories: Trajectories, spec: dict[str, Any]) -> None:
+    for what, given, needed in (
+        ('observation', trajectories.obs_dim, spec['obs_dim']),
+        ('action', trajectories.act_dim, spec['act_dim']),
+    ):
+        if given != needed:
+            raise UserError(
+                f'{trajectories.name} has {what}s of size {given}, {spec["env_id"]} has {needed}: '
+                'the dataset is of another environment',
+            )
+
+
+def _plain(calibrations: dict[str, Any]) -> dict[str, Any]:
+    return {name: asdict(calibration) for name, calibration in calibrations.items()}

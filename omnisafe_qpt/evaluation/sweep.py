@@ -1,0 +1,352 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs at any cost limits: one row of results for each, and their averages over runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from omnisafe_qpt.envs.user_modules import require_environment_of
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.evaluation.deployment import (
+    algorithm_of,
+    asks_for_returns,
+    deployment_of,
+    forget_calibration,
+    guarantee_of,
+)
+from omnisafe_qpt.evaluation.episodes import (
+    Evaluation,
+    Series,
+    default_processes,
+    evaluate_together,
+)
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import Deployable
+from omnisafe_qpt.runner import share_bound
+from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks
+from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
+from omnisafe_qpt.settings.machine import resolve_device
+from omnisafe_qpt.settings.seeds import check_test_seeds
+
+
+RunPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A trained model and the file that it is from."""
+
+    networks: Deployable
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A row to be: the model, and what is asked of it."""
+
+    model: _Model
+    config: DeploymentConfig
+    target_return: float | None
+
+
+def evaluate_runs(  # pylint: disable=too-many-arguments
+    runs: RunPath | Sequence[RunPath],
+    cost_limits: float | Sequence[float] | None = None,
+    target_return: float | str | Sequence[float | str] | None = None,
+    *,
+    episodes: int = 20,
+    candidates: int | None = None,
+    rule: str | None = None,
+    candidate_shift: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    processes: int | None = None,
+    checkpoint: str | int = 'last',
+    calibrated: bool = True,
+    traces: bool = False,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate runs of one task in its environment, at any cost limits.
+
+    All episodes are shared out among the same processes, whose simulators are made once. Each
+    limit of each run gets the same seeds, so that its episodes start alike. A row does not depend
+    on the number of processes or on what else is evaluated. A policy that acts on the observation
+    alone, as a baseline's does, knows no limit: its episodes are run once, and their costs are
+    compared with each limit.
+
+    Args:
+        runs (str, os.PathLike or a sequence of them): Folders of runs, or checkpoints
+            (``torch_save/epoch-N.pt``).
+        cost_limits (float or sequence, optional): Undiscounted cost of an episode to keep within,
+            one or several. Defaults to each run's own.
+        target_return (float, str or sequence, optional): Return to ask for, one for all limits or
+            one for each; ``dsrl`` for DSRL's published one. Defaults to what
+            :func:`omnisafe_qpt.load_policy` asks for.
+        episodes (int, optional): How many for each row. Defaults to 20.
+        candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
+            Defaults to the run's.
+        rule (str, optional): How a candidate is chosen. Defaults to the run's.
+        candidate_shift (str, optional): ``history`` or ``last``; see
+            :class:`omnisafe_qpt.qpt.config.DeploymentConfig`. Defaults to the run's.
+        seed (int, optional): Seed of the first episode; each further one has the next. Defaults
+            to 0.
+        device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
+            device.
+        processes (int, optional): Processes that run episodes at the same time. Defaults to one a
+            core.
+        checkpoint (str or int, optional): Which checkpoint of a run: ``last``, ``best`` or a
+            number of epochs. Defaults to ``'last'``.
+        calibrated (bool, optional): Whether to use a model's target calibration, if it has one for
+            these settings. Defaults to True.
+        traces (bool, optional): Whether a row holds its episodes step by step. Defaults to False.
+        on_progress (Callable, optional): Called with the steps done, the steps expected, and which
+            run and limit is at work. Defaults to None.
+
+    Returns:
+        A row of plain values for each limit of each run, with everything needed to repeat it: first
+        all limits of the first run. With ``traces``, a row's ``traces`` has a dict for each episode
+        with equally long lists: ``actions``; ``rewards``; ``costs``; ``chosen``, the candidate's
+        number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
+        ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
+        lists of None. Where the policy acts on the observation alone, ``target_return``,
+        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. With 95 %
+        confidence the share of all episodes over the limit is at most ``unsafe_share_bound``
+        (Clopper-Pearson, from this row's episodes alone). ``guarantee`` is what the target
+        calibration says of the limit, the fields of :class:`omnisafe_qpt.runner.Guarantee` with its
+        two statements, or None if it did not choose the targets; ``calibrated_bound`` is its
+        ``cost_bound``. ``holds_still`` is True for the zero-action fallback, where the calibration
+        found no safe target: then ``target_return`` and ``asked_cost`` are None.
+
+    Raises:
+        UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
+            impossible.
+    """
+    runs = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
+    targets = _targets(cost_limits, target_return)
+    for name, value, least in (
+        ('episodes', episodes, 1),
+        ('seed', seed, 0),
+        ('processes', processes, 1),
+    ):
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (is_whole and value >= least):
+            raise UserError(f'{name} is {value}; it must be a whole number, at least {least}')
+    check_test_seeds(seed, episodes)
+    models = _models(runs, checkpoint, device)
+    require_environment_of(models[0].networks.spec)
+    if not calibrated:
+        for model in models:
+            forget_calibration(model.networks)
+    wanted = [
+        _Wanted(
+            model,
+            *deployment_of(model.networks, limit, target, candidates, rule, candidate_shift),
+        )
+        for model in models
+        for limit, target in targets
+    ]
+    series, numbers = _series(wanted, range(seed, seed + episodes))
+
+    def report(done: int, total: int, number: int) -> None:
+        if on_progress is not None:
+            on_progress(done, total, _doing(series, number, len(models)))
+
+    found = evaluate_together(
+        models[0].networks.spec['env_id'],
+        series,
+        processes or default_processes(episodes * len(series)),
+        traces,
+        report,
+    )
+    return [_row(row, series[number].seeds, found[number]) for row, number in zip(wanted, numbers)]
+
+
+def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list[int]]:
+    """Plan the episodes of rows; returns them, and the number of those that each row is of."""
+    series: list[Series] = []
+    numbers: list[int] = []
+    for row, before in zip(wanted, (None, *wanted)):
+        networks = row.model.networks
+        is_same = before is not None and before.model is row.model
+        is_repeated = is_same and before.target_return is None and row.target_return is None
+        if not is_repeated:  # without a return to ask for, episodes do not depend on the limit
+            series.append(Series(networks, row.config, row.target_return, seeds))
+        numbers.append(len(series) - 1)
+    return series, numbers
+
+
+def _targets(
+    cost_limits: float | Sequence[float] | None,
+    target_return: float | str | Sequence[float | str] | None,
+) -> list[tuple[float | None, float | str | None]]:
+    """Pair cost limits with return targets; None leaves it to the run."""
+    limits = _listed('cost limit', cost_limits)
+    for limit in limits:
+        if limit is not None and limit < 0:
+            raise UserError(f'cost limit {limit:g}: it must be at least 0')
+        if limits.count(limit) > 1:
+            raise UserError(f'cost limit {limit:g} is given twice')
+    targets = _listed('target return', target_return, words=True)
+    if len(targets) not in (1, len(limits)):
+        raise UserError(
+            f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '
+            'or one for each',
+        )
+    return list(zip(limits, targets * len(limits) if len(targets) == 1 else targets))
+
+
+def _listed(name: str, values: Any, words: bool = False) -> list[Any]:
+    """Make a list of what may be one value: None, a finite number or, if allowed, a word."""
+    if values is None or isinstance(values, (Real, str)):
+        values = [values]
+    for value in values:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        is_word = words and isinstance(value, str)
+        if not (value is None or is_word or (is_number and math.isfinite(value))):
+            raise UserError(f'{name} {value}: it must be a finite number')
+    return [float(value) if isinstance(value, Real) else value for value in values] or [None]
+
+
+def _models(
+    runs: list[RunPath],
+    checkpoint: str | int,
+    device: str | None,
+) -> list[_Model]:
+    """Load what is to be evaluated.
+
+    Raises:
+        UserError: If there is nothing, the same twice, or several tasks or algorithms.
+    """
+    if not runs:
+        raise UserError('no run to evaluate')
+    files = [checkpoint_path(run, checkpoint) for run in runs]
+    for file in files:
+        if sum(file.resolve() == other.resolve() for other in files) > 1:
+            raise UserError(f'{file} is given twice')
+    where = resolve_device(device or 'auto')
+    models = [_Model(*load_networks(file, where)) for file in files]
+    tasks = [model.networks.spec['env_id'] for model in models]
+    for task, file in zip(tasks, files):
+        if task != tasks[0]:
+            raise UserError(
+                f'runs of different tasks: {files[0]} is of {tasks[0]}, {file} of {task}; '
+                'evaluate each task by itself',
+            )
+    algorithms = [algorithm_of(model.networks.spec) for model in models]
+    for algo, file in zip(algorithms, files):
+        if algo != algorithms[0]:
+            raise UserError(
+                f'runs of different algorithms: {files[0]} is of {algorithms[0]}, {file} of '
+                f'{algo}; runs are averaged, so evaluate each algorithm by itself',
+            )
+    return models
+
+
+def _doing(series: Sequence[Series], number: int, runs: int) -> str:
+    """Say in a few words which limit of which run it is."""
+    limit = f'limit {series[number].config.cost_limit:g}'
+    if runs == 1:
+        return limit.capitalize()
+    return f'Run {number * runs // len(series) + 1}/{runs}, {limit}'
+
+
+def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str, Any]:
+    """Put results and what they were got with into plain values."""
+    spec, config, checkpoint = wanted.model.networks.spec, wanted.config, wanted.model.checkpoint
+    is_asked = asks_for_returns(spec)
+    holds_still = is_asked and wanted.target_return is None
+    # Without an asked cost the user gave the return.
+    is_chosen = is_asked and config.asked_cost is not None
+    guarantee = guarantee_of(spec, config) if is_chosen else None
+    over = sum(cost > config.cost_limit for cost in result.costs)
+    return_mean, cost_mean = statistics.fmean(result.returns), statistics.fmean(result.costs)
+    cost_share = normalized_cost(cost_mean, config.cost_limit)
+    row = {
+        'algo': algorithm_of(spec),
+        'env_id': spec['env_id'],
+        'cost_limit': config.cost_limit,
+        'target_return': wanted.target_return,
+        'asked_cost': config.cost_to_ask_for if is_asked and not holds_still else None,
+        'holds_still': holds_still,
+        'calibrated_bound': None if guarantee is None else guarantee.cost_bound,
+        'guarantee': None if guarantee is None else guarantee.as_dict(),
+        'candidates': config.candidates,
+        'rule': config.rule if is_asked else None,
+        'candidate_shift': config.candidate_shift if is_asked else None,
+        'episodes': len(seeds),
+        'seed': seeds[0],
+        'returns': result.returns,
+        'costs': result.costs,
+        'lengths': result.lengths,
+        'return_mean': return_mean,
+        'return_std': statistics.pstdev(result.returns),
+        'cost_mean': cost_mean,
+        'cost_std': statistics.pstdev(result.costs),
+        'reference_returns': list(spec['reference_returns']),
+        'normalized_return': normalized_return(return_mean, *spec['reference_returns']),
+        'normalized_cost': cost_share,
+        'safe': cost_share <= 1.0,
+        'unsafe_share': over / len(seeds),
+        'unsafe_share_bound': share_bound(over, len(seeds)),
+        'infeasible_share': result.infeasible_share,
+        'steps_per_second': result.steps_per_second,
+        'dataset': spec['dataset']['path'],
+        'dataset_sha256': spec['dataset']['sha256'],
+        'run': str(checkpoint.parent.parent.resolve()),
+        'checkpoint': checkpoint.name,
+        'versions': spec['versions'],
+    }
+    return row if result.traces is None else {**row, 'traces': result.traces}
+
+
+_AVERAGED = ('return_mean', 'normalized_return', 'cost_mean', 'normalized_cost')
+
+
+def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Average the rows of several runs, for each cost limit.
+
+    Args:
+        rows (Sequence[dict[str, Any]]): What :func:`evaluate_runs` returned.
+
+    Returns:
+        A row for each cost limit: ``algo``, ``env_id``, ``cost_limit``, ``runs`` (their number),
+        the means over runs of ``return_mean``, ``normalized_return``, ``cost_mean`` and
+        ``normalized_cost``, each with an ``..._interval``, the ends of the 95 % Student t interval
+        over runs (None for a single run; see :func:`omnisafe_qpt.scores.mean_interval`),
+        ``unsafe_share`` of all episodes, ``safe``, whether the mean normalised cost is at most 1,
+        ``safe_runs``, in how many runs it is, and ``runs_without_target``, in how many the target
+        calibration found no safe target and every action was zero.
+    """
+    groups: dict[float, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row['cost_limit'], []).append(row)
+    return [_average(limit, group) for limit, group in groups.items()]
+
+
+def _average(limit: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    average: dict[str, Any] = {
+        'algo': rows[0]['algo'],
+        'env_id': rows[0]['env_id'],
+        'cost_limit': limit,
+        'runs': len(rows),
+        'episodes': sum(row['episodes'] for row in rows),
+    }
+    for name in _AVERAGED:
+        values = [row[name] for row in rows]
+        average[name] = statistics.fmean(values)
+        average[f'{name}_interval'] = mean_interval(values)
+    return {
+        **average,
+        'unsafe_share': statistics.fmean(row['unsafe_share'] for row in rows),
+        'safe': average['normalized_cost'] <= 1.0,
+        'safe_runs': sum(row['safe'] for row in rows),
+        'runs_without_target': sum(row['holds_still'] for row in rows),
+    }

@@ -1,0 +1,297 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Target calibration: selects conditioning targets from simulated episodes.
+
+A policy need not keep to the cost that it is conditioned on. Eq. (14) compares a discounted value
+with a plain sum, and a policy imitates the nearest behaviour in its data, which may cost more or
+less. So the policy is run at increasing target costs, the levels, and from then on a cost limit is
+served by the level of the highest mean return among those that are certified for it
+(:func:`omnisafe_qpt.runner.serving_level`).
+
+A level is certified for a limit if it and all levels below have an upper confidence bound of the
+mean cost within the limit. Such a fixed sequence of tests may stop anywhere: at each limit, the
+probability that any level passes whose true mean cost exceeds the limit is at most 5 %, that of the
+first such level. Levels may share seeds, and more episodes may be played after a look at those so
+far, as the bound holds at all times at once (:func:`omnisafe_qpt.scores.mean_bound`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
+
+from omnisafe_qpt import schema
+from omnisafe_qpt.data.trajectories import Frontier
+from omnisafe_qpt.envs.user_modules import require_environment_of
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.episodes import (
+    EpisodePool,
+    Series,
+    default_processes,
+    episode_pool,
+)
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_level
+from omnisafe_qpt.runs.checkpoint import LAST, load_transformer, replace_checkpoint
+from omnisafe_qpt.scores import mean_bound
+from omnisafe_qpt.settings.machine import resolve_device
+from omnisafe_qpt.settings.seeds import calibration_seeds
+
+
+# Target costs, as shares of the run's cost limit: closer about the limit, where a model is used.
+# The first is no cost at all, as the sequence of tests stands or falls with it.
+_LADDER = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+# Limits that episodes are spent on, likewise. Any other limit is served by the same episodes.
+_LIMITS = (0.5, 1.0, 2.0, 4.0)
+# Where the dataset's worst episode costs less than this many limits, so much is assumed possible.
+_LEAST_WORST = 4.0
+# One episode tells nothing of how much they differ.
+_FEWEST_EPISODES = 2
+# After so many episodes a level is looked at first. They are also those of the zero action.
+_FIRST_LOOK = 4
+# For each level at most; a test holds it against configs/QPT.yaml.
+DEFAULT_EPISODES = 80
+
+
+def calibrate_run(  # pylint: disable=too-many-arguments
+    run: str | os.PathLike[str],
+    episodes: int | None = None,
+    *,
+    candidates: int | None = None,
+    rule: str | None = None,
+    candidate_shift: str | None = None,
+    device: str | None = None,
+    processes: int | None = None,
+    checkpoint: str | int = LAST,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Calibrate a trained run, and keep the record in its checkpoint in place of an earlier one.
+
+    Args:
+        run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
+        episodes (int, optional): See :func:`calibrate`. Defaults to :data:`DEFAULT_EPISODES`.
+        candidates (int, optional): Return targets tried at each step. Defaults to the run's.
+        rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
+        candidate_shift (str, optional): ``history`` or ``last``. Defaults to the run's.
+        device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
+            device.
+        processes (int, optional): See :func:`calibrate`. Defaults to one a core.
+        checkpoint (str or int, optional): Which of the run's: ``last``, ``best`` or a number of
+            epochs. Defaults to ``'last'``.
+        on_progress (Callable, optional): See :func:`calibrate`. Defaults to None.
+
+    Returns:
+        What :func:`calibrate` returned, and the checkpoint.
+
+    Raises:
+        UserError: If the run does not exist, is of an algorithm that is not conditioned on a cost,
+            or a value is impossible.
+    """
+    networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
+    schema.checked(path, networks.spec, schema.record({'seed': schema.whole()}))
+    require_environment_of(networks.spec)
+    config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
+    episodes = DEFAULT_EPISODES if episodes is None else episodes
+    record = calibrate(networks, config, episodes, processes, on_progress)
+    networks.spec = {**networks.spec, 'calibration': record}
+    replace_checkpoint(path, networks)
+    return record, path
+
+
+def calibrate(
+    networks: DeployableNetworks,
+    config: DeploymentConfig,
+    episodes: int,
+    processes: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run a model at increasing target costs, in few episodes where few decide.
+
+    Episodes are spent on half, once, twice and four times the run's cost limit. A level is played
+    until it has passed at each of these limits at which all levels below have passed, or has little
+    prospect to. The first level that passes at none of them ends it.
+
+    Args:
+        networks (DeployableNetworks): The trained model, on the device to use.
+        config (DeploymentConfig): Candidates and selection rule.
+        episodes (int): How many for each level at most.
+        processes (int, optional): Processes that run episodes at the same time, which does not
+            change the results. Defaults to one a core.
+        on_progress (Callable, optional): Called with the steps done and a guess of the steps there
+            will be. Defaults to None.
+
+    Returns:
+        A record of plain values: ``format``; ``episodes``, at most, for each level; ``first_seed``,
+        the same for all levels; ``settings``, those of deployment that it holds for;
+        ``worst_cost``, which no episode exceeds by assumption; ``comparisons``, how many statements
+        on the share of episodes over a limit could have been made; ``steps`` simulated; ``levels``,
+        by rising target cost, for each one played a dict of ``asked_cost``, ``target_return``,
+        ``returns``, ``costs`` and ``lengths`` of its episodes, the means ``return_mean`` and
+        ``cost_mean``, and ``cost_bound`` (:func:`omnisafe_qpt.scores.mean_bound`; None if an
+        episode cost more than ``worst_cost``); and ``zero_action``, likewise, if no level was
+        within the run's limit.
+
+    Raises:
+        UserError: If there are too few or too many episodes, or the environment refuses.
+        RuntimeError: If an environment fails in a worker process.
+    """
+    if not isinstance(episodes, int) or episodes < _FEWEST_EPISODES:
+        raise UserError(
+            f'{episodes} episodes of calibration; it must be a whole number, at least '
+            f'{_FEWEST_EPISODES}',
+        )
+    spec, cost_unit = networks.spec, networks.scaling.cost_unit.item()
+    frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
+    seeds = calibration_seeds(spec['seed'], episodes)
+    series = [
+        Series(networks, replace(config, asked_cost=cost), frontier.target_return(cost), seeds)
+        for cost in ladder(cost_unit, frontier)
+    ]
+    zero_action = Series(networks, replace(config, asked_cost=None), None, seeds)
+    worst_cost = max(_worst_cost(spec), _LEAST_WORST * cost_unit)
+    record: dict[str, Any] = {
+        'format': CALIBRATION_FORMAT,
+        'episodes': episodes,
+        'first_seed': seeds.start,
+        'settings': calibrated_settings(config),
+        'worst_cost': worst_cost,
+        # The zero action is played once.
+        'comparisons': len(series) * len(looks(episodes)) + 1,
+        'steps': 0,
+        'levels': [],
+        'zero_action': None,
+    }
+    processes = min(processes or default_processes(episodes), episodes)
+    with episode_pool(spec['env_id'], [*series, zero_action], processes) as pool:
+        player = _LevelPlayer(pool, [*series, zero_action], worst_cost, on_progress)
+        limits = [share * cost_unit for share in _LIMITS]
+        for number in range(len(series)):
+            level, limits = player.play_level(number, limits)
+            record['levels'].append(level)
+            if not limits:
+                break
+        if serving_level(record, config.cost_limit)[1] == NO_SAFE_TARGET:
+            record['zero_action'] = player.play_zero_action()
+    record['steps'] = player.steps
+    return record
+
+
+class _LevelPlayer:
+    """Plays levels in rounds, each with the next seeds of its own.
+
+    Args:
+        pool (EpisodePool): Plays them.
+        series (Sequence[Series]): The levels and, last, the zero action; all have the same seeds.
+        worst_cost (float): No episode costs more, by assumption.
+        on_progress (Callable, optional): See :func:`calibrate`.
+    """
+
+    def __init__(
+        self,
+        pool: EpisodePool,
+        series: Sequence[Series],
+        worst_cost: float,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.steps = 0
+        self._pool = pool
+        self._series = series
+        self._seeds = series[0].seeds
+        self._worst_cost = worst_cost
+        self._on_progress = on_progress
+
+    def play_level(self, number: int, limits: list[float]) -> tuple[dict[str, Any], list[float]]:
+        """Play a level until nothing is open at any of these limits.
+
+        Returns:
+            The level's record, and the limits at which it passed.
+        """
+        level: dict[str, Any] = {'returns': [], 'costs': [], 'lengths': []}
+        for look in looks(len(self._seeds)):
+            self._play(number, level, look)
+            bound = mean_bound(level['costs'], self._worst_cost)
+            passed = [limit for limit in limits if bound is not None and bound <= limit]
+            prospect = self._prospect(level['costs'])
+            if all(limit in passed or prospect > limit for limit in limits):
+                break
+        return {**_means(self._series[number], level), 'cost_bound': bound}, passed
+
+    def play_zero_action(self) -> dict[str, Any]:
+        """Play a few episodes in which every action is zero."""
+        record: dict[str, Any] = {'returns': [], 'costs': [], 'lengths': []}
+        self._play(len(self._series) - 1, record, min(_FIRST_LOOK, len(self._seeds)))
+        return _means(self._series[-1], record)
+
+    def _prospect(self, costs: list[float]) -> float:
+        """Return the bound in the end if the mean of what is to come is a standard error lower."""
+        error = statistics.stdev(costs) / len(costs) ** 0.5
+        lower = max(0.0, statistics.fmean(costs) - error)
+        bound = mean_bound([*costs, *[lower] * (len(self._seeds) - len(costs))], self._worst_cost)
+        return math.inf if bound is None else bound
+
+    def _play(self, number: int, record: dict[str, Any], until: int) -> None:
+        """Add episodes to a record until it has so many."""
+        seeds: list[Sequence[int]] = [()] * len(self._series)
+        seeds[number] = self._seeds[len(record['costs']) : until]
+        horizon, most = self._pool.horizon, len(self._seeds)
+        # What is to come after this round is a guess: half of what may, then as in levels so far.
+        usual = self.steps // number if number else horizon * most // 2
+        rest = horizon * (most - until) // 2 + usual * max(0, len(self._series) - 2 - number)
+
+        def report(done: int, total: int, _: int) -> None:
+            if self._on_progress is not None:
+                self._on_progress(self.steps + done, self.steps + total + rest)
+
+        found = self._pool.play(seeds, report)[number]
+        assert found is not None
+        for name, values in (
+            ('returns', found.returns),
+            ('costs', found.costs),
+            ('lengths', found.lengths),
+        ):
+            record[name] += values
+        self.steps += sum(found.lengths)
+
+
+def looks(episodes: int) -> list[int]:
+    """Return the numbers of episodes after which a level is looked at, up to ``episodes``."""
+    found = [min(_FIRST_LOOK, episodes)]
+    while found[-1] < episodes:
+        found.append(min(episodes, found[-1] + max(_FIRST_LOOK, found[-1] // 3)))
+    return found
+
+
+def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
+    """Return the target costs: up to the first beyond which no episode of the data is better.
+
+    Args:
+        cost_unit (float): The run's cost limit.
+        frontier (Frontier): The dataset's.
+    """
+    costs = [share * cost_unit for share in _LADDER]
+    needed = sum(cost < frontier.costs[-1] for cost in costs) + 1
+    return costs[:needed]
+
+
+def _worst_cost(spec: dict[str, Any]) -> float:
+    """Return the cost of the dataset's worst episode; runs from before it was kept have less."""
+    return spec.get('worst_cost', spec['frontier']['costs'][-1])
+
+
+def _means(series: Series, played: dict[str, Any]) -> dict[str, Any]:
+    return {
+        'asked_cost': series.config.asked_cost,
+        'target_return': series.target_return,
+        **played,
+        'return_mean': statistics.fmean(played['returns']),
+        'cost_mean': statistics.fmean(played['costs']),
+    }

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The deployed policy in OmniSafe's own loops and in training: environment and adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omnisafe.adapter import OfflineAdapter
+from omnisafe.envs.core import CMDP, Wrapper
+from omnisafe.models.base import Actor
+from omnisafe.utils.config import Config
+
+from omnisafe_qpt.compat import unwrapped
+from omnisafe_qpt.envs.environments import NumpyEnvironment, action_range_of, horizon_of, make_env
+from omnisafe_qpt.envs.user_modules import require_environment_of
+from omnisafe_qpt.evaluation.deployment import deployment_of
+from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
+from omnisafe_qpt.omnisafe_plugin.actor import DeployedActor
+from omnisafe_qpt.runs.checkpoint import load_networks, random_state_kept
+from omnisafe_qpt.settings.seeds import final_seeds
+
+
+class DeploymentEnv(Wrapper):
+    """An environment that tells the actor what OmniSafe's evaluator does not.
+
+    Args:
+        env (CMDP): The environment.
+        actor (DeployedActor): Who acts in it.
+        seed (int): Seed of the first episode; each further episode has the next one.
+    """
+
+    def __init__(self, env: CMDP, actor: DeployedActor, seed: int) -> None:
+        """Initialize an instance of :class:`DeploymentEnv`."""
+        super().__init__(env)
+        self._actor = actor
+        self._next_seed = seed
+        self._horizon = horizon_of(env)
+        self._steps = 0
+
+    def reset(
+        self,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Start an episode, here and in the actor."""
+        if seed is None:
+            seed, self._next_seed = self._next_seed, self._next_seed + 1
+        self._steps = 0
+        obs, info = self._env.reset(seed=seed, options=options)
+        self._actor.begin_episode(obs, seed)
+        return obs, info
+
+    def step(
+        self,
+        action: torch.Tensor,
+    ) -> tuple[
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        dict[str, Any],
+    ]:
+        """Run one step and feed its reward and cost back."""
+        obs, reward, cost, terminated, truncated, info = self._env.step(action)
+        self._actor.observe(reward, cost)
+        self._steps += 1
+        truncated = torch.logical_or(truncated, torch.as_tensor(self._steps >= self._horizon))
+        return obs, reward, cost, terminated, truncated, info
+
+
+class DeploymentAdapter(OfflineAdapter):
+    """OmniSafe's adapter for a policy that has to be told rewards, costs and resets.
+
+    The environment of this process only serves its spaces, range and horizon, and plays a reset
+    and a step to show that it works; episodes run in environments of their own, made for each
+    evaluation.
+
+    Args:
+        env_id (str): The environment id.
+        cfgs (Config): The configuration.
+
+    Raises:
+        UserError: If the environment does not work.
+    """
+
+    def __init__(self, env_id: str, cfgs: Config) -> None:  # pylint: disable=super-init-not-called
+        """Initialize an instance of :class:`DeploymentAdapter`."""
+        environment = NumpyEnvironment(env_id)
+        with random_state_kept():
+            environment.check()
+        self._env_id, self._cfgs, self._env = env_id, cfgs, environment.env
+        self.horizon = environment.horizon
+        self.action_range = action_range_of(self._env)
+        self.module = type(unwrapped(self._env)).__module__
+
+    def evaluate(  # pylint: disable=arguments-differ
+        self,
+        seeds: range,
+        agent: DeployedActor,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
+        """Evaluate the deployed policy.
+
+        Args:
+            seeds (range): One for each episode.
+            agent (DeployedActor): The policy.
+            on_progress (Callable, optional): See :func:`evaluate`. Defaults to None.
+        """
+        return evaluate(
+            agent.networks,
+            self._env_id,
+            agent.config,
+            agent.target_return,
+            seeds=seeds,
+            processes=self._processes(len(seeds)),
+            on_progress=on_progress,
+        )
+
+    def _processes(self, episodes: int) -> int:
+        processes = self._cfgs.train_cfgs.evaluate_processes
+        return default_processes(episodes) if processes == 'auto' else int(processes)
+
+
+def build_evaluation(
+    save_dir: str,
+    model_name: str,
+    cfgs: dict[str, Any],
+    env_kwargs: dict[str, Any],
+) -> tuple[CMDP, Actor]:
+    """Build what OmniSafe's evaluator needs for a run of one of this package's algorithms.
+
+    Args:
+        save_dir (str): The run's folder.
+        model_name (str): The checkpoint, ``epoch-N.pt``.
+        cfgs (dict[str, Any]): The run's configuration.
+        env_kwargs (dict[str, Any]): For the environment, ``env_id`` and rendering among them.
+
+    Returns:
+        The environment, which feeds rewards, costs and resets back, ends episodes at the task's
+        horizon and seeds them from the run's seed; and the deployed policy.
+    """
+    networks, _ = load_networks(Path(save_dir) / 'torch_save' / model_name)
+    require_environment_of(networks.spec)
+    config, target_return = deployment_of(networks)
+    options = {key: value for key, value in env_kwargs.items() if key not in ('env_id', 'num_envs')}
+    env = make_env(env_kwargs['env_id'], **options)
+    spaces = (env.observation_space, env.action_space)
+    actor = DeployedActor(*spaces, networks, config, target_return)
+    return DeploymentEnv(env, actor, final_seeds(cfgs['seed'], 1).start), actor

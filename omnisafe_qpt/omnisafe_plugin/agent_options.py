@@ -1,0 +1,276 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of an OmniSafe agent or grid: checked, and put together in one order."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+from omnisafe_qpt.algorithms import ALGORITHMS, SLOW_ON_CPU
+from omnisafe_qpt.compat import reach
+from omnisafe_qpt.errors import UserError, printable, shell_command
+from omnisafe_qpt.omnisafe_plugin.command_line import reporting, running_command
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+
+def configure_agents(algo_wrapper: ModuleType) -> None:
+    """Put the configuration together as the algorithms' users mean it.
+
+    ``AlgoWrapper._init_config`` is where OmniSafe merges the YAML, the custom options and the
+    command line's flags, unchecked: presets, checks and automatic values belong right there.
+    """
+    agent_class = reach(algo_wrapper, 'AlgoWrapper')
+    original = reach(agent_class, '_init_config')
+
+    @functools.wraps(original)
+    def _init_config(self: Any) -> Any:
+        if self.algo not in ALGORITHMS:
+            _check_spelling(self.algo)
+            return original(self)
+        from omnisafe_qpt.omnisafe_plugin.import_hooks import require_available
+
+        require_available()
+        from omnisafe_qpt.training.distributed import join_processes, speaking_in_turn
+        from omnisafe_qpt.workers import refuse_reimport
+
+        refuse_reimport()
+        with speaking_in_turn():
+            _require_environment(self)
+            _prepare_options(self)
+            cfgs = original(self)
+            _settle_machine(cfgs)
+            # Before OmniSafe does it, right after this, and gives up on slow evaluations.
+            join_processes(cfgs.train_cfgs.device)
+        return cfgs
+
+    agent_class._init_config = _init_config
+    for name in ('evaluate', 'render', 'plot'):
+        method = _in_first_process(reach(agent_class, name))
+        method = _requiring_episodes(method) if name == 'plot' else method
+        setattr(agent_class, name, reporting(method, _is_own_agent))
+
+
+def _is_own_agent(agent: Any) -> bool:
+    return agent.algo in ALGORITHMS
+
+
+def _check_spelling(algo: Any) -> None:
+    """Refuse a name that differs from one of ours in case or hyphens; others are OmniSafe's."""
+    for name in ALGORITHMS:
+        if str(algo).replace('-', '').replace('_', '').upper() == name.upper():
+            raise UserError(
+                f'unknown algorithm {algo!r}: names are case-sensitive; did you mean {name}?',
+            )
+
+
+def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave to the first of several processes what needs the run folder, which it alone has."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from omnisafe_qpt.training.distributed import Launch
+
+        if _is_own_agent(self) and Launch.from_environment().rank > 0:
+            return None
+        return method(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _requiring_episodes(plot: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse to plot the returns of a run that measured none."""
+
+    @functools.wraps(plot)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_own_agent(self):
+            train_cfgs = self.cfgs.train_cfgs
+            if not (train_cfgs.evaluate_epoisodes or train_cfgs.final_evaluate_episodes):
+                raise UserError(
+                    'plot: this run has no episodes to show, as train_cfgs:evaluate_epoisodes and '
+                    'train_cfgs:final_evaluate_episodes are 0; for its losses use '
+                    + shell_command(['omnisafe-qpt', 'report', str(self.agent.logger.log_dir)]),
+                )
+        return plot(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _require_environment(agent: Any) -> None:
+    """Import the modules that the user's options name, and refuse an unknown environment."""
+    from omnisafe_qpt.envs.user_modules import import_modules, module_names, require_environment
+    from omnisafe_qpt.runs.checkpoint import find_run
+    from omnisafe_qpt.runs.records import read_config
+
+    train_cfgs = _user_options(agent).get('train_cfgs')
+    options = train_cfgs if isinstance(train_cfgs, dict) else {}
+    import_modules(options.get('import'), 'train_cfgs:import')
+    resumed, modules = options.get('resume'), []
+    if resumed not in (None, 'latest'):
+        recorded = read_config(find_run(str(resumed)))['train_cfgs']
+        modules = module_names(recorded.get('import'), f'train_cfgs:import of {resumed}')
+    require_environment(agent.env_id, modules)
+
+
+def _prepare_options(agent: Any) -> None:
+    """Check what the user asked for, and bring it into the order in which it counts.
+
+    The algorithm's YAML, then the preset, then the settings of the run that is resumed, then the
+    user's options, then the flags given on the command line.
+    """
+    from omnisafe_qpt.settings.checks import (
+        check_choices,
+        check_counts,
+        resolve_target_return,
+        validate,
+    )
+    from omnisafe_qpt.settings.files import load_defaults, load_preset, merge
+
+    defaults = load_defaults(agent.env_id, agent.algo)
+    options = _user_options(agent)
+    command = running_command()
+    validate(options, defaults, command.source if command else 'custom_cfgs')
+    flags = _given_flags(agent.train_terminal_cfgs or {})
+    validate({'train_cfgs': flags}, defaults, 'train_terminal_cfgs')
+    settings = _settings_to_resume(agent, options, flags, defaults)
+    preset = options.get('train_cfgs', {}).get('preset', defaults['train_cfgs'].get('preset'))
+    if preset is not None:
+        preset_settings = load_preset(str(preset), agent.algo, agent.env_id)
+        validate(preset_settings, defaults, f'the preset {preset}')
+        settings = merge(preset_settings, settings)
+    options = merge(settings, options)
+    complete = merge(merge(defaults, options), {'train_cfgs': flags})
+    _check_train_cfgs(complete['train_cfgs'])
+    check_counts(complete)
+    check_choices(complete)
+    algo_cfgs = complete['algo_cfgs']  # of the baselines without a target
+    resolve_target_return(algo_cfgs.get('target_return'), agent.env_id, algo_cfgs['cost_limit'])
+    agent.custom_cfgs = options
+    if agent.train_terminal_cfgs is not None:
+        # OmniSafe looks these two up without asking whether they are there.
+        agent.train_terminal_cfgs = {'parallel': 1, 'vector_env_nums': 1, **flags}
+
+
+def _settings_to_resume(
+    agent: Any,
+    options: dict[str, Any],
+    flags: dict[str, Any],
+    defaults: dict[str, Any],
+) -> dict[str, Any]:
+    """Read the settings of the run to go on with, if there is one, and name it in the options."""
+    from omnisafe_qpt.runs.resume import run_to_resume, settings_to_resume
+    from omnisafe_qpt.settings.files import merge
+    from omnisafe_qpt.training.distributed import Launch
+
+    if options.get('train_cfgs', {}).get('resume') is None:
+        return {}
+    run = run_to_resume(agent.algo, options, agent.env_id, defaults)
+    if run is None and Launch.from_environment().rank == 0:
+        text = f'No run of {agent.algo} in {agent.env_id} to go on with yet: this is a new one'
+        print(printable(text))
+    options['train_cfgs']['resume'] = None if run is None else str(run)
+    if run is None:
+        return {}
+    given = merge(options, {'train_cfgs': flags})
+    command = running_command()
+    allow_hooks = command is not None and command.allows_hooks
+    return settings_to_resume(run, agent.algo, given, agent.env_id, defaults, allow_hooks)
+
+
+def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
+    """Refuse what OmniSafe itself would trip over, before it does."""
+    for name in ('parallel', 'vector_env_nums'):
+        if train_cfgs[name] != 1:
+            raise UserError(f'{name} must be 1 for an offline algorithm, not {train_cfgs[name]}')
+
+
+def _user_options(agent: Any) -> dict[str, Any]:
+    """Take the user's own options, some of which OmniSafe's command line overrides."""
+    from omnisafe_qpt.settings.files import for_environment, merge
+
+    options = merge({}, agent.custom_cfgs or {})
+    command = running_command()
+    if command is not None and command.sets_options:
+        log_dir = options['logger_cfgs']['log_dir']
+        options = merge(options, command.user_options())
+        if command.modules:
+            options = merge(options, {'train_cfgs': {'import': ','.join(command.modules)}})
+        if 'log_dir' in command.given:
+            options['logger_cfgs']['log_dir'] = log_dir
+    options = for_environment(options, agent.env_id)
+    return {key: value for key, value in options.items() if key not in ('algo', 'env_id')}
+
+
+def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Keep the flags that were given; OmniSafe's command line passes all, given or not."""
+    command = running_command()
+    return {
+        name: value
+        for name, value in flags.items()
+        if name not in ('algo', 'env_id')
+        and (command is None or not command.sets_options or name in command.given)
+    }
+
+
+def _settle_machine(cfgs: Any) -> None:
+    """Replace ``auto`` by this process's device and number of threads."""
+    from omnisafe_qpt.settings.files import AUTO, load_defaults
+    from omnisafe_qpt.settings.machine import resolve_acceleration
+    from omnisafe_qpt.training.distributed import Launch
+
+    train_cfgs, launch = cfgs.train_cfgs, Launch.from_environment()
+    found = train_cfgs.device == AUTO
+    train_cfgs.device = launch.device(train_cfgs.device)
+    train_cfgs.torch_threads = launch.threads(train_cfgs.torch_threads)
+    train_cfgs.accelerate = resolve_acceleration(
+        train_cfgs.accelerate,
+        train_cfgs.device,
+        launch.size,
+    )
+    launch.check_batch(cfgs.algo_cfgs.batch_size)
+    if found and train_cfgs.device == 'cpu' and launch.rank == 0:
+        message = f'No CUDA device: training on the CPU with {train_cfgs.torch_threads} thread(s)'
+        usual = load_defaults(cfgs.env_id, cfgs.algo)['algo_cfgs']['batch_size']
+        if cfgs.algo in SLOW_ON_CPU and cfgs.algo_cfgs.batch_size >= usual:
+            message += (
+                ', where an update of the default size takes seconds and a run days; for a run of '
+                'minutes add --custom-cfgs train_cfgs:preset --custom-cfgs cpu'
+            )
+        print(message, file=sys.stderr)
+
+
+def check_grids(experiment_grid: ModuleType) -> None:
+    """Let the experiment grid check variants of our algorithms.
+
+    It has its own copy of the path to OmniSafe's YAML files. It also swallows the errors of
+    evaluating and rendering.
+    """
+    grid = reach(experiment_grid, 'ExperimentGrid')
+    original = reach(grid, 'check_variant_vaild')
+
+    @functools.wraps(original)
+    def check_variant_vaild(self: Any, variant: dict[str, Any]) -> None:
+        algo = variant.get('algo')
+        if algo not in ALGORITHMS:
+            original(self, variant)
+            return
+        from omnisafe_qpt.settings.checks import validate
+        from omnisafe_qpt.settings.files import load_defaults
+
+        cfgs = {key: value for key, value in variant.items() if key not in ('algo', 'env_id')}
+        validate(cfgs, load_defaults(variant['env_id'], algo), 'the grid')
+
+    grid.check_variant_vaild = check_variant_vaild
+    for name in ('evaluate', 'render'):
+        setattr(grid, name, reporting(reach(grid, name), _has_own_variants))
+
+
+def _has_own_variants(grid: Any) -> bool:
+    return 'algo' in grid.keys and not ALGORITHMS.keys().isdisjoint(
+        grid.vals[grid.keys.index('algo')],
+    )

@@ -1,0 +1,189 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""QPT and CDT as offline algorithms of OmniSafe."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from omnisafe.algorithms import registry
+
+from omnisafe_qpt.data.augmentation import augment, load_hook
+from omnisafe_qpt.data.tasks import require_task
+from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.evaluation.episodes import Evaluation
+from omnisafe_qpt.evaluation.target_calibration import calibrate
+from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
+from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.settings.checks import resolve_target_return
+from omnisafe_qpt.settings.files import AUTO, DSRL
+from omnisafe_qpt.settings.learner import (
+    deployment_config,
+    imitation_config,
+    learner_config,
+    single_action_config,
+)
+
+
+class _TransformerAlgorithm(OfflineAlgorithm):
+    """A policy that imitates windows of the data, and is asked for a return and a cost."""
+
+    _unit = 'windows'
+    _learner_class = Learner
+
+    def _make_sampler(self, **options: Any) -> WindowSampler:
+        """Relabel episodes, and draw from all."""
+        algo = self._cfgs.algo_cfgs
+        rows, self._augmentation_report = augment(
+            self._trajectories,
+            algo.augmentation_fraction if algo.use_augmentation else 0.0,
+            seed=self._cfgs.seed,
+            hook=load_hook(algo.augmentation_hook),
+        )
+        context_len = self._learner.config.policy.context_len
+        return WindowSampler(self._trajectories, context_len, rows=rows, **options)
+
+    @property
+    def _longest(self) -> int:
+        """Steps of the longest episode in the data."""
+        return int(self._trajectories.rows.lengths.max())
+
+    def _make_networks(self, spec: dict[str, Any]) -> DeployableNetworks:
+        given = self._cfgs.algo_cfgs.target_return
+        spec = {**spec, 'target_return': AUTO if given == AUTO else self._target_return}
+        if given == DSRL:
+            spec['published_targets'] = [
+                [target.cost, target.episode_return]
+                for target in require_task(self._env_id).cdt_targets
+            ]
+        return DeployableNetworks.from_learner(self._learner, spec)
+
+    def _calibrate(self) -> Evaluation | None:
+        """Run the policy at increasing target costs, and deploy what that chooses.
+
+        Returns:
+            The episodes of the zero-action fallback, if that is deployed.
+
+        Raises:
+            Stopped: If a signal comes.
+        """
+        episodes = self._cfgs.train_cfgs.calibrate_episodes
+        if not episodes:
+            return None
+        networks, processes = self._actor.networks, self._cfgs.train_cfgs.evaluate_processes
+        with self._episodes_shown('Calibrating', 1) as report:
+            record = calibrate(
+                networks,
+                self._deployment,
+                episodes,
+                None if processes == 'auto' else int(processes),
+                report,
+            )
+        networks.spec = {**networks.spec, 'calibration': record}
+        self._deploy(networks)
+        if self._actor.target_return is not None:
+            return None
+        played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
+        return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
+
+    @cached_property
+    def _target_return(self) -> float:
+        """The return asked for at deployment: given, or read off the dataset's frontier."""
+        limit = self._deployment.cost_limit
+        given = resolve_target_return(self._cfgs.algo_cfgs.target_return, self._env_id, limit)
+        return self._trajectories.frontier.target_return(limit) if given is None else given
+
+    def _describe_data(self) -> str:
+        report = self._augmentation_report
+        if not report['episodes']:
+            return ''
+        return (
+            f'Augmentation added {report["episodes"]} relabelled episodes of '
+            f'{report["source_episodes"]} frontier episodes, target returns '
+            f'{report["min_target_return"]:.4g} to {report["max_target_return"]:.4g}, costs '
+            f'{report["min_target_cost"]:.4g} to {report["max_target_cost"]:.4g}'
+        )
+
+
+@registry.register
+class QPT(_TransformerAlgorithm):
+    """Q-learning Penalized Transformer for safe offline reinforcement learning.
+
+    A constrained decision transformer whose loss is pulled towards reward and away from cost by
+    twin critics, trained on a relabelled dataset and deployed by scoring candidate return targets
+    with the critics.
+
+    References:
+        - Title: Q-learning Penalized Transformer for Safe Offline Reinforcement Learning
+        - Author: Anonymous authors.
+        - Status: Under double-blind review.
+    """
+
+    _remedy = 'lower learning rates or etas'
+    _evaluation_keys = ('Metrics/InfeasibleShare',)
+
+    def _make_deployment(self) -> DeploymentConfig:
+        return deployment_config(self._cfgs)
+
+    def _learner_config(self) -> LearnerConfig:
+        return learner_config(self._cfgs, self._env.horizon, self._longest)
+
+    def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
+        return {'Metrics/InfeasibleShare': evaluation.infeasible_share}
+
+    def _init_log(self) -> None:
+        """Log the QPT specific information besides that of all algorithms.
+
+        +--------------------------+----------------------------------------------------------+
+        | Things to log            | Description                                              |
+        +==========================+==========================================================+
+        | Metrics/InfeasibleShare  | Share of steps without a feasible candidate.             |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_actor          | Loss of the policy, Eq. (8).                             |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_imitation      | Its imitation term, Eq. (3).                             |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_reward_penalty | Its reward term, negative.                               |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_cost_penalty   | Its cost term.                                           |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_reward_critic  | Loss of the reward critics, Eq. (6).                     |
+        +--------------------------+----------------------------------------------------------+
+        | Loss/Loss_cost_critic    | Loss of the cost critics, Eq. (7).                       |
+        +--------------------------+----------------------------------------------------------+
+        | Qr/data_Qr, Qc/data_Qc   | Mean value of the data's actions.                        |
+        +--------------------------+----------------------------------------------------------+
+        | Qr/target_Qr, ..._Qc     | Mean n-step target.                                      |
+        +--------------------------+----------------------------------------------------------+
+        | Qr/current_Qr, ..._Qc    | Mean value of the policy's actions.                      |
+        +--------------------------+----------------------------------------------------------+
+        | Grad/actor, Grad/critic  | Norm of the gradient before the clip.                    |
+        +--------------------------+----------------------------------------------------------+
+
+        Values are in the critics' units.
+        """
+        super()._init_log()
+
+
+@registry.register
+class CDT(_TransformerAlgorithm):
+    """Constrained Decision Transformer: QPT's policy by imitation alone.
+
+    The same Transformer, windows and relabelling as QPT's, so that the two differ by the critics
+    and nothing else. Where the authors' CDT is otherwise is said in ``configs/CDT.yaml``.
+
+    References:
+        - Title: Constrained Decision Transformer for Offline Safe Reinforcement Learning
+        - Authors: Zuxin Liu, Zijian Guo, Yihang Yao, Zhepeng Cen, Wenhao Yu, Tingnan Zhang, Ding
+          Zhao.
+        - URL: `CDT <https://arxiv.org/abs/2302.07351>`_
+    """
+
+    def _make_deployment(self) -> DeploymentConfig:
+        return single_action_config(self._cfgs)
+
+    def _learner_config(self) -> LearnerConfig:
+        return imitation_config(self._cfgs, self._env.horizon, self._longest)

@@ -1,0 +1,275 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""OmniSafe's command line: which options were given, and a user's mistake in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+from omnisafe_qpt.algorithms import ALGORITHMS
+from omnisafe_qpt.compat import reach
+from omnisafe_qpt.errors import UserError, disk_problem
+from omnisafe_qpt.omnisafe_plugin.saved_runs import evaluate_runs
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+
+# The command that is running, if one is.
+_command: Command | None = None
+
+
+def running_command() -> Command | None:
+    """Return the command of OmniSafe's command line that is running, None if none is."""
+    return _command
+
+
+def extend_command_line(command_app: ModuleType) -> None:
+    """Teach the commands of ``omnisafe`` which flags were given, and to report mistakes in a line.
+
+    A command's class is the one place where typer shows a parsed command line, with the source of
+    each value, and where the whole command can be watched. The parser of ``--custom-cfgs`` turns
+    every value with a dot into a float; it is replaced while a command runs for one of ours.
+    """
+    from typer.core import TyperCommand
+
+    for command in reach(reach(command_app, 'app'), 'registered_commands'):
+        command.cls = type('Command', (_ReportingCommand, command.cls or TyperCommand), {})
+        command.callback = _with_options(command.callback)
+    original = reach(command_app, 'custom_cfgs_to_dict')
+
+    @functools.wraps(original)
+    def custom_cfgs_to_dict(key_list: str, value: Any) -> dict[str, Any]:
+        algo = None if _command is None else _command.params.get('algo')
+        if algo not in ALGORITHMS:
+            return original(key_list, value)
+        from omnisafe_qpt.settings.checks import parse_option
+        from omnisafe_qpt.settings.files import load_defaults
+
+        return parse_option(key_list, value, load_defaults(_command.params['env_id'], algo))
+
+    command_app.custom_cfgs_to_dict = custom_cfgs_to_dict
+
+
+# The parameters of the options --import and --allow-hooks.
+_MODULES, _HOOKS_ALLOWED = 'imported_modules', 'allow_hooks'
+# The commands that may resume a run.
+_TRAINING = ('train', 'train_config')
+
+
+def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``--import``, which is acted on before the command runs.
+
+    A command that trains gets ``--allow-hooks`` as well.
+    """
+    import inspect
+
+    import typer
+
+    added = {
+        _MODULES: (
+            list[str],
+            typer.Option(
+                [],
+                '--import',
+                metavar='MODULE',
+                help='import this module first, which registers an environment of your own',
+            ),
+        ),
+    }
+    if function.__name__ in _TRAINING:
+        added[_HOOKS_ALLOWED] = (
+            bool,
+            typer.Option(
+                False,
+                '--allow-hooks',
+                help='import and call the augmentation hook of a run that is resumed, which is '
+                'code of whoever started the run; without this option such a run is refused, '
+                'unless you name the hook yourself in algo_cfgs:augmentation_hook',
+            ),
+        )
+
+    @functools.wraps(function)
+    def command(**options: Any) -> Any:
+        return function(**{name: options[name] for name in options if name not in added})
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in added.items()
+    ]
+    signature = inspect.signature(function)
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *options],
+    )
+    kinds = {name: kind for name, (kind, _) in added.items()}
+    command.__annotations__ = {**function.__annotations__, **kinds}
+    return command
+
+
+class _ReportingCommand:
+    """Mixed into the commands of ``omnisafe``."""
+
+    name: str
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a user's mistake ends it with one line and status 1."""
+        with _running(Command(self.name, ctx)) as command:
+            try:
+                command.check_file()
+                command.import_modules()
+                if command.name == 'eval' and evaluate_runs(command.params):
+                    return None
+                return super().invoke(ctx)
+            except UserError as error:
+                _exit_with(error)
+            except OSError as error:
+                problem = disk_problem(error)
+                if problem is None or command.algo not in ALGORITHMS:
+                    raise
+                _exit_with(UserError(problem))
+            except KeyboardInterrupt as error:
+                if command.algo not in ALGORITHMS:
+                    raise
+                if not hasattr(error, 'exit_status'):  # or it has been said where it was stopped
+                    print('Interrupted', file=sys.stderr)
+                raise SystemExit(getattr(error, 'exit_status', 130)) from error
+
+
+class Command:
+    """What a command of ``omnisafe`` was called with.
+
+    Args:
+        name (str): The name of the command.
+        ctx (typer.Context): Its context.
+
+    Attributes:
+        params (dict[str, Any]): The value of each parameter.
+        modules (list of str): What ``--import`` named.
+        allows_hooks (bool): Whether ``--allow-hooks`` was given.
+        given (set of str): The parameters that were given rather than left at their default.
+    """
+
+    def __init__(self, name: str, ctx: Any) -> None:
+        self.name = name
+        self.params: dict[str, Any] = dict(ctx.params)
+        self.modules: list[str] = list(ctx.params.get(_MODULES) or ())
+        self.allows_hooks = bool(ctx.params.get(_HOOKS_ALLOWED))
+        self.given = {
+            param
+            for param in ctx.params
+            if getattr(ctx.get_parameter_source(param), 'name', '') != 'DEFAULT'
+        }
+
+    @property
+    def sets_options(self) -> bool:
+        """Whether the command takes options from the user and trains one agent with them."""
+        return self.name in ('train', 'train-config')
+
+    @property
+    def source(self) -> str:
+        """Where the user wrote the options, for messages."""
+        return self.params['config_path'] if self.name == 'train-config' else '--custom-cfgs'
+
+    @property
+    def algo(self) -> str | None:
+        """The algorithm that it trains, None if there is none."""
+        if self.name == 'train-config':
+            return self.user_options().get('algo')
+        return self.params.get('algo')
+
+    def check_file(self) -> None:
+        """Refuse a configuration file that nobody can read, which OmniSafe shows as a traceback.
+
+        Raises:
+            UserError: If the file is missing or is not YAML.
+        """
+        path = self.params.get('config_path', '')
+        if path.endswith('.yaml'):  # OmniSafe reports other names itself
+            import yaml
+
+            from omnisafe_qpt.settings.files import read_yaml
+
+            try:
+                read_yaml(path)
+            except UserError as error:
+                # OmniSafe's loader builds more types than ours; they are another algorithm's. What
+                # it refuses as well it would end in an assertion.
+                if not isinstance(error.__cause__, yaml.constructor.ConstructorError):
+                    raise
+                try:
+                    with open(path, encoding='utf-8') as file:
+                        yaml.load(file, Loader=yaml.FullLoader)
+                except yaml.YAMLError:
+                    raise error from None
+
+    def import_modules(self) -> None:
+        """Import what ``--import`` named, for any of OmniSafe's algorithms.
+
+        Raises:
+            UserError: If that fails.
+        """
+        if self.modules:
+            from omnisafe_qpt.envs.user_modules import import_modules
+
+            self.modules = import_modules(self.modules)
+
+    def user_options(self) -> dict[str, Any]:
+        """Read the user's options from where the user wrote them."""
+        from omnisafe_qpt.settings.checks import parse_option
+        from omnisafe_qpt.settings.files import load_defaults, merge, read_yaml
+
+        if self.name == 'train-config':
+            return read_yaml(self.params['config_path'])
+        pairs = self.params['custom_cfgs'] or []
+        defaults = load_defaults(self.params['env_id'], self.params['algo'])
+        options: dict[str, Any] = {}
+        for key, value in zip(pairs[0::2], pairs[1::2], strict=True):
+            options = merge(options, parse_option(key, value, defaults))
+        return options
+
+
+@contextlib.contextmanager
+def _running(command: Command) -> Iterator[Command]:
+    # OmniSafe's functions in between have no way to hand it on.
+    global _command  # pylint: disable=global-statement
+    previous, _command = _command, command
+    try:
+        yield command
+    finally:
+        _command = previous
+
+
+def reporting(
+    method: Callable[..., Any],
+    concerns_us: Callable[[Any], bool],
+) -> Callable[..., Any]:
+    """Report errors that OmniSafe's commands swallow, of which they print the class only."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            if _command is None or not concerns_us(self):
+                raise
+            _exit_with(error)
+
+    return wrapper
+
+
+def _exit_with(error: Exception) -> None:
+    """End the process with one line on stderr.
+
+    Raises:
+        SystemExit: Always, with status 1.
+    """
+    message = ' '.join(str(error).split('\n'))
+    if not isinstance(error, UserError):
+        message = f'{type(error).__name__}: {message}'
+    print(f'Error: {message}', file=sys.stderr)
+    raise SystemExit(1) from error

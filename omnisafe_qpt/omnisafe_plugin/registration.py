@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Environments, algorithms and default configurations become OmniSafe's."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from omnisafe_qpt.algorithms import ALGORITHMS
+from omnisafe_qpt.compat import reach
+
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def add_environments(envs: ModuleType) -> None:
+    """Register DSRL's other tasks: importing the modules does it, by OmniSafe's own decorator."""
+    del envs
+    import omnisafe_qpt.envs.bullet  # noqa: F401
+    import omnisafe_qpt.envs.metadrive  # noqa: F401
+
+
+def add_algorithms(offline: ModuleType) -> None:
+    """Make them offline algorithms of OmniSafe.
+
+    ``omnisafe.algorithms`` builds its frozen tables from ``offline.__all__`` right after this
+    module; the command line's help, ``Agent`` and the experiment grid all read those tables. The
+    classes themselves are imported when they are asked for, here or in an agent: by then all of
+    OmniSafe is there, also if its import began in one of the modules that the classes need.
+    """
+    names = reach(offline, '__all__')
+    names.extend(name for name in ALGORITHMS if name not in names)
+    # Where the built-in algorithms can be imported from.
+    for module in (offline, sys.modules['omnisafe.algorithms']):
+        module.__getattr__ = functools.partial(_find_algorithm, module.__name__)
+
+
+def _find_algorithm(module: str, name: str) -> type:
+    """Import an algorithm's class, by which it registers itself with OmniSafe.
+
+    Args:
+        module (str): The module of OmniSafe's that was asked for it.
+        name (str): Its name.
+
+    Raises:
+        AttributeError: If there is no such algorithm here.
+    """
+    if name not in ALGORITHMS:
+        raise AttributeError(f'module {module!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(ALGORITHMS[name]), name)
+
+
+def serve_defaults(config: ModuleType) -> None:
+    """Let OmniSafe load our YAML files, which it would look for in its own tree only."""
+    original = reach(config, 'get_default_kwargs_yaml')
+
+    @functools.wraps(original)
+    def get_default_kwargs_yaml(algo: str, env_id: str, algo_type: str) -> Any:
+        if algo not in ALGORITHMS:
+            return original(algo, env_id, algo_type)
+        from omnisafe_qpt.settings.files import config_file, load_defaults
+        from omnisafe_qpt.training.distributed import Launch
+
+        if Launch.from_environment().rank == 0:
+            print(f'Loading {algo}.yaml from {config_file(f"{algo}.yaml")}')
+        return config.Config.dict2config(load_defaults(env_id, algo))
+
+    config.get_default_kwargs_yaml = get_default_kwargs_yaml

@@ -1,0 +1,493 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Deployment: return- and cost-to-go fed back, candidates scored, Eq. (13)-(14), Appendix C.3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.data.streams import stream
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
+from omnisafe_qpt.qpt.critics import TwinCritic
+from omnisafe_qpt.qpt.kernels import keep_freed_memory
+from omnisafe_qpt.qpt.losses import combine_cost
+from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
+from omnisafe_qpt.qpt.selection import RULES, even_spend
+from omnisafe_qpt.qpt.transformer import TransformerPolicy
+from omnisafe_qpt.runner import zero_action
+from omnisafe_qpt.schema import LARGEST_NUMBER
+
+
+# Numbers in a batch of tokens below which more threads hardly help, and cost much time where other
+# processes want the same cores.
+_SINGLE_THREAD_WORK = 1 << 14
+
+
+@contextmanager
+def _threads_for(work: int) -> Iterator[None]:
+    """Use one thread for a small forward pass on a CPU."""
+    threads = torch.get_num_threads()
+    if threads > 1 and work < _SINGLE_THREAD_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _is_usable(values: torch.Tensor) -> bool:
+    return bool((values.abs() <= LARGEST_NUMBER).all())  # not so for NaN
+
+
+def checked_observations(
+    observations: np.ndarray | torch.Tensor,
+    shape: tuple[int, int],
+) -> torch.Tensor:
+    """Return observations as float32, on the device where they are, if a policy can act on them.
+
+    Args:
+        observations (np.ndarray or torch.Tensor): Of B episodes. Best checked on the host, before
+            the transfer, so that a GPU need not be waited for.
+        shape (tuple[int, int]): (B, S), which they must have.
+
+    Raises:
+        UserError: If an observation has another size or is not finite.
+    """
+    observations = torch.as_tensor(observations, dtype=torch.float32)
+    if observations.shape != shape:
+        raise UserError(
+            f'observation has shape {tuple(observations.shape)}; the policy was trained on {shape}',
+        )
+    if not _is_usable(observations):
+        raise UserError(
+            'observation holds NaN or infinity, or a number beyond '
+            f'{LARGEST_NUMBER:g}; the policy will not act on it',
+        )
+    return observations
+
+
+def checked_signals(*signals: float | np.ndarray | torch.Tensor) -> list[torch.Tensor]:
+    """Return rewards and costs as float32, if a policy can go on from them.
+
+    One that is not finite would stay in the history for good: attention multiplies even padding,
+    by zero.
+
+    Args:
+        signals (float, np.ndarray or torch.Tensor): Rewards, costs.
+
+    Raises:
+        UserError: If a number is not finite.
+    """
+    received = [torch.as_tensor(value, dtype=torch.float32) for value in signals]
+    if not all(map(_is_usable, received)):
+        raise UserError('reward or cost is NaN or infinity; the policy cannot go on from it')
+    return received
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidates were chosen in the last step, and by which values; on the policy's device.
+
+    Args:
+        candidate (torch.Tensor): (B,) int64, their numbers; 0 is the unshifted one.
+        feasible (torch.Tensor): (B,) bool, whether any candidate fitted.
+        reward_value (torch.Tensor): (B,) of the chosen actions, in units of reward.
+        cost_value (torch.Tensor): (B,) of the chosen actions, in units of cost.
+        shift (torch.Tensor): (B,) return that they ask for beyond the target.
+    """
+
+    candidate: torch.Tensor
+    feasible: torch.Tensor
+    reward_value: torch.Tensor
+    cost_value: torch.Tensor
+    shift: torch.Tensor
+
+
+def check_actions(actions: torch.Tensor, *values: torch.Tensor) -> None:
+    """Refuse actions that are not finite; waits for the device, as who sends them does anyway.
+
+    Args:
+        actions (torch.Tensor): What a policy has chosen.
+        values (torch.Tensor): By which it has chosen among candidates.
+
+    Raises:
+        UserError: If one is NaN or infinite.
+    """
+    finite = torch.stack([each.isfinite().all() for each in (actions, *values)])
+    if not bool(finite.all()):
+        raise UserError(
+            'the action or its value would be NaN or infinite, so none is sent and the policy is '
+            'as before: its networks overflow at this observation, or its weights are damaged; use '
+            'another checkpoint',
+        )
+
+
+def _checked_targets(target_return: float | None, cost_limit: float) -> tuple[float, float]:
+    """Return what an episode starts from; without a target return it is 0, and never acted on."""
+    target_return = 0.0 if target_return is None else target_return
+    for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
+        if not abs(value) <= LARGEST_NUMBER:  # not so for NaN
+            raise UserError(f'{name} is {value}; it must be a finite number')
+    return target_return, cost_limit
+
+
+class Networks(Protocol):
+    """What acts: see :class:`omnisafe_qpt.qpt.deployable.DeployableNetworks`."""
+
+    spec: dict[str, Any]
+    policy: TransformerPolicy
+    reward_critic: TwinCritic
+    cost_critic: TwinCritic
+    scaling: Scaling
+
+    @property
+    def critic_inputs(self) -> str:
+        """What the critics see."""
+
+    def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
+        """Return what the critics take as states."""
+
+    def eval(self) -> Any:
+        """Switch to the mode for acting."""
+
+
+class RolloutPolicy:
+    """The deployed policy over B episodes at once: ``reset``, ``act``, ``observe``.
+
+    All candidates of all episodes go through the Transformer in one pass. The candidates of an
+    episode share states, actions and cost-to-go; the return-to-go of candidate j is shifted by a
+    constant drawn at the reset from the episode's own seed, and candidate 0 is not shifted. The
+    shift is of the whole history, or of the last return-to-go only: then the candidates share all
+    that comes before, and many cost little more than one.
+
+    An episode may also be one of the zero-action fallback, in which every action is zero in the
+    environment's own unit: for a model whose target calibration found no safe target.
+
+    Args:
+        networks (DeployableNetworks): The trained model, on the device to use.
+        config (DeploymentConfig): Candidates and selection rule.
+        num_episodes (int, optional): B. Defaults to 1.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        config: DeploymentConfig,
+        num_episodes: int = 1,
+    ) -> None:
+        """Initialize an instance of :class:`RolloutPolicy`."""
+        self._networks = networks.eval()
+        self._critics = TwinCritic.joined(networks.reward_critic, networks.cost_critic)
+        self._config = config
+        self.num_episodes = num_episodes
+        spec = networks.spec
+        self._obs_dim, self._act_dim = spec['obs_dim'], spec['act_dim']
+        self._device = networks.scaling.obs_mean.device
+        context_len = spec['policy']['context_len']
+        self._rule = RULES[config.rule]
+        self._seen = self._rule.steps(context_len)
+        tokens, candidates = 4 * self._seen - 1, config.candidates
+        if config.candidate_shift == 'last':
+            tokens, candidates = tokens + 3 * (candidates - 1), 1
+        self._work = num_episodes * candidates * tokens * spec['policy']['embed_dim']
+        if self._device.type == 'cpu':
+            keep_freed_memory()
+        shape = (num_episodes, context_len)
+        self._states = torch.zeros(*shape, self._obs_dim, device=self._device)
+        self._actions = torch.zeros(*shape, self._act_dim, device=self._device)
+        # Per step: return-to-go, cost-to-go.
+        self._to_go = torch.zeros(*shape, 2, device=self._device)
+        self._timesteps = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        self._mask = torch.zeros(shape, dtype=torch.bool, device=self._device)
+        # What was asked for at the beginning: return, cost. And what of it is left.
+        self._targets = torch.zeros(num_episodes, 2, device=self._device)
+        self._now = torch.zeros(num_episodes, 2, device=self._device)
+        self._step = torch.zeros(num_episodes, dtype=torch.int64, device=self._device)
+        self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
+        # Which episodes are going on: the others' steps are not counted.
+        self._running = torch.ones(num_episodes, dtype=torch.bool, device=self._device)
+        # Which are of the zero-action fallback, and whether all are, so that no step has to wait
+        # for the device to tell.
+        self._is_fallback = torch.zeros(num_episodes, dtype=torch.bool, device=self._device)
+        self._all_fallback = False
+        self._zero_action = torch.from_numpy(
+            zero_action(self._act_dim, spec.get('action_range'))
+        ).to(self._device)
+        self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._scored_steps = torch.zeros_like(self._infeasible_steps)
+        # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
+        self._scored: tuple[torch.Tensor, ...] | None = None
+        if self._rule.discounts_budget:
+            # A checkpoint that does not say has the default.
+            gamma = spec.get('gamma', LearnerConfig.gamma)
+            stops = networks.critic_inputs == 'targets_time'
+            self._even_spend = even_spend(spec['horizon'], gamma, stops).to(self._device)
+
+    @property
+    def choice(self) -> Choice | None:
+        """What was chosen in the last step; None without a choice.
+
+        That is right after a reset, with one candidate, or while all episodes are of the
+        zero-action fallback.
+        """
+        if self._scored is None:
+            return None
+        chosen, any_feasible, reward_values, cost_values = self._scored
+        reward_value, cost_value, shift = (
+            values.gather(1, chosen[:, None])[:, 0]
+            for values in (reward_values, cost_values, self._shifts)
+        )
+        reward_value = self._networks.scaling.reward_value(reward_value)
+        return Choice(chosen, any_feasible, reward_value, cost_value, shift)
+
+    def reset(
+        self,
+        target_return: float | None,
+        cost_limit: float | None = None,
+        seeds: Sequence[int] = (0,),
+        episodes: Sequence[int] | None = None,
+    ) -> None:
+        """Begin new episodes.
+
+        Args:
+            target_return (float or None): Return to ask for, undiscounted; None for the zero-action
+                fallback.
+            cost_limit (float, optional): Undiscounted cost that must not be exceeded. Defaults
+                to what the configuration asks for.
+            seeds (Sequence[int], optional): One for each episode begun; they fix the candidates.
+                Defaults to ``(0,)``.
+            episodes (Sequence[int], optional): Which of the B to begin. Defaults to all.
+
+        Raises:
+            UserError: If a target is not finite, or there are not as many seeds as episodes.
+        """
+        episodes = range(self.num_episodes) if episodes is None else episodes
+        if len(seeds) != len(episodes):
+            raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
+        cost_limit = self._config.cost_to_ask_for if cost_limit is None else cost_limit
+        targets = _checked_targets(target_return, cost_limit)
+        self._set_fallback(episodes, [target_return is None] * len(episodes))
+        self._scored = None
+        spread = self._config.target_spread * self._networks.scaling.return_unit
+        for episode, seed in zip(episodes, seeds):
+            self._mask[episode] = False
+            self._step[episode] = 0
+            self._running[episode] = True
+            self._now[episode] = torch.tensor(targets, device=self._device)
+            self._targets[episode] = self._now[episode]
+            # The simulator draws from the seed itself.
+            generator = np.random.default_rng(stream(seed, 'candidates'))
+            shifts = torch.as_tensor(
+                generator.standard_normal(self._config.candidates),
+                dtype=torch.float32,
+                device=self._device,
+            )
+            shifts[0] = 0.0
+            self._shifts[episode] = shifts * spread
+
+    def retarget(
+        self,
+        target_returns: Sequence[float | None],
+        cost_limits: Sequence[float],
+        episodes: Sequence[int],
+    ) -> None:
+        """Go on as if episodes had begun with other targets.
+
+        All their to-go tokens shift by the difference, those of the history too. So a window
+        stays one of training, where tokens differ by what was received and by nothing else.
+
+        Args:
+            target_returns (Sequence[float or None]): Return to ask for, of each whole episode;
+                None for the zero-action fallback.
+            cost_limits (Sequence[float]): Cost that each whole episode must not exceed.
+            episodes (Sequence[int]): Which of the B.
+
+        Raises:
+            UserError: If a target is not finite.
+        """
+        pairs = [_checked_targets(*pair) for pair in zip(target_returns, cost_limits)]
+        targets = torch.as_tensor(
+            np.array(pairs, dtype=np.float32).reshape(-1, 2), device=self._device
+        )
+        episodes = list(episodes)
+        self._set_fallback(episodes, [asked is None for asked in target_returns])
+        difference = targets - self._targets[episodes]
+        self._now[episodes] += difference
+        self._to_go[episodes] += difference[:, None]
+        self._targets[episodes] = targets
+
+    def _set_fallback(self, episodes: Sequence[int], are_fallback: list[bool]) -> None:
+        """Note whether episodes are of the zero-action fallback."""
+        self._is_fallback[list(episodes)] = torch.tensor(
+            are_fallback, dtype=torch.bool, device=self._device
+        )
+        self._all_fallback = bool(self._is_fallback.all())
+
+    @property
+    def remaining(self) -> torch.Tensor:
+        """What is left of the target return and of the cost limit, (B, 2)."""
+        return self._now.clone()
+
+    def finish(self, episodes: Sequence[int]) -> None:
+        """Say that episodes have ended; until their next reset they do not count.
+
+        Args:
+            episodes (Sequence[int]): Which of the B.
+        """
+        self._running[list(episodes)] = False
+
+    @torch.inference_mode()
+    def act(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Choose the actions at new observations.
+
+        Args:
+            observations (np.ndarray or torch.Tensor): (B, S).
+
+        Returns:
+            (B, A) actions in [-1, 1], on the policy's device.
+
+        Raises:
+            UserError: If an observation has another size or is not finite, or an action would not
+                be. Then the policy is as it was before.
+        """
+        shape = (self.num_episodes, self._obs_dim)
+        windows = (self._states, self._actions, self._to_go, self._timesteps, self._mask)
+        # What the newest step pushes out, in case it is refused.
+        oldest = [window[:, :1].clone() for window in windows]
+        self._push(checked_observations(observations, shape).to(self._device))
+        try:
+            actions, scored = self._chosen_actions()
+            check_actions(actions, *(scored or ())[2:])
+        except UserError:
+            for window, first in zip(windows, oldest):
+                window.copy_(torch.cat([first, window[:, :-1]], dim=1))
+            raise
+        self._scored = scored
+        if scored is not None:
+            counted = self._running & ~self._is_fallback
+            self._infeasible_steps += (counted & ~scored[1]).sum()
+            self._scored_steps += counted.sum()
+        self._actions[:, -1] = actions
+        self._step += 1
+        return actions
+
+    def _chosen_actions(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Return the actions (B, A) for the newest observations, and how :meth:`_score` chose."""
+        if self._all_fallback:
+            return self._zero_action.expand(self.num_episodes, -1), None
+        with _threads_for(self._work):
+            actions, scored = self._choose()
+        return torch.where(self._is_fallback[:, None], self._zero_action, actions), scored
+
+    def _choose(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Return the best candidates (B, A), and how :meth:`_score` chose them."""
+        candidates = self._candidate_actions()  # (B, M, A)
+        if self._config.candidates == 1:  # the plain policy, which needs no critics
+            return candidates[:, 0], None
+        scored = self._score(candidates)
+        chosen = scored[0][:, None, None].expand(-1, 1, self._act_dim)
+        return candidates.gather(1, chosen)[:, 0], scored
+
+    def observe(
+        self,
+        rewards: float | np.ndarray | torch.Tensor,
+        costs: float | np.ndarray | torch.Tensor,
+    ) -> None:
+        """Take in what the last actions brought, one number for each episode.
+
+        Args:
+            rewards (float, np.ndarray or torch.Tensor): (B,) rewards.
+            costs (float, np.ndarray or torch.Tensor): (B,) costs.
+
+        Raises:
+            UserError: If a number is not finite.
+        """
+        received = [
+            value.to(self._device).reshape(-1).expand(self.num_episodes)
+            for value in checked_signals(rewards, costs)
+        ]
+        self._now -= torch.stack(received, dim=-1)
+
+    def record_actions(self, actions: torch.Tensor) -> None:
+        """Note that other actions were executed than the last ones chosen.
+
+        Args:
+            actions (torch.Tensor): (B, A) in [-1, 1].
+        """
+        self._actions[:, -1] = actions
+
+    def pop_infeasible_share(self) -> float:
+        """Return the share of steps, since the last call, at which no candidate was feasible."""
+        share = self._infeasible_steps.item() / max(1, self._scored_steps.item())
+        self._infeasible_steps.zero_()
+        self._scored_steps.zero_()
+        return share
+
+    def _push(self, observations: torch.Tensor) -> None:
+        """Shift every window by one step and put the newest at its end."""
+        for history, newest in (
+            (self._states, observations),
+            (self._actions, torch.zeros_like(self._actions[:, -1])),
+            (self._to_go, self._now),
+            (self._timesteps, self._step),
+            (self._mask, torch.ones_like(self._mask[:, -1])),
+        ):
+            history.copy_(torch.cat([history[:, 1:], newest[:, None]], dim=1))
+
+    def _candidate_actions(self) -> torch.Tensor:
+        """Return the actions of all candidates, (B, M, A), from one forward pass."""
+        policy, scaling = self._networks.policy, self._networks.scaling
+        states, actions, to_go, timesteps, mask = (
+            history[:, -self._seen :]
+            for history in (self._states, self._actions, self._to_go, self._timesteps, self._mask)
+        )
+        return_to_go, cost_to_go = self._tokens(to_go)
+        inputs = PolicyInputs(
+            scaling.observation(states), actions, return_to_go, cost_to_go, timesteps, mask
+        )
+        shifts = scaling.return_token(self._shifts)  # (B, M)
+        if self._config.candidate_shift == 'last':
+            return policy.last_candidate_actions(inputs, return_to_go[:, -1:] + shifts)
+        return policy.candidate_actions(inputs, return_to_go[:, None] + shifts[..., None])
+
+    def _tokens(self, to_go: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale returns-to-go and costs-to-go (..., 2) for the networks; each (...)."""
+        cost_to_go = to_go[..., 1]
+        if self._rule.clamps_cost:
+            cost_to_go = cost_to_go.clamp_min(0.0)
+        scaling = self._networks.scaling
+        return scaling.return_token(to_go[..., 0]), scaling.cost_token(cost_to_go)
+
+    def _score(self, candidates: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Choose among candidates (B, M, A) by the critics' values.
+
+        Returns:
+            (B,) indices of those chosen, (B,) whether any fits, and all reward and cost values,
+            (B, M) each.
+        """
+        scaling = self._networks.scaling
+        # Critics that see targets see those of the unshifted candidate beside every action: the
+        # policy goes on with them, whichever is taken. Were each beside its own, the highest target
+        # would have the highest value, whatever its action.
+        states = self._networks.critic_states(
+            scaling.observation(self._states[:, -1:]),
+            *self._tokens(self._to_go[:, -1:]),
+            self._timesteps[:, -1:],
+        )
+        reward_values, cost_values = self._critics(states, candidates).tensor_split(2)
+        reward_values = reward_values.amin(0)
+        cost_values = scaling.cost_value(combine_cost(cost_values, self._config.cost_value))
+        budgets = self._now[:, 1]
+        if self._rule.discounts_budget:
+            step = self._timesteps[:, -1].clamp_max(len(self._even_spend) - 1)
+            budgets = budgets * self._even_spend[step]
+        chosen, any_feasible = self._rule.select(reward_values, cost_values, budgets)
+        return chosen, any_feasible, reward_values, cost_values

@@ -1,0 +1,448 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs on disk: deployable checkpoints, the training state to resume from, and finding them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import os
+import pickle
+import platform
+import random
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.baselines.deploy import DeployableActor
+from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.errors import UserError, printable, shell_command
+from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
+from omnisafe_qpt.runner import CALIBRATION_FORMAT
+from omnisafe_qpt.runs.records import (
+    BEST_RECORD,
+    CHECKPOINT_SPEC,
+    TRAINING_STATE,
+    TRANSFORMER_SPEC,
+)
+from omnisafe_qpt.schema import checked, plain, read_json
+from omnisafe_qpt.version import __version__
+
+
+CHECKPOINT_FOLDER = 'torch_save'
+TRAINING_STATE_FILE = 'training_state.pt'
+# The one before, to go on from if the last one is damaged.
+PREVIOUS_STATE_FILE = 'training_state.previous.pt'
+BEST_FILE = 'best.json'
+LAST, BEST = 'last', 'best'
+_ZIP_START = b'PK\x03\x04'
+_CHECKPOINT_NAME = re.compile(r'epoch-(\d+)\.pt')
+
+
+def save_checkpoint(run: Path, epoch: int, networks: Deployable) -> Path:
+    """Write a deployable checkpoint where OmniSafe looks for one.
+
+    Args:
+        run (Path): The run's folder.
+        epoch (int): Epochs done.
+        networks (Deployable): The networks and all that deployment needs.
+
+    Returns:
+        The file, ``torch_save/epoch-N.pt``.
+    """
+    path = run / checkpoint_name(epoch)
+    replace_checkpoint(path, networks)
+    return path
+
+
+def replace_checkpoint(path: Path, networks: Deployable) -> None:
+    """Write networks and their spec to a checkpoint's file, in place of what was there."""
+    _save({'pi': networks.state_dict()}, path)
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Name the checkpoint of an epoch, from the run's folder."""
+    return f'{CHECKPOINT_FOLDER}/epoch-{epoch}.pt'
+
+
+def save_training_state(run: Path, state: dict[str, Any], keeps_last: bool = True) -> None:
+    """Write what an exact continuation of the run needs, in place of the last one.
+
+    Args:
+        run (Path): The run's folder.
+        state (dict[str, Any]): The state.
+        keeps_last (bool, optional): Whether the last one takes the place of the one before it, to
+            go on from should this one be damaged. Defaults to True.
+    """
+    path = run / TRAINING_STATE_FILE
+    buffer = _serialized(state)
+    with durable_file(path) as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())  # before the last one gives its place up
+        if keeps_last and path.is_file():
+            os.replace(path, run / PREVIOUS_STATE_FILE)
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    buffer = _serialized(content)
+    with durable_file(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def _serialized(content: dict[str, Any]) -> io.BytesIO:
+    # In memory, as torch raises a RuntimeError without a reason where a file cannot be written.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer
+
+
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes an earlier one's place when all of it is on the disk.
+
+    Args:
+        path (Path): Its name.
+
+    Raises:
+        WriteError: If it cannot be written, for instance on a full disk. The earlier one stays.
+    """
+    with atomic_path(path) as temporary, temporary.open('wb') as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read the training state of a run, or the one before it if it is damaged.
+
+    Args:
+        run (Path): The run's folder.
+
+    Returns:
+        The state, or None where the run was stopped before there was one; and why it is not the
+        last one, empty if it is.
+
+    Raises:
+        UserError: If none can be read, or there is none any more.
+    """
+    faults = []
+    for name in (TRAINING_STATE_FILE, PREVIOUS_STATE_FILE):
+        path = run / name
+        if not path.exists():
+            faults += [f'{path} is missing'] if name == TRAINING_STATE_FILE else []
+            continue
+        try:
+            state = load_file(path)
+            checked(path, state, TRAINING_STATE)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            return state, '; '.join(faults)
+    checkpoints = list_checkpoints(run)
+    # The first epoch's checkpoint comes before the state. Others would be overwritten.
+    if not (run / TRAINING_STATE_FILE).exists() and len(faults) == 1:
+        if max(checkpoints, default=1) <= 1:
+            return None, ''
+        faults = [f'{TRAINING_STATE_FILE} is not there']
+    kept = f'; {checkpoints[max(checkpoints)]} can still be evaluated' if checkpoints else ''
+    raise UserError(
+        f'{run}: nothing to resume from: {"; ".join(faults)}: start a new run{kept}',
+    )
+
+
+def load_networks(
+    run: str | os.PathLike[str],
+    device: torch.device | str = 'cpu',
+    which: str | int = LAST,
+) -> tuple[Deployable, Path]:
+    """Load the networks of one of a run's checkpoints.
+
+    Args:
+        run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
+        device (torch.device or str, optional): Where to put them. Defaults to ``'cpu'``.
+        which (str or int, optional): See :func:`checkpoint_path`. Defaults to ``'last'``.
+
+    Returns:
+        The networks and the checkpoint's file.
+
+    Raises:
+        UserError: If there is no such checkpoint or it is another package's.
+    """
+    path = checkpoint_path(run, which)
+    content = load_file(path)
+    state = content.get('pi') if isinstance(content, dict) else None
+    spec = state.get('_extra_state') if isinstance(state, dict) else None
+    kinds = {'policy': DeployableNetworks, 'actor': DeployableActor}
+    kind = next((kinds[name] for name in kinds if isinstance(spec, dict) and name in spec), None)
+    if kind is None:
+        raise UserError(f'{path}: not a checkpoint of omnisafe-qpt')
+    checked(path, spec, plain)
+    checked(path, spec, CHECKPOINT_SPEC)
+    if kind is DeployableNetworks:
+        checked(path, spec, TRANSFORMER_SPEC)
+    try:
+        networks = kind.from_state_dict(state)
+    except UserError as error:
+        raise UserError(
+            f'{path}: {error}: the file is damaged or was not written by omnisafe-qpt; use another '
+            'checkpoint',
+        ) from error
+    _drop_old_calibration(networks, path)
+    return networks.to(device), path
+
+
+def _drop_old_calibration(networks: Deployable, path: Path) -> None:
+    """Trust no calibration of an earlier format, whose bounds did not hold."""
+    record = networks.spec.get('calibration')
+    if record is None or record.get('format') == CALIBRATION_FORMAT:
+        return
+    networks.spec = {**networks.spec, 'calibration': None}
+    print(
+        f'{printable(str(path))}: calibrated by an earlier version, whose guarantee did not hold: '
+        f'used as not calibrated until {shell_command(["omnisafe-qpt", "calibrate", str(path)])}',
+        file=sys.stderr,
+    )
+
+
+def load_transformer(
+    run: str | os.PathLike[str],
+    device: torch.device | str = 'cpu',
+    which: str | int = LAST,
+) -> tuple[DeployableNetworks, Path]:
+    """Load the networks of a run of QPT or CDT; arguments and result as in :func:`load_networks`.
+
+    Raises:
+        UserError: If there is no such checkpoint or it is of another algorithm.
+    """
+    networks, path = load_networks(run, device, which)
+    if not isinstance(networks, DeployableNetworks):
+        raise UserError(
+            f'{path} is of {networks.spec["algo"]}, which has no Transformer and no return target; '
+            'this is for runs of QPT and CDT',
+        )
+    return networks, path
+
+
+def load_file(path: Path) -> Any:
+    """Read a file that torch saved, without running what may be pickled in it.
+
+    Args:
+        path (Path): The file.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    _verify_archive(path)
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, pickle.UnpicklingError):
+            # Its first line advises to load the file all the same, which could run code.
+            is_object = 'GLOBAL' in str(error) or 'Unsupported' in str(error)
+            reason = (
+                'it holds other objects than tensors and plain values'
+                if is_object
+                else ('its content is damaged')
+            )
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint ({reason}); use one that omnisafe-qpt saved',
+        ) from error
+
+
+def _verify_archive(path: Path) -> None:
+    """Compare the bytes of a file that torch saved with its checksums, which torch does not.
+
+    Raises:
+        UserError: If the file is damaged or no such file.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: no such file')
+    try:
+        size = path.stat().st_size
+        with path.open('rb') as file:
+            if file.read(4) != _ZIP_START:  # otherwise torch reads it as a bare pickle
+                raise zipfile.BadZipFile
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # As torch writes them; others could be far larger in memory than on the disk.
+            is_usual = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            if not is_usual or sum(entry.file_size for entry in entries) > size:
+                raise zipfile.BadZipFile
+            damaged = archive.testzip()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
+    except Exception as error:  # zipfile raises many kinds for a broken file
+        what = 'is damaged, cut off or not written by torch.save' if size else 'is empty'
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint, it {what}; restore it or use another one',
+        ) from error
+    if damaged is not None:
+        raise UserError(
+            f'{path}: cannot be read as a checkpoint, it is damaged: its content differs from its '
+            'checksum; restore it or use another one',
+        )
+
+
+def find_run(run: str | os.PathLike[str]) -> Path:
+    """Find the folder of one run.
+
+    Args:
+        run (str or os.PathLike): The folder ``seed-...`` itself, or the folder above if it holds
+            just one.
+
+    Raises:
+        UserError: If it is no run, or several.
+    """
+    folder = Path(run).expanduser()
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such run folder')
+    if (folder / 'config.json').is_file():
+        return folder
+    runs = sorted(path.parent for path in folder.glob('seed-*/config.json'))
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        names = ', '.join(path.name for path in runs)
+        raise UserError(f'{folder} holds several runs; name one of them: {names}')
+    raise UserError(f'{folder}: not a run folder, it has no config.json')
+
+
+def checkpoint_path(run: str | os.PathLike[str], which: str | int = LAST) -> Path:
+    """Find one of a run's checkpoints, or take the file given.
+
+    Args:
+        run (str or os.PathLike): A run's folder, or a checkpoint, which it is then.
+        which (str or int, optional): ``'last'``, that of the last epoch; ``'best'``, the one named
+            in the run's ``best.json``, which says why; or a number of epochs. Defaults to
+            ``'last'``.
+
+    Raises:
+        UserError: If there is no such run or checkpoint.
+    """
+    path = Path(run).expanduser()
+    if path.is_file():
+        return path
+    folder = find_run(path)
+    files = list_checkpoints(folder)
+    if not files:
+        raise UserError(f'{folder}: no checkpoint in {CHECKPOINT_FOLDER} yet')
+    if which == LAST:
+        return files[max(files)]
+    epoch = load_best(folder)['epoch'] if which == BEST else which
+    if str(epoch).isdecimal() and int(epoch) in files:
+        return files[int(epoch)]
+    raise UserError(
+        f'{folder}: no checkpoint {which}; there are {LAST}, {BEST} after a validation, and '
+        f'{", ".join(map(str, files))}',
+    )
+
+
+def save_best(run: Path, record: dict[str, Any]) -> None:
+    """Write which checkpoint is the best, and by which rule, as ``best.json``."""
+    with durable_file(run / BEST_FILE) as file:
+        file.write(f'{json.dumps(record, indent=2)}\n'.encode())
+
+
+def load_best(run: Path) -> dict[str, Any]:
+    """Read a run's ``best.json``.
+
+    Args:
+        run (Path): The run's folder.
+
+    Raises:
+        UserError: If there is none or it cannot be read.
+    """
+    path = run / BEST_FILE
+    if not path.is_file():
+        raise UserError(
+            f'{run}: no checkpoint is the best, as none was validated '
+            '(train_cfgs:evaluate_epoisodes); use last, or a number of epochs',
+        )
+    best = read_json(path, BEST_RECORD)
+    if best['checkpoint'] != checkpoint_name(best['epoch']):
+        raise UserError(
+            f'{path}: checkpoint is {best["checkpoint"]!r}, which is not of epoch {best["epoch"]}; '
+            'name a number of epochs instead',
+        )
+    return best
+
+
+def list_checkpoints(run: Path) -> dict[int, Path]:
+    """Find all checkpoints of a run, of any algorithm.
+
+    Args:
+        run (Path): The run's folder.
+
+    Returns:
+        The file for each number of epochs, rising.
+    """
+    files = (run / CHECKPOINT_FOLDER).glob('*.pt')
+    named = {file: _CHECKPOINT_NAME.fullmatch(file.name) for file in files}
+    return dict(sorted((int(match[1]), file) for file, match in named.items() if match))
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of the global random number generators, in plain values and tensors."""
+    version, internal, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    state = {
+        'python': [version, list(internal), gauss],
+        'numpy': [kind, keys.tolist(), *rest],
+        'torch': torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` returned."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state['numpy']
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Let the block draw random numbers without a trace."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {
+        'python': platform.python_version(),
+        'omnisafe-qpt': __version__,
+        'torch': str(torch.__version__),  # its metadata leaves the build out
+    }
+    for package in (
+        'numpy',
+        'omnisafe',
+        'gymnasium',
+        'safety-gymnasium',
+        'mujoco',
+        'bullet-safety-gym',
+    ):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

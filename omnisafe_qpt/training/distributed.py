@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training in several processes, as ``torchrun`` starts them.
+
+OmniSafe joins processes that a launcher started, but with timeouts shorter than an evaluation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.settings.files import AUTO
+from omnisafe_qpt.settings.machine import resolve_device, resolve_threads
+
+
+# How long a process waits for the others, which may be evaluating. One that has ended is noticed
+# at once: its connections break, and torchrun ends the rest.
+_PATIENCE = timedelta(days=1)
+
+# Seconds before a process other than the first reports a mistake that the first has most likely
+# made as well, and before any reports that another is gone, which that one explains itself. The
+# launcher ends all processes as soon as the first to speak has ended.
+_SECONDS_BEHIND_FIRST = 5.0
+_SECONDS_BEHIND_ALL = 10.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which of how many processes this one is, by the environment variables of ``torchrun``.
+
+    Args:
+        rank (int, optional): Its number. Defaults to 0.
+        size (int, optional): How many there are. Defaults to 1.
+        local_rank (int, optional): Its number on its machine. Defaults to 0.
+        local_size (int, optional): How many there are on its machine. Defaults to 1.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Launch:
+        """Read what the launcher says; without a launcher there is one process.
+
+        Raises:
+            UserError: If it says only half.
+        """
+        if not _is_launched():
+            return cls()
+        names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
+        missing = [name for name in names if not os.environ.get(name, '').isdigit()]
+        if missing:
+            raise UserError(
+                f'MASTER_ADDR is set, which announces several processes, but not '
+                f'{", ".join(missing)}: start them with torchrun, or unset MASTER_ADDR',
+            )
+        return cls(*(int(os.environ[name]) for name in names))
+
+    def device(self, requested: str) -> str:
+        """Turn ``train_cfgs.device`` into this process's own device.
+
+        Args:
+            requested (str): ``auto``, ``cpu``, ``cuda`` or, for one process, ``cuda:N``.
+
+        Raises:
+            UserError: If the device does not exist here, or all processes would share it.
+        """
+        if self.local_size == 1:
+            return resolve_device(requested)
+        device = resolve_device(requested)
+        if device == 'cpu':
+            return device
+        if requested not in (AUTO, 'cuda'):
+            raise UserError(
+                f'each of {self.local_size} processes takes a device of its own: device must be '
+                f'auto, cuda or cpu, not {requested}; CUDA_VISIBLE_DEVICES chooses which',
+            )
+        try:
+            return resolve_device(f'cuda:{self.local_rank}')
+        except UserError as error:
+            raise UserError(
+                f'{self.local_size} processes need as many CUDA devices: {error}',
+            ) from error
+
+    def threads(self, requested: str | int) -> int:
+        """Turn ``train_cfgs.torch_threads`` into this process's share of the threads.
+
+        Args:
+            requested (str or int): ``auto`` or a number for each process.
+
+        Raises:
+            UserError: If it is neither.
+        """
+        count = resolve_threads(requested)
+        if requested == AUTO and not os.environ.get('OMP_NUM_THREADS'):
+            return max(1, count // self.local_size)
+        return count
+
+    def check_batch(self, batch_size: int) -> None:
+        """Check that a batch can be shared.
+
+        Raises:
+            UserError: If it is not a multiple of the number of processes.
+        """
+        if batch_size % self.size:
+            raise UserError(
+                f'algo_cfgs:batch_size is {batch_size} windows over all processes; it must be a '
+                f'multiple of their number, {self.size}',
+            )
+
+
+def join_processes(device: str) -> None:
+    """Join the other processes, if a launcher started some; for the rest of the process's life.
+
+    Args:
+        device (str): This process's device.
+    """
+    import torch
+    from torch import distributed
+
+    if not _is_launched() or distributed.is_initialized():
+        return
+    is_cuda = device != 'cpu'
+    if is_cuda:
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        'nccl' if is_cuda else 'gloo',
+        timeout=_PATIENCE,
+        device_id=torch.device(device) if is_cuda else None,
+    )
+    os.environ['IN_DIST'] = '1'  # tells OmniSafe that it is done
+
+
+def leave_processes() -> None:
+    """Leave the group in which this process trained; only for a process without an error.
+
+    Leaving waits for the others, which an error may have kept from coming here.
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def speaking_in_turn() -> Iterator[None]:
+    """Let one process report what has gone wrong, where all would at once.
+
+    Raises:
+        UserError: In place of the error that another process's end causes in this one.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_launched():
+            raise
+        if _is_connection_lost(error):
+            time.sleep(_SECONDS_BEHIND_ALL)
+            raise UserError(
+                'another process of this training has ended; its own message says why',
+            ) from error
+        if os.environ.get('RANK') != '0':
+            time.sleep(_SECONDS_BEHIND_FIRST)
+        raise
+
+
+def _is_launched() -> bool:
+    return os.environ.get('MASTER_ADDR') is not None  # the sign that OmniSafe goes by
+
+
+def _is_connection_lost(error: Exception) -> bool:
+    from torch import distributed
+
+    # gloo has no type of its own.
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and 'gloo' in str(error)
+    )
