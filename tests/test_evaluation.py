@@ -264,7 +264,9 @@ def test_progress_tells_which_series_is_at_work(
     assert done[-1] == totals[-1] == sum(sum(result.lengths) for result in found)
     assert totals[0] == 3 * 2 * 20
     assert list(numbers) == sorted(numbers)
-    assert set(numbers) == {0, 1, 2}
+    assert numbers[0] == 0
+    if processes == 1:  # of two, one may be slow and the other ahead of it to the end
+        assert set(numbers) == {0, 1, 2}
 
 
 class Scripted:
