@@ -24,7 +24,7 @@ from omnisafe_qpt.evaluation import episodes as evaluation
 from omnisafe_qpt.evaluation.batch import Batch, Series
 from omnisafe_qpt.evaluation.deployment import DeployedPolicy
 from omnisafe_qpt.evaluation.episodes import EpisodePool, Evaluation, evaluate, evaluate_together
-from omnisafe_qpt.qpt import rollout
+from omnisafe_qpt.qpt import deployable
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
@@ -308,7 +308,7 @@ class Watched(RolloutPolicy):
 def test_each_episode_hears_of_its_own_rewards_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it shares the policy's calls, and of none once it has ended."""
     use(monkeypatch, Scripted)
-    monkeypatch.setattr(rollout, 'RolloutPolicy', Watched)
+    monkeypatch.setattr(deployable, 'RolloutPolicy', Watched)
     networks = make_networks(7, 2, 4, ENV_ID)
     seeds = range(1, 14)
     result = evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, seeds)
