@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,18 +63,34 @@ class OffPolicyEstimate:
     imagined: tuple[Imagined, ...]
     test: Backtest
 
-    def cost_error(self, cost_limit: float) -> tuple[float, int]:
-        """Return by how much costs near a limit are underestimated, and on how many episodes.
+    def near(self, cost_limit: float) -> np.ndarray:
+        """Return which held-out episodes say something of a limit, (H,) bool.
 
         Args:
             cost_limit (float): Cost of an episode.
         """
-        near = self.test.predicted_costs <= _NEAR * cost_limit
-        errors = (self.test.costs - self.test.predicted_costs)[near]
+        return self.test.predicted_costs <= _NEAR * cost_limit
+
+    def interval(self, what: str, index: int, cost_limit: float) -> tuple[float, float]:
+        """Return where a level's true mean is expected, from the lowest to the highest member.
+
+        The members' means are widened by the mean error on held-out episodes near the limit and its
+        95 % margins on both sides, where these point outward.
+
+        Args:
+            what (str): ``returns`` or ``costs``.
+            index (int): Of the level.
+            cost_limit (float): Cost of an episode.
+        """
+        means = getattr(self.imagined[index], what).mean(1)
+        errors = getattr(self.test, what) - getattr(self.test, f'predicted_{what}')
+        errors = errors[self.near(cost_limit)]
         if len(errors) < 2:
-            return math.inf, len(errors)
+            return -math.inf, math.inf
         margin = _QUANTILE * errors.std(ddof=1) / len(errors) ** 0.5
-        return max(0.0, float(errors.mean() + margin)), len(errors)
+        low = float(means.min() + min(0.0, errors.mean() - margin))
+        high = float(means.max() + max(0.0, errors.mean() + margin))
+        return (max(0.0, low) if what == 'costs' else low), high
 
     def judge(self, index: int, cost_limit: float) -> Judgement:
         """Judge a level at a limit.
@@ -83,9 +99,8 @@ class OffPolicyEstimate:
             index (int): Of the level.
             cost_limit (float): Cost of an episode that is allowed.
         """
-        error, near = self.cost_error(cost_limit)
-        imagined = self.imagined[index]
-        bound = float(imagined.costs.mean(1).max()) + error
+        near, imagined = int(self.near(cost_limit).sum()), self.imagined[index]
+        bound = self.interval('costs', index, cost_limit)[1]
         novel = float(imagined.novel.mean())
         if novel > _MOST_NOVEL:
             reason = f'the policy leaves the data in {novel:.0%} of its steps'
@@ -95,16 +110,20 @@ class OffPolicyEstimate:
             return Judgement(DOUBTFUL, reason, bound)
         return Judgement(RELIABLE, '', bound)
 
-    def choose(self, cost_limit: float) -> int | None:
+    def choose(self, cost_limit: float, indices: Iterable[int] | None = None) -> int | None:
         """Return the level of the best return whose bound is within the limit, if any is reliable.
 
         Args:
             cost_limit (float): Cost of an episode that is allowed.
+            indices (Iterable[int], optional): Levels to choose among. Defaults to None, all.
         """
-        judged = [self.judge(index, cost_limit) for index in range(len(self.levels))]
+        judged = {
+            index: self.judge(index, cost_limit)
+            for index in (range(len(self.levels)) if indices is None else indices)
+        }
         safe = [
             index
-            for index, each in enumerate(judged)
+            for index, each in judged.items()
             if each.verdict == RELIABLE and each.cost_bound <= cost_limit
         ]
         return max(safe, key=lambda index: self.imagined[index].returns.mean(), default=None)
