@@ -35,7 +35,7 @@ from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.settings.machine import usable_cores
-from omnisafe_qpt.workers import Partial, ProcessEnded, RemoteObject
+from omnisafe_qpt.workers import Partial, Worker, WorkerDied
 
 
 # Environment variables under which pictures are drawn.
@@ -132,23 +132,26 @@ def _why_not(env_id: str, graphics: Graphics) -> str | None:
     """Draw a picture and say in a few words why it failed, if it did."""
     try:
         with _studio(env_id, graphics) as studio:
-            studio.ask('try_out')
+            studio.submit('try_out')
             if not studio.connection.poll(_SECONDS_FOR_A_PICTURE):
                 return f'no picture within {_SECONDS_FOR_A_PICTURE:g} s'
-            return studio.answer()
-    except ProcessEnded as ended:
+            return studio.result()
+    except WorkerDied as ended:
         return _end_of(ended)
     except (UserError, RuntimeError) as error:
         return shorten(str(error).strip().splitlines()[-1], 120)
 
 
-def _studio(env_id: str, graphics: Graphics) -> RemoteObject:
-    # MuJoCo uses OpenGL here from its import on if MUJOCO_GL says so, and drivers cannot be forked.
-    has_opengl = any(f'mujoco.{backend}' in sys.modules for backend in ('egl', 'osmesa'))
-    return RemoteObject(partial(_Studio, env_id, graphics), fresh=has_opengl)
+def _studio(env_id: str, graphics: Graphics) -> Worker:
+    return Worker(partial(_Studio, env_id, graphics), fresh=_has_opengl())
 
 
-def _end_of(ended: ProcessEnded) -> str:
+def _has_opengl() -> bool:
+    """Whether OpenGL is in use here, as MuJoCo has it from its import on if MUJOCO_GL says so."""
+    return any(f'mujoco.{backend}' in sys.modules for backend in ('egl', 'osmesa'))
+
+
+def _end_of(ended: WorkerDied) -> str:
     code = ended.exit_code
     how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
     return f'its process ended with {how}'
@@ -204,7 +207,7 @@ def write_clips(
     paths = [folder / name for name in clip_names(rows)]
     waiting = deque(zip(rows, paths))
     total, done = sum(len(row['traces'][0]['actions']) for row in rows), 0
-    busy: dict[Any, tuple[Path, RemoteObject, ExitStack]] = {}
+    busy: dict[Any, tuple[Path, Worker, ExitStack]] = {}
     with write_errors(folder), ExitStack() as everything:
         folder.mkdir(parents=True, exist_ok=True)
         # Whole clips are moved out of this folder. Once it is removed, an encoder whose process was
@@ -217,13 +220,13 @@ def write_clips(
                 row, path = waiting.popleft()
                 stack = everything.enter_context(ExitStack())
                 studio = stack.enter_context(_studio(row['env_id'], graphics))
-                studio.ask('film', {**row, 'traces': row['traces'][:1]}, Path(hidden, path.name))
+                studio.submit('film', {**row, 'traces': row['traces'][:1]}, Path(hidden, path.name))
                 busy[studio.connection] = path, studio, stack
             for connection in wait(list(busy)):
                 path, studio, stack = busy[connection]
                 try:
-                    answer = studio.answer()
-                except ProcessEnded as ended:
+                    answer = studio.result()
+                except WorkerDied as ended:
                     raise UserError(f'{path}: {_end_of(ended)}') from ended
                 except UserError as error:
                     raise UserError(f'{path}: {error}') from error
