@@ -27,7 +27,7 @@ from benchmarks.page import LEGEND, Surroundings, suite_page, suite_summary
 from benchmarks.rows import PlannedCell, Results, read_results
 from benchmarks.tables import Block, Heading, in_markdown, in_terminal
 from omnisafe_qpt.cli.common import check_writable, print_in_any_encoding
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.checks import count
-from omnisafe_qpt.data.files import atomic_path
 from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError

@@ -17,8 +17,9 @@ import pytest
 
 from omnisafe_qpt.cli import data_convert, main
 from omnisafe_qpt.data import convert as module
+from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.convert import BUILT_INS, COLUMN_ALGORITHMS, convert
-from omnisafe_qpt.data.files import HDF5_NAMES, NPZ_NAMES, read_attributes
+from omnisafe_qpt.data.layouts import HDF5_NAMES, NPZ_NAMES
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 

@@ -14,18 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
-from omnisafe_qpt.data import files as module
-from omnisafe_qpt.data.files import (
-    HDF5_NAMES,
-    NPZ_NAMES,
-    atomic_path,
-    file_sha256,
-    open_dataset,
-    read_attributes,
-    row_blocks,
-    write_hdf5,
-    write_hdf5_blocks,
-)
+from omnisafe_qpt.data import hdf5_writer as module
+from omnisafe_qpt.data.arrays import row_blocks
+from omnisafe_qpt.data.atomic import atomic_path, file_sha256
+from omnisafe_qpt.data.attributes import read_attributes
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.hdf5_writer import write_hdf5, write_hdf5_blocks
+from omnisafe_qpt.data.layouts import HDF5_NAMES, NPZ_NAMES
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 

@@ -18,17 +18,13 @@ import numpy as np
 import pytest
 
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.data import files, hdf5, memory
+from omnisafe_qpt.data import attributes, hdf5, memory
 from omnisafe_qpt.data.actions import recorded_unit
+from omnisafe_qpt.data.attributes import NPZ_ATTRIBUTES, read_attributes
 from omnisafe_qpt.data.convert import convert
-from omnisafe_qpt.data.files import (
-    HDF5_NAMES,
-    NPZ_ATTRIBUTES,
-    NPZ_NAMES,
-    open_dataset,
-    read_attributes,
-    write_hdf5,
-)
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
+from omnisafe_qpt.data.layouts import HDF5_NAMES, NPZ_NAMES
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
@@ -688,7 +684,7 @@ def test_values_of_an_npzs_attributes_may_be_anything(tmp_path, arrays):
 
 
 def test_huge_attributes_are_refused(tmp_path, arrays, monkeypatch):
-    monkeypatch.setattr(files, '_ATTRIBUTE_BYTES', 1000)
+    monkeypatch.setattr(attributes, '_ATTRIBUTE_BYTES', 1000)
     path = write(tmp_path / 'data.hdf5', arrays)
     with h5py.File(path, 'a') as file:
         file.attrs['numbers'] = np.zeros(5000, 'u1')

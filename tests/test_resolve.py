@@ -13,8 +13,9 @@ import pytest
 
 from http_helpers import Fault, dataset_bytes, serving
 from omnisafe_qpt.data import resolve, transfer
+from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.download import download
-from omnisafe_qpt.data.files import read_attributes, write_hdf5
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.resolve import (
     SAMPLE_ENV_IDS,
     DatasetSource,

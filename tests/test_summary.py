@@ -19,14 +19,9 @@ from omnisafe_qpt.cli import main
 from omnisafe_qpt.data import scan
 from omnisafe_qpt.data import summary as module
 from omnisafe_qpt.data.checks import NOTE, REFUSED, WARNING
-from omnisafe_qpt.data.files import NPZ_NAMES
-from omnisafe_qpt.data.layouts import Arrays
-from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, sample_file
-from omnisafe_qpt.data.summary import (
-    find_dataset_file,
-    identify_task,
-    summarize,
-)
+from omnisafe_qpt.data.layouts import NPZ_NAMES, Arrays
+from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, find_dataset_file, identify_task, sample_file
+from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.tasks import all_tasks, find_task
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError

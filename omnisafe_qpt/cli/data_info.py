@@ -82,7 +82,8 @@ def limit(text: str) -> float:
 def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
-    from omnisafe_qpt.data.summary import COST_LIMITS, find_dataset_file, summarize
+    from omnisafe_qpt.data.resolve import find_dataset_file
+    from omnisafe_qpt.data.summary import COST_LIMITS, summarize
 
     limits = sorted({*COST_LIMITS, *options.cost_limit})
     path = find_dataset_file(options.dataset)

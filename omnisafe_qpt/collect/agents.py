@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from omnisafe_qpt.collect.plans import Disturbance
-from omnisafe_qpt.data.files import file_sha256
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.errors import UserError
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from omnisafe_qpt.data.memory import check_memory, format_bytes, free_memory
-from omnisafe_qpt.errors import UserError, printable
+from omnisafe_qpt.errors import UserError, damage_as_user_error, printable
 
 
 # gzip, shuffle, fletcher32, szip, nbit, scaleoffset and h5py's lzf, by HDF5's numbers.
@@ -27,6 +28,17 @@ _MOST_OF_GZIP = 1032
 _SMALL_STORAGE = 1 << 20
 # Soft links in a row, arrays within a group, and groups that are looked into.
 _MAX_HOPS, _MAX_LEAVES, _MAX_GROUPS = 16, 1000, 1000
+# What h5py raises where a file is damaged.
+_ERRORS = (
+    OSError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    SystemError,
+)
 
 
 class Broken:
@@ -44,8 +56,28 @@ class Broken:
         self.reason = reason
 
 
+def damage(path: Path) -> AbstractContextManager[None]:
+    """Say in one line that an HDF5 file is damaged, in place of what h5py raises."""
+    return damage_as_user_error(path, 'HDF5', _ERRORS)
+
+
 @contextmanager
-def without_plugins() -> Iterator[None]:
+def open_file(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading, without plugins.
+
+    Raises:
+        UserError: If it is none, or is cut short.
+    """
+    import h5py  # takes a second, and only HDF5 needs it
+
+    with _without_plugins(), ExitStack() as stack:
+        with damage(path):
+            file = stack.enter_context(h5py.File(path, 'r'))
+        yield file
+
+
+@contextmanager
+def _without_plugins() -> Iterator[None]:
     """Keep HDF5 from loading plugins, as it would for a filter that a file asks for."""
     from h5py import h5pl
 

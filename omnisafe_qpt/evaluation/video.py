@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.envs.bullet import BULLET_HORIZONS
 from omnisafe_qpt.envs.environments import DrawnEnvironment
 from omnisafe_qpt.envs.metadrive import METADRIVE_TASKS
