@@ -18,12 +18,9 @@ import json
 import math
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +100,7 @@ def convert(
     overwrite: bool = False,
     names: Mapping[str, str] | None = None,
     observation_keys: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert a dataset to DSRL's HDF5 or to OmniSafe's npz; to which, the suffix says.
 
@@ -120,6 +118,7 @@ def convert(
             and the source's names for them. Defaults to None, for those that are well known.
         observation_keys (Sequence[str], optional): Where observations are a group of arrays,
             those that are put side by side, in this order. Defaults to none.
+        on_progress (Callable, optional): Called with the bytes read and their total.
 
     Raises:
         UserError: If the names do not fit, ``source`` is no dataset that training accepts, the
@@ -143,25 +142,23 @@ def convert(
         with_init_obs = algorithm == INIT_OBS_ALGORITHM
         # What is read: each array once, and the states before, to find where episodes end.
         to_read = [*NUMBERS, *_STATES, *(['observations'] if with_init_obs else [])]
-        with _progress(f'Converting {source.name}') as progress:
-            reader = _Reader(source, arrays, progress)
-            if not reader.has_timeouts and horizon is None:
-                raise UserError(
-                    f"{source}: has no array 'timeouts', and one flag may be set at time limits "
-                    "too, as OmniSafe's collector does; give the task's time limit with --horizon "
-                    'or --env-id',
-                )
-            _check_room(out, reader)
-            progress(total=sum(reader.num_bytes(name) for name in to_read))
-            differs, gaps = reader.seams()
-            terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
-            if to_npz:
-                is_first = np.concatenate([[True], (terminals | timeouts | gaps)[:-1]])
-                begins = is_first if with_init_obs else None
-                write_npz(out, _npz_arrays(reader, terminals, timeouts, begins, attributes))
-            else:
-                blocks = _hdf5_blocks(reader, terminals, timeouts)
-                write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
+        reader = _Reader(source, arrays, to_read, on_progress)
+        if not reader.has_timeouts and horizon is None:
+            raise UserError(
+                f"{source}: has no array 'timeouts', and one flag may be set at time limits "
+                "too, as OmniSafe's collector does; give the task's time limit with --horizon "
+                'or --env-id',
+            )
+        _check_room(out, reader)
+        differs, gaps = reader.seams()
+        terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
+        if to_npz:
+            is_first = np.concatenate([[True], (terminals | timeouts | gaps)[:-1]])
+            begins = is_first if with_init_obs else None
+            write_npz(out, _npz_arrays(reader, terminals, timeouts, begins, attributes))
+        else:
+            blocks = _hdf5_blocks(reader, terminals, timeouts)
+            write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
     return Conversion(
         out=str(out),
         transitions=reader.total,
@@ -221,41 +218,6 @@ def _check_room(out: Path, reader: _Reader) -> None:
         )
 
 
-@contextmanager
-def _progress(label: str) -> Iterator[Callable[..., None]]:
-    """Show a bar on the terminal, with rate and ETA; nothing where there is none.
-
-    Args:
-        label (str): What is being done.
-
-    Yields:
-        What sets the bar's ``total`` or lets it ``advance``, in bytes.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    console = Console(file=sys.stderr)
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(bar_width=20),  # so that the rest fits 80 columns
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn('ETA'),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
-    ) as progress:
-        yield partial(progress.update, progress.add_task(label, total=None))
-
-
 def _unit_notes(out: Path, attributes: Mapping[str, Any]) -> list[str]:
     """Say that OmniSafe's own algorithms do not know the unit of actions."""
     if out.suffix != '.npz' or attributes.get(UNIT_ATTRIBUTE) != ENVIRONMENT:
@@ -273,7 +235,8 @@ class _Reader:
     Args:
         path (Path): The file, for messages.
         arrays (Mapping): What :func:`open_dataset` gives.
-        progress (Callable): Told of each byte that is read; see :func:`_progress`.
+        to_read (Sequence[str]): The arrays that will be read, one name for each time.
+        on_progress (Callable, optional): Called with the bytes read and their total.
 
     Raises:
         UserError: If the arrays' shapes do not fit together.
@@ -283,10 +246,12 @@ class _Reader:
         self,
         path: Path,
         arrays: Mapping[str, Any],
-        progress: Callable[..., None],
+        to_read: Sequence[str],
+        on_progress: Callable[[int, int], None] | None,
     ) -> None:
         """Initialize an instance of :class:`_Reader`."""
-        self._path, self._arrays, self._progress = path, arrays, progress
+        self._path, self._arrays, self._on_progress = path, arrays, on_progress
+        self._bytes_read, self._bytes_to_read = 0, sum(map(self.num_bytes, to_read))
         self.name = str(path)
         self.total = check_shapes(arrays, self.name)[0]
         row_bytes = self.num_bytes('observations') // self.total
@@ -322,7 +287,9 @@ class _Reader:
                 block = as_float32(array[first:last])
             check_finite(block, range(first, last), name, self.name)
             yield block.reshape(-1) if name in COLUMNS else block
-            self._progress(advance=self.num_bytes(name) * (last - first) // self.total)
+            self._bytes_read += self.num_bytes(name) * (last - first) // self.total
+            if self._on_progress is not None:
+                self._on_progress(self._bytes_read, self._bytes_to_read)
 
     def seams(self) -> tuple[np.ndarray, np.ndarray]:
         """Compare next observations with the following observations.

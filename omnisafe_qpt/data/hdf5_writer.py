@@ -155,41 +155,24 @@ def _create(file: Any, name: str, total: int, like: np.ndarray) -> Any:
 
 
 def _create_views(file: Any, ends: np.ndarray) -> None:
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    shape = (int(ends[-1]) + 1, *file['states'].shape[1:])
-    for name, offset in (('observations', 0), ('next_observations', 1)):
-        first_states = starts + np.arange(len(starts)) + offset
-        _create_view(file, name, shape, starts, ends, first_states)
+    """Create observations and next_observations as virtual datasets of runs of rows of ``states``.
 
-
-def _create_view(
-    file: Any,
-    name: str,
-    shape: tuple[int, ...],
-    starts: np.ndarray,
-    ends: np.ndarray,
-    first_states: np.ndarray,
-) -> None:
-    """Create a virtual dataset whose episodes are runs of rows of ``states``.
-
-    The low-level interface, because only it can leave out the time of creation, without which
+    By the low-level interface, because only it can leave out the time of creation, without which
     equal data would not give equal bytes.
     """
     from h5py import h5d, h5p, h5s, h5t
 
-    creation = h5p.create(h5p.DATASET_CREATE)
-    creation.set_layout(h5d.VIRTUAL)
-    creation.set_obj_track_times(False)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    shape = (int(ends[-1]) + 1, *file['states'].shape[1:])
     here, there = h5s.create_simple(shape), h5s.create_simple(file['states'].shape)
-    for start, end, first_state in zip(starts, ends, first_states):
-        count = (int(end + 1 - start), shape[1])
-        here.select_hyperslab((int(start), 0), count)
-        there.select_hyperslab((int(first_state), 0), count)
-        creation.set_virtual(here, b'.', b'states', there)
-    h5d.create(
-        file.id,
-        name.encode(),
-        h5t.py_create(file['states'].dtype),
-        h5s.create_simple(shape),
-        creation,
-    )
+    for name, offset in ((b'observations', 0), (b'next_observations', 1)):
+        creation = h5p.create(h5p.DATASET_CREATE)
+        creation.set_layout(h5d.VIRTUAL)
+        creation.set_obj_track_times(False)
+        for run, (start, end) in enumerate(zip(starts, ends)):
+            count = (int(end + 1 - start), shape[1])
+            here.select_hyperslab((int(start), 0), count)
+            there.select_hyperslab((int(start) + run + offset, 0), count)
+            creation.set_virtual(here, b'.', b'states', there)
+        here.select_all()
+        h5d.create(file.id, name, h5t.py_create(file['states'].dtype), here, creation)

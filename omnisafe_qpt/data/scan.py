@@ -98,6 +98,15 @@ class LimitRow:
     target_return: float
     normalized: float | None
 
+    @classmethod
+    def of(cls, limit: float, episodes: EpisodeTable, task: Task | None) -> LimitRow:
+        """Return what these episodes offer."""
+        within = int((episodes.costs <= limit).sum())
+        target = episodes.frontier.target_return(limit) if episodes.frontier else math.nan
+        scale = None if task is None else (task.min_return, task.max_return)
+        normalized = None if scale is None else normalized_return(target, *scale)
+        return cls(float(limit), within, within / len(episodes), target, normalized)
+
 
 @dataclass(frozen=True)
 class ValueRange:
@@ -268,21 +277,7 @@ class Inspector:
     @cached_property
     def limits(self) -> list[LimitRow]:
         """What there is within each cost limit."""
-        return [self._limit_row(limit) for limit in self._cost_limits]
-
-    def _limit_row(self, limit: float) -> LimitRow:
-        episodes, task = self.episodes, self.task
-        within = int((episodes.costs <= limit).sum())
-        target = episodes.frontier.target_return(limit) if episodes.frontier else math.nan
-        return LimitRow(
-            cost_limit=float(limit),
-            episodes=within,
-            share=within / len(episodes),
-            target_return=target,
-            normalized=normalized_return(target, task.min_return, task.max_return)
-            if task
-            else None,
-        )
+        return [LimitRow.of(limit, self.episodes, self.task) for limit in self._cost_limits]
 
     def episode_keys(self) -> np.ndarray:
         """Return a number for each episode, (E,) uint64, equal for equal episodes."""
