@@ -39,19 +39,13 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
     if arrays['observations'].shape[:1] == (0,):
         raise UserError(f'{name}: the dataset has no transitions')
     for key in ('observations', 'next_observations', 'actions'):
-        if len(arrays[key].shape) != 2:
+        if len(arrays[key].shape) != 2 or 0 in arrays[key].shape[1:]:
             raise UserError(
                 f'{name}: {key} has shape {tuple(arrays[key].shape)}; needed is one row of numbers '
                 'for each transition',
             )
     total, obs_dim = arrays['observations'].shape
     act_dim = arrays['actions'].shape[1]
-    if not (obs_dim and act_dim):
-        raise UserError(
-            f'{name}: {"actions" if obs_dim else "observations"} hold no numbers (shape '
-            f'{tuple(arrays["actions" if obs_dim else "observations"].shape)}); needed is one row '
-            'of numbers for each transition',
-        )
     allowed = dict.fromkeys(COLUMNS, ((total,), (total, 1)))
     allowed |= {'next_observations': ((total, obs_dim),), 'actions': ((total, act_dim),)}
     for key, shapes in allowed.items():

@@ -298,14 +298,7 @@ class _Episodes:
             # What a reset tells comes before the first transition.
             surplus = np.array([_rows(parts[0]) for parts in arrays]) - self._lengths
             first = first + surplus[source]
-        is_row = name not in COLUMNS
-        for part in arrays[0]:
-            if is_row and part.ndim > 2:
-                raise UserError(
-                    f'{self._path}: {printable(leaves[0])}{place(self._sources[0])} has shape '
-                    f'{tuple(part.shape)}; needed is one row of numbers for each transition',
-                )
-        return Runs(arrays, source, first, count, as_rows=is_row)
+        return Runs(arrays, source, first, count, as_rows=name not in COLUMNS)
 
     def _flags(self, name: str) -> np.ndarray | None:
         """Read an array of flags, (N,) bool; None if the file has none of the kind."""

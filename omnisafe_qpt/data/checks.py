@@ -23,7 +23,7 @@ _REFERENCE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a dataset that a user should know.
+    """A problem or a peculiarity of a dataset.
 
     Args:
         level (str): :data:`REFUSED`, :data:`WARNING` or :data:`NOTE`.
@@ -37,7 +37,7 @@ class Finding:
 
 
 def count(number: int, unit: str) -> str:
-    """Say how many there are: ``1 episode``, ``1,200 episodes``."""
+    """Return a number with its unit: ``1 episode``, ``1,200 episodes``."""
     return f'{number:,} {unit}{"" if number == 1 else "s"}'
 
 

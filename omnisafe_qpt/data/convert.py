@@ -78,7 +78,7 @@ class Conversion:
         rounded (tuple[str, ...]): Arrays that float32 does not hold exactly.
         bytes (int): Size of the file.
         env_id (str, optional): The environment, if the source names it.
-        notes (tuple[str, ...]): What a user should know of how the source was read.
+        notes (tuple[str, ...]): Notes for the user on how the source was read.
     """
 
     out: str

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Looking into HDF5 files that nobody vouches for.
+"""Reading HDF5 files that are not trusted.
 
 HDF5 can keep data outside the file: in external storage, behind links to other files, in views of
 other files, and packed by filters that it loads as plugins. Nothing of that is opened: a dataset is
@@ -42,7 +42,7 @@ _ERRORS = (
 
 
 class Broken:
-    """Stands for what a group names and does not hold.
+    """A name in a group behind which there is no object.
 
     Args:
         reason (str): What is wrong, as a predicate.
@@ -149,9 +149,9 @@ def _follow(group: Any, target: str, hops: int) -> Any:
 
 
 def leaves(group: Any) -> dict[str, Any]:
-    """Return all arrays within a group by their paths in it, a lot of them at most.
+    """Return all arrays within a group by their paths in it, up to :data:`_MAX_LEAVES`.
 
-    Those nearest to the group come first. What is no array is a :class:`Broken`.
+    Those nearest to the group come first. What is not an array is a :class:`Broken`.
     """
     import h5py
 

@@ -50,7 +50,7 @@ _REQUIRED = ('observations', 'actions', 'rewards', 'costs')
 _MAX_LISTED = 16
 # What every reader keeps of a transition besides its arrays: columns, ends, numbers of rows.
 ROW_BYTES = 64
-# What an array may hold by numpy's letter for it, and what another one stands for.
+# numpy's letters for the types that are read, and names for the others.
 _NUMBERS, _FLAGS = 'iuf', 'biuf'
 _KINDS = {
     'b': 'true or false',
@@ -69,7 +69,7 @@ class Arrays(dict[str, Any]):
 
     Attributes:
         names (Mapping[str, Sequence[str]]): The file's names for them.
-        notes (tuple[str, ...]): What a user should know of how they were found, a line each.
+        notes (tuple[str, ...]): Notes for the user on how the arrays were found, a line each.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -78,7 +78,7 @@ class Arrays(dict[str, Any]):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user says about a file.
+    """How to read a file, where the user says so.
 
     Args:
         names (Mapping[str, str]): DSRL's names, or ``dones``, and the file's names for them.
@@ -147,13 +147,13 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
                 for name, group in groups.items()
                 if name.rstrip('0123456789') == stem or _find(group, wanted)
             ]
-            names.sort(key=_with_numbers)
+            names.sort(key=_natural_key)
             return [Source(prefix + name, leaves(groups[name])) for name in names]
     return [Source('', leaves(file))]
 
 
-def _with_numbers(name: str) -> list[Any]:
-    """Return a key to sort names by, numbers in them by their value."""
+def _natural_key(name: str) -> list[Any]:
+    """Return a key that sorts the numbers in names by value."""
     return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
 
 
@@ -215,13 +215,14 @@ def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
         )
     if not array.shape:
         raise UserError(f'{path}: {where} is a single value; {needed}')
-    if (is_column and array.shape[1:] not in ((), (1,))) or 0 in array.shape[1:]:
+    is_wrong = array.shape[1:] not in ((), (1,)) if is_column else len(array.shape) > 2
+    if is_wrong or 0 in array.shape[1:]:
         raise UserError(f'{path}: {where} has shape {tuple(array.shape)}; {needed}')
     return array.shape[0]
 
 
 def _type_problem(array: Any, allowed: str) -> str:
-    """Say what an array holds where it does not hold numbers, nothing where it does."""
+    """Name the type of an array that does not hold numbers; empty if it does."""
     try:
         dtype = array.dtype
     except (TypeError, ValueError, KeyError):  # h5py's, for what numpy has no type for
@@ -332,11 +333,6 @@ def _choose_parts(
                 f'--observation-keys {key}: {path} has no such array in '
                 f'{printable(group)}{place(source)} '
                 f'(found: {_listed(inside)})',
-            )
-        if inside[key].ndim > 2:
-            raise UserError(
-                f'{path}: {printable(f"{group}/{key}")}{place(source)} has shape '
-                f'{tuple(inside[key].shape)}; needed is one row of numbers for each transition',
             )
     return [f'{group}/{key}' for key in keys or inside]
 

@@ -75,8 +75,8 @@ class _Archive(Mapping[str, 'NpzArray']):
 class NpzArray:
     """An array of an npz file that is read as it is sliced.
 
-    The file is a zip archive of streams, so rows are cheap to read in order and dear to go back
-    to: a slice before the last one starts again at the first row.
+    The file is a zip archive of streams, so rows are cheap to read in order. A slice before
+    the last one starts again at the first row.
 
     Args:
         path (Path): The file, for messages.

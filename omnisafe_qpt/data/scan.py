@@ -159,7 +159,7 @@ class ValueRange:
 
 
 class Inspector:
-    """Sees a dataset while it is read, and knows its episodes afterwards.
+    """Collects what a dataset holds while it is read: ranges, gaps between states, episodes.
 
     Args:
         task (Task, optional): The DSRL task, None if it is none or unknown.

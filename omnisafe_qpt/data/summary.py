@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a dataset holds and what is wrong with it, found in one pass over blocks of rows.
+"""What a dataset holds and what is wrong with it, in one pass over blocks of rows.
 
 Files that training refuses are summarised too, as this is how one finds out why.
 """
@@ -52,7 +52,7 @@ _MAX_LISTED_VALUES = 6
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Everything that ``omnisafe-qpt data info`` tells.
+    """The result of ``omnisafe-qpt data info``.
 
     Args:
         path (Path): The file.

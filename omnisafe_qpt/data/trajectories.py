@@ -36,7 +36,7 @@ _READ_ROWS = 1 << 14
 
 
 class Observer(Protocol):
-    """Sees a dataset while it is read, so that it is read once for loading and for checking."""
+    """Receives the blocks of a dataset while it is loaded, so that it is read only once."""
 
     def begin(self, arrays: Mapping[str, Any]) -> None:
         """Take note of the arrays, whose shapes fit together."""
@@ -94,7 +94,7 @@ class Trajectories:
         obs_dim (int): S.
         act_dim (int): A.
         name (str): Where the data came from, for messages.
-        notes (tuple[str, ...]): What a user should know of how they were read, a line each.
+        notes (tuple[str, ...]): Notes for the user on how they were read, a line each.
     """
 
     table: torch.Tensor
