@@ -49,8 +49,8 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.signals import stop_signals
 from omnisafe_qpt.training.cuda_graph import CapturedUpdate

@@ -44,8 +44,8 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.episodes import default_processes, evaluate
 from omnisafe_qpt.progress import ProgressReporter
 from omnisafe_qpt.qpt.config import DeploymentConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.runs.checkpoint import load_networks, versions
 from omnisafe_qpt.settings.files import load_defaults, load_preset, merge

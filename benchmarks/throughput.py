@@ -51,9 +51,9 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.qpt.precision import has_bf16
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.training.cuda_graph import CapturedUpdate
 

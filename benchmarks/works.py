@@ -17,10 +17,11 @@ from benchmarks import measure
 from omnisafe_qpt.data.windows import SequenceBatch
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.qpt.losses import critic_loss, imitation_loss
 from omnisafe_qpt.qpt.precision import tf32_products
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.qpt.scaling import Scaling
 
 
@@ -68,15 +69,8 @@ def update_parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[
         By the names in :data:`PARTS`.
     """
     scaling, config = learner.scaling, learner.config
-    states = scaling.observation(batch.states)
-    history = (
-        states,
-        batch.actions,
-        scaling.return_token(batch.return_to_go),
-        scaling.cost_token(batch.cost_to_go),
-        batch.timesteps,
-        batch.mask,
-    )
+    inputs = scaling.policy_inputs(batch)
+    states = inputs.states
     critics = (learner.reward_critic, learner.cost_critic)
     target_critics = (learner.target_reward_critic, learner.target_cost_critic)
     parameters = {
@@ -99,7 +93,7 @@ def update_parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[
 
     def target_policy() -> None:
         with torch.no_grad(), autocast():
-            learner.target_policy(*history, last_only=True)
+            learner.target_policy(inputs, last_only=True)
 
     def fit_critics() -> None:
         forget('critics')
@@ -113,7 +107,7 @@ def update_parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[
     def imitate() -> None:
         forget('policy')
         with autocast():
-            predicted = learner.policy(*history).float()
+            predicted = learner.policy(inputs).float()
         imitation_loss(predicted, batch.actions, batch.action_mask).backward()
 
     def penalize() -> None:

@@ -28,7 +28,8 @@ from omnisafe_qpt.evaluation.deployment import (
     forget_calibration,
 )
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.runner import BLANK_DIGEST, FORMAT, OnnxPolicy, check_metadata, sealed
 from omnisafe_qpt.runs.checkpoint import LAST, load_transformer, versions
 

@@ -14,7 +14,7 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch
 from omnisafe_qpt.qpt.config import LearnerConfig, OptimizerConfig, PolicyConfig
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
 
 
 OBS_DIM, ACT_DIM = 3, 2
@@ -143,7 +143,7 @@ def plain_network(critic, member):
 
 def policy_inputs(batch):
     """What the policy takes, with the batch's numbers as if they were in its units."""
-    return (
+    return PolicyInputs(
         batch.states,
         batch.actions,
         batch.return_to_go,

@@ -41,8 +41,9 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.precision import tf32_products
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.qpt.transformer import TransformerPolicy
 from omnisafe_qpt.training.cuda_graph import CapturedUpdate
 

@@ -15,8 +15,8 @@ import torch
 
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
 from omnisafe_qpt.qpt.scaling import Scaling
 
 

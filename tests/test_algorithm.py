@@ -315,7 +315,6 @@ def test_omnisafes_own_dataset_names_go_through_its_loader(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-
     data = Trajectories.load(dataset)
     asked = []
 
@@ -335,8 +334,9 @@ def test_omnisafes_own_dataset_names_go_through_its_loader(
                 ):
                     setattr(self, key, torch.from_numpy(arrays[source][:]).to(device))
 
-    monkeypatch.setattr('omnisafe.common.offline.dataset.OfflineDataset', Loader)
     name = 'SafetyPointCircle1-v0-mixed-beta0.5'
+    monkeypatch.setattr(Loader, '_name_to_metadata', {name: None}, raising=False)
+    monkeypatch.setattr('omnisafe.common.offline.dataset.OfflineDataset', Loader)
     agent, result = run_agent(small_options(Path(name), tmp_path))
     assert asked == [name]
     assert torch.equal(agent.agent._trajectories.table, data.table)

@@ -15,6 +15,7 @@ from benchmarks.works import acting
 from core_helpers import (
     ACT_DIM,
     OBS_DIM,
+    policy_inputs,
     random_batch,
     small_config,
     small_learner,
@@ -22,8 +23,8 @@ from core_helpers import (
 )
 from omnisafe_qpt.qpt import kernels
 from omnisafe_qpt.qpt.config import LearnerConfig, PolicyConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
 from omnisafe_qpt.qpt.scaling import Scaling
 
 
@@ -75,10 +76,7 @@ def test_the_last_state_alone_costs_what_its_forward_pass_does():
     learner, batch = small_learner(), random_batch(num_windows=12)
     config = CONFIGS['plain'].policy
     with FlopCounterMode(display=False) as counter:
-        learner.target_policy(
-            batch.states, batch.actions, batch.return_to_go, batch.cost_to_go,
-            batch.timesteps, batch.mask, last_only=True,
-        )  # fmt: skip
+        learner.target_policy(policy_inputs(batch), last_only=True)
     products = operations.policy_products(OBS_DIM, ACT_DIM, config, last_only=True, dense=True)
     assert counter.get_total_flops() == 12 * products.forward
 

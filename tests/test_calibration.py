@@ -34,9 +34,9 @@ from omnisafe_qpt.evaluation.target_calibration import (
     DEFAULT_EPISODES,
     calibrate,
     calibrate_run,
-    ladder,
     looks,
 )
+from omnisafe_qpt.evaluation.target_costs import ladder
 from omnisafe_qpt.omnisafe_plugin import algorithms as algorithm
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.runner import (

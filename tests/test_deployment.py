@@ -16,6 +16,7 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks
 from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.scaling import PolicyInputs
 from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks, save_checkpoint
 
 
@@ -184,12 +185,16 @@ def plain_action(
     first = max(0, len(observations) - 4)
     wanted, allowed = torch.tensor(to_go[first:], dtype=torch.float32).T
     predicted = networks.policy(
-        networks.scaling.observation(torch.tensor(np.stack(observations[first:])).float())[None],
-        torch.tensor(np.stack([*actions[first:], np.zeros(2, dtype=np.float32)]))[None],
-        networks.scaling.return_token(wanted)[None],
-        networks.scaling.cost_token(allowed)[None],
-        torch.arange(first, len(observations))[None],
-        torch.ones(1, len(observations) - first, dtype=torch.bool),
+        PolicyInputs(
+            networks.scaling.observation(torch.tensor(np.stack(observations[first:])).float())[
+                None
+            ],
+            torch.tensor(np.stack([*actions[first:], np.zeros(2, dtype=np.float32)]))[None],
+            networks.scaling.return_token(wanted)[None],
+            networks.scaling.cost_token(allowed)[None],
+            torch.arange(first, len(observations))[None],
+            torch.ones(1, len(observations) - first, dtype=torch.bool),
+        )
     )
     return predicted[0, -1].numpy()
 

@@ -27,7 +27,9 @@ from omnisafe_qpt.evaluation.diagnostics import (
     discounted_sums,
 )
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
+from omnisafe_qpt.qpt.scaling import PolicyInputs
 
 
 GAMMA = 0.9
@@ -85,12 +87,14 @@ def slow_action(networks, episode, step, context=5):
 
     assert step <= length
     predicted = networks.policy(
-        scaling.observation(tensor(episode['states'][window])),
-        tensor(actions[window]),
-        scaling.return_token(tensor(to_go('rewards'))),
-        scaling.cost_token(tensor(to_go('costs'))),
-        torch.arange(first, step + 1)[None],
-        torch.ones(1, step + 1 - first, dtype=torch.bool),
+        PolicyInputs(
+            scaling.observation(tensor(episode['states'][window])),
+            tensor(actions[window]),
+            scaling.return_token(tensor(to_go('rewards'))),
+            scaling.cost_token(tensor(to_go('costs'))),
+            torch.arange(first, step + 1)[None],
+            torch.ones(1, step + 1 - first, dtype=torch.bool),
+        )
     )
     return predicted[0, -1].double().numpy()
 

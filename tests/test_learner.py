@@ -20,6 +20,7 @@ from core_helpers import (
     differing,
     episode_arrays,
     plain_network,
+    policy_inputs,
     random_batch,
     random_trajectories,
     roughen,
@@ -32,9 +33,10 @@ from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.qpt.config import DeploymentConfig, OptimizerConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import metric_names
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
-from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
+from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
 
 
 # Switches (reward term, cost term, critics trained) that make sense together.
@@ -152,7 +154,7 @@ class SlowAlgorithm:
     @staticmethod
     def _act(policy, w):
         names = ('states', 'actions', 'return_to_go', 'cost_to_go', 'timesteps', 'mask')
-        return policy(*(w[name][None] for name in names))[0]
+        return policy(PolicyInputs(*(w[name][None] for name in names)))[0]
 
     def _bootstrap(self, kind, w):
         with torch.no_grad():
@@ -578,18 +580,16 @@ def pull_on_actions(cost_limit, cost_scale=1.0):
         learner.cost_critic.weights[-1] *= 0.01 * cost_scale / cost_limit
         learner.cost_critic.biases[-1] *= 0.01 * cost_scale / cost_limit
     batch = WindowSampler(data, 5, 64, seed=0).sample()
-    history = (
-        *(batch.states, batch.actions, batch.return_to_go, batch.cost_to_go),
-        *(batch.timesteps, batch.mask),
-    )
+    inputs, metrics = policy_inputs(batch), {}
     count = torch.tensor(100.0)
-    magnitudes = learner._critic_losses(batch, history, count)[-1]
+    targets = learner.compute_targets(batch, inputs)
+    magnitudes = learner.critic_loss(batch, inputs, targets, count, metrics)[-1]
     actions = batch.actions.clone().requires_grad_()
-    learner._trained_policy = lambda *_: actions
-    terms = learner._policy_loss(batch, history, count, magnitudes)
-    imitation = terms[1]['Loss/Loss_imitation']
+    learner._trained_policy = lambda _: actions
+    loss = learner.policy_loss(batch, inputs, magnitudes, count, metrics)
+    imitation = metrics['Loss/Loss_imitation']
     assert imitation == 0
-    return torch.autograd.grad(terms[0], actions)[0]
+    return torch.autograd.grad(loss, actions)[0]
 
 
 @pytest.mark.parametrize(('limit', 'scale'), [(40.0, 1.0), (80.0, 1.0), (0.1, 1.0), (80.0, 8.0)])

@@ -35,8 +35,9 @@ from omnisafe_qpt.qpt.config import (
     OptimizerConfig,
     PolicyConfig,
 )
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.qpt.scaling import Scaling
 
 

@@ -27,6 +27,7 @@ from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.holdout import choose_held_out
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.offline import evaluate_offline
 from omnisafe_qpt.omnisafe_plugin import offline_algorithm as training
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
@@ -378,6 +379,8 @@ def test_the_command_prints_tables_and_writes_results_and_a_figure(
     for text in ('Ratio', 'reward and beyond', 'cost, plain', 'Rank corr.', '63%', 'Infeasible'):
         assert text in done.stdout.replace('\n', ' '), text
     (found,) = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
+    assert 'No estimate' in done.stderr
+    assert found.pop('estimate') is None
     assert found == json.loads(json.dumps(check(run, dataset, 5.0, 30.0)))
     assert (tmp_path / 'found.png').read_bytes().startswith(b'\x89PNG')
 
@@ -466,3 +469,37 @@ def test_neither_omnisafe_nor_a_simulator_is_needed(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_estimates_return_and_cost(
+    make_run: Callable[..., Path],
+    make_arrays: Callable[..., Arrays],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    short = DynamicsConfig(members=2, hidden_sizes=(8,), updates=3, batch_size=8)
+    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: short)
+    write_hdf5(
+        tmp_path / 'many.hdf5',
+        make_arrays((10, 6, 12, 4) * 6, ('timeout', 'terminal') * 12, OBS_DIM, ACT_DIM),
+    )
+    command = ['evaluate', str(make_run()), '--offline', str(tmp_path / 'many.hdf5')]
+    command += ['--cost-limit', '5', '--cost-limit', '1e9', '--json', str(tmp_path / 'found.json')]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    rows = [line for line in said.splitlines() if line.startswith(('Limit', '5', '1e+09'))]
+    assert len(rows) > 2
+    assert max(map(len, rows)) <= 80
+    (found,) = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
+    estimate = found['estimate']
+    assert [row['cost_limit'] for row in estimate['limits']] == [5.0, 1e9]
+    assert estimate['test']['episodes'] == 2
+    for row in estimate['limits']:
+        assert row['cost_interval'][0] <= row['cost_mean'] <= row['cost_interval'][1]
+        assert row['verdict'] in ('doubtful', 'not usable')  # by two episodes nothing is reliable
+        assert row['verdict'] in said
+    assert estimate['choices'] == [None, None]
+    assert main([*command, '--no-estimate']) == 0
+    (found,) = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
+    assert found['estimate'] is None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 from dataclasses import replace
 
@@ -23,17 +24,16 @@ from core_helpers import (
     small_policy_config,
     tensors_of,
 )
+from omnisafe_qpt.cli.common import add_deployment_options
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt import config as config_module
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import (
-    PACED_HISTORY,
-    DeployableNetworks,
-    RolloutPolicy,
-    even_spend,
-    select_candidate,
-)
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
+from omnisafe_qpt.qpt.scaling import PolicyInputs
+from omnisafe_qpt.qpt.selection import RULES, even_spend
 from omnisafe_qpt.runner import in_environment_units
 
 
@@ -99,16 +99,15 @@ def start(networks, config, seeds=(0,), target_return=3.0, **kwargs):
 class Record:
     """What the policy network was given, call by call; return-to-go is (B, M, K)."""
 
-    NAMES = ('states', 'actions', 'return_to_go', 'cost_to_go', 'timesteps', 'mask')
-
     def __init__(self, networks):
         self.calls = []
         self._original = networks.policy.candidate_actions
         networks.policy.candidate_actions = self._keep
 
-    def _keep(self, *args):
-        self.calls.append({name: value.clone() for name, value in zip(self.NAMES, args)})
-        return self._original(*args)
+    def _keep(self, inputs, return_to_go):
+        seen = inputs._replace(return_to_go=return_to_go)._asdict()
+        self.calls.append({name: value.clone() for name, value in seen.items()})
+        return self._original(inputs, return_to_go)
 
 
 # ---------------------------------------------------------------------- slow reference
@@ -150,7 +149,7 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
         costs_to_go.append(budget)
         actions.append(torch.zeros(ACT_DIM))
         is_paced = config.rule == 'paced'
-        first = max(0, t + 1 - (PACED_HISTORY if is_paced else CONTEXT))
+        first = max(0, t + 1 - (3 if is_paced else CONTEXT))
         allowed = [max(cost, 0.0) if is_paced else cost for cost in costs_to_go[first:]]
         state = scaling.observation(torch.stack(states[first:]))
         candidates, reward_values, cost_values = [], [], []
@@ -162,12 +161,14 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
                 ],
             )
             action = networks.policy(
-                state[None],
-                torch.stack(actions[first:])[None],
-                scaling.return_token(shifted)[None],
-                scaling.cost_token(torch.tensor(allowed))[None],
-                torch.arange(first, t + 1)[None],
-                torch.ones(1, t + 1 - first, dtype=torch.bool),
+                PolicyInputs(
+                    state[None],
+                    torch.stack(actions[first:])[None],
+                    scaling.return_token(shifted)[None],
+                    scaling.cost_token(torch.tensor(allowed))[None],
+                    torch.arange(first, t + 1)[None],
+                    torch.ones(1, t + 1 - first, dtype=torch.bool),
+                )
             )[0, -1]
             candidates.append(action)
             seen = [*state[-1]]
@@ -573,16 +574,22 @@ def test_choice_in_hand_made_cases(  # pylint: disable=too-many-arguments
     rewards, costs, budget, paper, bounded, paced
 ):
     for rule, expected in (('paper', paper), ('bounded', bounded), ('paced', paced)):
-        chosen, any_feasible = select_candidate(
+        chosen, any_feasible = RULES[rule].select(
             torch.tensor([rewards], dtype=torch.float32),
             torch.tensor([costs], dtype=torch.float32),
             torch.tensor([float(budget)]),
-            rule,
         )
         assert chosen.tolist() == [expected]
         assert any_feasible.tolist() == [
             any(cost <= (min(budget, costs[0]) if rule == 'bounded' else budget) for cost in costs)
         ]
+
+
+def test_every_list_of_the_rules_is_complete():
+    parser = argparse.ArgumentParser()
+    add_deployment_options(parser)
+    (choices,) = (action.choices for action in parser._actions if action.dest == 'rule')
+    assert set(choices) == set(config_module.RULES) == set(RULES)
 
 
 @pytest.mark.parametrize('rule', ['paper', 'bounded', 'paced'])
@@ -591,7 +598,7 @@ def test_choice_equals_a_loop(rule):
     # Whole numbers, so that ties and exact fits are common.
     rewards, costs = generator.integers(-3, 4, (2, 300, 4)).astype(np.float32)
     budgets = generator.integers(-4, 4, 300).astype(np.float32)
-    chosen, _ = select_candidate(*map(torch.from_numpy, (rewards, costs, budgets)), rule)
+    chosen, _ = RULES[rule].select(*map(torch.from_numpy, (rewards, costs, budgets)))
     expected = [slow_select(r, c, b, rule) for r, c, b in zip(rewards, costs, budgets)]
     assert chosen.tolist() == expected
 
@@ -634,7 +641,7 @@ def test_the_paced_rule_forgets_what_is_further_back(networks, config):
             rollout.observe(rewards, costs)
         difference = (torch.stack(actions)[:, 0] - torch.stack(actions)[:, 1]).abs().amax(-1)
         assert difference[:early].min() > 1e-3
-        later = difference[early + PACED_HISTORY - 1 :]
+        later = difference[early + 3 - 1 :]
         assert (later.max() < 1e-6) if is_forgotten else (later[0] > 1e-4)
 
 

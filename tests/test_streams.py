@@ -18,7 +18,8 @@ from omnisafe_qpt.data import streams
 from omnisafe_qpt.data.augmentation import augment, relabel_frontier
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
 
 SEEDS = (0, 1, 7, 1_000_000_000)

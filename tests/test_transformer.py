@@ -20,6 +20,7 @@ from core_helpers import (
 )
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import PolicyConfig
+from omnisafe_qpt.qpt.scaling import PolicyInputs
 from omnisafe_qpt.qpt.transformer import TransformerPolicy
 from tape import Tape
 
@@ -121,8 +122,8 @@ def test_equal_to_a_slow_forward_pass(seed, num_layers, num_heads):
     expected = slow_policy(policy, batch)
     assert (expected[batch.mask].std(0) > 0.1).all()  # not the same action everywhere
     with torch.no_grad():
-        predicted = policy(*policy_inputs(batch))
-        last = policy(*policy_inputs(batch), last_only=True)
+        predicted = policy(policy_inputs(batch))
+        last = policy(policy_inputs(batch), last_only=True)
     assert predicted.shape == expected.shape
     assert last.shape == (6, 1, ACT_DIM)
     torch.testing.assert_close(predicted[batch.mask], expected[batch.mask], atol=1e-5, rtol=0)
@@ -134,10 +135,12 @@ def test_equal_to_a_slow_forward_pass(seed, num_layers, num_heads):
 
 def candidate_inputs(num_windows=4, candidates=3):
     """Windows, some padded, and random returns-to-go for each candidate, (B, M, K)."""
-    inputs = list(policy_inputs(random_batch(num_windows)))
-    assert not inputs[-1].all()
+    inputs = policy_inputs(random_batch(num_windows))
+    assert not inputs.mask.all()
     generator = torch.Generator().manual_seed(7)
-    return inputs, torch.randn(num_windows, candidates, inputs[2].shape[1], generator=generator)
+    return inputs, torch.randn(
+        num_windows, candidates, inputs.return_to_go.shape[1], generator=generator
+    )
 
 
 @torch.no_grad()
@@ -145,16 +148,15 @@ def candidate_inputs(num_windows=4, candidates=3):
 def test_candidates_equal_windows_of_their_own(num_layers, candidates):
     policy = make_policy(num_layers=num_layers)
     inputs, return_to_go = candidate_inputs(candidates=candidates)
-    states, actions, shared_return, *rest = inputs
-    whole = policy.candidate_actions(states, actions, return_to_go, *rest)
-    last = policy.last_candidate_actions(*inputs, return_to_go[..., -1])
-    assert whole.shape == last.shape == (len(states), candidates, ACT_DIM)
+    whole = policy.candidate_actions(inputs, return_to_go)
+    last = policy.last_candidate_actions(inputs, return_to_go[..., -1])
+    assert whole.shape == last.shape == (len(inputs.states), candidates, ACT_DIM)
     for candidate in range(candidates):
         own = return_to_go[:, candidate]
-        expected = policy(states, actions, own, *rest, last_only=True)[:, 0]
+        expected = policy(inputs._replace(return_to_go=own), last_only=True)[:, 0]
         torch.testing.assert_close(whole[:, candidate], expected, atol=1e-6, rtol=0)
-        own = torch.cat([shared_return[:, :-1], own[:, -1:]], dim=1)
-        expected = policy(states, actions, own, *rest, last_only=True)[:, 0]
+        own = torch.cat([inputs.return_to_go[:, :-1], own[:, -1:]], dim=1)
+        expected = policy(inputs._replace(return_to_go=own), last_only=True)[:, 0]
         torch.testing.assert_close(last[:, candidate], expected, atol=1e-6, rtol=0)
     if candidates > 1:
         assert whole.std(1).min() > 1e-3
@@ -169,8 +171,8 @@ def changed_steps(policy, batch, field, step):
     value = getattr(batch, field).clone()
     value[:, step] += 1
     with torch.no_grad():
-        before = policy(*policy_inputs(batch))
-        after = policy(*policy_inputs(replace(batch, **{field: value})))
+        before = policy(policy_inputs(batch))
+        after = policy(policy_inputs(replace(batch, **{field: value})))
     different = (before - after).abs().amax(-1) > 1e-5  # (B, K)
     assert (different == different[0]).all()
     return different[0].nonzero().flatten().tolist()
@@ -194,8 +196,8 @@ def test_earlier_actions_do_not_move_by_a_bit(policy):
         for name in ('states', 'actions', 'return_to_go', 'cost_to_go')
     }
     with torch.no_grad():
-        before = policy(*policy_inputs(batch))
-        after = policy(*policy_inputs(replace(batch, **spliced)))
+        before = policy(policy_inputs(batch))
+        after = policy(policy_inputs(replace(batch, **spliced)))
     torch.testing.assert_close(after[:, :3], before[:, :3], atol=1e-6, rtol=0)
     assert (after[:, 3:] - before[:, 3:]).abs().max() > 0.1
 
@@ -208,8 +210,8 @@ def test_order_of_steps_matters(policy):
         for name in ('states', 'actions', 'return_to_go', 'cost_to_go')
     }
     with torch.no_grad():
-        before = policy(*policy_inputs(batch), last_only=True)
-        after = policy(*policy_inputs(replace(batch, **swapped)), last_only=True)
+        before = policy(policy_inputs(batch), last_only=True)
+        after = policy(policy_inputs(replace(batch, **swapped)), last_only=True)
     assert (before - after).abs().max() > 1e-3
 
 
@@ -222,8 +224,8 @@ def test_a_padded_window_equals_the_shorter_one(policy, valid):
     mask = torch.arange(5) >= 5 - valid
     padded = replace(batch, mask=mask.repeat(4, 1))
     with torch.no_grad():
-        short = policy(*(x[:, 5 - valid :] for x in policy_inputs(batch)))
-        long = policy(*policy_inputs(padded))
+        short = policy(PolicyInputs(*(x[:, 5 - valid :] for x in policy_inputs(batch))))
+        long = policy(policy_inputs(padded))
     torch.testing.assert_close(long[:, 5 - valid :], short, atol=1e-6, rtol=0)
 
 
@@ -237,8 +239,8 @@ def test_content_of_padding_is_irrelevant(policy, garbage):
         filled[name] = value
     filled['timesteps'] = batch.timesteps.masked_fill(~batch.mask, 17)
     with torch.no_grad():
-        before = policy(*policy_inputs(batch))
-        after = policy(*policy_inputs(replace(batch, **filled)))
+        before = policy(policy_inputs(batch))
+        after = policy(policy_inputs(replace(batch, **filled)))
     torch.testing.assert_close(after[batch.mask], before[batch.mask], atol=1e-6, rtol=0)
 
 
@@ -246,7 +248,7 @@ def test_rows_of_padding_alone_stay_finite(policy):
     batch = full_batch()
     batch.mask[1] = False
     policy.zero_grad()
-    predicted = policy(*policy_inputs(batch))
+    predicted = policy(policy_inputs(batch))
     assert torch.isfinite(predicted).all()
     predicted.square().sum().backward()
     for name, parameter in policy.named_parameters():
@@ -280,7 +282,7 @@ def test_the_mask_is_causal_hides_padding_and_is_aligned(policy, steps, dtype):
 def test_what_is_the_same_in_every_mask_is_made_once(policy):
     """A forward pass neither draws a triangle nor keeps one in the checkpoint."""
     with Tape() as tape:
-        policy(*policy_inputs(full_batch()))
+        policy(policy_inputs(full_batch()))
     assert not {'tril', 'triu', 'eye', 'full'} & set(tape.names())
     assert not [name for name in policy.state_dict() if 'causal' in name]
 
@@ -290,7 +292,7 @@ def test_what_is_the_same_in_every_mask_is_made_once(policy):
 
 def test_every_weight_gets_a_finite_gradient(policy):
     batch = random_batch()
-    policy(*policy_inputs(batch)).square().sum().backward()
+    policy(policy_inputs(batch)).square().sum().backward()
     for name, parameter in policy.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
@@ -303,7 +305,7 @@ def test_steps_above_the_maximum_share_the_last_embedding(policy):
     with torch.no_grad():
         for timestep in (maximum - 1, maximum, maximum + 1, maximum + 1000):
             timesteps = torch.full_like(batch.timesteps, timestep)
-            outputs.append(policy(*policy_inputs(replace(batch, timesteps=timesteps))))
+            outputs.append(policy(policy_inputs(replace(batch, timesteps=timesteps))))
     assert torch.equal(outputs[1], outputs[2])
     assert torch.equal(outputs[1], outputs[3])
     assert not torch.allclose(outputs[0], outputs[1])
@@ -313,7 +315,7 @@ def test_actions_lie_in_the_unit_box():
     policy = make_policy()
     with torch.no_grad():
         policy.head.weight *= 1000
-        actions = policy(*policy_inputs(random_batch()))
+        actions = policy(policy_inputs(random_batch()))
     assert actions.abs().max() <= 1
     assert actions.abs().max() > 0.99
 
@@ -322,9 +324,9 @@ def test_dropout_acts_in_training_only():
     policy = make_policy(dropout=0.5)
     inputs = policy_inputs(full_batch())
     with torch.no_grad():
-        assert torch.equal(policy(*inputs), policy(*inputs))
+        assert torch.equal(policy(inputs), policy(inputs))
         policy.train()
-        assert not torch.allclose(policy(*inputs), policy(*inputs))
+        assert not torch.allclose(policy(inputs), policy(inputs))
 
 
 def test_no_randomness_without_dropout(policy):
@@ -332,7 +334,7 @@ def test_no_randomness_without_dropout(policy):
     inputs = policy_inputs(full_batch())
     state = torch.get_rng_state()
     with torch.no_grad():
-        assert torch.equal(policy(*inputs), policy(*inputs))
+        assert torch.equal(policy(inputs), policy(inputs))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -347,5 +349,5 @@ def test_one_step_of_context():
     policy = make_policy(context_len=1)
     batch = full_batch(context_len=1)
     with torch.no_grad():
-        predicted = policy(*policy_inputs(batch))
+        predicted = policy(policy_inputs(batch))
     torch.testing.assert_close(predicted, slow_policy(policy, batch), atol=1e-5, rtol=0)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,14 +16,8 @@ from omnisafe_qpt.baselines.networks import DiffusionPolicy, GaussianPolicy, Tan
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import (
-    OPTIONAL_SPEC_FIELDS,
-    SPEC_FIELDS,
-    check_actions,
-    check_spec,
-    checked_observations,
-    checked_signals,
-)
+from omnisafe_qpt.qpt.deployable import OPTIONAL_SPEC_FIELDS, SPEC_FIELDS, check_spec
+from omnisafe_qpt.qpt.rollout import check_actions, checked_observations, checked_signals
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.qpt.weights import rebuild
 from omnisafe_qpt.schema import Check, anything, layers, mapping, number, record, size, text
@@ -138,7 +132,8 @@ class DeployableActor(nn.Module):
         Returns:
             (B, A) actions in [-1, 1].
         """
-        return self.policy.act(self.scaling.observation(observations), generators)
+        states = self.scaling.observation(observations)
+        return cast('_Actor', self.policy).act(states, generators)
 
     def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> MemorylessPolicy:
         """Make a policy that acts in several episodes at once.
@@ -214,8 +209,11 @@ class ObservationPolicy:
 
 
 class _Actor(Protocol):
-    obs_dim: int
-    device: torch.device
+    @property
+    def obs_dim(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def act(
         self,
@@ -315,6 +313,13 @@ class MemorylessPolicy:
             UserError: If a number is not finite.
         """
         checked_signals(rewards, costs)
+
+    def record_actions(self, actions: torch.Tensor) -> None:
+        """Note that other actions were executed; the policy does not depend on it.
+
+        Args:
+            actions (torch.Tensor): (B, A) in [-1, 1].
+        """
 
     def finish(self, episodes: Sequence[int]) -> None:
         """Say that episodes have ended; they are not counted anyway.

@@ -56,7 +56,7 @@ class BaselineLearner(BaseLearner):
         self.config = config
         self.obs_dim, self.act_dim = obs_dim, act_dim
         # Target networks, what they follow, and by which share in each update.
-        self._followers: list[tuple[list[nn.Parameter], list[nn.Parameter], float]] = []
+        self._followers: list[tuple[list[torch.Tensor], list[torch.Tensor], float]] = []
         self._build()
 
     # ------------------------------------------------------------------ for subclasses
@@ -87,8 +87,9 @@ class BaselineLearner(BaseLearner):
     def _following(self, network: nn.Module, share: float) -> Any:
         """Make a target network that moves by this share towards ``network`` in each update."""
         target = frozen_copy(network)
-        pair = (list(target.parameters()), list(network.parameters()))
-        self._followers.append((*pair, share))
+        targets: list[torch.Tensor] = list(target.parameters())
+        sources: list[torch.Tensor] = list(network.parameters())
+        self._followers.append((targets, sources, share))
         return target
 
     def _adam(self, lr: float, *networks: nn.Module) -> torch.optim.Optimizer:

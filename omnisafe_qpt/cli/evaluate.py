@@ -93,8 +93,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--offline',
         metavar='DATASET',
-        help='run nothing: check actions, critics and choices on a dataset, a file or a name as in '
-        "train_cfgs:dataset; of the run's own file the episodes held out of training, if any",
+        help='run nothing: estimate return and cost in dynamics learned from a dataset (a file, or '
+        'a name as in train_cfgs:dataset), and check actions, critics and choices on it; of the '
+        "run's own file on the episodes held out of training, if any",
+    )
+    parser.add_argument(
+        '--no-estimate',
+        action='store_true',
+        help='with --offline: only the checks, which take seconds',
     )
     parser.add_argument(
         '--plot',
@@ -124,16 +130,23 @@ def add(commands: Any) -> None:
     parser.set_defaults(run_command=_run)
 
 
+def _refuse_episodes(options: argparse.Namespace) -> None:
+    """Refuse options for episodes in the environment beside ``--offline``."""
+    if options.video is not None:
+        raise UserError('--video shows episodes in the environment; leave out --offline or it')
+    for name in ('episodes', 'processes'):
+        if getattr(options, name) is not None:
+            raise UserError(f'--{name}: nothing is run with --offline; leave out one of them')
+
+
 def _run(options: argparse.Namespace) -> None:
     _check_files({f'--{name}': getattr(options, name) for name in ('json', 'summary', 'plot')})
     if options.offline is not None:
-        if options.video is not None:
-            raise UserError('--video shows episodes in the environment; leave out --offline or it')
-        for name in ('episodes', 'processes'):
-            if getattr(options, name) is not None:
-                raise UserError(f'--{name}: nothing is run with --offline; leave out one of them')
+        _refuse_episodes(options)
         run_offline(options)
         return
+    if options.no_estimate:
+        raise UserError('--no-estimate is for --offline; give both or neither')
     from omnisafe_qpt.evaluation.sweep import average_runs, evaluate_runs
     from omnisafe_qpt.plots import check_suffix, plot_limits
     from omnisafe_qpt.progress import ProgressReporter

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,10 @@ def run_offline(options: argparse.Namespace) -> None:
                 calibrated=not options.uncalibrated,
                 on_progress=progress.update,
             )
-        reports.append(report)
         if report['dataset_warning']:
             say(report['dataset_warning'], file=sys.stderr)
+        report['estimate'] = None if options.no_estimate else _estimate(run, options)
+        reports.append(report)
     # Before anything is printed, so that they are there even if the reader of the tables is gone.
     if options.json is not None:
         write_json(reports, options.json)
@@ -74,6 +76,70 @@ def run_offline(options: argparse.Namespace) -> None:
         raise UserError(f'--plot {options.plot}: the run trained no critics, nothing can be drawn')
 
 
+def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Estimate a run's return and cost, with a bar for each part of the work."""
+    from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, estimate_run
+    from omnisafe_qpt.progress import ProgressReporter
+
+    with contextlib.ExitStack() as stack:
+        bars: dict[str, ProgressReporter] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                stack.close()
+                bars[what] = ProgressReporter(what, total, unit='steps')
+                stack.enter_context(bars[what].shown())
+            bars[what].update(done, total)
+
+        try:
+            return estimate_run(
+                run,
+                options.offline,
+                options.cost_limit,
+                candidates=options.candidates,
+                rule=options.rule,
+                candidate_shift=options.candidate_shift,
+                seed=options.seed,
+                device=options.device,
+                checkpoint=options.checkpoint,
+                on_progress=show,
+            )
+        except TooFewEpisodes as error:
+            say(f'No estimate: {error}', file=sys.stderr)
+            return None
+
+
+_ESTIMATE_NOTE = (
+    'Imagined in dynamics learned from these data, not measured in the environment, and no '
+    'guarantee. In brackets: 90 % intervals. Safest by the model: the target cost with the highest '
+    'return whose interval of the cost is within the limit.'
+)
+
+
+def _estimate_table(estimate: dict[str, Any]) -> Table:
+    table = result_table(
+        'Estimated return and cost of an episode',
+        '',
+        ('Limit', 'Target', 'Return', 'Cost', 'Verdict', 'By the model'),
+        first_is_text=True,
+    )
+    for row, choice in zip(estimate['limits'], estimate['choices']):
+        table.add_row(
+            f'{row["cost_limit"]:g}',
+            'zero action' if row['target_return'] is None else f'{row["target_cost"]:g}',
+            _with_interval(row['return_mean'], row['return_interval']),
+            _with_interval(row['cost_mean'], row['cost_interval']),
+            row['verdict'],
+            _UNDEFINED if choice is None else f'{choice["target_cost"]:g}',
+        )
+    return table
+
+
+def _with_interval(mean: float, interval: list[float]) -> str:
+    low, high = map(_number, interval)
+    return f'{_number(mean)} ({low}, {high})'
+
+
 def _print_report(report: dict[str, Any]) -> None:
     console = result_console()
     console.print(f'{report["run"]}, {report["checkpoint"]}', soft_wrap=True)
@@ -83,6 +149,8 @@ def _print_report(report: dict[str, Any]) -> None:
         f'{report["transitions"]:,} transitions',
         style='bold',
     )
+    if report['estimate'] is not None:
+        _print_estimate(console, report['estimate'])
     _print_table(console, _action_table(report), _ACTION_NOTE)
     if report['calibrations'] is None:
         console.print('\nThe run trained no critics: nothing to calibrate or to choose by.')
@@ -93,6 +161,20 @@ def _print_report(report: dict[str, Any]) -> None:
         console.print('\nThe policy has one candidate: nothing to choose.')
         return
     _print_table(console, _candidate_table(report), _CANDIDATE_NOTE)
+
+
+def _print_estimate(console: Console, estimate: dict[str, Any]) -> None:
+    _print_table(console, _estimate_table(estimate), _ESTIMATE_NOTE)
+    test = estimate['test']
+    console.print(
+        f'On {test["episodes"]} unseen episodes the model missed the cost by '
+        f'{_number(test["costs"]["error_absolute"])} and the return by '
+        f'{_number(test["returns"]["error_absolute"])} on average (their means: '
+        f'{_number(test["costs"]["mean"])} and {_number(test["returns"]["mean"])}).'
+    )
+    reasons = {f'{row["verdict"]}: {row["reason"]}' for row in estimate['limits'] if row['reason']}
+    for reason in sorted(reasons):
+        console.print(reason[0].upper() + reason[1:])
 
 
 def _print_table(console: Console, table: Table, note: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 # A purpose's place is part of what a seed draws: append only. runner.py, which imports nothing of
 # the package, has the place of the candidates once more.
-_PURPOSES = ('batches', 'augmentation', 'candidates', 'dropout')
+_PURPOSES = ('batches', 'augmentation', 'candidates', 'dropout', 'dynamics')
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.SeedSequence:
@@ -23,7 +23,7 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.SeedSequence:
     Args:
         seed (int): 0 or more.
         purpose (str): ``batches``, ``augmentation``, ``candidates`` (whatever a policy draws in an
-            episode) or ``dropout`` (of all but the first process).
+            episode), ``dropout`` (of all but the first process) or ``dynamics`` (learned ones).
         numbers (int): Tell several streams of a purpose apart.
     """
     return np.random.SeedSequence(seed, spawn_key=(_PURPOSES.index(purpose), *numbers))

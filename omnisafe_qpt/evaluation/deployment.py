@@ -14,7 +14,7 @@ import numpy as np
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import Deployable
+from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import Guarantee, LoopPolicy, targets_for
 from omnisafe_qpt.runs.checkpoint import LAST, load_networks
 from omnisafe_qpt.settings.checks import resolve_target_return

@@ -13,8 +13,9 @@ import torch
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.learner import combine_cost
-from omnisafe_qpt.qpt.rollout import DeployableNetworks, RolloutPolicy
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.losses import combine_cost
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
 
 # States whose candidates are tried. A share of them is then known to within 0.016, at 95 %.
@@ -327,16 +328,11 @@ class OfflineChecks:
         actions, values = [], []
         numbers = torch.arange(len(self._rows))
         for batch in self._batches(self._sampler(), numbers, size):
-            states = scaling.observation(batch.states)
-            targets = (
-                scaling.return_token(batch.return_to_go),
-                scaling.cost_token(batch.cost_to_go),
-                batch.timesteps,
-            )
-            predicted = networks.policy(
-                states, batch.actions, *targets, batch.mask, last_only=True
-            )[:, 0]
-            states = networks.critic_states(states, *targets)[:, -1]
+            inputs = scaling.policy_inputs(batch)
+            predicted = networks.policy(inputs, last_only=True)[:, 0]
+            states = networks.critic_states(
+                inputs.states, inputs.return_to_go, inputs.cost_to_go, inputs.timesteps
+            )[:, -1]
             taken = torch.where(batch.action_mask[:, -1:], batch.actions[:, -1], predicted)
             reward_value = networks.reward_critic(states, taken).amin(0)
             cost_value = combine_cost(

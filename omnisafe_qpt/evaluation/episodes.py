@@ -20,8 +20,10 @@ import torch
 
 from omnisafe_qpt.envs.environments import EnvironmentSet
 from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.qpt.kernels import keep_freed_memory
-from omnisafe_qpt.qpt.rollout import PACED_HISTORY, Choice, Deployable
+from omnisafe_qpt.qpt.rollout import Choice
+from omnisafe_qpt.qpt.selection import RULES
 from omnisafe_qpt.settings.machine import usable_cores
 from omnisafe_qpt.workers import Partial, RemoteObject
 
@@ -336,7 +338,7 @@ def _work(series: Series) -> int:
     if policy is None:  # it acts on the observation alone
         return 1
     windows = config.candidates if config.candidate_shift == 'history' else 1
-    steps = PACED_HISTORY if config.rule == 'paced' else policy['context_len']
+    steps = RULES[config.rule].steps(policy['context_len'])
     return windows * steps * policy['num_layers'] * policy['embed_dim'] ** 2
 
 

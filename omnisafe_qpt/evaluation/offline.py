@@ -6,48 +6,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from omnisafe_qpt.data.actions import (
-    ENVIRONMENT,
-    NORMALIZED,
-    UNIT_ATTRIBUTE,
-    find_unit,
-    normalize,
-    recorded_unit,
-)
-from omnisafe_qpt.data.atomic import file_sha256
-from omnisafe_qpt.data.files import HDF5_SUFFIXES
-from omnisafe_qpt.data.holdout import split_off
 from omnisafe_qpt.data.prefetch import fits_on
-from omnisafe_qpt.data.resolve import AUTO, SAMPLE, resolve_dataset
-from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import deployment_of, forget_calibration, forget_zero_action
 from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
+from omnisafe_qpt.evaluation.offline_data import held_out_part, read_episodes
 from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_transformer
 from omnisafe_qpt.settings.machine import resolve_device
-
-
-HELD_OUT = 'held out of training'
-TRAINING_DATA = 'training data, not held out'
-OTHER_DATA = 'not the training file'
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Episodes to check on and what they are to the run."""
-
-    trajectories: Trajectories
-    relation: str
-    path: str
-    sha256: str | None
-    warning: str | None = None
 
 
 def evaluate_offline(  # pylint: disable=too-many-arguments
@@ -116,7 +84,7 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
         for limit, target in _pairs(cost_limits, target_return)
     ]
     limits = [config.cost_limit for config, _ in deployments]
-    data = _load_data(str(dataset), networks)
+    data = held_out_part(read_episodes(str(dataset), networks), networks)
     options = networks.spec.get('config', {}).get('algo_cfgs', {})
     gamma = options.get('gamma', networks.spec.get('gamma'))
     has_critics = networks.has_critics
@@ -185,68 +153,6 @@ def _pairs(
             'or one for each',
         )
     return list(zip(limits, targets if len(targets) > 1 else [*targets] * len(limits)))
-
-
-def _load_data(dataset: str, networks: DeployableNetworks) -> _Data:
-    """Load the episodes that a dataset's name means for this run."""
-    spec = networks.spec
-    path, sha256, warning = dataset, None, None
-    if _is_omnisafe_name(dataset):
-        from omnisafe_qpt.compat import load_omnisafe_dataset
-
-        trajectories = load_omnisafe_dataset(dataset, spec['horizon'])
-    else:
-        source = resolve_dataset(dataset, spec['env_id'], '--offline')
-        path, warning = str(source.path.resolve()), source.warning
-        sha256 = file_sha256(source.path)
-        trajectories = Trajectories.load(source.path, horizon=spec['horizon'])
-    _check_sizes(trajectories, spec)
-    record = spec['dataset']
-    is_same = sha256 == record['sha256'] if sha256 else path == record['path']
-    if 'action_range' in spec:  # an earlier version took actions as they are
-        if is_same:
-            declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
-        else:
-            declared = NORMALIZED if sha256 is None else recorded_unit(path)
-        unit = find_unit(trajectories, spec['action_range'], declared)
-        if unit.name == ENVIRONMENT:
-            normalize(trajectories, spec['action_range'])
-        if not is_same and unit.warning:
-            warning = unit.warning if warning is None else f'{warning}\n{unit.warning}'
-    if not is_same:
-        return _Data(trajectories, OTHER_DATA, path, sha256, warning)
-    held_out = spec.get('held_out', [])
-    if not held_out:
-        return _Data(trajectories, TRAINING_DATA, path, sha256, warning)
-    if max(held_out) >= len(trajectories.rows):
-        raise UserError(
-            f'held_out of the checkpoint names episode {max(held_out)}, and {trajectories.name} '
-            f'has {len(trajectories.rows)}: the checkpoint is damaged; use another one',
-        )
-    _, trajectories = split_off(trajectories, torch.tensor(held_out))
-    return _Data(trajectories, HELD_OUT, path, sha256, warning)
-
-
-def _is_omnisafe_name(dataset: str) -> bool:
-    """Tell whether only OmniSafe knows a dataset of this name; OmniSafe takes seconds to import."""
-    path = Path(dataset)
-    if dataset in (AUTO, SAMPLE) or path.is_file() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
-        return False
-    from omnisafe_qpt.compat import dataset_names
-
-    return dataset in dataset_names()
-
-
-def _check_sizes(trajectories: Trajectories, spec: dict[str, Any]) -> None:
-    for what, given, needed in (
-        ('observation', trajectories.obs_dim, spec['obs_dim']),
-        ('action', trajectories.act_dim, spec['act_dim']),
-    ):
-        if given != needed:
-            raise UserError(
-                f'{trajectories.name} has {what}s of size {given}, {spec["env_id"]} has {needed}: '
-                'the dataset is of another environment',
-            )
 
 
 def _plain(calibrations: dict[str, Any]) -> dict[str, Any]:

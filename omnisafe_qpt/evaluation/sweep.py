@@ -29,7 +29,7 @@ from omnisafe_qpt.evaluation.episodes import (
     evaluate_together,
 )
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import Deployable
+from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import share_bound
 from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks
 from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return

@@ -38,8 +38,9 @@ from omnisafe_qpt.evaluation.episodes import (
     default_processes,
     episode_pool,
 )
+from omnisafe_qpt.evaluation.target_costs import ladder
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_level
 from omnisafe_qpt.runs.checkpoint import LAST, load_transformer, replace_checkpoint
 from omnisafe_qpt.scores import mean_bound
@@ -47,10 +48,8 @@ from omnisafe_qpt.settings.machine import resolve_device
 from omnisafe_qpt.settings.seeds import calibration_seeds
 
 
-# Target costs, as shares of the run's cost limit: closer about the limit, where a model is used.
-# The first is no cost at all, as the sequence of tests stands or falls with it.
-_LADDER = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-# Limits that episodes are spent on, likewise. Any other limit is served by the same episodes.
+# Limits that episodes are spent on, as shares of the run's cost limit. Any other limit is served
+# by the same episodes.
 _LIMITS = (0.5, 1.0, 2.0, 4.0)
 # Where the dataset's worst episode costs less than this many limits, so much is assumed possible.
 _LEAST_WORST = 4.0
@@ -268,18 +267,6 @@ def looks(episodes: int) -> list[int]:
     while found[-1] < episodes:
         found.append(min(episodes, found[-1] + max(_FIRST_LOOK, found[-1] // 3)))
     return found
-
-
-def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
-    """Return the target costs: up to the first beyond which no episode of the data is better.
-
-    Args:
-        cost_unit (float): The run's cost limit.
-        frontier (Frontier): The dataset's.
-    """
-    costs = [share * cost_unit for share in _LADDER]
-    needed = sum(cost < frontier.costs[-1] for cost in costs) + 1
-    return costs[:needed]
 
 
 def _worst_cost(spec: dict[str, Any]) -> float:

@@ -12,7 +12,7 @@ from omnisafe.typing import OmnisafeSpace
 from torch.distributions import Distribution
 
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.rollout import Deployable
+from omnisafe_qpt.qpt.deployable import Deployable
 
 
 class DeployedActor(Actor):

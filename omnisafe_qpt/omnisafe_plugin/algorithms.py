@@ -16,8 +16,8 @@ from omnisafe_qpt.evaluation.episodes import Evaluation
 from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.rollout import DeployableNetworks
 from omnisafe_qpt.settings.checks import resolve_target_return
 from omnisafe_qpt.settings.files import AUTO, DSRL
 from omnisafe_qpt.settings.learner import (

@@ -57,9 +57,9 @@ from omnisafe_qpt.omnisafe_plugin.adapter import DeploymentAdapter
 from omnisafe_qpt.progress import ProgressReporter
 from omnisafe_qpt.qpt.base_learner import BaseLearner
 from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.qpt.precision import resolve_precision
 from omnisafe_qpt.qpt.ranks import Replicas
-from omnisafe_qpt.qpt.rollout import Deployable
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
 from omnisafe_qpt.runs.checkpoint import (

@@ -43,7 +43,7 @@ def check_numbers(config: Any) -> None:
 def _is_number(value: Any, kind: str) -> bool:
     if isinstance(value, bool) or not isinstance(value, Integral if kind == 'int' else Real):
         return False
-    return abs(value) <= LARGEST_NUMBER  # not so for NaN
+    return abs(float(value)) <= LARGEST_NUMBER  # not so for NaN
 
 
 def _require(condition: bool, option: str, value: object, needed: str) -> None:
@@ -173,7 +173,7 @@ class LearnerConfig:
         """Check values and combinations."""
         check_numbers(self)
         _require(
-            all(size >= 1 for size in self.critic_hidden_sizes) and self.critic_hidden_sizes,
+            min(self.critic_hidden_sizes, default=0) >= 1,
             'critic hidden_sizes',
             list(self.critic_hidden_sizes),
             'a list of sizes of at least 1',
@@ -223,7 +223,7 @@ class DeploymentConfig:
             ``history``, or the ``last`` one only, which is several times faster and spreads the
             candidates less.
         rule (str): ``paper``, ``bounded`` or ``paced``; see
-            :func:`omnisafe_qpt.qpt.rollout.select_candidate`.
+            :data:`omnisafe_qpt.qpt.selection.RULES`.
         cost_value (str): How twin cost values become one, ``min`` or ``max``.
         asked_cost (float, optional): Cost that the policy is asked for and budgets with, where a
             calibration found another than the limit to be right. Defaults to None, the limit.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import nn
 
 # The product with the weight's transpose, the bias in it, by oneDNN; with the same arithmetic as
 # torch's usual float32 product. Not part of torch's documented interface, so it may be missing.
-_product = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+_product: Any = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
 # Below this many rows it is 10 to 15 % slower on a Zen 3; at twice as many as much faster.
 _ROWS_OF_PRODUCT = 4096
@@ -70,7 +71,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
@@ -80,7 +81,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         grad: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
@@ -145,12 +146,12 @@ class _Mish(torch.autograd.Function):
     """Mish through one sigmoid."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
         return _mish(x)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
         # With t the tanh(softplus(x)): dt/dx = (1 - t^2) sigmoid(x).
         sigmoid = torch.sigmoid(x.float())
@@ -243,7 +244,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pylint: disable=too-many-arguments
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -261,7 +262,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         grad: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
         query, key, value, weights, mask, dropped = ctx.saved_tensors

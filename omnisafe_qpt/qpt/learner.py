@@ -18,6 +18,7 @@ from omnisafe_qpt.qpt.base_learner import BaseLearner, frozen_copy
 from omnisafe_qpt.qpt.config import LearnerConfig, OptimizerConfig
 from omnisafe_qpt.qpt.critics import TwinCritic, count_critic_states, critic_states
 from omnisafe_qpt.qpt.losses import (
+    combine_cost,
     critic_loss,
     imitation_loss,
     magnitude_floor,
@@ -28,7 +29,7 @@ from omnisafe_qpt.qpt.losses import (
 )
 from omnisafe_qpt.qpt.precision import resolve_precision, tf32_products
 from omnisafe_qpt.qpt.ranks import Replicas
-from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
 from omnisafe_qpt.qpt.transformer import TransformerPolicy
 
 
@@ -137,7 +138,7 @@ class Learner(BaseLearner):
             backend (str, optional): As :func:`torch.compile` takes it. Defaults to
                 ``'inductor'``.
         """
-        for name in ('_critic_losses', '_policy_loss'):
+        for name in ('compute_targets', 'critic_loss', 'policy_loss'):
             method = getattr(self, name)
             compiled = torch.compile(method, backend=backend, fullgraph=True, dynamic=False)
             setattr(self, name, compiled)
@@ -145,26 +146,23 @@ class Learner(BaseLearner):
     # ------------------------------------------------------------------ Algorithm 1
 
     def iterate(self, batch: SequenceBatch) -> None:
-        """Do the work of Algorithm 1 on the device: critics, policy, target networks, metrics.
+        """Do the work of an update on the device: critics, policy, target networks (Algorithm 1).
 
         Args:
             batch (SequenceBatch): B windows in raw units, on the learner's device.
         """
         metrics: dict[str, torch.Tensor] = {}
         with self._arithmetic():
-            history = (
-                self.scaling.observation(batch.states),
-                batch.actions,
-                self.scaling.return_token(batch.return_to_go),
-                self.scaling.cost_token(batch.cost_to_go),
-                batch.timesteps,
-                batch.mask,
-            )
-            steps, actions = self._count(batch.mask[:, :-1], batch.action_mask)
+            inputs = self.scaling.policy_inputs(batch)
+            value_count, action_count = self._count(batch.mask[:, :-1], batch.action_mask)
             magnitudes = None
             if self.config.train_critics:
-                magnitudes = self._update_critics(batch, history, steps, metrics)
-            self._update_policy(batch, history, actions, magnitudes, metrics)
+                targets = self.compute_targets(batch, inputs)
+                losses, magnitudes = self.critic_loss(batch, inputs, targets, value_count, metrics)
+                metrics['Grad/critic'] = self._descend_critics(losses.sum())
+                magnitudes = self.replicas.average(magnitudes)
+            loss = self.policy_loss(batch, inputs, magnitudes, action_count, metrics)
+            metrics['Grad/actor'] = self._descend_policy(loss)
         self._update_targets()
         self._accumulate(metrics)
 
@@ -173,94 +171,138 @@ class Learner(BaseLearner):
         counts = torch.stack([mask.sum() for mask in masks]).float()
         return self.replicas.average(counts).clamp_min(1 / self.replicas.size)
 
-    def _update_critics(
-        self,
-        batch: SequenceBatch,
-        history: tuple[torch.Tensor, ...],
-        count: torch.Tensor,
-        metrics: dict[str, torch.Tensor],
-    ) -> torch.Tensor:
-        """Fit the reward and cost critics to their n-step targets.
+    @torch.no_grad()
+    def compute_targets(self, batch: SequenceBatch, inputs: PolicyInputs) -> torch.Tensor:
+        """n-step targets of the reward and the cost critics, Eq. (6) and (7).
+
+        Args:
+            batch (SequenceBatch): B windows in raw units.
+            inputs (PolicyInputs): The same for the policy.
 
         Returns:
-            (2, n) the mean |Q| of the data's actions under the reward and the cost critics, which
+            (2, B, K - 1) for the steps before the windows' last states.
+        """
+        last_state = self._critic_states(inputs)[:, -1]
+        last_action = self.target_policy(inputs, last_only=True)[:, 0]
+        reward_value = self.target_reward_critic(last_state, last_action).float().amin(0)
+        cost_values = self.target_cost_critic(last_state, last_action).float()
+        # A cost is never negative, and neither is its sum: an estimate below zero is error only.
+        cost_value = combine_cost(cost_values, self.config.cost_value).clamp_min(0.0)
+        bootstrap = torch.stack([reward_value, cost_value])
+        rewards = self.scaling.critic_reward(batch.rewards)
+        costs = self.scaling.critic_cost(batch.costs)
+        return n_step_targets(
+            torch.stack([rewards, costs]),
+            torch.where(self._is_over(batch), 0.0, bootstrap),
+            self.config.gamma,
+        )
+
+    def critic_loss(  # pylint: disable=too-many-arguments
+        self,
+        batch: SequenceBatch,
+        inputs: PolicyInputs,
+        targets: torch.Tensor,
+        count: torch.Tensor,
+        metrics: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error of the reward and the cost critics, Eq. (6) and (7).
+
+        Args:
+            batch (SequenceBatch): B windows in raw units.
+            inputs (PolicyInputs): The same for the policy.
+            targets (torch.Tensor): (2, B, K - 1), see :meth:`compute_targets`.
+            count (torch.Tensor): () steps to average over.
+            metrics (dict[str, torch.Tensor]): Where to put the metrics.
+
+        Returns:
+            The losses (2,), and without gradient the mean |Q| of the data's actions (2, n), which
             normalises the policy's penalties: of each of the twins, n = 2, or of the one value that
             they become, n = 1, where the penalty takes that.
         """
-        losses, mean_values, mean_targets, magnitudes = self._critic_losses(batch, history, count)
-        norm = self._descend(
-            losses.sum(),
-            self._critic_optimizer,
-            self._critic_parameters,
-            self.config.critic_optimizer,
+        mask = batch.mask[:, :-1]
+        states, actions = self._critic_states(inputs)[:, :-1], batch.actions[:, :-1]
+        values = torch.stack(  # (2, 2, B, K - 1), kinds and twins
+            [critic(states, actions).float() for critic in self._trained_critics]
         )
+        losses = critic_loss(values, targets, mask, count)
+        mean_values = masked_mean(values.detach(), mask, count).mean(-1)
+        mean_targets = masked_mean(targets, mask, count)
         for index, (name, key) in enumerate(_VALUE_KEYS.items()):
-            metrics[f'Loss/Loss_{name}_critic'] = losses[index]
+            metrics[f'Loss/Loss_{name}_critic'] = losses[index].detach()
             metrics[f'{key}/data_{key}'] = mean_values[index]
             metrics[f'{key}/target_{key}'] = mean_targets[index]
-        metrics['Grad/critic'] = norm
-        return self.replicas.average(magnitudes)
+        if self.config.penalty_critic == 'pessimistic':
+            values = torch.stack([_pessimistic(*each) for each in zip(_VALUE_KEYS, values)])
+        return losses, mean_magnitude(values, mask, count)
 
-    def _critic_losses(
+    def policy_loss(  # pylint: disable=too-many-arguments
         self,
         batch: SequenceBatch,
-        history: tuple[torch.Tensor, ...],
+        inputs: PolicyInputs,
+        magnitudes: torch.Tensor | None,
         count: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """Eq. (6) and (7).
+        metrics: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Imitation of the data, pulled towards reward and away from cost, Eq. (8).
+
+        Args:
+            batch (SequenceBatch): B windows in raw units.
+            inputs (PolicyInputs): The same for the policy.
+            magnitudes (torch.Tensor, optional): (2, n) mean |Q|, see :meth:`critic_loss`; None
+                where no critics are trained.
+            count (torch.Tensor): () actions to average over.
+            metrics (dict[str, torch.Tensor]): Where to put the metrics.
 
         Returns:
-            For the reward and the cost critics: the losses (2,), and without gradient the mean
-            value of the data's actions (2,), the mean target (2,), and the mean |Q| of the data's
-            actions (2, n).
+            () the loss.
         """
-        mask = batch.mask[:, :-1]  # steps before the window's last state
-        states = self._critic_states(history)
-        with torch.no_grad():
-            last_action = self.target_policy(*history, last_only=True)[:, 0]
-            reward_value = self.target_reward_critic(states[:, -1], last_action).float().amin(0)
-            cost_value = combine_cost(
-                self.target_cost_critic(states[:, -1], last_action).float(),
-                self.config.cost_value,
-            )
-            # A cost is never negative, and neither is its sum: an estimate below zero is error
-            # only.
-            bootstrap = torch.stack([reward_value, cost_value.clamp_min(0.0)])
-            signals = (
-                self.scaling.critic_reward(batch.rewards),
-                self.scaling.critic_cost(batch.costs),
-            )
-            targets = n_step_targets(  # (2, B, K - 1)
-                torch.stack(signals),
-                torch.where(self._is_over(batch), 0.0, bootstrap),
-                self.config.gamma,
-            )
-        values = torch.stack(  # (2, 2, B, K - 1), kinds and twins
-            [
-                critic(states[:, :-1], batch.actions[:, :-1]).float()
-                for critic in self._trained_critics
-            ]
-        )
-        penalising = values
-        if self.config.penalty_critic == 'pessimistic':
-            penalising = torch.stack([_pessimistic(*each) for each in zip(_VALUE_KEYS, values)])
-        return (
-            critic_loss(values, targets, mask, count),
-            masked_mean(values.detach(), mask, count).mean(-1),
-            masked_mean(targets, mask, count),
-            mean_magnitude(penalising, mask, count),
-        )
+        predicted = self._trained_policy(inputs).float()
+        states = self._critic_states(inputs)
 
-    def _critic_states(self, history: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        def pull(kind: int, critic: TwinCritic, eta: float) -> torch.Tensor:
+            """Return alpha E[Q(s, pi(s))], alpha by Eq. (9) for rewards and (10) for costs.
+
+            The same critics of the same member are the numerator and the denominator of alpha,
+            before and after this update of theirs. The denominator leaves out the window's last
+            step: the critics' own loss has no value there, and one would cost a pass of the
+            critics. Over all windows each step of an episode counts as often in the one mean as in
+            the other, but for the last K, so the means are alike.
+            """
+            name, key = list(_VALUE_KEYS.items())[kind]
+            member = self._penalty_member()
+            values = self._penalty_values(name, critic, states, predicted, member)
+            mean_value = masked_mean(values, batch.action_mask, count)
+            assert magnitudes is not None  # penalties need critics (LearnerConfig)
+            magnitude = magnitudes[kind].index_select(0, member)[0]
+            metrics[f'{key}/current_{key}'] = mean_value.detach()
+            return penalty_weight(magnitude, eta, self._magnitude_floors[kind]) * mean_value
+
+        loss = imitation_loss(predicted, batch.actions, batch.action_mask, count)
+        metrics['Loss/Loss_imitation'] = loss.detach()
+        if self.config.use_reward_critic:
+            reward_penalty = -pull(0, self.reward_critic, self.config.eta_reward)
+            metrics['Loss/Loss_reward_penalty'] = reward_penalty.detach()
+            loss = loss + reward_penalty
+        if self.config.use_cost_critic:
+            cost_penalty = pull(1, self.cost_critic, self.config.eta_cost)
+            metrics['Loss/Loss_cost_penalty'] = cost_penalty.detach()
+            loss = loss + cost_penalty
+        metrics['Loss/Loss_actor'] = loss.detach()
+        return loss
+
+    def _critic_states(self, inputs: PolicyInputs) -> torch.Tensor:
         """Return what the critics take as states, (B, K, ...).
 
         Targets are those that the policy sees, relabelled ones too: asked for them, it imitates the
         relabelled episode, and that episode's own rewards and costs are what comes of it.
         """
-        states, _, return_to_go, cost_to_go, timesteps, _ = history
-        config = self.config
         return critic_states(
-            config.critic_inputs, config.horizon, states, return_to_go, cost_to_go, timesteps
+            self.config.critic_inputs,
+            self.config.horizon,
+            inputs.states,
+            inputs.return_to_go,
+            inputs.cost_to_go,
+            inputs.timesteps,
         )
 
     def _is_over(self, batch: SequenceBatch) -> torch.Tensor:
@@ -272,65 +314,6 @@ class Learner(BaseLearner):
         if self.config.critic_inputs != 'targets_time':
             return batch.terminal
         return batch.terminal | (batch.timesteps[:, -1] >= self.config.horizon)
-
-    def _update_policy(  # pylint: disable=too-many-arguments
-        self,
-        batch: SequenceBatch,
-        history: tuple[torch.Tensor, ...],
-        count: torch.Tensor,
-        magnitudes: torch.Tensor | None,
-        metrics: dict[str, torch.Tensor],
-    ) -> None:
-        """Imitate the data, pulled towards reward and away from cost."""
-        loss, terms = self._policy_loss(batch, history, count, magnitudes)
-        norm = self._descend(
-            loss,
-            self._policy_optimizer,
-            self._policy_parameters,
-            self.config.policy_optimizer,
-        )
-        metrics.update(terms)
-        metrics['Loss/Loss_actor'] = loss
-        metrics['Grad/actor'] = norm
-
-    def _policy_loss(
-        self,
-        batch: SequenceBatch,
-        history: tuple[torch.Tensor, ...],
-        count: torch.Tensor,
-        magnitudes: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. (8); returns the loss, and its terms as metrics.
-
-        The same critics of the same member are the numerator and the denominator of Eq. (9) and
-        (10), before and after this update of theirs. The denominator leaves out the window's last
-        step: the critics' own loss has no value there, and one would cost a pass of the critics.
-        Over all windows each step of an episode counts as often in the one mean as in the other,
-        but for the last K, so the means are alike.
-        """
-        predicted = self._trained_policy(*history).float()
-        loss = imitation_loss(predicted, batch.actions, batch.action_mask, count)
-        terms = {'Loss/Loss_imitation': loss}
-        states = self._critic_states(history)
-        for index, (name, critic, eta, sign, used) in enumerate((
-            ('reward', self.reward_critic, self.config.eta_reward, -1.0,
-             self.config.use_reward_critic),
-            ('cost', self.cost_critic, self.config.eta_cost, 1.0,
-             self.config.use_cost_critic),
-        )):  # fmt: skip
-            if not used:
-                continue
-            member = self._penalty_member()
-            values = self._penalty_values(name, critic, states, predicted, member)
-            mean_value = masked_mean(values, batch.action_mask, count)
-            magnitude = magnitudes[index].index_select(0, member)[0]
-            alpha = penalty_weight(magnitude, eta, self._magnitude_floors[index])  # Eq. (9), (10)
-            penalty = sign * alpha * mean_value
-            loss = loss + penalty
-            key = _VALUE_KEYS[name]
-            terms[f'{key}/current_{key}'] = mean_value
-            terms[f'Loss/Loss_{name}_penalty'] = penalty
-        return loss, {name: term.detach() for name, term in terms.items()}
 
     def _penalty_member(self) -> torch.Tensor:
         """Say which of the twins is in the policy's loss, (1,) int64."""
@@ -350,6 +333,14 @@ class Learner(BaseLearner):
         if self.config.penalty_critic == 'pessimistic':
             return _pessimistic(name, critic(states, actions, frozen=True).float())[0]
         return critic(states, actions, member=member, frozen=True).float()[0]
+
+    def _descend_critics(self, loss: torch.Tensor) -> torch.Tensor:
+        config = self.config.critic_optimizer
+        return self._descend(loss, self._critic_optimizer, self._critic_parameters, config)
+
+    def _descend_policy(self, loss: torch.Tensor) -> torch.Tensor:
+        config = self.config.policy_optimizer
+        return self._descend(loss, self._policy_optimizer, self._policy_parameters, config)
 
     def _descend(
         self,
@@ -438,8 +429,3 @@ class Learner(BaseLearner):
 def _pessimistic(name: str, twin_values: torch.Tensor) -> torch.Tensor:
     """Reduce twin values (2, ...) to the worse of them, (1, ...)."""
     return twin_values.amin(0, True) if name == 'reward' else twin_values.amax(0, True)
-
-
-def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:
-    """Reduce twin cost values (2, ...) to one by their ``min`` or ``max``."""
-    return twin_values.amin(0) if how == 'min' else twin_values.amax(0)

@@ -85,6 +85,11 @@ def n_step_targets(
     return torch.stack(targets[::-1], dim=-1)
 
 
+def combine_cost(twin_values: torch.Tensor, how: str) -> torch.Tensor:
+    """Reduce twin cost values (2, ...) to one by their ``min`` or ``max``."""
+    return twin_values.amin(0) if how == 'min' else twin_values.amax(0)
+
+
 def critic_loss(
     values: torch.Tensor,
     targets: torch.Tensor,

@@ -64,6 +64,7 @@ def tf32_products(is_allowed: bool) -> Iterator[None]:
     and set.
     """
     matmul = torch.backends.cuda.matmul
+    values: tuple[bool | str, bool | str]
     name, values = 'allow_tf32', (False, True)  # before torch 2.9
     if hasattr(matmul, 'fp32_precision'):
         name, values = 'fp32_precision', ('ieee', 'tf32')

@@ -6,299 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.qpt.config import CRITIC_INPUTS, DeploymentConfig, LearnerConfig, PolicyConfig
-from omnisafe_qpt.qpt.critics import TwinCritic, count_critic_states, critic_states
+from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
+from omnisafe_qpt.qpt.critics import TwinCritic
 from omnisafe_qpt.qpt.kernels import keep_freed_memory
-from omnisafe_qpt.qpt.learner import Learner, combine_cost
-from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.qpt.losses import combine_cost
+from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
+from omnisafe_qpt.qpt.selection import RULES, even_spend
 from omnisafe_qpt.qpt.transformer import TransformerPolicy
-from omnisafe_qpt.qpt.weights import rebuild
 from omnisafe_qpt.runner import zero_action
-from omnisafe_qpt.schema import (
-    LARGEST_NUMBER,
-    Check,
-    build,
-    flag,
-    layers,
-    maybe,
-    number,
-    record,
-    sequence,
-    size,
-    text,
-)
-
-
-def _check_action_range(value: Any, path: str) -> None:
-    """Take the range of an environment's actions: ``low`` and ``high``, equally many numbers."""
-    ends = sequence(number(), 1)
-    record({'low': ends, 'high': ends})(value, path)
-    low, high = value['low'], value['high']
-    if len(low) != len(high) or not all(a < b for a, b in zip(low, high)):
-        raise UserError(f'{path} must hold as many numbers high as low, each above its low')
-
-
-# What the spec of any deployable model holds about its sizes.
-SPEC_FIELDS: dict[str, Check] = {'obs_dim': size('obs_dim'), 'act_dim': size('act_dim')}
-OPTIONAL_SPEC_FIELDS: dict[str, Check] = {
-    'horizon': size('horizon'),
-    'action_range': maybe(_check_action_range),
-}
-
-
-def check_spec(spec: Any, check: Check) -> None:
-    """Refuse a spec by which no networks can be built.
-
-    Args:
-        spec (Any): What a checkpoint holds as the networks' spec.
-        check (Check): Of the kind of networks.
-
-    Raises:
-        UserError: If a size is missing or impossible.
-    """
-    check(spec, '')
-    action_range, act_dim = spec.get('action_range'), spec['act_dim']
-    if action_range is not None and len(action_range['low']) != act_dim:
-        raise UserError(f'action_range is of {len(action_range["low"])} numbers, not {act_dim}')
-
-
-class Deployable(Protocol):
-    """A trained model of any algorithm, as whoever runs episodes sees it.
-
-    ``deploy`` gives what has the methods of :class:`RolloutPolicy`. The spec of a model that asks
-    for returns and costs has ``policy``; that of one which acts on the observation alone has
-    ``actor``.
-    """
-
-    spec: dict[str, Any]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it acts."""
-
-    def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> Any:
-        """Return the policy that acts in so many episodes at once."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what it can be rebuilt from."""
-
-
-class DeployableNetworks(nn.Module):
-    """What a trained model needs to act: policy, critics and units.
-
-    Its state dict carries its own sizes as extra state, so that it can be rebuilt from nothing
-    else (:meth:`from_state_dict`), and holds only tensors and plain Python values.
-
-    Args:
-        spec (dict[str, Any]): ``obs_dim``, ``act_dim``, ``policy`` (:class:`PolicyConfig` as a
-            dict), ``critic_hidden_sizes``, and whatever else the checkpoint should tell (horizon,
-            frontier, environment, dataset, versions).
-    """
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        """Initialize an instance of :class:`DeployableNetworks`."""
-        super().__init__()
-        self.spec = spec
-        obs_dim, act_dim = spec['obs_dim'], spec['act_dim']
-        self.policy = TransformerPolicy(obs_dim, act_dim, PolicyConfig(**spec['policy']))
-        sizes = (
-            count_critic_states(self.critic_inputs, obs_dim),
-            act_dim,
-            spec['critic_hidden_sizes'],
-        )
-        self.reward_critic = TwinCritic(*sizes)
-        self.cost_critic = TwinCritic(*sizes)
-        self.scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim))
-        self.requires_grad_(False)
-
-    @classmethod
-    def from_learner(cls, learner: Learner, spec: dict[str, Any]) -> DeployableNetworks:
-        """Copy the online policy and the target critics out of a learner.
-
-        The critics are the target networks, as Eq. (13) and (14) write; the policy is the online
-        one, as Algorithm 1 does.
-
-        Args:
-            learner (Learner): The learner.
-            spec (dict[str, Any]): What the learner does not know: horizon, frontier and so on.
-        """
-        networks = cls(
-            {
-                'horizon': learner.config.horizon,
-                **spec,
-                'obs_dim': len(learner.scaling.obs_mean),
-                'act_dim': learner.policy.head.out_features,
-                'policy': asdict(learner.config.policy),
-                'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
-                'critic_inputs': learner.config.critic_inputs,
-                'gamma': learner.config.gamma,
-                'has_critics': learner.config.train_critics,
-            },
-        ).to(learner.device)
-        networks.policy.load_state_dict(learner.policy.state_dict())
-        networks.reward_critic.load_state_dict(learner.target_reward_critic.state_dict())
-        networks.cost_critic.load_state_dict(learner.target_cost_critic.state_dict())
-        networks.scaling.load_state_dict(learner.scaling.state_dict())
-        return networks.eval()
-
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> DeployableNetworks:
-        """Rebuild networks from their state dict alone.
-
-        Raises:
-            UserError: If its sizes are impossible, or a weight does not fit or is not finite.
-        """
-        check_spec(state.get('_extra_state'), _CHECK_SPEC)
-        return rebuild(lambda: cls(state['_extra_state']), state)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it acts."""
-        return self.scaling.obs_mean.device
-
-    @property
-    def critic_inputs(self) -> str:
-        """What its critics see (:func:`omnisafe_qpt.qpt.critics.critic_states`)."""
-        return self.spec.get('critic_inputs', 'state_action')  # older checkpoints do not say
-
-    @property
-    def has_critics(self) -> bool:
-        """Whether its critics were trained, so that they can choose among candidates."""
-        if 'has_critics' in self.spec:
-            return self.spec['has_critics']
-        # A checkpoint from before this was recorded has the options that decided it.
-        options = self.spec.get('config', {}).get('algo_cfgs', {})
-        names = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
-        return any(options.get(name, True) for name in names)
-
-    def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
-        """Return what its critics take as states.
-
-        Args:
-            window (torch.Tensor): States, returns-to-go, costs-to-go and timesteps, as
-                :func:`omnisafe_qpt.qpt.critics.critic_states` takes them.
-        """
-        return critic_states(self.critic_inputs, self.spec.get('horizon', 0), *window)
-
-    def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> RolloutPolicy:
-        """Return a policy that acts with these networks; see :class:`RolloutPolicy`."""
-        return RolloutPolicy(self, config, num_episodes)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the sizes and the rest of the spec."""
-        return self.spec
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over a spec; its sizes were used when the networks were built."""
-        self.spec = state
-
-
-def _check_policy(value: Any, path: str) -> None:
-    build(PolicyConfig, value, path)
-
-
-_CHECK_SPEC = record(
-    {**SPEC_FIELDS, 'policy': _check_policy, 'critic_hidden_sizes': layers(1)},
-    {
-        **OPTIONAL_SPEC_FIELDS,
-        'critic_inputs': text(*CRITIC_INPUTS),
-        'gamma': number(0, 1),
-        'has_critics': flag,
-    },
-)
-
-
-def select_candidate(
-    reward_values: torch.Tensor,
-    cost_values: torch.Tensor,
-    budgets: torch.Tensor,
-    rule: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose one of each episode's candidates.
-
-    ``paper``, Eq. (13)-(14): the highest reward value among candidates whose cost value fits the
-    budget; where none fits, the lowest cost value.
-
-    ``bounded``: the same, but a candidate must also cost no more than the unshifted one
-    (candidate 0). While the budget is large, the paper's rule is a plain maximum of the reward
-    value and spends it early; this one only ever takes a better action that is no riskier.
-
-    ``paced``: the highest reward value among candidates whose cost value fits, but only where the
-    unshifted candidate fits too; where it does not, the unshifted candidate. The budget to compare
-    with is what the critics would say of it (:func:`even_spend`). Where the critics see the policy
-    itself beyond its budget, their values are averages over all the targets in the data and tell
-    little; always taking the cheapest action then leads away from the data
-    (``benchmarks/LIMITS.md``).
-
-    ``paper`` and ``bounded`` compare a discounted value with a plain sum, as Eq. (14) writes it.
-    That is lenient far from the end of an episode. Discounting the budget without keeping to the
-    unshifted candidate was worse, as hardly any candidate fitted (BallCircle at limit 10, 3000
-    updates of 32, 20 episodes: return 0.30 and cost 0.93, against 0.55 and 0.19).
-
-    Args:
-        reward_values (torch.Tensor): (B, M).
-        cost_values (torch.Tensor): (B, M).
-        budgets (torch.Tensor): (B,) cost that each episode may still incur; for ``paced`` what the
-            critics would say of it.
-        rule (str): ``paper``, ``bounded`` or ``paced``.
-
-    Returns:
-        (B,) int64, the chosen candidates, and (B,) bool, whether any candidate fitted.
-    """
-    bound = budgets
-    if rule == 'bounded':
-        bound = torch.minimum(budgets, cost_values[:, 0])
-    feasible = cost_values <= bound[:, None]
-    any_feasible = feasible.any(dim=1)
-    best_feasible = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
-    if rule == 'paced':
-        return torch.where(feasible[:, 0], best_feasible, 0), any_feasible
-    return torch.where(any_feasible, best_feasible, cost_values.argmin(dim=1)), any_feasible
-
-
-def even_spend(horizon: int, gamma: float, stops: bool = False) -> torch.Tensor:
-    """Return what a critic says of a budget that is spent evenly, for a budget of one.
-
-    A budget b for n steps is a cost of b / n in each. A critic that does not see the time values
-    what would come if the episode went on beyond its time limit, where it bootstraps: of the same
-    cost in every step for ever it says b / (n (1 - gamma)). One that stops at the time limit says
-    b (1 + gamma + ... + gamma^(n-1)) / n.
-
-    The steps left are those to the time limit. Where an episode may end in a terminal state before
-    it, nobody knows when: spending is planned for all of them, and what an early end would have
-    left of the budget is not spent.
-
-    Without a discount a value is a plain sum, as the budget is, so the factor is 1. A critic that
-    does not stop has such values only where all episodes end in terminal states.
-
-    Args:
-        horizon (int): Steps of an episode, T.
-        gamma (float): Discount of the critics.
-        stops (bool, optional): Whether the critics stop at the time limit. Defaults to False.
-
-    Returns:
-        (T,) float32, the factor at each step 0 .. T - 1 for the T .. 1 steps left.
-    """
-    steps_left = torch.arange(horizon, 0, -1, dtype=torch.float64)
-    if gamma == 1.0:
-        return torch.ones(horizon)
-    worth = 1.0 - gamma**steps_left if stops else 1.0
-    return (worth / ((1.0 - gamma) * steps_left)).float()
-
-
-# Steps of history that the rule ``paced`` acts on. Every shorter history than the context was
-# trained too, as the policy predicts at each state of a window from those before it. From a longer
-# one it tells which behaviour it has been imitating and goes on with that, whatever the targets.
-PACED_HISTORY = 3
+from omnisafe_qpt.schema import LARGEST_NUMBER
 
 
 # Numbers in a batch of tokens below which more threads hardly help, and cost much time where other
@@ -415,6 +139,26 @@ def _checked_targets(target_return: float | None, cost_limit: float) -> tuple[fl
     return target_return, cost_limit
 
 
+class Networks(Protocol):
+    """What acts: see :class:`omnisafe_qpt.qpt.deployable.DeployableNetworks`."""
+
+    spec: dict[str, Any]
+    policy: TransformerPolicy
+    reward_critic: TwinCritic
+    cost_critic: TwinCritic
+    scaling: Scaling
+
+    @property
+    def critic_inputs(self) -> str:
+        """What the critics see."""
+
+    def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
+        """Return what the critics take as states."""
+
+    def eval(self) -> Any:
+        """Switch to the mode for acting."""
+
+
 class RolloutPolicy:
     """The deployed policy over B episodes at once: ``reset``, ``act``, ``observe``.
 
@@ -435,7 +179,7 @@ class RolloutPolicy:
 
     def __init__(
         self,
-        networks: DeployableNetworks,
+        networks: Networks,
         config: DeploymentConfig,
         num_episodes: int = 1,
     ) -> None:
@@ -448,8 +192,8 @@ class RolloutPolicy:
         self._obs_dim, self._act_dim = spec['obs_dim'], spec['act_dim']
         self._device = networks.scaling.obs_mean.device
         context_len = spec['policy']['context_len']
-        # Steps of the window that the policy is shown.
-        self._seen = min(PACED_HISTORY, context_len) if config.rule == 'paced' else context_len
+        self._rule = RULES[config.rule]
+        self._seen = self._rule.steps(context_len)
         tokens, candidates = 4 * self._seen - 1, config.candidates
         if config.candidate_shift == 'last':
             tokens, candidates = tokens + 3 * (candidates - 1), 1
@@ -481,7 +225,7 @@ class RolloutPolicy:
         self._scored_steps = torch.zeros_like(self._infeasible_steps)
         # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
         self._scored: tuple[torch.Tensor, ...] | None = None
-        if config.rule == 'paced':
+        if self._rule.discounts_budget:
             # A checkpoint that does not say has the default.
             gamma = spec.get('gamma', LearnerConfig.gamma)
             stops = networks.critic_inputs == 'targets_time'
@@ -672,6 +416,14 @@ class RolloutPolicy:
         ]
         self._now -= torch.stack(received, dim=-1)
 
+    def record_actions(self, actions: torch.Tensor) -> None:
+        """Note that other actions were executed than the last ones chosen.
+
+        Args:
+            actions (torch.Tensor): (B, A) in [-1, 1].
+        """
+        self._actions[:, -1] = actions
+
     def pop_infeasible_share(self) -> float:
         """Return the share of steps, since the last call, at which no candidate was feasible."""
         share = self._infeasible_steps.item() / max(1, self._scored_steps.item())
@@ -697,21 +449,20 @@ class RolloutPolicy:
             history[:, -self._seen :]
             for history in (self._states, self._actions, self._to_go, self._timesteps, self._mask)
         )
-        states = scaling.observation(states)
         return_to_go, cost_to_go = self._tokens(to_go)
-        rest = (cost_to_go, timesteps, mask)
+        inputs = PolicyInputs(
+            scaling.observation(states), actions, return_to_go, cost_to_go, timesteps, mask
+        )
         shifts = scaling.return_token(self._shifts)  # (B, M)
         if self._config.candidate_shift == 'last':
-            shifted = return_to_go[:, -1:] + shifts
-            return policy.last_candidate_actions(states, actions, return_to_go, *rest, shifted)
-        shifted = return_to_go[:, None] + shifts[..., None]  # (B, M, K)
-        return policy.candidate_actions(states, actions, shifted, *rest)
+            return policy.last_candidate_actions(inputs, return_to_go[:, -1:] + shifts)
+        return policy.candidate_actions(inputs, return_to_go[:, None] + shifts[..., None])
 
     def _tokens(self, to_go: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale returns-to-go and costs-to-go (..., 2) for the networks; each (...)."""
         cost_to_go = to_go[..., 1]
-        if self._config.rule == 'paced':
-            cost_to_go = cost_to_go.clamp_min(0.0)  # no episode of the data has less
+        if self._rule.clamps_cost:
+            cost_to_go = cost_to_go.clamp_min(0.0)
         scaling = self._networks.scaling
         return scaling.return_token(to_go[..., 0]), scaling.cost_token(cost_to_go)
 
@@ -735,10 +486,8 @@ class RolloutPolicy:
         reward_values = reward_values.amin(0)
         cost_values = scaling.cost_value(combine_cost(cost_values, self._config.cost_value))
         budgets = self._now[:, 1]
-        if self._config.rule == 'paced':
+        if self._rule.discounts_budget:
             step = self._timesteps[:, -1].clamp_max(len(self._even_spend) - 1)
             budgets = budgets * self._even_spend[step]
-        chosen, any_feasible = select_candidate(
-            reward_values, cost_values, budgets, self._config.rule
-        )
+        chosen, any_feasible = self._rule.select(reward_values, cost_values, budgets)
         return chosen, any_feasible, reward_values, cost_values

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.data.windows import SequenceBatch
 
 
 # Added to standard deviations, so that a nearly constant dimension is not blown up.
@@ -15,6 +18,26 @@ _STD_FLOOR = 1e-3
 # A whole episode of the best return is worth this many units to the reward critics: values of
 # order one, whose gradients neither vanish nor need clipping.
 _CRITIC_RETURN = 10.0
+
+
+class PolicyInputs(NamedTuple):
+    """What the policy sees of B windows, in the networks' units; padding is on the left.
+
+    Args:
+        states (torch.Tensor): (B, K, S).
+        actions (torch.Tensor): (B, K, A); the last one is not looked at.
+        return_to_go (torch.Tensor): (B, K).
+        cost_to_go (torch.Tensor): (B, K).
+        timesteps (torch.Tensor): (B, K) int64, step within the episode.
+        mask (torch.Tensor): (B, K) bool, False in padding.
+    """
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    return_to_go: torch.Tensor
+    cost_to_go: torch.Tensor
+    timesteps: torch.Tensor
+    mask: torch.Tensor
 
 
 class Scaling(nn.Module):
@@ -80,6 +103,17 @@ class Scaling(nn.Module):
         """Return an episode's mean absolute return and mean cost in the critics' units, (2,)."""
         mean_return, mean_cost = (torch.full_like(self.cost_unit, x) for x in self._mean_totals)
         return torch.stack([self.critic_reward(mean_return), self.critic_cost(mean_cost)])
+
+    def policy_inputs(self, batch: SequenceBatch) -> PolicyInputs:
+        """Scale windows in raw units for the policy."""
+        return PolicyInputs(
+            self.observation(batch.states),
+            batch.actions,
+            self.return_token(batch.return_to_go),
+            self.cost_token(batch.cost_to_go),
+            batch.timesteps,
+            batch.mask,
+        )
 
     def observation(self, states: torch.Tensor) -> torch.Tensor:
         """Standardise states, (..., S)."""

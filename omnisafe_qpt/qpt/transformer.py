@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from omnisafe_qpt.qpt.kernels import (
     branch_mask,
     branching_attention,
 )
+from omnisafe_qpt.qpt.scaling import PolicyInputs
 
 
 _TOKENS_PER_STEP = 4
@@ -158,6 +160,8 @@ class TransformerPolicy(nn.Module):
         config (PolicyConfig): Sizes.
     """
 
+    _causal: torch.Tensor
+
     def __init__(self, obs_dim: int, act_dim: int, config: PolicyConfig) -> None:
         """Initialize an instance of :class:`TransformerPolicy`."""
         super().__init__()
@@ -176,65 +180,39 @@ class TransformerPolicy(nn.Module):
         self.register_buffer('_causal', _causal_bias(config.context_len), persistent=False)
         self.apply(_initialise)
 
-    def forward(  # pylint: disable=too-many-arguments
-        self,
-        states: torch.Tensor,
-        actions: torch.Tensor,
-        return_to_go: torch.Tensor,
-        cost_to_go: torch.Tensor,
-        timesteps: torch.Tensor,
-        mask: torch.Tensor,
-        last_only: bool = False,
-    ) -> torch.Tensor:
+    def forward(self, inputs: PolicyInputs, last_only: bool = False) -> torch.Tensor:
         """Predict the action at each state from the history up to it.
 
         Args:
-            states (torch.Tensor): (B, K, S).
-            actions (torch.Tensor): (B, K, A); the last one is not looked at.
-            return_to_go (torch.Tensor): (B, K).
-            cost_to_go (torch.Tensor): (B, K).
-            timesteps (torch.Tensor): (B, K) int64.
-            mask (torch.Tensor): (B, K) bool, False in padding.
+            inputs (PolicyInputs): B windows.
             last_only (bool, optional): Whether only the last state's action is wanted, which
                 saves the last block's work on all other tokens. Defaults to False.
 
         Returns:
             (B, K, A) actions, or (B, 1, A) for the last state only.
         """
-        tokens = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
+        tokens = self._embed(inputs)
         queries = _LAST_TOKEN if last_only else _STATE_TOKENS
-        attend = _attend_to(self._bias(mask))
+        attend = _attend_to(self._bias(inputs.mask))
         for block in self.blocks[:-1]:
             tokens = block(tokens, attend, _ALL_TOKENS)
         return self._act(self.blocks[-1](tokens, attend, queries))
 
-    def candidate_actions(  # pylint: disable=too-many-arguments
-        self,
-        states: torch.Tensor,
-        actions: torch.Tensor,
-        return_to_go: torch.Tensor,
-        cost_to_go: torch.Tensor,
-        timesteps: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> torch.Tensor:
+    def candidate_actions(self, inputs: PolicyInputs, return_to_go: torch.Tensor) -> torch.Tensor:
         """Predict the last action for several returns-to-go, each over the whole history.
 
         The candidates share their other tokens, up to the first block's attention.
 
         Args:
-            states (torch.Tensor): (B, K, S).
-            actions (torch.Tensor): (B, K, A); the last one is not looked at.
-            return_to_go (torch.Tensor): (B, M, K).
-            cost_to_go (torch.Tensor): (B, K).
-            timesteps (torch.Tensor): (B, K) int64.
-            mask (torch.Tensor): (B, K) bool, False in padding.
+            inputs (PolicyInputs): B windows; their return-to-go is not looked at.
+            return_to_go (torch.Tensor): (B, M, K), that of each candidate.
 
         Returns:
             (B, M, A) actions, each as :meth:`forward` would predict it alone.
         """
         candidates = return_to_go.shape[1]
-        one = self._embed(states, actions, return_to_go[:, 0], cost_to_go, timesteps)
-        own = self._embed_returns(return_to_go, timesteps)  # (B, M, K, D)
+        one = self._embed(inputs)
+        own = self._embed_returns(return_to_go, inputs.timesteps)  # (B, M, K, D)
 
         def spread(shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
             repeats = (1, candidates, *(shared.dim() - 1) * (1,))
@@ -243,9 +221,10 @@ class TransformerPolicy(nn.Module):
             return tokens.flatten(0, 1)  # (B M, ..., T, D or d)
 
         x = spread(one, own)
-        bias = self._bias(mask.repeat_interleave(candidates, dim=0))
+        bias = self._bias(inputs.mask.repeat_interleave(candidates, dim=0))
         attend = _attend_to(bias)
-        for index, block in enumerate(self.blocks[:-1]):
+        *earlier, last = cast('list[_Block]', list(self.blocks))
+        for index, block in enumerate(earlier):
             # In the first block queries, keys and values are still shared.
             projected = (
                 map(spread, block.project(one), block.project(own))
@@ -253,18 +232,13 @@ class TransformerPolicy(nn.Module):
                 else block.project(x)
             )
             x = block.mix(x, projected, attend, _ALL_TOKENS)
-        actions = self._act(self.blocks[-1].last(x, bias))
+        actions = self._act(last.last(x, bias))
         # len(mask) would be a constant in an exported model.
-        return actions.reshape(mask.shape[0], candidates, -1)
+        return actions.reshape(inputs.mask.shape[0], candidates, -1)
 
-    def last_candidate_actions(  # pylint: disable=too-many-arguments
+    def last_candidate_actions(
         self,
-        states: torch.Tensor,
-        actions: torch.Tensor,
-        return_to_go: torch.Tensor,
-        cost_to_go: torch.Tensor,
-        timesteps: torch.Tensor,
-        mask: torch.Tensor,
+        inputs: PolicyInputs,
         last_return_to_go: torch.Tensor,
     ) -> torch.Tensor:
         """Predict the last action for several values of the last return-to-go.
@@ -273,29 +247,23 @@ class TransformerPolicy(nn.Module):
         4K - 4 + 3M tokens go through the blocks instead of M (4K - 1).
 
         Args:
-            states (torch.Tensor): (B, K, S).
-            actions (torch.Tensor): (B, K, A); the last one is not looked at.
-            return_to_go (torch.Tensor): (B, K); the last one is not looked at.
-            cost_to_go (torch.Tensor): (B, K).
-            timesteps (torch.Tensor): (B, K) int64.
-            mask (torch.Tensor): (B, K) bool, False in padding.
-            last_return_to_go (torch.Tensor): (B, M).
+            inputs (PolicyInputs): B windows; their last return-to-go is not looked at.
+            last_return_to_go (torch.Tensor): (B, M), that of each candidate.
 
         Returns:
             (B, M, A) actions, each as :meth:`forward` would predict it alone.
         """
         candidates = last_return_to_go.shape[1]
-        one = self._embed(states, actions, return_to_go, cost_to_go, timesteps)
-        shared, last_step = one.tensor_split([-_LAST_STEP_TOKENS], dim=1)
-        own_return = self._embed_returns(last_return_to_go[..., None], timesteps[:, -1:])
+        shared, last_step = self._embed(inputs).tensor_split([-_LAST_STEP_TOKENS], dim=1)
+        own_return = self._embed_returns(last_return_to_go[..., None], inputs.timesteps[:, -1:])
         others = last_step[:, None, 1:].expand(-1, candidates, -1, -1)
         own = torch.cat([own_return, others], dim=2)  # (B, M, 3, D)
         tokens = torch.cat([shared, own.flatten(1, 2)], dim=1)
         num_shared = shared.shape[1]
-        bias = self._bias(mask)
+        bias = self._bias(inputs.mask)
         rows = branch_bias(bias, num_shared, candidates)
 
-        def attend(  # pylint: disable=too-many-arguments
+        def attend_in_branches(
             query: torch.Tensor,
             key: torch.Tensor,
             value: torch.Tensor,
@@ -307,6 +275,7 @@ class TransformerPolicy(nn.Module):
                 query, key, value, rows[:, :, queries], num_shared, candidates
             )
 
+        attend: _Attend = attend_in_branches
         if candidates <= _MASKED_BRANCHES:
             attend = _attend_to(branch_mask(bias, num_shared, candidates))
         for block in self.blocks[:-1]:
@@ -325,22 +294,17 @@ class TransformerPolicy(nn.Module):
             dtype = torch.get_autocast_dtype(device)
         return attention_bias(mask, self._causal.to(dtype))
 
-    def _embed(  # pylint: disable=too-many-arguments
-        self,
-        states: torch.Tensor,
-        actions: torch.Tensor,
-        return_to_go: torch.Tensor,
-        cost_to_go: torch.Tensor,
-        timesteps: torch.Tensor,
-    ) -> torch.Tensor:
+    def _embed(self, inputs: PolicyInputs) -> torch.Tensor:
+        """Embed windows as tokens, (B, T, D)."""
         tokens = (
-            self.embed_return(return_to_go[..., None]),
-            self.embed_cost(cost_to_go[..., None]),
-            self.embed_state(states),
-            self.embed_action(actions),
+            self.embed_return(inputs.return_to_go[..., None]),
+            self.embed_cost(inputs.cost_to_go[..., None]),
+            self.embed_state(inputs.states),
+            self.embed_action(inputs.actions),
         )
-        x = torch.stack(tokens, dim=2) + self._embed_time(timesteps)[:, :, None]  # (B, K, 4, D)
-        return self.embed_dropout(self.embed_norm(x.flatten(1, 2)[:, :-1]))  # (B, T, D)
+        time = self._embed_time(inputs.timesteps)[:, :, None]
+        x = torch.stack(tokens, dim=2) + time  # (B, K, 4, D)
+        return self.embed_dropout(self.embed_norm(x.flatten(1, 2)[:, :-1]))
 
     def _embed_returns(self, return_to_go: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Embed candidates' returns-to-go, (B, M, K) at timesteps (B, K), as :meth:`_embed`."""

@@ -25,7 +25,7 @@ import torch
 from omnisafe_qpt.baselines.deploy import DeployableActor
 from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError, printable, shell_command
-from omnisafe_qpt.qpt.rollout import Deployable, DeployableNetworks
+from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
 from omnisafe_qpt.runs.records import (
     BEST_RECORD,

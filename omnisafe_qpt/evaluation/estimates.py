@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Off-policy evaluation of a run: its return and cost at any limits, from a dataset alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from omnisafe_qpt.data.frontier import Frontier
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.evaluation.deployment import asks_for_returns, deployment_of
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
+from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
+from omnisafe_qpt.evaluation.off_policy.rollouts import Level
+from omnisafe_qpt.evaluation.offline_data import read_episodes
+from omnisafe_qpt.evaluation.target_costs import ladder
+from omnisafe_qpt.runs.checkpoint import load_networks
+from omnisafe_qpt.settings.machine import resolve_device
+
+
+# Imagined episodes of each member at each level.
+DEFAULT_PARTICLES = 4
+# Fewer say nothing of how far the model is off.
+_FEWEST_EPISODES = 20
+
+
+class TooFewEpisodes(UserError):
+    """A dataset is too small to learn dynamics from and to test them."""
+
+
+def estimate_run(  # pylint: disable=too-many-arguments
+    run: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    cost_limits: Sequence[float] | None = None,
+    *,
+    candidates: int | None = None,
+    rule: str | None = None,
+    candidate_shift: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    checkpoint: str | int = 'last',
+    particles: int = DEFAULT_PARTICLES,
+    dynamics: DynamicsConfig | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Estimate what a run would bring at cost limits, without its environment.
+
+    The policy is rolled out in dynamics that are learned from the dataset. Nothing is guaranteed:
+    the model is tested on a tenth of the episodes, which it has not seen, and the verdict says
+    whether that test and the imagined episodes themselves speak for it.
+
+    Args:
+        run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
+        dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be.
+        cost_limits (Sequence[float], optional): Undiscounted costs of an episode. Defaults to the
+            run's.
+        candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
+        rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
+        candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
+        seed (int, optional): Fixes all that is drawn. Defaults to 0.
+        device (str, optional): See :func:`omnisafe_qpt.load_policy`.
+        checkpoint (str or int, optional): Which checkpoint of the run: ``last``, ``best`` or a
+            number of epochs. Defaults to ``'last'``.
+        particles (int, optional): Imagined episodes of each of the model's members at each level.
+            Defaults to :data:`DEFAULT_PARTICLES`.
+        dynamics (DynamicsConfig, optional): The model's settings.
+        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+
+    Returns:
+        Plain values: ``limits``, for each limit what the run asks for there (``target_return``,
+        ``target_cost``), the estimates ``return_mean`` and ``cost_mean`` with their intervals, the
+        share of ``novel`` steps, ``verdict`` and ``reason``; ``choices``, for each limit the target
+        cost and return that the model would choose, None where it would choose none; ``test``, the
+        model's errors on held-out episodes; ``dataset``, ``seconds`` and the settings.
+
+    Raises:
+        UserError: If the run or the dataset does not exist, or they do not fit.
+        TooFewEpisodes: If the dataset is too small.
+    """
+    began = time.perf_counter()
+    networks, path = load_networks(run, resolve_device(device or 'auto'), checkpoint)
+    data = read_episodes(str(dataset), networks)
+    if len(data.trajectories.rows) < _FEWEST_EPISODES:
+        raise TooFewEpisodes(
+            f'{data.path} has {len(data.trajectories.rows)} episodes; an estimate needs at least '
+            f'{_FEWEST_EPISODES}, a tenth of which tests it',
+        )
+    limits = cost_limits or [None]
+    deployments = [
+        deployment_of(networks, limit, None, candidates, rule, candidate_shift) for limit in limits
+    ]
+    levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
+    num_asked = len(levels)
+    if asks_for_returns(networks.spec):
+        found = networks.spec['frontier']
+        frontier = Frontier(tuple(found['costs']), tuple(found['returns']))
+        costs = ladder(networks.scaling.cost_unit.item(), frontier)
+        levels += [Level(frontier.target_return(cost), cost) for cost in costs]
+        levels += [Level(None, 0.0)]
+    result = estimate(
+        networks,
+        deployments[0][0],
+        data.trajectories.to(networks.device),
+        levels,
+        networks.spec['horizon'],
+        particles,
+        seed,
+        dynamics,
+        on_progress,
+    )
+    asked = [config.cost_limit for config, _ in deployments]
+    return {
+        'run': str(path.parent.parent.resolve()),
+        'checkpoint': path.name,
+        'env_id': networks.spec['env_id'],
+        'dataset': data.path,
+        'dataset_sha256': data.sha256,
+        'dataset_warning': data.warning,
+        'seed': seed,
+        'particles': particles,
+        'limits': [_level(result, index, limit) for index, limit in enumerate(asked)],
+        'choices': [_choice(result, range(num_asked, len(levels)), limit) for limit in asked],
+        'test': _test(result),
+        'seconds': time.perf_counter() - began,
+    }
+
+
+def _level(result: OffPolicyEstimate, index: int, cost_limit: float) -> dict[str, Any]:
+    level, imagined = result.levels[index], result.imagined[index]
+    judgement = result.judge(index, cost_limit)
+    return {
+        'cost_limit': cost_limit,
+        'target_return': level.target_return,
+        'target_cost': level.target_cost,
+        'return_mean': float(imagined.returns.mean()),
+        'return_interval': list(result.interval('returns', index, cost_limit)),
+        'cost_mean': float(imagined.costs.mean()),
+        'cost_interval': list(result.interval('costs', index, cost_limit)),
+        'length_mean': float(imagined.lengths.mean()),
+        'novel_share': float(imagined.novel.mean()),
+        'verdict': judgement.verdict,
+        'reason': judgement.reason,
+    }
+
+
+def _choice(
+    result: OffPolicyEstimate,
+    indices: range,
+    cost_limit: float,
+) -> dict[str, Any] | None:
+    index = result.choose(cost_limit, indices)
+    return None if index is None else _level(result, index, cost_limit)
+
+
+def _test(result: OffPolicyEstimate) -> dict[str, Any]:
+    test = result.test
+    found: dict[str, Any] = {'episodes': len(test.costs)}
+    for what in ('returns', 'costs', 'lengths'):
+        errors = getattr(test, what) - getattr(test, f'predicted_{what}')
+        found[what] = {
+            'mean': float(getattr(test, what).mean()),
+            'error_mean': float(errors.mean()),
+            'error_absolute': float(np.abs(errors).mean()),
+        }
+    return found

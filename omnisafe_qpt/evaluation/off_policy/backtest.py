@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far learned dynamics are off on episodes that they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsEnsemble
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import Deployable
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """H held-out episodes and what the model makes of them, (H,) each.
+
+    Args:
+        returns (np.ndarray): Those of the data.
+        costs (np.ndarray): Those of the data.
+        lengths (np.ndarray): Those of the data.
+        predicted_returns (np.ndarray): Means over the members.
+        predicted_costs (np.ndarray): Means over the members.
+        predicted_lengths (np.ndarray): Means over the members.
+    """
+
+    returns: np.ndarray
+    costs: np.ndarray
+    lengths: np.ndarray
+    predicted_returns: np.ndarray
+    predicted_costs: np.ndarray
+    predicted_lengths: np.ndarray
+
+
+@torch.no_grad()
+def backtest(
+    networks: Deployable,
+    config: DeploymentConfig,
+    model: DynamicsEnsemble,
+    held_out: Trajectories,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Backtest:
+    """Follow held-out episodes in the model, with the policy correcting the drift.
+
+    Replaying the data's actions would overstate the error: nothing would correct a drift, as the
+    policy does when it acts. So the action is the data's, plus what the policy does differently in
+    the model's state from what it does in the data's. Both times it is asked for the return and
+    cost that the episode had.
+
+    Args:
+        networks (Deployable): The trained model.
+        config (DeploymentConfig): How it is deployed; one candidate is tried.
+        model (DynamicsEnsemble): Trained without these episodes.
+        held_out (Trajectories): H episodes, on the model's device.
+        on_progress (Callable, optional): Called with the steps done and their total.
+    """
+    config, members = replace(config, candidates=1), model.config.members
+    rows, count = held_out.rows, len(held_out.rows)
+    targets = [each.tolist() for each in (held_out.returns, held_out.cost_returns)]
+    in_data, in_model = networks.deploy(config, count), networks.deploy(config, members * count)
+    for episode, (target_return, target_cost) in enumerate(zip(*targets)):
+        in_data.reset(target_return, target_cost, (0,), [episode])
+        copies = range(episode, members * count, count)
+        in_model.reset(target_return, target_cost, [0] * members, list(copies))
+    obs_dim, act_dim = held_out.obs_dim, held_out.act_dim
+    longest = int(rows.lengths.max())
+    obs = held_out.table[rows.starts, :obs_dim].repeat(members, 1)
+    running = torch.ones(members * count, device=obs.device)
+    totals = torch.zeros(3, members * count, device=obs.device)
+    for step in range(longest):
+        # Episodes that have ended stay at their last row, and no longer count.
+        row = rows.starts + rows.lengths.clamp_max(step + 1) - 1
+        state, action, signals = held_out.table[row].split([obs_dim, act_dim, 4], dim=-1)
+        difference = in_model.act(obs) - in_data.act(state).repeat(members, 1)
+        taken = (action.repeat(members, 1) + difference).clamp(-1.0, 1.0)
+        in_data.record_actions(action)
+        in_model.record_actions(taken)
+        running = running * (rows.lengths > step).repeat(members)
+        made = model.step(obs, taken)
+        rewards, costs = made.rewards * running, made.costs * running
+        totals += torch.stack([rewards, costs, running])
+        in_data.observe(signals[:, 0], signals[:, 1])
+        in_model.observe(rewards, costs)
+        obs = torch.where(running[:, None] > 0, made.obs, obs)
+        running = running * ~made.terminal
+        if on_progress is not None:
+            on_progress(step + 1, longest)
+    predicted = totals.view(3, members, count).mean(1).cpu().double().numpy()
+    lengths = rows.lengths.cpu().double().numpy()
+    return Backtest(*(np.asarray(each) for each in targets), lengths, *predicted)

@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The estimate of a policy's return and cost at each level, and whether to rely on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from omnisafe_qpt.data.holdout import choose_held_out, split_off
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.evaluation.off_policy.backtest import Backtest, backtest
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig, DynamicsEnsemble
+from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined, Level, imagine
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import Deployable
+
+
+RELIABLE, DOUBTFUL, NOT_USABLE = 'reliable', 'doubtful', 'not usable'
+
+# Share of the episodes by which the model is tested.
+_HELD_OUT_SHARE = 0.1
+# Held-out episodes say something of a limit if they are predicted to cost up to so many limits, and
+# so many of them are needed.
+_NEAR = 1.5
+_FEWEST_NEAR = 10
+# Standard errors of the mean error that are added to a bound, 95 % one-sided.
+_QUANTILE = 1.68
+# Share of the imagined steps that may be novel; of the data's steps 1 % are.
+_MOST_NOVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the estimate says of one level at one cost limit.
+
+    Args:
+        verdict (str): ``reliable``, ``doubtful`` or ``not usable``.
+        reason (str): Why it is not reliable; empty if it is.
+        cost_bound (float): What the mean cost is not expected to exceed.
+    """
+
+    verdict: str
+    reason: str
+    cost_bound: float
+
+
+@dataclass(frozen=True)
+class OffPolicyEstimate:
+    """Imagined episodes at each level, and what the model is worth.
+
+    Args:
+        levels (tuple[Level, ...]): What the policy was asked for.
+        imagined (tuple[Imagined, ...]): Episodes of each level.
+        test (Backtest): The model on episodes that it has not seen.
+    """
+
+    levels: tuple[Level, ...]
+    imagined: tuple[Imagined, ...]
+    test: Backtest
+
+    def near(self, cost_limit: float) -> np.ndarray:
+        """Return which held-out episodes say something of a limit, (H,) bool.
+
+        Args:
+            cost_limit (float): Cost of an episode.
+        """
+        return self.test.predicted_costs <= _NEAR * cost_limit
+
+    def interval(self, what: str, index: int, cost_limit: float) -> tuple[float, float]:
+        """Return where a level's true mean is expected, from the lowest to the highest member.
+
+        The members' means are widened by the mean error on held-out episodes near the limit and its
+        95 % margins on both sides, where these point outward.
+
+        Args:
+            what (str): ``returns`` or ``costs``.
+            index (int): Of the level.
+            cost_limit (float): Cost of an episode.
+        """
+        means = getattr(self.imagined[index], what).mean(1)
+        errors = getattr(self.test, what) - getattr(self.test, f'predicted_{what}')
+        errors = errors[self.near(cost_limit)]
+        if len(errors) < 2:
+            return -math.inf, math.inf
+        margin = _QUANTILE * errors.std(ddof=1) / len(errors) ** 0.5
+        low = float(means.min() + min(0.0, errors.mean() - margin))
+        high = float(means.max() + max(0.0, errors.mean() + margin))
+        return (max(0.0, low) if what == 'costs' else low), high
+
+    def judge(self, index: int, cost_limit: float) -> Judgement:
+        """Judge a level at a limit.
+
+        Args:
+            index (int): Of the level.
+            cost_limit (float): Cost of an episode that is allowed.
+        """
+        near, imagined = int(self.near(cost_limit).sum()), self.imagined[index]
+        bound = self.interval('costs', index, cost_limit)[1]
+        novel = float(imagined.novel.mean())
+        if novel > _MOST_NOVEL:
+            reason = f'the policy leaves the data in {novel:.0%} of its steps'
+            return Judgement(NOT_USABLE, reason, bound)
+        if near < _FEWEST_NEAR:
+            reason = f'only {near} unseen episodes are predicted near this limit'
+            return Judgement(DOUBTFUL, reason, bound)
+        return Judgement(RELIABLE, '', bound)
+
+    def choose(self, cost_limit: float, indices: Iterable[int] | None = None) -> int | None:
+        """Return the level of the best return whose bound is within the limit, if any is reliable.
+
+        Args:
+            cost_limit (float): Cost of an episode that is allowed.
+            indices (Iterable[int], optional): Levels to choose among. Defaults to None, all.
+        """
+        judged = {
+            index: self.judge(index, cost_limit)
+            for index in (range(len(self.levels)) if indices is None else indices)
+        }
+        safe = [
+            index
+            for index, each in judged.items()
+            if each.verdict == RELIABLE and each.cost_bound <= cost_limit
+        ]
+        return max(safe, key=lambda index: self.imagined[index].returns.mean(), default=None)
+
+
+def estimate(  # pylint: disable=too-many-arguments
+    networks: Deployable,
+    config: DeploymentConfig,
+    trajectories: Trajectories,
+    levels: Sequence[Level],
+    horizon: int,
+    particles: int = 4,
+    seed: int = 0,
+    dynamics: DynamicsConfig | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> OffPolicyEstimate:
+    """Estimate a deployed policy's return and cost from data alone.
+
+    Args:
+        networks (Deployable): The trained model, of any algorithm.
+        config (DeploymentConfig): How it is deployed.
+        trajectories (Trajectories): Episodes, on the networks' device; a tenth of them tests the
+            model.
+        levels (Sequence[Level]): What to ask the policy for.
+        horizon (int): Steps of an episode at most.
+        particles (int, optional): P, imagined episodes of each member at each level. Defaults to 4.
+        seed (int, optional): Fixes all that is drawn. Defaults to 0.
+        dynamics (DynamicsConfig, optional): The model's settings.
+        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+    """
+
+    def report(what: str) -> Callable[[int, int], None] | None:
+        if on_progress is None:
+            return None
+        return lambda done, total: on_progress(what, done, total)
+
+    dynamics = dynamics or DynamicsConfig()
+    known, held_out = split_off(trajectories, choose_held_out(trajectories, _HELD_OUT_SHARE))
+    model = DynamicsEnsemble.fit(known, dynamics, seed, report('Learning dynamics'))
+    test = backtest(networks, config, model, held_out, report('Testing them'))
+    random = np.random.default_rng(seed)
+    first = random.integers(len(trajectories.rows), size=dynamics.members * particles)
+    rows = trajectories.rows.starts[torch.from_numpy(first).to(trajectories.table.device)]
+    starts = trajectories.table[rows, : trajectories.obs_dim]
+    imagined = imagine(
+        networks, config, model, starts, levels, horizon, seed, report('Rolling out')
+    )
+    return OffPolicyEstimate(tuple(levels), tuple(imagined), test)

@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset as a trained run sees it: sizes, unit of actions, what was held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnisafe_qpt.data.actions import (
+    ENVIRONMENT,
+    NORMALIZED,
+    UNIT_ATTRIBUTE,
+    find_unit,
+    normalize,
+    recorded_unit,
+)
+from omnisafe_qpt.data.atomic import file_sha256
+from omnisafe_qpt.data.files import HDF5_SUFFIXES
+from omnisafe_qpt.data.holdout import split_off
+from omnisafe_qpt.data.resolve import AUTO, SAMPLE, resolve_dataset
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.deployable import Deployable
+
+
+HELD_OUT = 'held out of training'
+TRAINING_DATA = 'training data, not held out'
+OTHER_DATA = 'not the training file'
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Episodes of a dataset, and what they are to a run.
+
+    Args:
+        trajectories (Trajectories): The episodes, actions in [-1, 1].
+        relation (str): What they are to the run, for people.
+        path (str): The file, or the name of one of OmniSafe's own datasets.
+        sha256 (str or None): Of the file.
+        warning (str, optional): What is doubtful. Defaults to None.
+    """
+
+    trajectories: Trajectories
+    relation: str
+    path: str
+    sha256: str | None
+    warning: str | None = None
+
+
+def read_episodes(dataset: str, networks: Deployable) -> Episodes:
+    """Read all episodes that a dataset's name means for a model.
+
+    Args:
+        dataset (str): What ``train_cfgs:dataset`` may be.
+        networks (Deployable): The model.
+
+    Raises:
+        UserError: If the dataset does not exist or is of another environment.
+    """
+    spec = networks.spec
+    path, sha256, warning = dataset, None, None
+    if _is_omnisafe_name(dataset):
+        from omnisafe_qpt.compat import load_omnisafe_dataset
+
+        trajectories = load_omnisafe_dataset(dataset, spec['horizon'])
+    else:
+        source = resolve_dataset(dataset, spec['env_id'], '--offline')
+        path, warning = str(source.path.resolve()), source.warning
+        sha256 = file_sha256(source.path)
+        trajectories = Trajectories.load(source.path, horizon=spec['horizon'])
+    _check_sizes(trajectories, spec)
+    record = spec['dataset']
+    is_same = sha256 == record['sha256'] if sha256 else path == record['path']
+    if 'action_range' in spec:  # an earlier version took actions as they are
+        if is_same:
+            declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
+        else:
+            declared = NORMALIZED if sha256 is None else recorded_unit(path)
+        unit = find_unit(trajectories, spec['action_range'], declared)
+        if unit.name == ENVIRONMENT:
+            normalize(trajectories, spec['action_range'])
+        if not is_same and unit.warning:
+            warning = unit.warning if warning is None else f'{warning}\n{unit.warning}'
+    relation = TRAINING_DATA if is_same else OTHER_DATA
+    return Episodes(trajectories, relation, path, sha256, warning)
+
+
+def held_out_part(episodes: Episodes, networks: Deployable) -> Episodes:
+    """Keep of a model's own training data what was held out of training, if anything was.
+
+    Args:
+        episodes (Episodes): See :func:`read_episodes`.
+        networks (Deployable): The model.
+
+    Raises:
+        UserError: If the checkpoint names episodes that do not exist.
+    """
+    held_out = networks.spec.get('held_out', [])
+    if episodes.relation == OTHER_DATA or not held_out:
+        return episodes
+    trajectories = episodes.trajectories
+    if max(held_out) >= len(trajectories.rows):
+        raise UserError(
+            f'held_out of the checkpoint names episode {max(held_out)}, and {trajectories.name} '
+            f'has {len(trajectories.rows)}: the checkpoint is damaged; use another one',
+        )
+    _, trajectories = split_off(trajectories, torch.tensor(held_out))
+    return replace(episodes, trajectories=trajectories, relation=HELD_OUT)
+
+
+def _is_omnisafe_name(dataset: str) -> bool:
+    """Tell whether only OmniSafe knows a dataset of this name; OmniSafe takes seconds to import."""
+    path = Path(dataset)
+    if dataset in (AUTO, SAMPLE) or path.is_file() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
+        return False
+    from omnisafe_qpt.compat import dataset_names
+
+    return dataset in dataset_names()
+
+
+def _check_sizes(trajectories: Trajectories, spec: dict[str, Any]) -> None:
+    for what, given, needed in (
+        ('observation', trajectories.obs_dim, spec['obs_dim']),
+        ('action', trajectories.act_dim, spec['act_dim']),
+    ):
+        if given != needed:
+            raise UserError(
+                f'{trajectories.name} has {what}s of size {given}, {spec["env_id"]} has {needed}: '
+                'the dataset is of another environment',
+            )

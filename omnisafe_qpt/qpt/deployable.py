@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Trained networks as a checkpoint holds them: rebuilt from it alone, and deployed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.config import CRITIC_INPUTS, DeploymentConfig, PolicyConfig
+from omnisafe_qpt.qpt.critics import TwinCritic, count_critic_states, critic_states
+from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.rollout import RolloutPolicy
+from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.qpt.transformer import TransformerPolicy
+from omnisafe_qpt.qpt.weights import rebuild
+from omnisafe_qpt.schema import (
+    Check,
+    build,
+    flag,
+    layers,
+    maybe,
+    number,
+    record,
+    sequence,
+    size,
+    text,
+)
+
+
+def _check_action_range(value: Any, path: str) -> None:
+    """Take the range of an environment's actions: ``low`` and ``high``, equally many numbers."""
+    ends = sequence(number(), 1)
+    record({'low': ends, 'high': ends})(value, path)
+    low, high = value['low'], value['high']
+    if len(low) != len(high) or not all(a < b for a, b in zip(low, high)):
+        raise UserError(f'{path} must hold as many numbers high as low, each above its low')
+
+
+# What the spec of any deployable model holds about its sizes.
+SPEC_FIELDS: dict[str, Check] = {'obs_dim': size('obs_dim'), 'act_dim': size('act_dim')}
+OPTIONAL_SPEC_FIELDS: dict[str, Check] = {
+    'horizon': size('horizon'),
+    'action_range': maybe(_check_action_range),
+}
+
+
+def check_spec(spec: Any, check: Check) -> None:
+    """Refuse a spec by which no networks can be built.
+
+    Args:
+        spec (Any): What a checkpoint holds as the networks' spec.
+        check (Check): Of the kind of networks.
+
+    Raises:
+        UserError: If a size is missing or impossible.
+    """
+    check(spec, '')
+    action_range, act_dim = spec.get('action_range'), spec['act_dim']
+    if action_range is not None and len(action_range['low']) != act_dim:
+        raise UserError(f'action_range is of {len(action_range["low"])} numbers, not {act_dim}')
+
+
+class Deployable(Protocol):
+    """A trained model of any algorithm, as whoever runs episodes sees it.
+
+    ``deploy`` gives what has the methods of :class:`RolloutPolicy`. The spec of a model that asks
+    for returns and costs has ``policy``; that of one which acts on the observation alone has
+    ``actor``.
+    """
+
+    spec: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it acts."""
+
+    def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> Any:
+        """Return the policy that acts in so many episodes at once."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it can be rebuilt from."""
+
+
+class DeployableNetworks(nn.Module):
+    """What a trained model needs to act: policy, critics and units.
+
+    Its state dict carries its own sizes as extra state, so that it can be rebuilt from nothing
+    else (:meth:`from_state_dict`), and holds only tensors and plain Python values.
+
+    Args:
+        spec (dict[str, Any]): ``obs_dim``, ``act_dim``, ``policy`` (:class:`PolicyConfig` as a
+            dict), ``critic_hidden_sizes``, and whatever else the checkpoint should tell (horizon,
+            frontier, environment, dataset, versions).
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        """Initialize an instance of :class:`DeployableNetworks`."""
+        super().__init__()
+        self.spec = spec
+        obs_dim, act_dim = spec['obs_dim'], spec['act_dim']
+        self.policy = TransformerPolicy(obs_dim, act_dim, PolicyConfig(**spec['policy']))
+        sizes = (
+            count_critic_states(self.critic_inputs, obs_dim),
+            act_dim,
+            spec['critic_hidden_sizes'],
+        )
+        self.reward_critic = TwinCritic(*sizes)
+        self.cost_critic = TwinCritic(*sizes)
+        self.scaling = Scaling(torch.zeros(obs_dim), torch.ones(obs_dim))
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_learner(cls, learner: Learner, spec: dict[str, Any]) -> DeployableNetworks:
+        """Copy the online policy and the target critics out of a learner.
+
+        The critics are the target networks, as Eq. (13) and (14) write; the policy is the online
+        one, as Algorithm 1 does.
+
+        Args:
+            learner (Learner): The learner.
+            spec (dict[str, Any]): What the learner does not know: horizon, frontier and so on.
+        """
+        networks = cls(
+            {
+                'horizon': learner.config.horizon,
+                **spec,
+                'obs_dim': len(learner.scaling.obs_mean),
+                'act_dim': learner.policy.head.out_features,
+                'policy': asdict(learner.config.policy),
+                'critic_hidden_sizes': list(learner.config.critic_hidden_sizes),
+                'critic_inputs': learner.config.critic_inputs,
+                'gamma': learner.config.gamma,
+                'has_critics': learner.config.train_critics,
+            },
+        ).to(learner.device)
+        networks.policy.load_state_dict(learner.policy.state_dict())
+        networks.reward_critic.load_state_dict(learner.target_reward_critic.state_dict())
+        networks.cost_critic.load_state_dict(learner.target_cost_critic.state_dict())
+        networks.scaling.load_state_dict(learner.scaling.state_dict())
+        return networks.eval()
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> DeployableNetworks:
+        """Rebuild networks from their state dict alone.
+
+        Raises:
+            UserError: If its sizes are impossible, or a weight does not fit or is not finite.
+        """
+        check_spec(state.get('_extra_state'), _CHECK_SPEC)
+        return rebuild(lambda: cls(state['_extra_state']), state)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it acts."""
+        return self.scaling.obs_mean.device
+
+    @property
+    def critic_inputs(self) -> str:
+        """What its critics see (:func:`omnisafe_qpt.qpt.critics.critic_states`)."""
+        return self.spec.get('critic_inputs', 'state_action')  # older checkpoints do not say
+
+    @property
+    def has_critics(self) -> bool:
+        """Whether its critics were trained, so that they can choose among candidates."""
+        if 'has_critics' in self.spec:
+            return self.spec['has_critics']
+        # A checkpoint from before this was recorded has the options that decided it.
+        options = self.spec.get('config', {}).get('algo_cfgs', {})
+        names = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
+        return any(options.get(name, True) for name in names)
+
+    def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
+        """Return what its critics take as states.
+
+        Args:
+            window (torch.Tensor): States, returns-to-go, costs-to-go and timesteps, as
+                :func:`omnisafe_qpt.qpt.critics.critic_states` takes them.
+        """
+        return critic_states(self.critic_inputs, self.spec.get('horizon', 0), *window)
+
+    def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> RolloutPolicy:
+        """Return a policy that acts with these networks; see :class:`RolloutPolicy`."""
+        return RolloutPolicy(self, config, num_episodes)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the sizes and the rest of the spec."""
+        return self.spec
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over a spec; its sizes were used when the networks were built."""
+        self.spec = state
+
+
+def _check_policy(value: Any, path: str) -> None:
+    build(PolicyConfig, value, path)
+
+
+_CHECK_SPEC = record(
+    {**SPEC_FIELDS, 'policy': _check_policy, 'critic_hidden_sizes': layers(1)},
+    {
+        **OPTIONAL_SPEC_FIELDS,
+        'critic_inputs': text(*CRITIC_INPUTS),
+        'gamma': number(0, 1),
+        'has_critics': flag,
+    },
+)
