@@ -46,6 +46,7 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
             )
     total, obs_dim = arrays['observations'].shape
     act_dim = arrays['actions'].shape[1]
+    allowed: dict[str, tuple[tuple[int, ...], ...]]
     allowed = dict.fromkeys(COLUMNS, ((total,), (total, 1)))
     allowed |= {'next_observations': ((total, obs_dim),), 'actions': ((total, act_dim),)}
     for key, shapes in allowed.items():

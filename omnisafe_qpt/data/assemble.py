@@ -223,10 +223,10 @@ class _Episodes:
             groups = ' to '.join(printable(self._sources[end].name) for end in (0, -1))
             notes.append(f'one group for each of {len(self._sources)} episodes, {groups}')
         if self._derives:
-            if is_mixed and self._horizon is None:
-                notes.append('one flag marks every end: all are taken for terminal states')
-            elif is_mixed:
+            if is_mixed and self._horizon is not None:
                 terminals, timeouts = self._told_apart(terminals, self._horizon)
+            elif is_mixed:
+                notes.append('one flag marks every end: all are taken for terminal states')
             before = len(terminals)
             kept, reached, terminals, timeouts = self._following(terminals, timeouts)
             is_mixed = False

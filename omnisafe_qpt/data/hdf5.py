@@ -157,6 +157,7 @@ def leaves(group: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     looked_into = 0
+    waiting: deque[tuple[str, Any, tuple[int, ...]]]
     waiting = deque([('', group, (_address(group),))])
     while waiting and len(found) <= _MAX_LEAVES and looked_into <= _MAX_GROUPS:
         prefix, at, above = waiting.popleft()

@@ -121,7 +121,7 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
     """
     wanted = [(options.names or {}).get('actions', ''), *ALIASES['actions']]
     root_groups = _groups(file)
-    containers = {'': (file, root_groups)}
+    containers: dict[str, tuple[Any, dict[str, Any] | None]] = {'': (file, root_groups)}
     containers |= {f'{name}/': (group, None) for name, group in root_groups.items()}
     for prefix, (container, found) in containers.items():
         if _find(container, wanted):

@@ -204,8 +204,7 @@ class Inspector:
         self.bad_flags = {name: int((~np.isfinite(each)).sum()) for name, each in flags.items()}
         self.terminals = flags['terminals'] > 0
         self.timeouts = flags['timeouts'] > 0 if 'timeouts' in flags else None
-        has_timeouts = self.timeouts is not None
-        self.marked = self.terminals | self.timeouts if has_timeouts else self.terminals
+        self.marked = self.terminals if self.timeouts is None else self.terminals | self.timeouts
         self.ranges: dict[str, ValueRange] = {}
         self.gaps, self.joined, self.wild_actions = np.zeros((3, len(self.rewards)), dtype=bool)
         self._keys = np.zeros(len(self.rewards), dtype=np.uint64)
@@ -227,7 +226,8 @@ class Inspector:
         last = first + len(block['actions'])
         block = {name: values.reshape(last - first, -1) for name, values in block.items()}
         carried = self._carried if first else block['next_observations'][:0]
-        self._carried = block['next_observations'][-1:].copy()  # a view would keep the block
+        # A view would keep the block.
+        self._carried: np.ndarray = block['next_observations'][-1:].copy()
         for name, values in block.items():
             span = ValueRange.of(values)
             self.ranges[name] = self.ranges[name].join(span, first) if first else span
