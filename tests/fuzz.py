@@ -7,7 +7,7 @@ one case alone, with its traceback. A case takes a sound file of some kind (a ch
 state, a run's ``config.json``, ``best.json`` or ``progress.csv``, a dataset, an ONNX file, the
 answer of a server), damages it, and has the package read it. Whatever the damage, it must hold that
 
-- the case ends in success or in one error of one line, ``UserError`` or, of ``runner.py``,
+- the case ends in success or in one error of one line, ``UserError`` or, of ``runner/``,
   ``ValueError``, and a command's status is 1 then;
 - a policy that was loaded acts in finite numbers, or says that it cannot;
 - it ends within bounds of time and memory;

@@ -16,11 +16,10 @@ import pytest
 import torch
 
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
-from omnisafe_qpt.collect import agents as agents_module
-from omnisafe_qpt.collect import collect
+from omnisafe_qpt.collect import agent_controller, collect
+from omnisafe_qpt.collect.agent_controller import AgentController
 from omnisafe_qpt.collect.agents import (
     Agent,
-    AgentController,
     Mixture,
     parse_agent,
     read_agents,
@@ -247,7 +246,7 @@ class Still:
 
 
 def noise_of(seed, steps, monkeypatch):
-    monkeypatch.setattr(agents_module, '_load_policy', lambda *_: Still())
+    monkeypatch.setattr(agent_controller, '_load_policy', lambda *_: Still())
     agent = Agent('still', 'run', 'PPO', 0, 'file', 'abc', 1.0)
     draws = np.random.default_rng(seed)
     controller = AgentController(Mixture((agent,), 0.0, noise=0.5), draws, Spaces(3, 2), steps)

@@ -11,7 +11,8 @@ import pytest
 
 from omnisafe_qpt.collect import circle, collect
 from omnisafe_qpt.collect.circle import Mover, find_centre, make_circler, read_axes
-from omnisafe_qpt.collect.plans import CirclePlan, Circler, ClosedPath, Disturbance
+from omnisafe_qpt.collect.disturbance import Disturbance
+from omnisafe_qpt.collect.plans import CirclePlan, Circler, ClosedPath
 from omnisafe_qpt.collect.robots import ROBOTS
 from omnisafe_qpt.collect.simulator import Simulator
 

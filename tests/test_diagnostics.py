@@ -20,12 +20,8 @@ from core_helpers import (
 )
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation import diagnostics
-from omnisafe_qpt.evaluation.diagnostics import (
-    OfflineChecks,
-    calibrate,
-    correlation,
-    discounted_sums,
-)
+from omnisafe_qpt.evaluation.critic_calibration import calibrate, correlation, discounted_sums
+from omnisafe_qpt.evaluation.diagnostics import OfflineChecks
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.rollout import RolloutPolicy

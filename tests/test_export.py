@@ -343,7 +343,7 @@ def test_it_runs_where_there_is_no_torch(
         'from omnisafe_qpt.runner import CALIBRATION_FORMAT, CERTIFIED, NO_SAFE_TARGET, OnnxPolicy'
     )
     if copied:
-        shutil.copy(runner.__file__, tmp_path / 'runner.py')
+        shutil.copytree(Path(runner.__file__).parent, tmp_path / 'runner')
         imports = 'sys.modules["omnisafe_qpt"] = None\nfrom runner import OnnxPolicy'
     program = ROBOT.format(imports=imports, model=str(exported(**HISTORY)))
     command = [sys.executable, '-c', program]
@@ -533,7 +533,7 @@ def test_a_calibration_of_the_right_form_is_read(altered: Any) -> None:
         ('calibration', _CALIBRATION.replace('"asked_cost": 1', '"asked_cost": null')),
         ('dataset', 'not json'),
         ('run', ''),
-        *((field, None) for field in runner._SCHEMA),
+        *((field, None) for field in runner.metadata._SCHEMA),
     ],
 )
 def test_impossible_metadata_is_refused(altered: Any, field: str, text: Any) -> None:
@@ -693,7 +693,7 @@ def test_the_command_writes_and_reports(written: Written) -> None:
     path, report = written.path, written.report
     assert f'{path}, {path.stat().st_size / 1e6:.1f} MB' in written.stdout
     assert 'cost limit 5 and target return 42.0' in written.stdout
-    assert runner.__file__ in written.stdout
+    assert str(Path(runner.__file__).parent) in written.stdout
     assert not written.stderr, 'the exporter keeps its notes to itself'
     assert (report['path'], report['bytes']) == (str(path), path.stat().st_size)
     assert report['difference'] < 1e-5
@@ -764,9 +764,3 @@ def test_without_onnxruntime_the_policies_of_torch_work(run: Path, monkeypatch: 
     assert omnisafe_qpt.load_policy(run, device='cpu').act(np.zeros(7)).shape == (2,)
     with pytest.raises(ImportError, match='onnxruntime'):
         OnnxPolicy('policy.onnx')
-
-
-def test_the_runner_needs_nothing_of_the_package() -> None:
-    source = Path(runner.__file__).read_text(encoding='utf-8')
-    assert 'from omnisafe_qpt' not in source
-    assert 'import omnisafe_qpt' not in source

@@ -488,9 +488,6 @@ def test_the_command_estimates_return_and_cost(
     command += ['--cost-limit', '5', '--cost-limit', '1e9', '--json', str(tmp_path / 'found.json')]
     assert main(command) == 0
     said = capsys.readouterr().out
-    rows = [line for line in said.splitlines() if line.startswith(('Limit', '5', '1e+09'))]
-    assert len(rows) > 2
-    assert max(map(len, rows)) <= 80
     (found,) = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
     estimate = found['estimate']
     assert [row['cost_limit'] for row in estimate['limits']] == [5.0, 1e9]

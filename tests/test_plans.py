@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from omnisafe_qpt.collect.disturbance import Disturbance, draw_disturbance
 from omnisafe_qpt.collect.plans import (
     CircleLimits,
     CirclePlan,
     Circler,
     ClosedPath,
-    Disturbance,
     RunLimits,
     Runner,
     RunPlan,
     draw_circle_plan,
-    draw_disturbance,
     draw_mistuning,
     draw_moments,
     draw_risk,

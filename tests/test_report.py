@@ -492,7 +492,7 @@ def traces(generator: np.random.Generator, lengths: list[int]) -> Iterator[dict[
 
 def test_episodes_are_told_apart_by_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(figures, '_to_svg', lambda figure, *_: drawn.append(figure) or '')
+    monkeypatch.setattr(figures, 'to_svg', lambda figure, *_: drawn.append(figure) or '')
     episodes = list(traces(np.random.default_rng(0), [30, 40, 20]))
     costs = [sum(trace['costs']) for trace in episodes]
     limit = float(sorted(costs)[1])
@@ -520,7 +520,7 @@ def test_expected_costs_stand_beside_what_came_and_what_was_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn = []
-    monkeypatch.setattr(figures, '_to_svg', lambda figure, *_: drawn.append(figure) or '')
+    monkeypatch.setattr(figures, 'to_svg', lambda figure, *_: drawn.append(figure) or '')
     episodes = list(traces(np.random.default_rng(2), [4, 4]))
     result = gather.LimitResult(9.0, [{'costs': [0, 0], 'traces': episodes}])
     with figures.open_studio() as studio:

@@ -84,8 +84,8 @@ def _run(options: argparse.Namespace) -> None:
         f'{report["candidate_shift"]}; by default cost limit {report["cost_limit"]:g} and '
         f'{asked}\n'
         f'Actions as torch chooses them, within {report["difference"]:.1g}\n'
-        'To run it, with numpy and onnxruntime alone: omnisafe_qpt.runner.OnnxPolicy, or a copy of '
-        f'{runner.__file__}',
+        'To run it, with numpy and onnxruntime alone: omnisafe_qpt.runner.OnnxPolicy, or copy the '
+        f'folder {Path(runner.__file__).parent}',
     )
     if options.json is not None:
         write_json(report, options.json)

@@ -111,8 +111,8 @@ def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
 
 _ESTIMATE_NOTE = (
     'Imagined in dynamics learned from these data, not measured in the environment, and no '
-    'guarantee. In brackets: 90 % intervals. Safest by the model: the target cost with the highest '
-    'return whose interval of the cost is within the limit.'
+    'guarantee. In brackets: 90 % intervals. Choice: the target cost with the highest return whose '
+    'interval of the cost is within the limit, by the model.'
 )
 
 
@@ -120,7 +120,7 @@ def _estimate_table(estimate: dict[str, Any]) -> Table:
     table = result_table(
         'Estimated return and cost of an episode',
         '',
-        ('Limit', 'Target', 'Return', 'Cost', 'Verdict', 'By the model'),
+        ('Limit', 'Target', 'Return', 'Cost', 'Verdict', 'Choice'),
         first_is_text=True,
     )
     for row, choice in zip(estimate['limits'], estimate['choices']):
@@ -136,8 +136,7 @@ def _estimate_table(estimate: dict[str, Any]) -> Table:
 
 
 def _with_interval(mean: float, interval: list[float]) -> str:
-    low, high = map(_number, interval)
-    return f'{_number(mean)} ({low}, {high})'
+    return f'{mean:.3g} ({interval[0]:.3g}, {interval[1]:.3g})'
 
 
 def _print_report(report: dict[str, Any]) -> None:

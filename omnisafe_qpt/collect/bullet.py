@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from omnisafe_qpt.collect.controller import Family
+from omnisafe_qpt.collect.disturbance import draw_disturbance
 from omnisafe_qpt.collect.plans import (
     CircleLimits,
     Circler,
     RunLimits,
     Runner,
     draw_circle_plan,
-    draw_disturbance,
     draw_mistuning,
     draw_risk,
     draw_run_plan,

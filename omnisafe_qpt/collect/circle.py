@@ -16,11 +16,11 @@ import numpy as np
 
 from omnisafe_qpt.collect import robots
 from omnisafe_qpt.collect.controller import Family
+from omnisafe_qpt.collect.disturbance import draw_disturbance
 from omnisafe_qpt.collect.plans import (
     CircleLimits,
     Circler,
     draw_circle_plan,
-    draw_disturbance,
     draw_mistuning,
     draw_risk,
 )

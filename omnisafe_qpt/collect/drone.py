@@ -15,12 +15,12 @@ import numpy as np
 
 from omnisafe_qpt.collect.bullet import CIRCLE
 from omnisafe_qpt.collect.controller import Family
+from omnisafe_qpt.collect.disturbance import draw_disturbance
 from omnisafe_qpt.collect.plans import (
     Circler,
     RunLimits,
     Runner,
     draw_circle_plan,
-    draw_disturbance,
     draw_mistuning,
     draw_mistunings,
     draw_risk,

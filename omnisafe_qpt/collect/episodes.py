@@ -10,7 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from omnisafe_qpt.collect.agents import SCRIPTED_ONLY, AgentController, Mixture
+from omnisafe_qpt.collect.agent_controller import AgentController
+from omnisafe_qpt.collect.agents import SCRIPTED_ONLY, Mixture
 from omnisafe_qpt.collect.controller import Controller
 from omnisafe_qpt.collect.families import FAMILIES
 from omnisafe_qpt.collect.simulator import Simulator

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 
-# A purpose's place is part of what a seed draws: append only. runner.py, which imports nothing of
+# A purpose's place is part of what a seed draws: append only. runner/, which imports nothing of
 # the package, has the place of the candidates once more.
 _PURPOSES = ('batches', 'augmentation', 'candidates', 'dropout', 'dynamics')
 

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +14,8 @@ from omnisafe.envs.core import CMDP, Wrapper, make
 
 from omnisafe_qpt.compat import environment_class, simulator_of, unwrapped, without_auto_reset
 from omnisafe_qpt.envs.bullet import SingleEnv
-from omnisafe_qpt.envs.user_modules import describe, require_environment
+from omnisafe_qpt.envs.user_environments import check_spaces, is_users, make_users
+from omnisafe_qpt.envs.user_modules import require_environment
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.runner import in_environment_units
 
@@ -40,11 +38,11 @@ def make_env(env_id: str, **kwargs: Any) -> CMDP:
             of numbers, bounded ones for actions.
     """
     require_environment(env_id)
-    if _is_users(environment_class(env_id)):
-        env = _make_users(env_id, kwargs)
+    if is_users(environment_class(env_id)):
+        env = make_users(env_id, kwargs)
     else:
         env = without_auto_reset(make(env_id, num_envs=1, device=torch.device('cpu'), **kwargs))
-        _check_spaces(env, env_id)
+        check_spaces(env, env_id)
     action_range = action_range_of(env)
     return env if is_normalized(action_range) else _NormalizedActions(env, action_range)
 
@@ -98,135 +96,6 @@ class _NormalizedActions(Wrapper):
         """Run one step."""
         scaled = in_environment_units(action.detach().cpu().numpy(), self._action_range)
         return self._env.step(torch.from_numpy(scaled))
-
-
-# -- environments that users wrote ----------------------------------------------------------------
-
-
-def _is_users(kind: type) -> bool:
-    """Whether an environment is none of the three suites', whose data are known."""
-    return not issubclass(kind, SingleEnv) and 'safety_gymnasium' not in kind.__module__
-
-
-def _make_users(env_id: str, options: dict[str, Any]) -> CMDP:
-    with _blamed_on(env_id, 'cannot be made'):
-        env = make(env_id, num_envs=1, device=torch.device('cpu'), **options)
-        _check_spaces(env, env_id)
-    return _UsersEnv(env, env_id)
-
-
-@contextmanager
-def _blamed_on(env_id: str, what: str) -> Iterator[None]:
-    """Report an error in the code of an environment in one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(f'{env_id} {what}: {describe(error)}') from error
-
-
-class _UsersEnv(Wrapper):
-    """What users write, held to what OmniSafe's own environments return.
-
-    Args:
-        env (CMDP): The environment.
-        env_id (str): Its id, for messages.
-    """
-
-    def __init__(self, env: CMDP, env_id: str) -> None:
-        super().__init__(env)
-        self._env_id = env_id
-        self._shape = env.observation_space.shape
-        parameters = inspect.signature(env.reset).parameters
-        kinds = [parameter.kind for parameter in parameters.values()]
-        self._takes = [
-            name
-            for name in ('seed', 'options')
-            if name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
-        ]
-
-    def reset(
-        self,
-        seed: int | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Start an episode; where the environment's reset takes no seed, by ``set_seed``."""
-        with _blamed_on(self._env_id, 'failed in reset'):
-            if seed is not None and 'seed' not in self._takes:
-                self._env.set_seed(seed)
-            given = {'seed': seed, 'options': options}
-            answer = self._env.reset(**{name: given[name] for name in self._takes})
-            if not isinstance(answer, tuple) or len(answer) != 2:
-                raise UserError(
-                    f'{self._env_id}: reset must return an observation and a dict of information',
-                )
-            return self._observation(answer[0]), answer[1]
-
-    def step(self, action: torch.Tensor) -> tuple[Any, ...]:
-        """Run one step."""
-        with _blamed_on(self._env_id, 'failed in step'):
-            answer = self._env.step(action)
-            if not isinstance(answer, tuple) or len(answer) != 6:
-                raise UserError(
-                    f'{self._env_id}: step must return observation, reward, cost, terminated, '
-                    'truncated and a dict of information',
-                )
-            obs, *numbers, info = answer
-            names = ('reward', 'cost', 'terminated', 'truncated')
-            return self._observation(obs), *map(self._number, names, numbers), info
-
-    def _observation(self, value: Any) -> torch.Tensor:
-        obs = torch.as_tensor(np.asarray(_on_host(value), dtype=np.float32))
-        if obs.shape != self._shape:
-            raise UserError(
-                f'{self._env_id}: an observation has shape {tuple(obs.shape)}, its '
-                f'observation_space says {self._shape}',
-            )
-        return obs
-
-    def _number(self, name: str, value: Any) -> torch.Tensor:
-        array = np.asarray(_on_host(value))
-        if array.size != 1:
-            raise UserError(
-                f'{self._env_id}: {name} has shape {array.shape}; step must return one number',
-            )
-        kind = bool if name in ('terminated', 'truncated') else np.float32
-        return torch.as_tensor(array.reshape(()).astype(kind))
-
-
-def _on_host(value: Any) -> Any:
-    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
-
-
-def _check_spaces(env: CMDP, env_id: str) -> None:
-    """Refuse what the algorithms cannot do with.
-
-    Raises:
-        UserError: If observations or actions are no vectors of numbers, or actions are not bounded.
-    """
-    for what, space in (('observation', env.observation_space), ('action', env.action_space)):
-        if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.shape == (0,):
-            raise UserError(
-                f'{env_id} has the {what} space {_in_one_line(space)}; needed is a gymnasium Box '
-                'of one dimension, a vector of numbers',
-            )
-    space = env.action_space
-    if not np.issubdtype(space.dtype, np.floating):
-        raise UserError(
-            f'{env_id} has the action space {_in_one_line(space)}, of whole numbers; needed is a '
-            'Box of floating-point numbers',
-        )
-    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        raise UserError(
-            f'{env_id} has the action space {_in_one_line(space)}; each action needs a finite '
-            'lower bound below a finite upper bound',
-        )
-
-
-def _in_one_line(space: Any) -> str:
-    return ' '.join(str(space).split())
 
 
 # What a step brings: observation, reward, cost, whether the episode has ended.
@@ -297,7 +166,7 @@ def _put_world_in_place(env: CMDP) -> bool:
         Whether the environment has such a world.
     """
     simulator = simulator_of(env)
-    task = getattr(simulator, 'task', None) if _is_mujoco(simulator) else None
+    task = getattr(simulator, 'task', None) if is_mujoco(simulator) else None
     if getattr(task, 'world', env) is not None:
         return False
     from safety_gymnasium.world import World
@@ -306,99 +175,9 @@ def _put_world_in_place(env: CMDP) -> bool:
     return True
 
 
-def _is_mujoco(simulator: Any) -> bool:
+def is_mujoco(simulator: Any) -> bool:
     """Whether a simulator is Safety-Gymnasium's."""
     return type(simulator).__module__.partition('.')[0] == 'safety_gymnasium'
-
-
-class DrawnEnvironment(NumpyEnvironment):
-    """An environment with pictures, from where its task can be followed.
-
-    One to a process, which should draw nothing else: the OpenGL contexts of MuJoCo's simulators do
-    not go together, nor with a fork. Drawing does not change an episode.
-
-    Args:
-        env_id (str): OmniSafe's environment id.
-        size (tuple[int, int]): Width and height of the pictures.
-    """
-
-    def __init__(self, env_id: str, size: tuple[int, int]) -> None:
-        """Initialize an instance of :class:`DrawnEnvironment`."""
-        width, height = size
-        super().__init__(env_id, render_mode='rgb_array', width=width, height=height)
-        self._mujoco = None
-        simulator = simulator_of(self._env)
-        if _is_mujoco(simulator):
-            self._mujoco = _MujocoView(simulator)
-
-    def steps_per_second(self) -> float:
-        """Return how many steps a second of simulated time has, once an episode was begun."""
-        if self._mujoco is None:
-            # Which users' environments need not say.
-            metadata = getattr(self._env, 'metadata', {})
-            return float(metadata.get('render_fps', _FRAMES_PER_SECOND))
-        return self._mujoco.steps_per_second()
-
-    def picture(self) -> np.ndarray:
-        """Draw the current state, (height, width, 3) uint8."""
-        if self._mujoco is not None:
-            self._mujoco.prepare(self._env.render)
-        return np.ascontiguousarray(self._env.render())
-
-
-_FRAMES_PER_SECOND = 30.0
-
-# Within which Safety-Gymnasium's navigation tasks put nearly all there is, in metres.
-_WORLD_RADIUS = 1.7
-
-
-class _MujocoView:
-    """How a simulator of Safety-Gymnasium is drawn.
-
-    Args:
-        simulator (Any): Of a navigation task, which has a world, or of a velocity task, whose own
-            camera follows the robot.
-    """
-
-    def __init__(self, simulator: Any) -> None:
-        self._simulator = simulator
-        self._world = getattr(simulator, 'task', None)
-        self._is_ready = False
-        if self._world is not None:
-            simulator.render_parameters.camera_id = -1  # the one that can be moved
-
-    def steps_per_second(self) -> float:
-        """Return how many steps a second of simulated time has."""
-        if self._world is None:
-            return 1.0 / self._simulator.dt
-        # The environment says 30 whatever the robot.
-        return 1.0 / (self._world.model.opt.timestep * self._world.sim_conf.frameskip_binom_n)
-
-    def prepare(self, render: Callable[[], Any]) -> None:
-        """Make ready for a picture."""
-        import mujoco
-
-        if not self._is_ready:
-            # Without a graphics card, a picture then takes a quarter of the time.
-            quality = (self._world or self._simulator).model.vis.quality
-            quality.offsamples, quality.shadowsize = 0, 1024
-            render()  # which makes the viewer
-            self._viewer().scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-            self._is_ready = True
-        if self._world is not None:
-            self._move_camera()
-
-    def _viewer(self) -> Any:
-        if self._world is not None:
-            return self._world.viewer
-        return self._simulator.mujoco_renderer.viewer
-
-    def _move_camera(self) -> None:
-        """Look at the whole world from above, and follow an agent that leaves it."""
-        position = np.asarray(self._world.agent.pos)[:2]
-        camera = self._viewer().cam
-        camera.lookat[:] = (*(position - position.clip(-_WORLD_RADIUS, _WORLD_RADIUS)), 0.0)
-        camera.distance, camera.azimuth, camera.elevation = 3.0 * _WORLD_RADIUS, 90.0, -60.0
 
 
 class EnvironmentSet:

@@ -12,6 +12,7 @@ import torch
 
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch, WindowSampler
+from omnisafe_qpt.evaluation.critic_calibration import Calibration, calibrate, discounted_sums
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.losses import combine_cost
@@ -20,7 +21,6 @@ from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
 # States whose candidates are tried. A share of them is then known to within 0.016, at 95 %.
 DEFAULT_STATES = 4096
-_BINS = 10
 # Windows that go through the policy at a time: a GPU wants many, a CPU's cache few.
 _WINDOWS = {'cpu': 512, 'cuda': 16384}
 # At least so many states at a time have their candidates tried: each has candidates of its own.
@@ -47,51 +47,6 @@ class ActionError:
     num_steps: int
     error: float | None
     mean_action_error: float | None
-
-
-@dataclass(frozen=True)
-class Bin:
-    """States of like predictions.
-
-    Args:
-        count (int): How many.
-        predicted (float): Mean prediction.
-        realised (float): Mean of what came.
-        low (float): What came, its lower 10 % quantile.
-        high (float): What came, its upper 10 % quantile.
-    """
-
-    count: int
-    predicted: float
-    realised: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a critic predicts beside what came, in units of reward or cost.
-
-    Args:
-        num_states (int): State-action pairs of the data that were looked at.
-        predicted_mean (float): Mean prediction.
-        realised_mean (float): Mean of what came.
-        bias (float): The former less the latter.
-        rmse (float): Root mean squared difference.
-        correlation (float, optional): Pearson's. None where all predictions, or all that came,
-            are the same: it is not defined there.
-        rank_correlation (float, optional): Spearman's; likewise.
-        bins (tuple[Bin, ...]): Ten bins of as many states each, from low to high predictions.
-    """
-
-    num_states: int
-    predicted_mean: float
-    realised_mean: float
-    bias: float
-    rmse: float
-    correlation: float | None
-    rank_correlation: float | None
-    bins: tuple[Bin, ...]
 
 
 @dataclass(frozen=True)
@@ -398,79 +353,6 @@ class _PlacedPolicy(RolloutPolicy):
             history[:, 1:] = window[:, :-1]
         self._now.copy_(to_go[:, -1])
         self._step.copy_(batch.timesteps[:, -1])
-
-
-# ---------------------------------------------------------------------- statistics
-
-
-def discounted_sums(
-    values: torch.Tensor,
-    steps_left: torch.Tensor,
-    gamma: float,
-) -> torch.Tensor:
-    """Sum each episode's values from every state to its end, discounted.
-
-    The sums double their reach each time, so that episodes of a thousand steps take ten rounds
-    over all states at once.
-
-    Args:
-        values (torch.Tensor): (W,) float64, what each state brings; episodes one after another.
-        steps_left (torch.Tensor): (W,) int64, steps to the last state of its episode.
-        gamma (float): Discount.
-
-    Returns:
-        (W,) float64.
-    """
-    sums, reach = values, 1
-    while reach <= int(steps_left.max()):
-        later = torch.where(steps_left[:-reach] >= reach, sums[reach:], 0.0)
-        sums = torch.cat([sums[:-reach] + gamma**reach * later, sums[-reach:]])
-        reach *= 2
-    return sums
-
-
-def calibrate(predicted: torch.Tensor, realised: torch.Tensor) -> Calibration:
-    """Compare predictions with what came.
-
-    Args:
-        predicted (torch.Tensor): (n,) float64, n at least 1.
-        realised (torch.Tensor): (n,) float64.
-    """
-    order = predicted.argsort(stable=True)
-    bins = [
-        Bin(
-            len(part),
-            predicted[part].mean().item(),
-            realised[part].mean().item(),
-            *realised[part].quantile(torch.tensor([0.1, 0.9], dtype=realised.dtype)).tolist(),
-        )
-        for part in order.tensor_split(min(_BINS, len(order)))
-    ]
-    difference = predicted - realised
-    return Calibration(
-        num_states=len(predicted),
-        predicted_mean=predicted.mean().item(),
-        realised_mean=realised.mean().item(),
-        bias=difference.mean().item(),
-        rmse=difference.square().mean().sqrt().item(),
-        correlation=correlation(predicted, realised),
-        rank_correlation=correlation(_ranks(predicted), _ranks(realised)),
-        bins=tuple(bins),
-    )
-
-
-def correlation(first: torch.Tensor, second: torch.Tensor) -> float | None:
-    """Return Pearson's correlation of two (n,) tensors, None where one of them is constant."""
-    if any(values.min() == values.max() for values in (first, second)):
-        return None
-    first, second = ((values - values.mean()) for values in (first, second))
-    return ((first @ second) / (first.norm() * second.norm())).clamp(-1.0, 1.0).item()
-
-
-def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Rank (n,) values from 1; equal ones share the mean of their ranks."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
 
 
 def _mean(values: torch.Tensor) -> float | None:

@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.envs.bullet import BULLET_HORIZONS
-from omnisafe_qpt.envs.environments import DrawnEnvironment
+from omnisafe_qpt.envs.drawn import DrawnEnvironment
 from omnisafe_qpt.envs.metadrive import METADRIVE_TASKS
 from omnisafe_qpt.envs.simulators import OPENGL_HELP
 from omnisafe_qpt.envs.user_modules import require_environment_of

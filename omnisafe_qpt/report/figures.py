@@ -1,13 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a report, as SVG whose colours are left to the page."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-import html
-import io
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +16,15 @@ from omnisafe_qpt.plots import (
     BLACK,
     BLUE,
     GREY,
+    LIMIT_LINE,
     ORANGE,
     PURPLE,
-    STYLE,
     draw_limits,
     drawing_style,
     plot_return_cost,
 )
 from omnisafe_qpt.report.gather import DatasetView, LimitResult, Run
+from omnisafe_qpt.report.svg import SVG_STYLE, to_svg
 
 
 if TYPE_CHECKING:
@@ -39,29 +37,6 @@ if TYPE_CHECKING:
 _PANEL = (4.4, 3.0)
 _MEDIUM = (5.2, 3.8)
 _LARGE = (5.4, 5.8)
-
-_STYLE = {
-    **STYLE,
-    'font.size': 10,
-    'axes.titlesize': 10,
-    'axes.labelsize': 10,
-    'legend.fontsize': 9,
-    # The same figure gets the same names inside, so that the same run gives the same page.
-    'svg.hashsalt': 'omnisafe-qpt',
-    'figure.facecolor': 'none',
-    'axes.facecolor': 'none',
-}
-# The page's name for each colour of the style; it has two values, for light and for dark.
-_NAMES = {
-    BLACK: 'ink',
-    GREY: 'muted',
-    STYLE['grid.color']: 'line',
-    '#FFFFFF': 'paper',
-    BLUE: 'blue',
-    ORANGE: 'orange',
-    PURPLE: 'purple',
-}
-_VARIABLES = {colour.lower(): f'var(--{name})' for colour, name in _NAMES.items()}
 
 # What tells the lines of one panel apart, also in black and white.
 _LINES = tuple(zip((BLUE, ORANGE, PURPLE, BLACK, GREY), ('-', '--', '-.', ':', (0, (5, 1)))))
@@ -145,7 +120,7 @@ PANELS = (
 @contextmanager
 def open_studio() -> Iterator[Studio]:
     """Give what draws the figures of one page; meanwhile matplotlib has their style."""
-    with drawing_style(_STYLE):
+    with drawing_style(SVG_STYLE):
         yield Studio()
 
 
@@ -304,7 +279,7 @@ class Studio:
         return self._picture(figure, f'{caption}.')
 
     def _picture(self, figure: Figure, caption: str) -> Picture:
-        return Picture(_to_svg(figure, f'figure-{next(self._numbers)}-', caption), caption)
+        return Picture(to_svg(figure, f'figure-{next(self._numbers)}-', caption), caption)
 
 
 def _panel(
@@ -368,7 +343,7 @@ def _make_logarithmic(axes: Axes) -> None:
 
 
 def _draw_limit(axes: Axes, limit: float, label: str) -> None:
-    axes.axhline(limit, color=GREY, linestyle='--', linewidth=1.3, label=f'{label} {limit:g}')
+    axes.axhline(limit, **LIMIT_LINE, label=f'{label} {limit:g}')
 
 
 def _last_values(panel: Panel, runs: Sequence[Run]) -> str:
@@ -412,23 +387,3 @@ def _stack_legend(figure: Figure) -> None:
     texts = [text.get_text() for text in legend.get_texts()]
     legend.remove()
     figure.legend(legend.legend_handles, texts, loc='outside lower left', frameon=False)
-
-
-def _to_svg(figure: Figure, prefix: str, description: str) -> str:
-    """Return a figure as an ``svg`` element that fits any page.
-
-    Args:
-        figure (Figure): The figure.
-        prefix (str): Begins the names inside, which must differ over the page.
-        description (str): What a screen reader says.
-    """
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-    figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    svg = text[text.index('<svg') :]
-    svg = re.sub(r'#[0-9a-f]{6}\b', lambda match: _VARIABLES.get(match[0], match[0]), svg)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}', svg)
-    # Within HTML the names of namespaces are of no use, and look like addresses.
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', '', svg).replace('xlink:href', 'href')
-    return svg.replace('<svg', f'<svg role="img" aria-label="{html.escape(description)}"', 1)

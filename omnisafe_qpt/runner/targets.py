@@ -1,0 +1,216 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which return and cost to condition a model on at a cost limit, and what is guaranteed there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+# Of a target calibration, in checkpoints and exported models.
+CALIBRATION_FORMAT = 2
+
+# What a target calibration may say of a cost limit.
+CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
+NO_SAFE_TARGET = 'no safe target found'
+
+# Of each statement of a guarantee.
+_ERROR_RATE = 0.05
+
+
+def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None, float]:
+    """Return which return and which cost to condition a model on at a cost limit.
+
+    A model that was trained with ``target_return: dsrl`` is conditioned on DSRL's published return
+    where there is one for the limit.
+
+    A calibrated model is conditioned on the targets that its calibration chooses for the limit, see
+    :func:`serving_level`; any other on the limit itself and the highest return that the dataset
+    reached within it, Eq. (11).
+
+    Args:
+        record (dict[str, Any]): Of the model: ``frontier``; ``calibration``, which is None or as
+            :func:`omnisafe_qpt.evaluation.target_calibration.calibrate` returned it; and, where it
+            has any, ``published_targets``, pairs of cost and return.
+        cost_limit (float): Undiscounted cost of an episode to keep within.
+
+    Returns:
+        The return, which is None for the zero-action fallback, and the cost.
+    """
+    for cost, episode_return in record.get('published_targets', ()):
+        if cost == cost_limit:
+            return episode_return, cost_limit
+    if record.get('calibration') is not None:
+        level, _ = serving_level(record['calibration'], cost_limit)
+        if level['target_return'] is None:
+            return None, cost_limit
+        return level['target_return'], level['asked_cost']
+    frontier = record['frontier']
+    # Where all episodes cost more than the limit, the one of least cost stands in.
+    step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
+    return frontier['returns'][max(step, 0)], cost_limit
+
+
+def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[str, Any], str]:
+    """Choose the target cost that serves a limit among those that a calibration has played.
+
+    Args:
+        calibration (dict[str, Any]): See
+            :func:`omnisafe_qpt.evaluation.target_calibration.calibrate`.
+        cost_limit (float): Undiscounted cost of an episode to keep within.
+
+    Returns:
+        The level, and what that says of the limit. ``CERTIFIED``: of the levels from the lowest up
+        to the first whose bound is above the limit, the one of the highest mean return.
+        ``NOT_CERTIFIED``: there is none; the lowest whose mean cost is within the limit.
+        ``NO_SAFE_TARGET``: none is; the least mean cost, which may be the zero action's.
+    """
+    levels = calibration['levels']
+    certified: list[dict[str, Any]] = []
+    for level in levels:
+        if level['cost_bound'] is None or level['cost_bound'] > cost_limit:
+            break
+        certified.append(level)
+    if certified:
+        return max(certified, key=lambda level: level['return_mean']), CERTIFIED
+    for level in levels:
+        if level['cost_mean'] <= cost_limit:
+            return level, NOT_CERTIFIED
+    zero_action = calibration['zero_action']
+    measured = levels if zero_action is None else [*levels, zero_action]
+    return min(measured, key=lambda level: (level['cost_mean'], -level['return_mean'])), (
+        NO_SAFE_TARGET
+    )
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What a target calibration says of one cost limit; as text, two sentences.
+
+    Both statements are about new episodes of the level that serves the limit, and are false with a
+    probability of at most 5 % each, over calibrations. The choice among levels is accounted for:
+    in the first by testing them in a fixed sequence, in the second by dividing the 5 % among all
+    levels and numbers of episodes at which they could have been chosen.
+
+    Args:
+        cost_limit (float): Undiscounted cost of an episode.
+        status (str): ``certified``, ``not certified`` or ``no safe target found``.
+        target_cost (float or None): Of the level; None for the zero-action fallback.
+        episodes (int): Of calibration, of the level.
+        cost_mean (float): Their mean cost.
+        cost_bound (float or None): The mean cost is at most this with 95 % confidence, if no
+            episode costs more than ``worst_cost``; None without such a bound. Only where it is
+            ``certified`` does that account for the choice of the level.
+        worst_cost (float): Assumed to be exceeded by no episode.
+        over (int): Episodes that cost more than the limit.
+        share_bound (float): The share of episodes over the limit is at most this with 95 %
+            confidence (Clopper-Pearson).
+        best_bound (float): What ``cost_bound`` would be if no calibration episode of a level had
+            cost anything, in as many as were allowed.
+    """
+
+    cost_limit: float
+    status: str
+    target_cost: float | None
+    episodes: int
+    cost_mean: float
+    cost_bound: float | None
+    worst_cost: float
+    over: int
+    share_bound: float
+    best_bound: float
+
+    @classmethod
+    def at(cls, calibration: dict[str, Any], cost_limit: float) -> Guarantee:
+        """Read off a calibration what it says of a limit."""
+        level, status = serving_level(calibration, cost_limit)
+        costs, worst_cost = level['costs'], calibration['worst_cost']
+        over = sum(cost > cost_limit for cost in costs)
+        return cls(
+            cost_limit=cost_limit,
+            status=status,
+            target_cost=level['asked_cost'],
+            episodes=len(costs),
+            cost_mean=level['cost_mean'],
+            cost_bound=level.get('cost_bound'),
+            worst_cost=worst_cost,
+            over=over,
+            share_bound=share_bound(over, len(costs), _ERROR_RATE / calibration['comparisons']),
+            best_bound=worst_cost * (1.0 - _ERROR_RATE ** (1.0 / calibration['episodes'])),
+        )
+
+    @property
+    def mean_statement(self) -> str:
+        """What holds of the mean cost."""
+        limit = f'{self.cost_limit:g}'
+        measured = f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}'
+        if self.status == CERTIFIED and self.cost_limit >= self.worst_cost:
+            return (
+                f'mean cost <= {limit} by assumption alone, that no episode costs more than '
+                f'{self.worst_cost:g}; {measured}'
+            )
+        if self.status == CERTIFIED:
+            return (
+                f'mean cost <= {limit} with 95 % confidence, from {measured}, assuming no episode '
+                f'costs more than {self.worst_cost:g}'
+            )
+        if self.status == NO_SAFE_TARGET:
+            return f'no safe target found for mean cost <= {limit}; in use: {measured}'
+        text = f'mean cost <= {limit} is NOT certified; in use: {measured}'
+        if self.best_bound > self.cost_limit:
+            text += (
+                f'; assuming no episode costs more than {self.worst_cost:g}, no result of the '
+                f'episodes allowed could certify less than {self.best_bound:.4g}'
+            )
+        return text
+
+    @property
+    def share_statement(self) -> str:
+        """What holds of the share of episodes over the limit."""
+        return (
+            f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
+            'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
+            f'{self.over} of {self.episodes} over'
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields and the two statements as plain values."""
+        statements = ('mean_statement', 'share_statement')
+        return {**asdict(self), **{name: getattr(self, name) for name in statements}}
+
+    def __str__(self) -> str:
+        return f'{self.mean_statement}. {self.share_statement}.'
+
+
+def share_bound(over: int, episodes: int, error_rate: float = 0.05) -> float:
+    """Return what a share is at most with 95 % confidence, by Clopper and Pearson.
+
+    Args:
+        over (int): How many of the episodes count.
+        episodes (int): How many there were.
+        error_rate (float, optional): Probability that the share is above the bound. Defaults to
+            0.05.
+
+    Returns:
+        The largest share with which so few are over with that probability: of 10 episodes with
+        none over, 0.26.
+    """
+    if over >= episodes:
+        return 1.0
+    counts = np.arange(over + 1)
+    ways = np.array(
+        [math.lgamma(episodes + 1) - math.lgamma(k + 1) - math.lgamma(episodes - k + 1)
+         for k in counts],
+    )  # fmt: skip
+    low, high = over / episodes, 1.0
+    for _ in range(60):  # halvings
+        share = (low + high) / 2
+        so_few = np.exp(
+            ways + counts * np.log(share) + (episodes - counts) * np.log1p(-share)
+        ).sum()
+        low, high = (share, high) if so_few > error_rate else (low, share)
+    return high
