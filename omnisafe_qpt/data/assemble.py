@@ -318,31 +318,32 @@ class _Episodes:
             Terminals and timeouts, (N,) bool each, and whether the former stand for both kinds.
         """
         terminals, timeouts, dones = map(self._flags, ('terminals', 'timeouts', DONES))
-        total = int(self._lengths.sum())
-        is_last = np.zeros(total, dtype=bool)
+        none = np.zeros(int(self._lengths.sum()), dtype=bool)
+        is_last = none.copy()
         if self._is_grouped:
             is_last[np.cumsum(self._lengths) - 1] = True
-            if dones is not None:
-                # robomimic's also tell success, after which a demonstration may go on.
-                dones = dones & is_last
-        none = np.zeros(total, dtype=bool)
-        if terminals is None and timeouts is None:
-            if self._is_grouped and not dones[is_last].all():  # then they mark terminal states
-                return dones, is_last & ~dones, False
-            return dones, none, True
-        if terminals is None:
-            terminals = dones & ~timeouts
-        elif timeouts is None and dones is None and not self._is_grouped:
+        elif timeouts is None and dones is None:
             if 'next_observations' not in self._chosen:
+                leaf = self._chosen['terminals'][0]
                 raise UserError(
                     f'{self._path}: has neither next_observations nor timeouts, so that an end at '
-                    'a time limit cannot be found; add one of them, or, if '
-                    f'{self._chosen["terminals"][0]!r} marks every end, convert the file: '
-                    f'{convert_command(self._path)} --map dones={self._chosen["terminals"][0]}',
+                    f'a time limit cannot be found; add one of them, or, if {leaf!r} marks every '
+                    f'end, convert the file: {convert_command(self._path)} --map dones={leaf}',
                 )
-            return terminals, none, True
-        elif timeouts is None:
-            timeouts = none if dones is None else dones & ~terminals
+            return none if terminals is None else terminals, none, True
+        if dones is not None:
+            # robomimic's also tell success, after which a demonstration may go on.
+            dones = dones & is_last if self._is_grouped else dones
+            if timeouts is not None:
+                terminals = dones & ~timeouts
+            elif terminals is not None:
+                timeouts = dones & ~terminals
+            elif self._is_grouped and not dones[is_last].all():  # they mark terminal states
+                return dones, is_last & ~dones, False
+            else:
+                return dones, none, True
+        terminals = none if terminals is None else terminals
+        timeouts = none if timeouts is None else timeouts
         return terminals, timeouts | (is_last & ~terminals), False
 
     @staticmethod
