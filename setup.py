@@ -30,7 +30,10 @@ INSTALL_REQUIRES = [
     'farama-notifications>=0.0.4,<0.0.6',
     'filelock>=3.12,<5',
     'h5py>=3.15,<4',
-    # OmniSafe's moviepy brings it: the ffmpeg program with which clips are written.
+    # Downloads DSRL's datasets. Earlier versions give up more broken connections.
+    'huggingface-hub>=1.33,<3',
+    # OmniSafe's moviepy brings both: the writer of clips, and its ffmpeg program.
+    'imageio>=2.31,<3',
     'imageio-ffmpeg>=0.4.9,<1',
     # Torch brings it; reports are filled into its templates.
     'jinja2>=3.1,<4',
@@ -38,7 +41,6 @@ INSTALL_REQUIRES = [
     # OmniSafe's moviepy asks for less than 12; fonts of any size are new in 10.1.
     'pillow>=10.1,<12',
     'pyyaml>=6.0,<7',
-    'requests>=2.31,<3',
     'rich>=13.0,<16',
     'typer>=0.16,<1',
 ]

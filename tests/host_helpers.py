@@ -142,7 +142,7 @@ class Unsteady:
         self._left = 0
 
     def reset(self, seed: int) -> np.ndarray:
-        time.sleep(self._chance.uniform(0.0, 0.02))
+        time.sleep(self._chance.uniform(0.0, 0.005))
         self._state = np.random.default_rng(seed).standard_normal(7).astype(np.float32)
         self._left = 10 + 7 * seed % 11
         return self._state

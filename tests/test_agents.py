@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -470,7 +471,7 @@ def test_a_mixture_is_collected_and_described(run, tmp_path):
 
 
 def record(recipe, number):
-    with Recorder(recipe) as recorder:
+    with closing(Recorder(recipe)) as recorder:
         return recorder.record(number)
 
 

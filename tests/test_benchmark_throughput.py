@@ -181,8 +181,9 @@ def test_results_tell_what_was_measured_and_where(small, monkeypatch, tmp_path, 
 
 @pytest.mark.slow
 def test_it_runs_with_torch_and_numpy_alone():
-    absent = ('omnisafe', 'gymnasium', 'h5py', 'yaml', 'rich', 'matplotlib', 'scipy', 'requests',
-              'typer', 'safety_gymnasium', 'bullet_safety_gym', 'dsrl')  # fmt: skip
+    absent = ('omnisafe', 'gymnasium', 'h5py', 'yaml', 'rich', 'matplotlib', 'scipy',
+              'huggingface_hub', 'typer', 'safety_gymnasium', 'bullet_safety_gym',
+              'dsrl')  # fmt: skip
     code = f"""
 import sys
 class Absent:

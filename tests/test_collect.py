@@ -26,9 +26,9 @@ from omnisafe_qpt.collect.episodes import (
     Recorder,
     round_mantissa,
     run_episode,
+    run_episodes,
 )
 from omnisafe_qpt.collect.simulator import Simulator
-from omnisafe_qpt.collect.workers import run_episodes
 from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.files import open_dataset
 from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, sample_file
@@ -402,14 +402,14 @@ def test_episode_depends_on_its_seed_and_number_only(collected):
 def test_one_simulator_for_many_episodes_changes_nothing():
     """Bullet's cars carry motor commands over a reset, which the environment has to undo."""
     for env_id in (ENV_ID, 'SafetyCarRun-v0'):
-        with Recorder(Recipe(env_id, 2, max_steps=40)) as recorder:
+        with contextlib.closing(Recorder(Recipe(env_id, 2, max_steps=40))) as recorder:
             third = [recorder.record(number) for number in range(3)][2]
         alone = run_episode(env_id, 2, 2, max_steps=40)
         assert third.states.tobytes() == alone.states.tobytes()
         assert third.rewards.tobytes() == alone.rewards.tobytes()
 
 
-def test_a_dead_process_is_one_line_and_the_rest_is_kept(tmp_path):
+def test_a_dead_process_is_one_line_that_says_how_to_go_on():
     before = set(multiprocessing.active_children())
     episodes = run_episodes(Recipe(ENV_ID, 0), list(range(200)), 2)
     assert next(episodes).number in (0, 1)
@@ -421,8 +421,8 @@ def test_a_dead_process_is_one_line_and_the_rest_is_kept(tmp_path):
     assert not set(multiprocessing.active_children()) - before, 'no process is left behind'
 
 
-def test_a_failure_in_a_process_comes_with_its_reason(monkeypatch):
-    with pytest.raises(RuntimeError, match=r'episode \d failed in its process:(.|\n)*seed string'):
+def test_a_failure_in_a_process_comes_with_its_reason():
+    with pytest.raises(RuntimeError, match=r'(?s)^record\(\d\) failed.*seed string'):
         list(run_episodes(Recipe(ENV_ID, 'no seed'), [0, 1], 2))
     with pytest.raises(UserError, match='NoSuchEnv-v0'):
         list(run_episodes(Recipe('NoSuchEnv-v0', 0), [0, 1], 2))
@@ -486,8 +486,10 @@ def test_a_collection_killed_outright_goes_on_to_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize('count', ['1', '2'])
+@pytest.mark.parametrize(
+    ('number', 'count'),
+    [(signal.SIGINT, '1'), (signal.SIGINT, '2'), (signal.SIGTERM, '2'), (signal.SIGHUP, '2')],
+)
 def test_an_interruption_says_how_to_go_on(tmp_path, number, count):
     out = tmp_path / 'mine.hdf5'
     with started(out, '--episodes', '500', '--workers', count) as process:

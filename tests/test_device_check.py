@@ -24,8 +24,8 @@ import sys
 class Absent:
     def find_spec(self, name, *rest):
         if name.partition('.')[0] in {'omnisafe', 'gymnasium', 'h5py', 'yaml', 'rich', 'matplotlib',
-                                      'scipy', 'requests', 'typer', 'safety_gymnasium', 'osrl',
-                                      'bullet_safety_gym', 'dsrl', 'pytest', '_pytest'}:
+                                      'scipy', 'huggingface_hub', 'typer', 'safety_gymnasium',
+                                      'osrl', 'bullet_safety_gym', 'dsrl', 'pytest', '_pytest'}:
             raise ImportError(name + ' is absent')
 sys.meta_path.insert(0, Absent())
 """

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -22,9 +21,10 @@ from omnisafe_qpt.envs import environments
 from omnisafe_qpt.envs.environments import horizon_of, make_env
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import episodes as evaluation
+from omnisafe_qpt.evaluation.batch import Batch, Series
 from omnisafe_qpt.evaluation.deployment import DeployedPolicy
-from omnisafe_qpt.evaluation.episodes import Evaluation, Series, evaluate, evaluate_together
-from omnisafe_qpt.qpt import rollout
+from omnisafe_qpt.evaluation.episodes import EpisodePool, Evaluation, evaluate, evaluate_together
+from omnisafe_qpt.qpt import deployable
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
@@ -79,33 +79,29 @@ def test_timing_and_processes_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
     expected = run(1)
     assert 0.0 < expected[-1] < 1.0
     assert expected[2] == [10 + 7 * seed % 11 for seed in range(13)]
-    for processes in (1, 2, 2, 3, 16):
+    for processes in (1, 2, 3, 16):
         assert run(processes) == expected
 
 
-def test_taking_turns_changes_no_bit_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_batches_that_alternate_change_no_bit_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """How it is done for a policy on a GPU; here that of the CPU."""
     use(monkeypatch, Unsteady)
     networks = make_networks(7, 2, 20, ENV_ID)
     config = DeploymentConfig(candidates=3, cost_limit=5.0)
     series = [Series(networks, config, target, []) for target in (TARGET, -TARGET)]
-    setting = evaluation._Setting(ENV_ID, series, traced=True)
     parts = [(0, [0, 1, 2]), (0, [3, 4, 5]), (1, [6, 7, 8]), (1, [9])]
-    batches = [evaluation._Batch(*part) for part in parts]
+    batches = [Batch(*part) for part in parts]
 
-    def played(stage: Any) -> dict[int, Any]:
-        with stage as (horizon, play):
+    def run(start: Any, processes: int) -> list[Any]:
+        with start(ENV_ID, series, processes, True) as (horizon, run_batches):
             assert horizon == 20
-            return {
-                number: event
-                for number, event in play(batches)
-                if isinstance(event, evaluation._Played)
-            }
+            found = EpisodePool(series, horizon, run_batches).play_batches(batches)
+            return [(*results(each), each.traces) for each in found]
 
-    expected = played(evaluation._playing_here(setting))
-    assert len(expected) == 4
+    expected = run(evaluation._start_whole_batches, 1)
+    assert [len(lengths) for _, _, lengths, *_ in expected] == [6, 4]
     for processes in (1, 2, 3):
-        assert played(evaluation._playing_in_turns(setting, processes)) == expected
+        assert run(evaluation._start_alternating, processes) == expected
 
 
 def test_series_played_together_are_those_played_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +206,7 @@ def test_how_episodes_share_the_calls_of_the_policy() -> None:
             device=torch.device(device), spec={'policy': policy} if policy else {'actor': {}}
         )
         series = Series(networks, DeploymentConfig(**choice), None, [])
-        batches = evaluation._batches(range(episodes), series)
+        batches = evaluation._split(range(episodes), series)
         assert [seed for batch in batches for seed in batch] == list(range(episodes))
         return [len(batch) for batch in batches]
 
@@ -268,7 +264,9 @@ def test_progress_tells_which_series_is_at_work(
     assert done[-1] == totals[-1] == sum(sum(result.lengths) for result in found)
     assert totals[0] == 3 * 2 * 20
     assert list(numbers) == sorted(numbers)
-    assert set(numbers) == {0, 1, 2}
+    assert numbers[0] == 0
+    if processes == 1:  # of two, one may be slow and the other ahead of it to the end
+        assert set(numbers) == {0, 1, 2}
 
 
 class Scripted:
@@ -310,7 +308,7 @@ class Watched(RolloutPolicy):
 def test_each_episode_hears_of_its_own_rewards_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it shares the policy's calls, and of none once it has ended."""
     use(monkeypatch, Scripted)
-    monkeypatch.setattr(rollout, 'RolloutPolicy', Watched)
+    monkeypatch.setattr(deployable, 'RolloutPolicy', Watched)
     networks = make_networks(7, 2, 4, ENV_ID)
     seeds = range(1, 14)
     result = evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, seeds)
@@ -345,39 +343,19 @@ class Troubled(Scripted):
     """Fails in a way that the seed chooses."""
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool]:
-        if self._seed == 91:
-            raise ValueError('the wheels came off')
         if self._seed == 92:
             raise UserError('there is no road')
-        if self._seed == 93:
-            raise EOFError('the map ends here')
-        if self._seed == 94:
-            os._exit(7)
         if self._seed == 95:
             time.sleep(3600)  # the test would not end
         return super().step(action)
 
 
-@pytest.mark.parametrize(
-    ('seed', 'kind', 'message'),
-    [
-        (91, RuntimeError, r'(?s)failed in its process.*ValueError: the wheels came off'),
-        (92, UserError, '^there is no road$'),
-        (93, RuntimeError, r'(?s)failed in its process.*EOFError: the map ends here'),
-        (94, UserError, r'ended unexpectedly \(exit code 7; out of memory\?\)'),
-    ],
-)
-def test_what_goes_wrong_in_a_process_is_told_and_ends_all(
-    monkeypatch: pytest.MonkeyPatch,
-    seed: int,
-    kind: type[Exception],
-    message: str,
-) -> None:
-    """At once: the other processes may be in the midst of something long."""
+def test_an_error_of_an_environment_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: the other processes may be in the middle of something long."""
     use(monkeypatch, Troubled)
     networks = make_networks(7, 2, 4, ENV_ID)
-    with pytest.raises(kind, match=message):
-        evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, [95, seed], 2)
+    with pytest.raises(UserError, match='there is no road'):
+        evaluate(networks, ENV_ID, DeploymentConfig(candidates=1), TARGET, [95, 92], 2)
     assert not multiprocessing.active_children()
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from http_helpers import Fault, dataset_bytes, serving
-from omnisafe_qpt.data import resolve, transfer
+from http_helpers import Fault, dataset_bytes, impatience, serving
+from omnisafe_qpt.data import resolve
 from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.download import download
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
@@ -27,7 +27,6 @@ from omnisafe_qpt.data.resolve import (
 )
 from omnisafe_qpt.data.tasks import all_tasks, find_task
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.data.transfer import Patience
 from omnisafe_qpt.errors import UserError
 
 
@@ -37,9 +36,8 @@ CONTENT = dataset_bytes(BALL_RUN)
 
 
 @pytest.fixture(name='server')
-def fixture_server(monkeypatch):
+def fixture_server():
     with serving(CONTENT) as server:
-        monkeypatch.setenv('HF_ENDPOINT', server.url)
         yield server
 
 
@@ -55,12 +53,11 @@ def fixture_no_network(monkeypatch):
 @pytest.fixture(name='cache', autouse=True)
 def fixture_cache(tmp_path, monkeypatch):
     """Give an empty cache, and no way past this computer."""
-    monkeypatch.setattr(transfer, 'PATIENCE', Patience(2.0, 0.3, (0.0, 0.0, 0.0)))
-    monkeypatch.setenv('no_proxy', '*')
     monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
     folder = tmp_path / 'the cache'
     monkeypatch.setenv('DSRL_DATASET_DIR', str(folder))
-    return folder
+    with impatience():
+        yield folder
 
 
 def error_of(dataset, env_id):
@@ -171,7 +168,7 @@ def test_auto_refuses_what_is_not_the_file_that_came(server):
     assert str(path) in message
     assert 'has changed' in message
     assert resolve_dataset(str(path), BALL_RUN.env_id).path == path
-    assert len(server.asked) == 1
+    assert len(server.paths) == 1
 
 
 def check_ways_out(message, server_url, cache):
@@ -185,7 +182,7 @@ def check_ways_out(message, server_url, cache):
 
 
 def test_a_file_that_the_host_has_not_is_one_error(cache, server):
-    server.faults = [Fault(status=404)]
+    server.hub_faults = [Fault(status=404)]
     message = error_of('auto', BALL_RUN.env_id)
     assert 'Not Found' in message
     check_ways_out(message, server.url, cache)
@@ -220,7 +217,7 @@ def test_the_sample_does_not_stand_in_for_what_can_be_had(cache, server):
     source = resolve_dataset('auto', CAR_BUTTON.env_id)
     assert source == DatasetSource(cache / CAR_BUTTON.dataset_file, source.path.stem)
     assert source.path.read_bytes() == server.content
-    assert len(server.asked) == 1
+    assert len(server.paths) == 1
 
 
 def test_an_environment_without_a_dsrl_dataset_needs_a_file():

@@ -9,8 +9,7 @@ other episodes change it, and a broken collection goes on where it was.
 
 - ``engine``: :func:`collect`, from what is asked for to the file.
 - ``request``: what is asked for, checked.
-- ``episodes``: running and recording an episode.
-- ``workers``: the processes that do so.
+- ``episodes``: running and recording episodes.
 - ``store``: finished episodes on disk, until the file is written.
 - ``selection``: which of the collected episodes are kept.
 - ``agents``: policies trained by OmniSafe as behaviours.

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.collect.episodes import FLOAT32_BITS, run_episode
+from omnisafe_qpt.collect.episodes import FLOAT32_BITS, run_episode, run_episodes
 from omnisafe_qpt.collect.families import FAMILIES
 from omnisafe_qpt.collect.request import ALL, SPREAD, Request, check_request
 from omnisafe_qpt.collect.selection import density_filter, select_spread
 from omnisafe_qpt.collect.store import EpisodeStore, Totals
-from omnisafe_qpt.collect.workers import run_episodes
 from omnisafe_qpt.data.actions import NORMALIZED, UNIT_ATTRIBUTE
 from omnisafe_qpt.data.hdf5_writer import write_hdf5_blocks
 from omnisafe_qpt.errors import UserError

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from omnisafe_qpt.collect.agents import SCRIPTED_ONLY, Mixture
 from omnisafe_qpt.collect.controller import Controller
 from omnisafe_qpt.collect.families import FAMILIES
 from omnisafe_qpt.collect.simulator import Simulator
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.workers import WorkerDied, worker_pool
 
 
 # Mantissa bits that a float32 has besides the leading one.
@@ -106,12 +109,8 @@ class Recorder:
         self._on_step = on_step or (lambda: None)
         self._simulator: Simulator | None = None
 
-    def __enter__(self) -> Recorder:
-        """Return the recorder itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close the simulator."""
+    def close(self) -> None:
+        """Close the simulator; the next episode starts another one."""
         if self._simulator is not None:
             self._simulator.close()
             self._simulator = None
@@ -131,7 +130,7 @@ class Recorder:
         import torch
 
         if self._simulator is not None and not self._simulator.forgets:
-            self.__exit__()
+            self.close()
         if self._simulator is None:
             self._simulator = Simulator(self._recipe.env_id)
         # Policies draw from torch's global generator.
@@ -192,6 +191,46 @@ def _make_controller(
     return AgentController(recipe.mixture, draws, simulator, steps)
 
 
+def run_episodes(
+    recipe: Recipe,
+    numbers: Sequence[int],
+    processes: int,
+    check: Callable[[], None] | None = None,
+) -> Iterator[Episode]:
+    """Run episodes in several processes, or in this one where one is enough.
+
+    Args:
+        recipe (Recipe): What decides the episodes.
+        numbers (Sequence[int]): Their numbers.
+        processes (int): Processes at most.
+        check (Callable, optional): Called now and then; what it raises ends the episodes. Defaults
+            to None.
+
+    Yields:
+        The episodes, each as soon as it is finished.
+
+    Raises:
+        UserError: If a process dies, or an episode meets an error that the user can fix.
+        RuntimeError: If an episode fails otherwise.
+    """
+    processes = min(processes, len(numbers))
+    if processes > 1:
+        # Once for all: the workers are forked with it.
+        import omnisafe  # noqa: F401
+
+        import omnisafe_qpt.envs.environments  # noqa: F401
+    build = partial(Recorder, recipe, check if processes <= 1 else None)
+    try:
+        with worker_pool(build, processes) as pool:
+            for _, episode in pool.dispatch('record', numbers, check):
+                yield episode
+    except WorkerDied as error:
+        raise UserError(
+            f'{error}; the same command goes on with the finished episodes, also with fewer '
+            '--workers',
+        ) from error
+
+
 def run_episode(
     env_id: str,
     seed: int,
@@ -212,7 +251,7 @@ def run_episode(
     Returns:
         The episode.
     """
-    with Recorder(Recipe(env_id, seed, precision, max_steps)) as recorder:
+    with closing(Recorder(Recipe(env_id, seed, precision, max_steps))) as recorder:
         return recorder.record(number)
 
 

@@ -1,31 +1,31 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""DSRL's datasets from Hugging Face into a folder, checked and never half-written.
+"""DSRL's datasets from the Hugging Face hub into a folder, checked and never half-written.
 
 Beside a dataset ``F`` lie ``F.sha256``, its hash in ``sha256sum``'s format, recorded when it
-first came, and a hidden lock. While it is on its way it is ``F.part``.
+first came, and a hidden lock. A download that was interrupted leaves ``F.VERSION.part``.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from rich.filesize import decimal
 
-from omnisafe_qpt.data.files import atomic_path, file_sha256, open_hdf5
+from omnisafe_qpt.data.atomic import atomic_path, file_sha256
+from omnisafe_qpt.data.files import open_hdf5
 from omnisafe_qpt.data.tasks import Task
-from omnisafe_qpt.data.transfer import (
-    PartialFile,
-    TransferError,
-    TransferProgress,
-    fetch,
-)
-from omnisafe_qpt.errors import UserError, shell_command
+from omnisafe_qpt.errors import UserError, printable, shell_command
 
 
 _HUGGING_FACE = 'https://huggingface.co'
@@ -55,29 +55,34 @@ def download_url(task: Task) -> str:
 def download(task: Task, folder: Path) -> Dataset:
     """Get a task's dataset, or check the one that is there.
 
-    What is there is never downloaded again: its hash is compared with the one recorded, and where
-    none is, put there by hand, its structure is checked and its hash recorded.
+    A file that is there is never downloaded again: its hash is compared with the recorded one. If
+    none is recorded (the user copied the file), its structure is checked and its hash recorded.
 
     Args:
         task (Task): Which dataset.
         folder (Path): Where to put it; made if it is absent.
 
     Raises:
-        UserError: If it cannot be had, with the command that fetches it by hand; if it cannot be
-            written; or if what is there is damaged or has changed.
+        UserError: If it cannot be downloaded, with the command that fetches it by hand; if it
+            cannot be written; or if the file that is there is damaged or has changed.
     """
     path = folder / task.dataset_file
-    with _disk_failures_told(path):
+    with _disk_errors(path):
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with TransferProgress(task.name) as progress, _locked(path, progress):
+            with _locked(task, path):
                 if not path.exists():  # else the process that had the lock brought it
-                    return _bring(task, path, progress)
+                    return _bring(task, path)
         return _check(task, path)
 
 
+def _tell(task: Task, text: str) -> None:
+    print(printable(f'{task.name}: {text}'), file=sys.stderr, flush=True)
+
+
 @contextmanager
-def _disk_failures_told(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system raises into an error for the user."""
     try:
         yield
     except UserError:
@@ -90,13 +95,13 @@ def _disk_failures_told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, progress: TransferProgress) -> Iterator[None]:
+def _locked(task: Task, path: Path) -> Iterator[None]:
     """Keep other processes from writing the same file, waiting for one that does."""
     lock = FileLock(path.with_name(f'.{path.name}.lock'))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress.say('another process is downloading it, waiting for that')
+        _tell(task, 'another process is downloading it, waiting for that')
         lock.acquire()
     try:
         yield
@@ -104,33 +109,140 @@ def _locked(path: Path, progress: TransferProgress) -> Iterator[None]:
         lock.release()
 
 
-def _bring(task: Task, path: Path, progress: TransferProgress) -> Dataset:
-    url = download_url(task)
-    partial = PartialFile(path.with_name(f'{path.name}.part'))
+def _bring(task: Task, path: Path) -> Dataset:
+    """Download a dataset, check it, and only then give it its name."""
     try:
-        identity = fetch(url, partial, progress, _most_bytes(task))
-        progress.say('complete, checking it')
-        digest = file_sha256(partial.path)
+        part, announced = _fetch(task, path)
+        digest = file_sha256(part)
         try:
-            if identity.sha256 not in (None, digest):
-                raise TransferError(f'its sha256 is {digest}, not {identity.sha256} as announced')
-            _check_structure(task, partial.path)
-        except (TransferError, UserError):
-            partial.drop()  # complete and wrong: nothing to go on with
-            raise
-    except (TransferError, UserError) as error:
-        reason = str(error).removeprefix(f'{partial.path}: ').replace('; get it again', '')
+            if announced not in (None, digest):
+                raise UserError(f'its sha256 is {digest}, not {announced} as announced')
+            _check_structure(task, part)
+        except UserError as error:
+            part.unlink()  # complete and wrong: nothing to go on with
+            reason = str(error).removeprefix(f'{part}: ').replace('; get it again', '')
+            raise UserError(reason) from error
+    except UserError as error:
+        command = ['curl', '-fL', '-C', '-', '--create-dirs', '-o', str(path), download_url(task)]
         raise UserError(
             f'the DSRL dataset of {task.env_id} is not in {path.parent} and cannot be downloaded '
-            f'({reason}); fetch it by hand: '
-            + shell_command(['curl', '-fL', '-C', '-', '--create-dirs', '-o', str(path), url]),
+            f'({error}); fetch it by hand: {shell_command(command)}',
         ) from error
     before = _read_record(path)
     if before is not None and before.sha256 != digest:
-        progress.say(f'it is not the file that was here before (sha256 {before.sha256})')
-    partial.finish(path)
+        _tell(task, f'it is not the file that was here before (sha256 {before.sha256})')
+    os.replace(part, path)
     _write_record(path, digest)
     return Dataset(path, digest, is_new=True)
+
+
+def _fetch(task: Task, path: Path) -> tuple[Path, str | None]:
+    """Download a dataset into a partial file, from where an earlier download of it stopped.
+
+    ``huggingface_hub.hf_hub_download`` starts again after an interruption (its issue 4196), so the
+    two functions below it are called: the one that asks for size and version, and the one that
+    transfers, which tries again and resumes.
+
+    Returns:
+        The file and its sha256 as the hub announces it, None if it announces another version.
+
+    Raises:
+        UserError: If the server does not send the file, with the reason in a few words.
+    """
+    url = download_url(task)
+    with _network_errors():
+        from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub.file_download import http_get
+
+        about = get_hf_file_metadata(url, token=False, retry_on_errors=True)
+    size, version = about.size, about.etag or ''
+    if size is None or size < 0 or not re.fullmatch('[0-9a-f]{40}|[0-9a-f]{64}', version):
+        raise UserError('the server announces no size or version, as Hugging Face does')
+    if size > _most_bytes(task):
+        raise UserError(f'the server announces {size} bytes, too many for this dataset')
+    sha256 = version if len(version) == 64 else None
+    part = path.with_name(f'{path.name}.{version[:16]}.part')
+    _drop_parts(path, keep=part)  # the others are of versions that are no longer there
+    done = part.stat().st_size if part.exists() else 0
+    if done and (sha256 is None or done > size):  # nothing would show that the rest does not fit
+        part.unlink()
+        done = 0
+    free = shutil.disk_usage(path.parent).free
+    if size - done > free:
+        reason = f'{decimal(size - done)} are still to come and {decimal(free)} are free'
+        raise OSError(errno.ENOSPC, reason, str(part))
+    _tell(task, f'{decimal(size)} from {url}' + (f', {decimal(done)} are here' if done else ''))
+    with _BoundedFile(part, size) as file:
+        try:
+            with _network_errors():
+                http_get(
+                    url,
+                    file,
+                    resume_size=done,
+                    headers={'Accept-Encoding': 'identity'},
+                    expected_size=size,
+                    displayed_filename=task.name,
+                )
+        except _WrongSizeError:
+            part.unlink()
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+    return part, sha256
+
+
+def _drop_parts(path: Path, keep: Path | None = None) -> None:
+    for part in path.parent.glob(f'{path.name}.*.part'):
+        if part != keep:
+            part.unlink(missing_ok=True)
+
+
+class _WrongSizeError(UserError):
+    """The server sent another number of bytes than it announced."""
+
+
+class _BoundedFile(io.BufferedWriter):
+    """A file to append to that takes no more bytes than announced; a server may never stop."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Initialize an instance of :class:`_BoundedFile`."""
+        super().__init__(open(path, 'ab', buffering=0))  # noqa: SIM115 - closed with this one
+        self._size = size
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        """Write bytes unless they are too many."""
+        if self.tell() + len(data) > self._size:
+            raise _WrongSizeError(f'the server sends more than the {self._size} bytes announced')
+        return super().write(data)
+
+
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """Turn what huggingface_hub and the libraries below it raise into a few words."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # many kinds, of several libraries
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file that is written
+        kind = _WrongSizeError if type(error) is OSError else UserError
+        raise kind(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Find the few words that matter in a chain of exceptions."""
+    response = getattr(error, 'response', None)
+    if response is not None:
+        return f'the server answered {response.status_code} {response.reason_phrase[:80]}'
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TimeoutError):
+            return 'the server does not answer'
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).partition('\n')[0][:200] or type(error).__name__
 
 
 def _most_bytes(task: Task) -> int:
@@ -212,6 +324,8 @@ def _check(task: Task, path: Path) -> Dataset:
             _check_structure(task, path)
         except UserError as error:
             raise UserError(f'{error}: delete the file and run this again') from error
+        with suppress(OSError):
+            _drop_parts(path)
     elif record.sha256 != digest:
         raise UserError(
             f'{path}: has changed since it was recorded in {_record_path(path).name}; delete it '
@@ -231,7 +345,7 @@ def check_unchanged(task: Task, path: Path) -> None:
     Raises:
         UserError: If it has changed since it was recorded.
     """
-    with _disk_failures_told(path):
+    with _disk_errors(path):
         record = _read_record(path)
         if record is not None and record.stamp != _stamp(path):
             _check(task, path)

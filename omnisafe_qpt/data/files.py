@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from omnisafe_qpt.data.assemble import arrange
-from omnisafe_qpt.data.atomic import atomic_path as atomic_path
-from omnisafe_qpt.data.atomic import file_sha256 as file_sha256
 from omnisafe_qpt.data.hdf5 import damage, open_file
 from omnisafe_qpt.data.layouts import Arrays, ReadOptions, Source, find_sources
 from omnisafe_qpt.data.npz import open_archive

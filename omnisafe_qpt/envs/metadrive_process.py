@@ -19,15 +19,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import traceback
 import types
 import weakref
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any
 
 import numpy as np
 
-from omnisafe_qpt.signals import leave_stopping_to_parent
+from omnisafe_qpt.workers import receive, serve
 
 
 # As in DSRL: the blocks of each map with its seed, and vehicles per lane and 10 m.
@@ -152,30 +152,11 @@ class Simulator:
         )
         return pygame.surfarray.array3d(surface).swapaxes(0, 1)
 
+    def close(self) -> None:
+        """Do nothing: Panda3D may crash when it cleans up, and ends with the process."""
+
 
 _PLAIN = (bool, int, float, str, np.bool_, np.integer, np.floating)
-
-
-def _serve(descriptor: int, task: str) -> None:
-    """Run a simulator for the process at the other end of the pipe, until that one goes."""
-    leave_stopping_to_parent()
-    prepare_imports()
-    simulator: Simulator | None = None
-    with Connection(descriptor) as connection:
-        while True:
-            try:
-                command, arguments = connection.recv()
-            except EOFError:
-                return
-            try:
-                simulator = simulator or Simulator(task)
-                answer = (getattr(simulator, command)(*arguments), '')
-            except Exception:  # noqa: BLE001 - whatever it is, the user's process must hear of it
-                answer = (None, traceback.format_exc())
-            try:
-                connection.send(answer)
-            except BrokenPipeError:
-                return
 
 
 # -- in the user's process ------------------------------------------------------------------------
@@ -218,16 +199,16 @@ class SimulatorProcess:
             RuntimeError: If the simulator failed or its process has ended.
         """
         try:
-            self._connection.send((command, arguments))
-            answer, failure = self._connection.recv()
+            with contextlib.suppress(BrokenPipeError):  # it has ended: its last words may be there
+                self._connection.send((command, arguments))
+            return receive(self._connection)
         except (EOFError, OSError) as error:
             raise RuntimeError(self._last_words()) from error
-        except BaseException:
-            self.close()  # interrupted: what comes next would be the answer to this request
+        except RuntimeError:
             raise
-        if failure:
-            raise RuntimeError(f'MetaDrive failed:\n{failure}')
-        return answer
+        except BaseException:
+            self.close()  # interrupted: the next result would be that of this request
+            raise
 
     def _last_words(self) -> str:
         if not self.close.alive:
@@ -254,6 +235,8 @@ def _end(
 
 
 if __name__ == '__main__':
-    _serve(int(sys.argv[1]), sys.argv[2])
+    prepare_imports()
+    with Connection(int(sys.argv[1])) as ours:
+        serve(ours, partial(Simulator, sys.argv[2]), os.getppid())
     # Panda3D crashes when Python takes down the modules that it uses.
     os._exit(0)

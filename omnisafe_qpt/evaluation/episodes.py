@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Episodes of the deployed policy, several at the same time, with the same results every time."""
+"""Evaluation: episodes of the deployed policy in parallel, with the same results every time."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import wait
-from typing import Any
 
 import numpy as np
 import torch
 
 from omnisafe_qpt.envs.environments import EnvironmentSet
+from omnisafe_qpt.evaluation.batch import (
+    Batch,
+    BatchResult,
+    EnvSlots,
+    Progress,
+    RemoteEnvSlots,
+    Series,
+    Trace,
+    run_batch,
+)
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.qpt.kernels import keep_freed_memory
-from omnisafe_qpt.qpt.rollout import Choice
 from omnisafe_qpt.qpt.selection import RULES
 from omnisafe_qpt.settings.machine import usable_cores
-from omnisafe_qpt.workers import Partial, RemoteObject
+from omnisafe_qpt.workers import Partial, gather, start_workers, worker_pool
 
 
 # Episodes, at most, in a call of the policy on a CPU: an environment takes up to 0.2 GB, and the
@@ -45,7 +52,7 @@ _SECONDS_BETWEEN_REPORTS = 0.1
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What episodes of the deployed policy brought, in the order of their seeds.
+    """Results of the deployed policy's episodes, in the order of their seeds.
 
     Args:
         returns (list[float]): Undiscounted reward of each episode.
@@ -63,34 +70,6 @@ class Evaluation:
     infeasible_share: float
     steps_per_second: float
     traces: list[Trace] | None
-
-
-# A list for each of: `actions`, `rewards`, `costs`; `chosen`, the candidate's number; `shift` of
-# its return target, in returns; `feasible`, whether any candidate fitted; `cost_value` of the
-# chosen action, in units of cost. The last two are None where there is one candidate.
-Trace = dict[str, list[Any]]
-
-
-@dataclass(frozen=True)
-class Series:
-    """Episodes of one policy with one pair of targets.
-
-    Args:
-        networks (Deployable): The trained model, on the device to use.
-        config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float or None): Return to ask for; None where the policy is not asked.
-        seeds (Sequence[int]): One for each episode.
-    """
-
-    networks: Deployable
-    config: DeploymentConfig
-    target_return: float | None
-    seeds: Sequence[int]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the policy acts."""
-        return self.networks.device
 
 
 def default_processes(episodes: int) -> int:
@@ -113,7 +92,7 @@ def evaluate(  # pylint: disable=too-many-arguments
         networks (Deployable): The trained model, on the device to use.
         env_id (str): OmniSafe's environment id.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float or None): Return to ask for; None where the policy is not asked.
+        target_return (float or None): Target return; None where the policy takes none.
         seeds (Sequence[int]): One for each episode.
         processes (int, optional): Processes that run episodes at the same time. Defaults to 1,
             which on a CPU is this one.
@@ -121,8 +100,8 @@ def evaluate(  # pylint: disable=too-many-arguments
             at most. Defaults to None.
 
     Raises:
-        UserError: If the environment refuses, or a process of an environment has ended.
-        RuntimeError: If an environment failed in its process.
+        UserError: If the environment raises one, or a worker process has died.
+        RuntimeError: If an episode fails in a worker process.
     """
 
     def report(done: int, total: int, _: int) -> None:
@@ -143,11 +122,10 @@ def evaluate_together(
     """Run several series of episodes in the same processes, whose simulators are made once.
 
     A seed fixes the environment's episode and the candidates, so the same seeds give comparable
-    episodes for other models and limits. Which episodes share the policy's calls follows from how
-    many their series has, so a series gives the same bits again, in however many processes,
-    whichever of them is ahead, and whatever other series there are: that is why episodes of
-    different limits never share a call. Neither the global random state nor the networks' training
-    mode matters or is changed.
+    episodes for other models and limits. A series gives the same bits with any number of processes
+    and whatever other series there are: its episodes are divided into batches by their number
+    alone, and share the policy's calls with no other series. Neither the global random state nor
+    the networks' training mode matters or is changed.
 
     Args:
         env_id (str): OmniSafe's environment id.
@@ -159,13 +137,13 @@ def evaluate_together(
             most, and the number of the first series that is not complete. Defaults to None.
 
     Returns:
-        What each series brought.
+        The results of each series.
 
     Raises:
-        UserError: If the environment refuses, or a process of an environment has ended.
-        RuntimeError: If an environment failed in its process.
+        UserError: If the environment raises one, or a worker process has died.
+        RuntimeError: If an episode fails in a worker process.
     """
-    batches = _planned(series, [each.seeds for each in series])
+    batches = _plan(series, [each.seeds for each in series])
     processes = min(processes, _most_processes(batches, series[0].device))
     with episode_pool(env_id, series, processes, traced) as pool:
         return pool.play_batches(batches, on_progress)
@@ -189,8 +167,9 @@ def episode_pool(
     Yields:
         The pool, which stays ready between rounds and ends with the ``with`` block.
     """
-    with _stage(_Setting(env_id, series, traced), processes) as (horizon, hand_out):
-        yield EpisodePool(series, horizon, hand_out)
+    start = _start_whole_batches if series[0].device.type == 'cpu' else _start_alternating
+    with start(env_id, series, processes, traced) as (horizon, run):
+        yield EpisodePool(series, horizon, run)
 
 
 class EpisodePool:
@@ -198,20 +177,15 @@ class EpisodePool:
 
     Args:
         series (Sequence[Series]): What may be played.
-        horizon (int): Steps of an episode at most.
-        hand_out (Callable): Plays batches and tells what happens.
+        horizon (int): Most steps of an episode.
+        run (Callable): Runs batches.
     """
 
-    def __init__(
-        self,
-        series: Sequence[Series],
-        horizon: int,
-        hand_out: _HandOut,
-    ) -> None:
+    def __init__(self, series: Sequence[Series], horizon: int, run: _Run) -> None:
         """Initialize an instance of :class:`EpisodePool`."""
         self.horizon = horizon
         self._series = series
-        self._hand_out = hand_out
+        self._run = run
 
     def play(
         self,
@@ -225,100 +199,76 @@ class EpisodePool:
             on_progress (Callable, optional): See :func:`evaluate_together`. Defaults to None.
 
         Returns:
-            What each series brought in this round; None where it had no seeds.
+            The results of each series in this round; None where it had no seeds.
         """
-        return self.play_batches(_planned(self._series, seeds), on_progress)
+        return self.play_batches(_plan(self._series, seeds), on_progress)
 
     def play_batches(
         self,
-        batches: list[_Batch],
+        batches: list[Batch],
         on_progress: Callable[[int, int, int], None] | None = None,
     ) -> list[Evaluation | None]:
-        """Run a round that is shared out among calls of the policies; see :meth:`play`."""
-        played: dict[int, _Played] = {}
+        """Run a round that is already divided into batches; see :meth:`play`."""
+        results: dict[int, BatchResult] = {}
         started = time.perf_counter()
         done, total = 0, self.horizon * sum(len(batch.seeds) for batch in batches)
         first = 0  # of the batches that are not complete
-        for number, event in self._hand_out(batches):
-            if isinstance(event, _Played):
-                played[number] = event
-                while first in played:
+        for number, event in self._run(batches):
+            if not isinstance(event, Partial):
+                results[number] = event
+                while first in results:
                     first += 1
                 continue
-            done, total = done + event.steps, total - event.spared
-            if on_progress is not None and event.steps:
+            progress = event.value
+            done, total = done + progress.steps, total - progress.skipped
+            if on_progress is not None and progress.steps:
                 on_progress(done, total, batches[first].series)
         speed = done / (time.perf_counter() - started)
-        found: list[list[_Played]] = [[] for _ in self._series]
+        of_series: list[list[BatchResult]] = [[] for _ in self._series]
         for number, batch in enumerate(batches):
-            found[batch.series].append(played[number])
-        return [_evaluation(each, speed) if each else None for each in found]
+            of_series[batch.series].append(results[number])
+        return [_evaluation(each, speed) if each else None for each in of_series]
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What all batches have in common."""
-
-    env_id: str
-    series: Sequence[Series]
-    traced: bool = False
+# The number of a batch, and its progress (a Partial of a Progress) or its result.
+_Events = Iterator[tuple[int, 'Partial | BatchResult']]
+_Run = Callable[[list[Batch]], _Events]
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Episodes that share the policy's calls: the number of their series, and their seeds."""
-
-    series: int
-    seeds: list[int]
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """Steps done since the last report, and steps that will not be done because episodes ended."""
-
-    steps: int = 0
-    spared: int = 0
+def _evaluation(results: list[BatchResult], steps_per_second: float) -> Evaluation:
+    infeasible_steps = sum(batch.infeasible_share * sum(batch.lengths) for batch in results)
+    return Evaluation(
+        returns=[value for batch in results for value in batch.returns],
+        costs=[value for batch in results for value in batch.costs],
+        lengths=[value for batch in results for value in batch.lengths],
+        infeasible_share=infeasible_steps / sum(sum(batch.lengths) for batch in results),
+        steps_per_second=steps_per_second,
+        traces=None if results[0].traces is None else [each for b in results for each in b.traces],
+    )
 
 
-@dataclass(frozen=True)
-class _Played:
-    """What the episodes of a batch brought."""
-
-    returns: list[float]
-    costs: list[float]
-    lengths: list[int]
-    infeasible_share: float
-    traces: list[Trace] | None
+# -- which episodes share the policy's calls ------------------------------------------------------
 
 
-# What happens while batches are played: the number of the batch, and the news of it.
-_Events = Iterator[tuple[int, '_Progress | _Played']]
-# What plays batches.
-_HandOut = Callable[[list[_Batch]], _Events]
-
-
-def _planned(series: Sequence[Series], seeds: Sequence[Sequence[int]]) -> list[_Batch]:
-    """Share the episodes of a round out among calls of the policies."""
+def _plan(series: Sequence[Series], seeds: Sequence[Sequence[int]]) -> list[Batch]:
+    """Divide the episodes of a round into batches."""
     return [
-        _Batch(number, part)
+        Batch(number, part)
         for number, (each, own) in enumerate(zip(series, seeds))
         if len(own)
-        for part in _batches(own, each)
+        for part in _split(own, each)
     ]
 
 
-def _most_processes(batches: list[_Batch], device: torch.device) -> int:
+def _most_processes(batches: list[Batch], device: torch.device) -> int:
     """Return how many processes find work at the same time."""
     if device.type == 'cpu':
         return len(batches)
-    return sum(sorted(len(batch.seeds) for batch in batches)[-2:])  # two batches take turns
+    return sum(sorted(len(batch.seeds) for batch in batches)[-2:])  # two batches alternate
 
 
-def _batches(
-    seeds: Sequence[int],
-    series: Series,
-) -> list[list[int]]:
-    """Share the episodes of a series out among calls of the policy.
+def _split(seeds: Sequence[int], series: Series) -> list[list[int]]:
+    """Divide the episodes of a series into batches.
 
     Results differ in the last bits with the size of a batch: it must not depend on the machine's
     cores, or the same seeds would bring other episodes elsewhere.
@@ -327,7 +277,7 @@ def _batches(
         largest = min(_EPISODES_ON_CPU, max(1, int(_WORK_ON_CPU / _work(series))))
         multiple = _BATCHES_ON_CPU
     else:
-        largest, multiple = _EPISODES_ON_DEVICE, 2  # two batches take turns
+        largest, multiple = _EPISODES_ON_DEVICE, 2  # two batches alternate
     count = min(len(seeds), multiple * math.ceil(len(seeds) / (multiple * largest)))
     return [part.tolist() for part in np.array_split(np.asarray(seeds), count)]
 
@@ -342,302 +292,95 @@ def _work(series: Series) -> int:
     return windows * steps * policy['num_layers'] * policy['embed_dim'] ** 2
 
 
-def _evaluation(played: list[_Played], steps_per_second: float) -> Evaluation:
-    infeasible_steps = sum(batch.infeasible_share * sum(batch.lengths) for batch in played)
-    return Evaluation(
-        returns=[value for batch in played for value in batch.returns],
-        costs=[value for batch in played for value in batch.costs],
-        lengths=[value for batch in played for value in batch.lengths],
-        infeasible_share=infeasible_steps / sum(sum(batch.lengths) for batch in played),
-        steps_per_second=steps_per_second,
-        traces=None if played[0].traces is None else [each for b in played for each in b.traces],
-    )
+# -- where batches run ----------------------------------------------------------------------------
 
 
-def _stage(
-    setting: _Setting,
+@contextmanager
+def _start_whole_batches(
+    env_id: str,
+    series: Sequence[Series],
     processes: int,
-) -> AbstractContextManager[tuple[int, _HandOut]]:
-    """Choose how to play: a context that gives the horizon and what plays batches."""
-    if setting.series[0].device.type != 'cpu':
-        return _playing_in_turns(setting, processes)
-    if processes == 1:
-        return _playing_here(setting)
-    return _playing_in_processes(setting, processes)
+    traced: bool,
+) -> Iterator[tuple[int, _Run]]:
+    """Run each batch in one process, the policy too, for a policy on the CPU.
+
+    Each core always has something to do, and nothing has to be sent at each step.
+    """
+    with worker_pool(partial(_BatchRunner, env_id, series, traced), processes) as pool:
+        yield pool.get('horizon'), partial(pool.dispatch, 'run')
 
 
-# -- policy and simulators in the same process: on a CPU ------------------------------------------
-#
-# Each process plays whole batches: its core always has something to do, a reset or a step of a
-# simulator or the policy, and nothing has to be sent at each step.
+class _BatchRunner:
+    """Runs batches in its process; see :func:`_start_whole_batches`."""
 
-
-class _Player:
-    """Plays batches in this process."""
-
-    def __init__(self, setting: _Setting) -> None:
+    def __init__(self, env_id: str, series: Sequence[Series], traced: bool) -> None:
         keep_freed_memory()
-        self._setting = setting
-        self._environments = EnvironmentSet(setting.env_id)
+        self._series = series
+        self._traced = traced
+        self._environments = EnvironmentSet(env_id)
         self.horizon = self._environments.horizon
 
-    def play(self, batch: _Batch) -> Generator[_Progress, None, _Played]:
-        """Run the episodes of a batch; a report from time to time."""
-        seats = _Seats(self._environments)
-        return (yield from _now_and_then(_play(self._setting, seats, self.horizon, batch)))
+    def run(self, batch: Batch) -> Generator[Progress, None, BatchResult]:
+        """Run a batch; yields progress from time to time."""
+        slots, series = EnvSlots(self._environments), self._series[batch.series]
+        steps = run_batch(series, batch.seeds, slots, self.horizon, self._traced)
+        return (yield from _from_time_to_time(steps))
 
     def close(self) -> None:
         """Close the environments."""
         self._environments.close()
 
 
-@contextmanager
-def _playing_here(setting: _Setting) -> Iterator[tuple[int, _HandOut]]:
-    """Play one batch after the other in this process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in other processes: more might add up in another order
-    try:
-        with closing(_Player(setting)) as player:
-            yield player.horizon, partial(_play_all, player)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _play_all(player: _Player, batches: list[_Batch]) -> _Events:
-    for number, batch in enumerate(batches):
-        playing = player.play(batch)
-        while True:
-            try:
-                yield number, next(playing)
-            except StopIteration as end:
-                yield number, end.value
-                break
-
-
-@contextmanager
-def _playing_in_processes(
-    setting: _Setting,
-    processes: int,
-) -> Iterator[tuple[int, _HandOut]]:
-    """Play batches in several processes, each the next one as soon as it is free."""
-    with ExitStack() as stack:
-        crew = _crew(stack, partial(_Player, setting), processes)
-        yield _horizon_of(crew), partial(_hand_out, crew)
-
-
-def _hand_out(crew: list[RemoteObject], batches: list[_Batch]) -> _Events:
-    waiting = deque(enumerate(batches))
-    busy: dict[Any, tuple[RemoteObject, int]] = {}
-
-    def begin(player: RemoteObject) -> None:
-        if waiting:
-            number, batch = waiting.popleft()
-            player.ask('play', batch)
-            busy[player.connection] = (player, number)
-
-    for player in crew:
-        begin(player)
-    while busy:
-        for connection in wait(list(busy)):
-            player, number = busy[connection]
-            answer = player.answer()
-            if isinstance(answer, Partial):
-                yield number, answer.value
-            else:
-                del busy[connection]
-                begin(player)
-                yield number, answer
-
-
-def _crew(stack: ExitStack, build: Callable[[], Any], processes: int) -> list[RemoteObject]:
-    return [stack.enter_context(RemoteObject(build)) for _ in range(processes)]
-
-
-def _horizon_of(crew: list[RemoteObject]) -> int:
-    """Wait until all are ready."""
-    for remote in crew:
-        remote.ask('horizon')
-    answers = [remote.answer() for remote in crew]
-    return answers[0]
-
-
-# -- policy here, simulators in other processes: on other devices ---------------------------------
-
-
-@contextmanager
-def _playing_in_turns(
-    setting: _Setting,
-    processes: int,
-) -> Iterator[tuple[int, _HandOut]]:
-    """Play two batches at a time: while the policy acts for one, the other's simulators run."""
-    with ExitStack() as stack:
-        crew = _crew(stack, partial(EnvironmentSet, setting.env_id), processes)
-        horizon = _horizon_of(crew)
-        yield horizon, partial(_take_turns, setting, crew, horizon)
-
-
-def _take_turns(
-    setting: _Setting,
-    crew: list[RemoteObject],
-    horizon: int,
-    batches: list[_Batch],
-) -> _Events:
-    size = max(len(batch.seeds) for batch in batches)
-    free = [_RemoteSeats(crew, 0), _RemoteSeats(crew, size)]
-    waiting = deque(enumerate(batches))
-    playing: deque[tuple[int, Any, _RemoteSeats]] = deque()
-    while waiting or playing:
-        while waiting and free:
-            number, batch = waiting.popleft()
-            seats = free.pop()
-            playing.append((number, _play(setting, seats, horizon, batch), seats))
-        number, play, seats = playing.popleft()
-        try:
-            progress = next(play)
-        except StopIteration as end:
-            free.append(seats)
-            yield number, end.value
-        else:
-            playing.append((number, play, seats))
-            yield number, progress
-
-
-class _RemoteSeats:
-    """The environments of a batch, spread over processes.
-
-    Args:
-        crew (list[RemoteObject]): An :class:`EnvironmentSet` each.
-        first (int): Number of the batch's first environment; others have the numbers before.
-    """
-
-    def __init__(self, crew: list[RemoteObject], first: int) -> None:
-        self._crew = crew
-        self._first = first
-        self._asked: list[tuple[RemoteObject, list[int]]] = []
-
-    def ask(self, name: str, arguments: dict[int, Any]) -> None:
-        """Call a method with a row's argument for each row; one message to a process."""
-        for index, environments in enumerate(self._crew):
-            rows = [row for row in arguments if (self._first + row) % len(self._crew) == index]
-            if rows:
-                environments.ask(name, {self._first + row: arguments[row] for row in rows})
-                self._asked.append((environments, rows))
-
-    def answers(self) -> list[Any]:
-        """Wait for the answers, in the order of the rows."""
-        by_row = {}
-        for environments, rows in self._asked:
-            by_row.update(zip(rows, environments.answer()))
-        self._asked = []
-        return [by_row[row] for row in sorted(by_row)]
-
-
-# -- one batch ------------------------------------------------------------------------------------
-
-
-class _Seats:
-    """The environments of a batch, in this process."""
-
-    def __init__(self, environments: EnvironmentSet) -> None:
-        self._environments = environments
-        self._answers: list[Any] = []
-
-    def ask(self, name: str, arguments: dict[int, Any]) -> None:
-        """Call a method with a row's argument for each row."""
-        self._answers = getattr(self._environments, name)(arguments)
-
-    def answers(self) -> list[Any]:
-        """Return the answers, in the order of the rows."""
-        return self._answers
-
-
-def _play(
-    setting: _Setting,
-    seats: _Seats | _RemoteSeats,
-    horizon: int,
-    batch: _Batch,
-) -> Generator[_Progress, None, _Played]:
-    """Run the episodes of a batch, all in step: a report whenever the simulators are to work.
-
-    An episode that has ended keeps its row in the policy's batch, whose size decides the bits.
-    """
-    series, count = setting.series[batch.series], len(batch.seeds)
-    policy = series.networks.deploy(series.config, num_episodes=count)
-    policy.reset(series.target_return, seeds=batch.seeds)
-    returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
-    traces = [_empty_trace() for _ in batch.seeds] if setting.traced else None
-    seats.ask('reset', dict(enumerate(batch.seeds)))
-    yield _Progress()
-    observations = np.stack(seats.answers())
-    running, progress = list(range(count)), _Progress()
-    while running:
-        actions = policy.act(observations).cpu().numpy()
-        seats.ask('step', {row: actions[row] for row in running})
-        yield progress
-        step_rewards, step_costs, ended = np.zeros(count), np.zeros(count), []
-        for row, (observation, reward, cost, has_ended) in zip(running, seats.answers()):
-            observations[row], step_rewards[row], step_costs[row] = observation, reward, cost
-            lengths[row] += 1
-            if has_ended or lengths[row] >= horizon:
-                ended.append(row)
-        if traces is not None:
-            _record(traces, running, actions, step_rewards, step_costs, policy.choice)
-        policy.observe(step_rewards, step_costs)
-        returns += step_rewards
-        costs += step_costs
-        progress = _Progress(len(running), sum(horizon - int(lengths[row]) for row in ended))
-        if ended:
-            policy.finish(ended)
-            running = [row for row in running if row not in ended]
-    yield progress
-    share = policy.pop_infeasible_share()
-    return _Played(returns.tolist(), costs.tolist(), lengths.tolist(), share, traces)
-
-
-def _empty_trace() -> Trace:
-    names = ('actions', 'rewards', 'costs', 'chosen', 'shift', 'feasible', 'cost_value')
-    return {name: [] for name in names}
-
-
-def _record(
-    traces: list[Trace],
-    rows: list[int],
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    costs: np.ndarray,
-    choice: Choice | None,
-) -> None:
-    """Add a step to the traces of the episodes that are going on."""
-    step = {'actions': actions.tolist(), 'rewards': rewards.tolist(), 'costs': costs.tolist()}
-    if choice is None:
-        nothing = [None] * len(rewards)
-        step |= {'chosen': [0] * len(rewards), 'shift': [0.0] * len(rewards)}
-        step |= {'feasible': nothing, 'cost_value': nothing}
-    else:
-        step |= {
-            'chosen': choice.candidate.tolist(),
-            'shift': choice.shift.tolist(),
-            'feasible': choice.feasible.tolist(),
-            'cost_value': choice.cost_value.tolist(),
-        }
-    for row in rows:
-        for name, values in step.items():
-            traces[row][name].append(values[row])
-
-
-def _now_and_then(
-    reports: Generator[_Progress, None, _Played],
-) -> Generator[_Progress, None, _Played]:
-    """Add reports up and pass on the sum from time to time."""
-    steps = spared = 0
+def _from_time_to_time(
+    reports: Generator[Progress, None, BatchResult],
+) -> Generator[Progress, None, BatchResult]:
+    """Add up progress and yield the sums from time to time."""
+    steps = skipped = 0
     last = time.monotonic()
     while True:
         try:
             report = next(reports)
         except StopIteration as end:
-            yield _Progress(steps, spared)
+            yield Progress(steps, skipped)
             return end.value
-        steps, spared = steps + report.steps, spared + report.spared
+        steps, skipped = steps + report.steps, skipped + report.skipped
         if time.monotonic() - last >= _SECONDS_BETWEEN_REPORTS:
-            yield _Progress(steps, spared)
-            steps, spared, last = 0, 0, time.monotonic()
+            yield Progress(steps, skipped)
+            steps, skipped, last = 0, 0, time.monotonic()
+
+
+@contextmanager
+def _start_alternating(
+    env_id: str,
+    series: Sequence[Series],
+    processes: int,
+    traced: bool,
+) -> Iterator[tuple[int, _Run]]:
+    """Run the policy in this process and the simulators in workers, for a policy on a GPU.
+
+    Two batches run at a time: while the policy acts for one, the other's simulators work.
+    """
+    with start_workers(partial(EnvironmentSet, env_id), processes) as workers:
+        horizon = gather(workers, 'horizon')[0]
+
+        def run(batches: list[Batch]) -> _Events:
+            size = max(len(batch.seeds) for batch in batches)
+            free = [RemoteEnvSlots(workers, 0), RemoteEnvSlots(workers, size)]
+            waiting, running = deque(enumerate(batches)), deque()
+            while waiting or running:
+                while waiting and free:
+                    number, batch = waiting.popleft()
+                    slots = free.pop()
+                    steps = run_batch(series[batch.series], batch.seeds, slots, horizon, traced)
+                    running.append((number, steps, slots))
+                number, steps, slots = running.popleft()
+                try:
+                    progress = next(steps)
+                except StopIteration as end:
+                    free.append(slots)
+                    yield number, end.value
+                else:
+                    running.append((number, steps, slots))
+                    yield number, Partial(progress)
+
+        yield horizon, run

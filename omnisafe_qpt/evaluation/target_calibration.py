@@ -141,7 +141,7 @@ def calibrate(
 
     Raises:
         UserError: If there are too few or too many episodes, or the environment refuses.
-        RuntimeError: If an environment failed in its process.
+        RuntimeError: If an environment fails in a worker process.
     """
     if not isinstance(episodes, int) or episodes < _FEWEST_EPISODES:
         raise UserError(

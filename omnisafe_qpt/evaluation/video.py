@@ -3,9 +3,8 @@
 
 """Clips of evaluated episodes.
 
-A clip is made after the evaluation, from the actions that were taken: a simulator's episode depends
-on its seed and its actions only, so that it comes again exactly as it was. Each is drawn in a
-process of its own, as OpenGL may end its process, and does not go well with other use of it.
+A clip is made after the evaluation: the actions of an episode are replayed, which gives the same
+episode again. Each clip has a process of its own, which a failure of OpenGL may end.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -28,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from omnisafe_qpt.data.atomic import atomic_path
+from omnisafe_qpt.data.atomic import write_errors
 from omnisafe_qpt.envs.bullet import BULLET_HORIZONS
 from omnisafe_qpt.envs.drawn import DrawnEnvironment
 from omnisafe_qpt.envs.metadrive import METADRIVE_TASKS
@@ -37,7 +35,7 @@ from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.settings.machine import usable_cores
-from omnisafe_qpt.workers import Partial, ProcessEnded, RemoteObject
+from omnisafe_qpt.workers import Partial, Worker, WorkerDied
 
 
 # Environment variables under which pictures are drawn.
@@ -46,6 +44,15 @@ Graphics = dict[str, str]
 SIZE = (480, 360)
 # A clip runs in real time. Where the simulator has more steps a second, some are left out.
 _MOST_PICTURES_PER_SECOND = 30
+# All browsers play this, and begin before they have all of it. Sizes need not be multiples of 16.
+_ENCODING = {
+    'format': 'FFMPEG',
+    'codec': 'libx264',
+    'pixelformat': 'yuv420p',
+    'macro_block_size': 1,
+    'ffmpeg_log_level': 'error',
+    'output_params': ['-preset', 'veryfast', '-crf', '20', '-movflags', '+faststart'],
+}
 
 # What MuJoCo can draw with, the best first. GLFW needs a display.
 _MUJOCO_BACKENDS = ('egl', 'osmesa', 'glfw')
@@ -55,10 +62,7 @@ _SECONDS_FOR_A_PICTURE = 120.0
 # -- before an evaluation -------------------------------------------------------------------------
 
 
-def check_video(
-    folder: Path,
-    run: str | os.PathLike[str],
-) -> Graphics:
+def check_video(folder: Path, run: str | os.PathLike[str]) -> Graphics:
     """Refuse clips that cannot be made before the work rather than after it.
 
     Args:
@@ -128,18 +132,18 @@ def _why_not(env_id: str, graphics: Graphics) -> str | None:
     """Draw a picture and say in a few words why it failed, if it did."""
     try:
         with _studio(env_id, graphics) as studio:
-            studio.ask('try_out')
+            studio.submit('try_out')
             if not studio.connection.poll(_SECONDS_FOR_A_PICTURE):
                 return f'no picture within {_SECONDS_FOR_A_PICTURE:g} s'
-            return studio.answer()
-    except ProcessEnded as ended:
+            return studio.result()
+    except WorkerDied as ended:
         return _end_of(ended)
     except (UserError, RuntimeError) as error:
         return shorten(str(error).strip().splitlines()[-1], 120)
 
 
-def _studio(env_id: str, graphics: Graphics) -> RemoteObject:
-    return RemoteObject(partial(_Studio, env_id, graphics), fresh=_has_opengl())
+def _studio(env_id: str, graphics: Graphics) -> Worker:
+    return Worker(partial(_Studio, env_id, graphics), fresh=_has_opengl())
 
 
 def _has_opengl() -> bool:
@@ -147,7 +151,7 @@ def _has_opengl() -> bool:
     return any(f'mujoco.{backend}' in sys.modules for backend in ('egl', 'osmesa'))
 
 
-def _end_of(ended: ProcessEnded) -> str:
+def _end_of(ended: WorkerDied) -> str:
     code = ended.exit_code
     how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
     return f'its process ended with {how}'
@@ -168,27 +172,6 @@ def ffmpeg_program() -> str:
 
 
 # -- after it -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """An episode to show.
-
-    Args:
-        path (Path): The clip's file.
-        env_id (str): OmniSafe's environment id.
-        seed (int): The episode's.
-        cost_limit (float): What its cost is shown beside.
-        actions (list[list[float]]): Its actions, one a step.
-        totals (tuple[float, float, int]): Its return, cost and length.
-    """
-
-    path: Path
-    env_id: str
-    seed: int
-    cost_limit: float
-    actions: list[list[float]]
-    totals: tuple[float, float, int]
 
 
 def write_clips(
@@ -219,25 +202,43 @@ def write_clips(
     Raises:
         UserError: If one cannot be drawn or written, or the simulator did not repeat an episode.
     """
-    clips = [
-        _Clip(
-            folder / name,
-            row['env_id'],
-            row['seed'],
-            row['cost_limit'],
-            row['traces'][0]['actions'],
-            (row['returns'][0], row['costs'][0], row['lengths'][0]),
+    graphics = find_graphics(rows[0]['env_id']) if graphics is None else graphics
+    processes = processes or usable_cores()
+    paths = [folder / name for name in clip_names(rows)]
+    waiting = deque(zip(rows, paths))
+    total, done = sum(len(row['traces'][0]['actions']) for row in rows), 0
+    busy: dict[Any, tuple[Path, Worker, ExitStack]] = {}
+    with write_errors(folder), ExitStack() as everything:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Whole clips are moved out of this folder. Once it is removed, an encoder whose process was
+        # killed can write nothing more.
+        hidden = everything.enter_context(
+            tempfile.TemporaryDirectory(dir=folder, prefix='.clips-', ignore_cleanup_errors=True)
         )
-        for row, name in zip(rows, clip_names(rows))
-    ]
-    if graphics is None:
-        graphics = find_graphics(clips[0].env_id)
-    total, done = sum(len(clip.actions) for clip in clips), 0
-    for steps in _film(clips, graphics, processes or usable_cores()):
-        done += steps
-        if on_progress is not None:
-            on_progress(done, total)
-    return [clip.path for clip in clips]
+        while waiting or busy:
+            while waiting and len(busy) < processes:
+                row, path = waiting.popleft()
+                stack = everything.enter_context(ExitStack())
+                studio = stack.enter_context(_studio(row['env_id'], graphics))
+                studio.submit('film', {**row, 'traces': row['traces'][:1]}, Path(hidden, path.name))
+                busy[studio.connection] = path, studio, stack
+            for connection in wait(list(busy)):
+                path, studio, stack = busy[connection]
+                try:
+                    answer = studio.result()
+                except WorkerDied as ended:
+                    raise UserError(f'{path}: {_end_of(ended)}') from ended
+                except UserError as error:
+                    raise UserError(f'{path}: {error}') from error
+                if isinstance(answer, Partial):
+                    done += answer.value
+                    if on_progress is not None:
+                        on_progress(done, total)
+                else:
+                    del busy[connection]
+                    stack.close()
+                    os.replace(Path(hidden, path.name), path)
+    return paths
 
 
 def clip_names(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -251,43 +252,16 @@ def clip_names(rows: Sequence[dict[str, Any]]) -> list[str]:
     """
     stems = [f'{row["env_id"]}_limit-{row["cost_limit"]:g}_seed-{row["seed"]}' for row in rows]
     for label in (
-        lambda row: f'_{Path(row["run"]).name}',
-        lambda row: f'_{Path(row["checkpoint"]).stem}',
+        lambda number, row: Path(row['run']).name,
+        lambda number, row: Path(row['checkpoint']).stem,
+        lambda number, row: number,  # runs of the same name in different folders
     ):
         counts = Counter(stems)
-        stems = [stem + label(row) if counts[stem] > 1 else stem for stem, row in zip(stems, rows)]
-    counts, seen = Counter(stems), Counter()
-    for number, stem in enumerate(stems):
-        if counts[stem] > 1:  # runs of the same name in different folders
-            seen[stem] += 1
-            stems[number] = f'{stem}_{seen[stem]}'
+        stems = [
+            f'{stem}_{label(number, row)}' if counts[stem] > 1 else stem
+            for number, (stem, row) in enumerate(zip(stems, rows), start=1)
+        ]
     return [f'{stem}.mp4' for stem in stems]
-
-
-def _film(clips: Sequence[_Clip], graphics: Graphics, processes: int) -> Iterator[int]:
-    """Make clips, some at a time; yields the steps that were done."""
-    waiting = deque(clips)
-    busy: dict[Any, tuple[_Clip, RemoteObject, ExitStack]] = {}
-    with ExitStack() as everything:
-        while waiting or busy:
-            while waiting and len(busy) < processes:
-                clip = waiting.popleft()
-                stack = everything.enter_context(ExitStack())
-                temporary = stack.enter_context(atomic_path(clip.path))
-                studio = stack.enter_context(_studio(clip.env_id, graphics))
-                studio.ask('film', clip, temporary)
-                busy[studio.connection] = clip, studio, stack
-            for connection in wait(list(busy)):
-                clip, studio, stack = busy[connection]
-                try:
-                    answer = studio.answer()
-                except ProcessEnded as ended:
-                    raise UserError(f'{clip.path}: {_end_of(ended)}') from ended
-                if isinstance(answer, Partial):
-                    yield answer.value
-                else:
-                    del busy[connection]
-                    stack.close()
 
 
 # -- in the new process ---------------------------------------------------------------------------
@@ -305,7 +279,9 @@ class _Studio:
         os.environ.update(graphics)
         # Mesa's threads, if it draws on the CPU: other clips are made on the other cores.
         os.environ.setdefault('LP_NUM_THREADS', '1')
-        _be_silent()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as this process runs
+        for descriptor in (1, 2):  # OpenGL's complaints, and those of ffmpeg
+            os.dup2(self._log.fileno(), descriptor)
         self._env_id = env_id
         self._environment = DrawnEnvironment(env_id, SIZE)
 
@@ -314,48 +290,65 @@ class _Studio:
         self._environment.reset(0)
         return None if self._environment.picture().std() > 0 else 'the picture is blank'
 
-    def film(self, clip: _Clip, path: Path) -> Generator[int, None, None]:
-        """Play an episode again and write it to a file; yields the steps done now and then.
+    def film(self, row: dict[str, Any], path: Path) -> Generator[int, None, None]:
+        """Play the first episode of a row again and write it; yields the steps done now and then.
 
         Raises:
             UserError: If the file cannot be written, or it is another episode.
         """
-        environment = self._environment
-        environment.reset(clip.seed)
+        import imageio.v2 as imageio
+
+        environment, actions = self._environment, row['traces'][0]['actions']
+        environment.reset(row['seed'])
         rate = environment.steps_per_second()
         every = math.ceil(rate / _MOST_PICTURES_PER_SECOND)
-        totals, shown = np.zeros(3), 0  # return, cost, steps
-        with _encoder(path, rate / every, clip.path) as write:
-
-            def show() -> None:
-                write(_captioned(environment.picture(), clip, *totals))
-
-            show()
-            for action in clip.actions:
-                _, reward, cost, ended = environment.step(np.asarray(action, dtype=np.float32))
-                totals += reward, cost, 1
-                if totals[2] % every == 0 or totals[2] == len(clip.actions):
-                    show()
-                    yield int(totals[2]) - shown
-                    shown = int(totals[2])
-                if ended:
-                    break
-        if tuple(totals) != clip.totals:
+        totals, shown, pictures = np.zeros(3), 0, 1  # return, cost, steps
+        try:
+            with imageio.get_writer(path, fps=rate / every, **_ENCODING) as writer:
+                writer.append_data(_captioned(environment.picture(), row['cost_limit'], *totals))
+                for action in actions:
+                    _, reward, cost, ended = environment.step(np.asarray(action, dtype=np.float32))
+                    totals += reward, cost, 1
+                    if totals[2] % every == 0 or totals[2] == len(actions):
+                        picture = environment.picture()
+                        writer.append_data(_captioned(picture, row['cost_limit'], *totals))
+                        yield int(totals[2]) - shown
+                        shown, pictures = int(totals[2]), pictures + 1
+                    if ended:
+                        break
+            _check_clip(path, pictures)
+        except OSError as error:  # imageio's if ffmpeg has ended
+            self._log.seek(0)
+            said = self._log.read().decode(errors='replace').split('\n')
+            reason = next((line for line in reversed(said) if line.strip()), 'it does not say why')
+            raise UserError(f'ffmpeg could not write it ({reason[:200]})') from error
+        before = row['returns'][0], row['costs'][0], row['lengths'][0]
+        if tuple(totals) != before:
             raise UserError(
-                f'{clip.path}: not written, as {clip.env_id} does not repeat its episodes: return '
-                f'{totals[0]:g} and cost {totals[1]:g} in {totals[2]:g} steps, where it was '
-                '{:g} and {:g} in {:g}'.format(*clip.totals),
+                f'not written, as {row["env_id"]} does not repeat its episodes: return '
+                '{:g} and cost {:g} in {:g} steps, where it was {:g} and {:g} in {:g}'.format(
+                    *totals, *before
+                ),
             )
 
     def close(self) -> None:
         """Do nothing: the process ends, and OpenGL's own cleaning up may crash."""
 
 
-def _be_silent() -> None:
-    """Keep OpenGL's complaints off the screen: what matters is raised."""
-    with open(os.devnull, 'wb') as nothing:
-        for descriptor in (1, 2):
-            os.dup2(nothing.fileno(), descriptor)
+def _check_clip(path: Path, pictures: int) -> None:
+    """Count the pictures in a clip, as imageio does not look at ffmpeg's exit status.
+
+    Raises:
+        OSError: If they are not all there.
+    """
+    from imageio_ffmpeg import count_frames_and_secs
+
+    try:
+        found, _ = count_frames_and_secs(path)
+    except RuntimeError as error:
+        raise OSError('the clip cannot be read') from error
+    if found != pictures:
+        raise OSError(f'{found} pictures of {pictures}')
 
 
 _FONT_SIZE, _BAR_HEIGHT = 13, 20
@@ -364,50 +357,22 @@ _WHITE, _RED, _SHADE = (255, 255, 255), (255, 110, 110), (0, 0, 0, 170)
 
 def _captioned(
     picture: np.ndarray,
-    clip: _Clip,
+    cost_limit: float,
     total_reward: float,
     total_cost: float,
     steps: float,
-) -> bytes:
+) -> np.ndarray:
     """Write step, cost and return over a picture, the cost in red once it is over the limit."""
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image, 'RGBA')
     font = ImageFont.load_default(_FONT_SIZE)
     width = image.width
     draw.rectangle((0, 0, width, _BAR_HEIGHT), fill=_SHADE)
-    colour = _RED if total_cost > clip.cost_limit else _WHITE
+    colour = _RED if total_cost > cost_limit else _WHITE
     for place, text, fill in (
         (0.02, f'step {steps:.0f}', _WHITE),
-        (0.25, f'cost {total_cost:.4g} / limit {clip.cost_limit:g}', colour),
+        (0.25, f'cost {total_cost:.4g} / limit {cost_limit:g}', colour),
         (0.7, f'return {total_reward:.1f}', _WHITE),
     ):
         draw.text((place * width, 2), text, fill=fill, font=font)
-    return image.tobytes()
-
-
-@contextmanager
-def _encoder(path: Path, rate: float, name: Path) -> Iterator[Callable[[bytes], Any]]:
-    """Give a function that adds a picture to a new clip.
-
-    Raises:
-        UserError: If ffmpeg failed; the message has the clip's own name.
-    """
-    command = [
-        *(ffmpeg_program(), '-y', '-loglevel', 'error'),
-        *('-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{SIZE[0]}x{SIZE[1]}', '-r', f'{rate:g}'),
-        *('-i', '-', '-an', '-c:v', 'libx264', '-preset', 'veryfast', '-crf', '20'),
-        # What all browsers play, and begin to play before they have all of it.
-        *('-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', os.fspath(path)),
-    ]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe) as process:
-        try:
-            with suppress(BrokenPipeError):  # it has ended, and said why
-                yield process.stdin.write
-            complaints = process.communicate()[1].decode(errors='replace').strip()
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode != 0:
-        last = complaints.splitlines()[-1] if complaints else f'exit code {process.returncode}'
-        raise UserError(f'{name}: ffmpeg could not write it ({last})')
+    return np.asarray(image)
