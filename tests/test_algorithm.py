@@ -20,8 +20,10 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.checks import WARNING
-from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories

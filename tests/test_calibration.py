@@ -24,7 +24,7 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, small_options, use, write_dataset
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.data.trajectories import Frontier
+from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import target_calibration as calibration
 from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of

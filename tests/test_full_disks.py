@@ -23,8 +23,9 @@ from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.collect.episodes import Episode
 from omnisafe_qpt.collect.store import EpisodeStore
-from omnisafe_qpt.data import files
-from omnisafe_qpt.data.files import atomic_path, write_hdf5
+from omnisafe_qpt.data import atomic
+from omnisafe_qpt.data.atomic import atomic_path
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.errors import UserError, WriteError
 from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
 from omnisafe_qpt.runs.checkpoint import (
@@ -215,7 +216,7 @@ class _Full:
     """Writes fail from some point on, as on a full disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-        original = files._temporary_file
+        original = atomic._temporary_file
 
         @contextmanager
         def temporary_file(path: Path) -> Any:
@@ -224,7 +225,7 @@ class _Full:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 yield temporary
 
-        monkeypatch.setattr(files, '_temporary_file', temporary_file)
+        monkeypatch.setattr(atomic, '_temporary_file', temporary_file)
 
 
 @pytest.mark.parametrize('suffix', ['training_state.pt', 'epoch-2.pt', 'best.json'])

@@ -20,8 +20,10 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks, small_options, write_dataset
 from omnisafe_qpt.cli import main
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.augmentation import augment
-from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.holdout import choose_held_out
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of

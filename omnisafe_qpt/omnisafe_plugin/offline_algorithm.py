@@ -39,13 +39,13 @@ from omnisafe_qpt.data.actions import (
     normalize,
     recorded_unit,
 )
-from omnisafe_qpt.data.checks import ACTIONS_OUT_OF_RANGE, WARNING
-from omnisafe_qpt.data.files import file_sha256
+from omnisafe_qpt.data.atomic import file_sha256
+from omnisafe_qpt.data.checks import ACTIONS_OUT_OF_RANGE, WARNING, find
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
 from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
+from omnisafe_qpt.data.scan import Inspector
 from omnisafe_qpt.data.streams import torch_seed
-from omnisafe_qpt.data.summary import Inspector, find
 from omnisafe_qpt.data.tasks import find_task, reference_returns
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.envs.user_modules import modules_of
@@ -210,7 +210,7 @@ class OfflineAlgorithm(BaseOffline):
         else:
             trajectories = Trajectories.load(source.path, self._env.horizon, inspector)
         self._check_dimensions(trajectories)
-        findings = [] if inspector is None else find(inspector.facts())
+        findings = [] if inspector is None else find(inspector)
         unit_warning = self._normalize_actions(trajectories, source)
         if unit_warning or self._dataset_record[UNIT_ATTRIBUTE] == ENVIRONMENT:
             findings = [each for each in findings if each.code != ACTIONS_OUT_OF_RANGE]

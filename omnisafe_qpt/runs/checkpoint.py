@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from omnisafe_qpt.baselines.deploy import DeployableActor
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError, printable, shell_command
 from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
