@@ -15,9 +15,9 @@ from torch import distributed
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.training import distributed as processes
-from omnisafe_qpt.training.distributed import Launch, join_processes, speaking_in_turn
+from omnisafe_qpt.training.distributed import Launch, join_processes, report_errors_from_first_rank
 
 
 VARIABLES = ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
@@ -131,7 +131,7 @@ def test_who_fails_first_speaks_first(rank, error, patience, told, launch_as, mo
     waited = []
     monkeypatch.setattr(processes.time, 'sleep', waited.append)
     launch_as(MASTER_ADDR='here', RANK=rank, WORLD_SIZE=4, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=4)
-    with pytest.raises(told) as raised, speaking_in_turn():
+    with pytest.raises(told) as raised, report_errors_from_first_rank():
         raise error
     assert sum(waited) == patience
     if patience == 10:
@@ -143,7 +143,7 @@ def test_who_fails_first_speaks_first(rank, error, patience, told, launch_as, mo
 def test_a_process_without_others_speaks_at_once(launch_as, monkeypatch):
     monkeypatch.setattr(processes.time, 'sleep', None)
     launch_as()
-    with pytest.raises(ZeroDivisionError), speaking_in_turn():
+    with pytest.raises(ZeroDivisionError), report_errors_from_first_rank():
         raise ZeroDivisionError
 
 
@@ -152,7 +152,7 @@ def dropout_of(rank, epoch, seed=3):
     torch.manual_seed(epoch)
     agent = SimpleNamespace(
         _cfgs=SimpleNamespace(seed=seed),
-        _replicas=Replicas(rank, 3),
+        _ranks=Ranks(rank, 3),
         _has_own_dropout=False,
         epoch=epoch,
     )
@@ -177,7 +177,7 @@ def test_all_processes_keep_the_dataset_in_the_same_place(wish, on_host):
     agent = SimpleNamespace(
         _cfgs=SimpleNamespace(train_cfgs=SimpleNamespace(data_device=wish)),
         _device=torch.device('cpu'),
-        _replicas=SimpleNamespace(average=lambda fits: (fits + 0.0) / 2),
+        _ranks=SimpleNamespace(average=lambda fits: (fits + 0.0) / 2),
     )
     trajectories = SimpleNamespace(table=torch.zeros(3))
     assert QPT._stays_on_host(agent, trajectories) == on_host

@@ -59,7 +59,7 @@ from omnisafe_qpt.qpt.base_learner import BaseLearner
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.qpt.precision import resolve_precision
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
 from omnisafe_qpt.runs.checkpoint import (
@@ -82,7 +82,7 @@ from omnisafe_qpt.settings.machine import hardware
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import Stopped, StopSignal
 from omnisafe_qpt.training.cuda_graph import CapturedUpdate
-from omnisafe_qpt.training.distributed import leave_processes, speaking_in_turn
+from omnisafe_qpt.training.distributed import leave_processes, report_errors_from_first_rank
 
 
 # What episodes tell; without any, these columns are left out.
@@ -114,7 +114,7 @@ class OfflineAlgorithm(BaseOffline):
     the time, evaluates, logs and saves; the others wait for it at the end of each epoch.
     """
 
-    # Built of the sizes, the units, :meth:`_learner_config`, the device and the replicas.
+    # Built of the sizes, the units, :meth:`_learner_config`, the device and the ranks.
     _learner_class: type[BaseLearner]
     # What a batch is made of, for messages.
     _unit = 'transitions'
@@ -125,9 +125,9 @@ class OfflineAlgorithm(BaseOffline):
 
     def __init__(self, env_id: str, cfgs: Config) -> None:
         """Initialize an instance of :class:`OfflineAlgorithm`."""
-        self._replicas = Replicas.from_process_group()
+        self._ranks = Ranks.from_process_group()
         self._has_learned = False
-        with speaking_in_turn():
+        with report_errors_from_first_rank():
             super().__init__(env_id, cfgs)
 
     def _init_env(self) -> None:
@@ -136,9 +136,9 @@ class OfflineAlgorithm(BaseOffline):
             # OmniSafe has divided what is this process's share already.
             torch.set_num_threads(self._cfgs.train_cfgs.torch_threads)
         self._set_determinism()
-        if self._cfgs.logger_cfgs.use_wandb and self._replicas.is_first:
+        if self._cfgs.logger_cfgs.use_wandb and self._ranks.is_first:
             check_wandb()
-        if self._replicas.is_first:
+        if self._ranks.is_first:
             check_log_dir(self._cfgs)
         self._deployment = self._make_deployment()
         source = self._find_dataset()  # before the simulator, which may take seconds to start
@@ -168,7 +168,7 @@ class OfflineAlgorithm(BaseOffline):
             self._dataset_record = {'name': dataset, 'path': dataset, 'sha256': None}
             return None
         source = self._resolve_dataset(dataset)
-        if source.warning and self._replicas.is_first:
+        if source.warning and self._ranks.is_first:
             reason, _, consequence = source.warning.partition('\n')
             console = Console(stderr=True)
             # The reason ends in a command to copy, which a panel would break into pieces.
@@ -179,15 +179,15 @@ class OfflineAlgorithm(BaseOffline):
             'path': str(Path(source.path).resolve()),
             'sha256': file_sha256(source.path),
         }
-        if self._dataset_record['sha256'] != self._replicas.share(self._dataset_record['sha256']):
+        if self._dataset_record['sha256'] != self._ranks.share(self._dataset_record['sha256']):
             raise UserError(f'{source.path} is not the same file on all machines')
         return source
 
     def _resolve_dataset(self, dataset: str) -> DatasetSource:
         """Find the file in the first process, which may download it, and hence in all."""
-        if self._replicas.is_first:
-            return self._replicas.share(resolve_dataset(dataset, self._env_id))
-        source = self._replicas.share(None)
+        if self._ranks.is_first:
+            return self._ranks.share(resolve_dataset(dataset, self._env_id))
+        source = self._ranks.share(None)
         if not Path(source.path).is_file():
             raise UserError(
                 f'{source.path}: no such dataset file on {platform.node()}; the processes on all '
@@ -197,11 +197,11 @@ class OfflineAlgorithm(BaseOffline):
 
     def _load_dataset(self, source: DatasetSource | None) -> Trajectories:
         inspector = None
-        if self._replicas.is_first:
+        if self._ranks.is_first:
             limits = (self._deployment.cost_limit,)
             inspector = Inspector(find_task(self._env_id), self._env.horizon, limits)
         if source is None:
-            with self._replicas.first_alone():  # it may download
+            with self._ranks.first_alone():  # it may download
                 trajectories = load_omnisafe_dataset(
                     self._cfgs.train_cfgs.dataset,
                     self._env.horizon,
@@ -252,7 +252,7 @@ class OfflineAlgorithm(BaseOffline):
         if wish != 'auto':
             return wish == 'host'
         fits = torch.tensor(float(fits_on(self._device, trajectories.table.nbytes)))
-        return self._replicas.average(fits.to(self._device)).item() < 1.0
+        return self._ranks.average(fits.to(self._device)).item() < 1.0
 
     def _check_dimensions(self, trajectories: Trajectories) -> None:
         for what, given, space in (
@@ -278,7 +278,7 @@ class OfflineAlgorithm(BaseOffline):
             Scaling.from_data(self._trajectories, self._deployment.cost_limit),
             config,
             self._device,
-            self._replicas,
+            self._ranks,
         )
 
     def _init(self) -> None:
@@ -286,7 +286,7 @@ class OfflineAlgorithm(BaseOffline):
         sampler = self._make_sampler(
             batch_size=self._cfgs.algo_cfgs.batch_size,
             seed=self._cfgs.seed,  # OmniSafe's differs between processes
-            shard=(self._replicas.rank, self._replicas.size),
+            shard=(self._ranks.rank, self._ranks.size),
         )
         self._sampler = PrefetchSampler(sampler, self._device) if self._is_prefetched else sampler
         self._train_step = self._choose_train_step()
@@ -388,7 +388,7 @@ class OfflineAlgorithm(BaseOffline):
             f'{self._cfgs.exp_name}-{folder_name(self._dataset_record["name"])}',
             self._resumed_run,
         )
-        self._run = Path(self._replicas.share(self._logger.log_dir))
+        self._run = Path(self._ranks.share(self._logger.log_dir))
         train_cfgs = self._cfgs.train_cfgs
         validation = (VALIDATION_RETURN, VALIDATION_COST) if train_cfgs.evaluate_epoisodes else ()
         metrics = (*_METRICS, *self._evaluation_keys)
@@ -411,7 +411,7 @@ class OfflineAlgorithm(BaseOffline):
 
     # ------------------------------------------------------------------ training
 
-    @speaking_in_turn()
+    @report_errors_from_first_rank()
     def learn(self) -> tuple[float | None, float | None, float | None]:
         """Train, evaluate each epoch, and end with a summary on screen.
 
@@ -436,7 +436,7 @@ class OfflineAlgorithm(BaseOffline):
             )
         self._has_learned = True
         notice = 'Saving what is needed to go on; Ctrl-C again ends at once'
-        self._stop_signal = StopSignal(notice if self._replicas.is_first else '')
+        self._stop_signal = StopSignal(notice if self._ranks.is_first else '')
         try:
             with self._stop_signal:
                 self._run_epochs()
@@ -451,8 +451,8 @@ class OfflineAlgorithm(BaseOffline):
             ) from error
         finally:
             self._logger.close()
-        row = self._replicas.share(self._rows[-1] if self._rows else None)
-        if self._replicas.is_first:
+        row = self._ranks.share(self._rows[-1] if self._rows else None)
+        if self._ranks.is_first:
             self._summarise(row)
         atexit.register(leave_processes)
         return row.get('Metrics/EpRet'), row.get('Metrics/EpCost'), row.get('Metrics/EpLen')
@@ -469,7 +469,7 @@ class OfflineAlgorithm(BaseOffline):
             total_steps,
             done=self._learner.step,
             unit='updates',
-            quiet=not self._replicas.is_first,
+            quiet=not self._ranks.is_first,
         )
         # The time of earlier sessions counts, up to the last epoch that they finished.
         start_time = time.time() - (self._rows[-1]['Time/Total'] if self._rows else 0.0)
@@ -494,9 +494,9 @@ class OfflineAlgorithm(BaseOffline):
                 'Train/Epoch': epoch,
                 'TotalSteps': self._learner.step,
             }
-            self._log_row(values if self._replicas.is_first else {})
+            self._log_row(values if self._ranks.is_first else {})
             self._metrics, self._update_time = None, 0.0
-            if self._replicas.is_first:
+            if self._ranks.is_first:
                 self._rows = self._logger.read_rows()
                 self._save(is_last=epoch == epochs)
 
@@ -506,10 +506,8 @@ class OfflineAlgorithm(BaseOffline):
         All but the first start anew at each epoch, so that a run can be resumed, by any number of
         processes, without their states.
         """
-        if not self._replicas.is_first and not self._has_own_dropout:
-            torch.manual_seed(
-                torch_seed(self._cfgs.seed, 'dropout', self._replicas.rank, self.epoch)
-            )
+        if not self._ranks.is_first and not self._has_own_dropout:
+            torch.manual_seed(torch_seed(self._cfgs.seed, 'dropout', self._ranks.rank, self.epoch))
         self._has_own_dropout = False
 
     def _log_row(self, values: dict[str, float]) -> None:
@@ -565,12 +563,12 @@ class OfflineAlgorithm(BaseOffline):
     def _is_to_stop(self) -> bool:
         """Whether a signal has come, to any of the processes: all have to stop at one update."""
         has_come = self._stop_signal.received is not None
-        if self._replicas.size == 1:
+        if self._ranks.size == 1:
             return has_come
         if self._device.type == 'cuda' and self._learner.step % _UPDATES_BETWEEN_LOOKS:
             return False
         flag = torch.tensor(float(has_come), device=self._device)
-        return self._replicas.average(flag).item() > 0.0
+        return self._ranks.average(flag).item() > 0.0
 
     def _save_before_episodes(self, is_last: bool) -> None:
         """Save an epoch's updates, as episodes may fail; in all processes."""
@@ -582,7 +580,7 @@ class OfflineAlgorithm(BaseOffline):
         if not episodes:
             return
         self._save_within_epoch()
-        if self._replicas.is_first and (is_last or self._is_due):
+        if self._ranks.is_first and (is_last or self._is_due):
             with random_state_kept():
                 self._refresh_actor()
                 save_checkpoint(self._run, self.epoch, self._actor.networks)
@@ -590,8 +588,8 @@ class OfflineAlgorithm(BaseOffline):
     def _save_within_epoch(self) -> None:
         """Save the state before the end of an epoch; in all processes."""
         share = {'random': random_state(), 'metrics': self._learner.state_dict()['metrics']}
-        shares = self._replicas.gather(share)
-        if self._replicas.is_first:
+        shares = self._ranks.gather(share)
+        if self._ranks.is_first:
             self._save_state(self.epoch - 1, shares)
 
     @property
@@ -623,15 +621,15 @@ class OfflineAlgorithm(BaseOffline):
             Stopped: Always.
         """
         self._save_within_epoch()
-        if self._replicas.is_first:
+        if self._ranks.is_first:
             print(
                 f'Stopped after {self._learner.step} of {self._cfgs.train_cfgs.total_steps} '
                 'updates. To go on: '
                 f'{self._resume_command()}'
-                f'{" (by way of torchrun, as before)" if self._replicas.size > 1 else ""}',
+                f'{" (by way of torchrun, as before)" if self._ranks.size > 1 else ""}',
                 file=sys.stderr,
             )
-        self._replicas.share(None)  # a launcher ends all processes as soon as one ends
+        self._ranks.share(None)  # a launcher ends all processes as soon as one ends
         raise Stopped(self._stop_signal.received or signal.SIGTERM)
 
     def _train(self) -> None:  # type: ignore[override]
@@ -644,7 +642,7 @@ class OfflineAlgorithm(BaseOffline):
         Training goes on as if there had been no evaluation.
         """
         is_stopped = False
-        if self._replicas.is_first:
+        if self._ranks.is_first:
             try:
                 with random_state_kept():
                     self._refresh_actor()
@@ -656,7 +654,7 @@ class OfflineAlgorithm(BaseOffline):
             except Exception:
                 print(self._saved_updates(), file=sys.stderr)
                 raise
-        if self._replicas.share(is_stopped):
+        if self._ranks.share(is_stopped):
             self._save_and_stop()
 
     def _evaluate(self, is_last: bool = False) -> None:
@@ -823,7 +821,7 @@ class OfflineAlgorithm(BaseOffline):
                 'dataset': self._dataset_record,
                 'held_out': self._held_out,
                 'torch': str(torch.__version__),
-                'processes': self._replicas.size,
+                'processes': self._ranks.size,
             },
             keeps_last=not self._damage,  # it is the damaged one, and the one before is sound
         )
@@ -884,9 +882,9 @@ class OfflineAlgorithm(BaseOffline):
 
     def _restore_share(self, shares: Sequence[dict[str, Any]]) -> None:
         """Let each process go on where it was, if as many were stopped within an epoch."""
-        self._has_own_dropout = len(shares) == self._replicas.size
+        self._has_own_dropout = len(shares) == self._ranks.size
         if self._has_own_dropout:
-            share = shares[self._replicas.rank]
+            share = shares[self._ranks.rank]
             set_random_state(share['random'])
             self._learner.load_metrics(share['metrics'])
         elif shares:
@@ -960,7 +958,7 @@ class OfflineAlgorithm(BaseOffline):
         if self._resumed_run is None:
             return ''
         changes = describe_changes(self._resumed_run, self._cfgs.todict())
-        for name, now in (('torch', str(torch.__version__)), ('processes', self._replicas.size)):
+        for name, now in (('torch', str(torch.__version__)), ('processes', self._ranks.size)):
             before = now if self._resumed is None else self._resumed.get(name, now)
             if before != now:
                 changes += f'{", " if changes else ""}{name} {before} -> {now}'
@@ -993,8 +991,8 @@ class OfflineAlgorithm(BaseOffline):
         if self._changes:
             self._logger.log(f'Changed since it was stopped: {self._changes}', 'yellow')
         where = str(self._device)
-        if self._replicas.size > 1:
-            where += f' in {self._replicas.size} processes'
+        if self._ranks.size > 1:
+            where += f' in {self._ranks.size} processes'
         target = self._target_return
         asked = '' if target is None else f' for return {target:.4g}'
         self._logger.log(
