@@ -283,7 +283,7 @@ def test_no_modules_import_each_other_in_a_circle():
     [
         ('qpt', {'numpy', 'torch'}),
         ('baselines', {'numpy', 'torch'}),
-        ('training/cuda_graph.py', {'numpy', 'torch'}),
+        ('training', {'numpy', 'rich', 'torch'}),
         ('data', {'filelock', 'h5py', 'numpy', 'requests', 'rich', 'torch'}),
     ],
 )
