@@ -74,7 +74,7 @@ class _Step(nn.Module):
 class _Choice(RolloutPolicy):
     """The deployed policy with its state handed in, so that it and the export share their code."""
 
-    def at(  # pylint: disable=too-many-arguments
+    def at(
         self,
         states: torch.Tensor,
         actions: torch.Tensor,
@@ -94,7 +94,7 @@ class _Choice(RolloutPolicy):
         return actions, choice.candidate, choice.reward_value, choice.cost_value
 
 
-def export_policy(  # pylint: disable=too-many-arguments
+def export_policy(
     run: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,

@@ -104,7 +104,7 @@ class _ObservingPolicy(DeployedPolicy):
         return np.zeros((self._count, 2))  # of the episode so far: return, cost
 
 
-def load_policy(  # pylint: disable=too-many-arguments
+def load_policy(
     run: str | os.PathLike[str],
     cost_limit: float | None = None,
     target_return: float | str | None = None,
@@ -212,7 +212,7 @@ def asks_for_returns(spec: dict[str, Any]) -> bool:
     return 'policy' in spec
 
 
-def deployment_of(  # pylint: disable=too-many-arguments
+def deployment_of(
     networks: Deployable,
     cost_limit: float | None = None,
     target_return: float | str | None = None,

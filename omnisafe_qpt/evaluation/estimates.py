@@ -33,7 +33,7 @@ class TooFewEpisodes(UserError):
     """A dataset is too small to learn dynamics from and to test them."""
 
 
-def estimate_run(  # pylint: disable=too-many-arguments
+def estimate_run(
     run: str | os.PathLike[str],
     dataset: str | os.PathLike[str],
     cost_limits: Sequence[float] | None = None,

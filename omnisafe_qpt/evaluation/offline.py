@@ -18,7 +18,7 @@ from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_transformer
 from omnisafe_qpt.settings.machine import resolve_device
 
 
-def evaluate_offline(  # pylint: disable=too-many-arguments
+def evaluate_offline(
     run: str | os.PathLike[str],
     dataset: str | os.PathLike[str],
     cost_limits: Sequence[float] | None = None,

@@ -57,7 +57,7 @@ class _Wanted:
     target_return: float | None
 
 
-def evaluate_runs(  # pylint: disable=too-many-arguments
+def evaluate_runs(
     runs: RunPath | Sequence[RunPath],
     cost_limits: float | Sequence[float] | None = None,
     target_return: float | str | Sequence[float | str] | None = None,

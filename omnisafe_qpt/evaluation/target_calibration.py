@@ -61,7 +61,7 @@ _FIRST_LOOK = 4
 DEFAULT_EPISODES = 80
 
 
-def calibrate_run(  # pylint: disable=too-many-arguments
+def calibrate_run(
     run: str | os.PathLike[str],
     episodes: int | None = None,
     *,
