@@ -529,10 +529,9 @@ def test_a_calibration_on_data_is_kept_and_says_what_it_is(
     assert record['steps'] == 0
     assert {level['cost_bound'] is not None for level in record['levels']} == {is_known}
     policy = omnisafe_qpt.load_policy(run, cost_limit=5.5, device='cpu')
-    assert policy.guarantee.status == ('estimated' if is_known else policy.guarantee.status)
-    assert policy.guarantee.status != 'certified'
+    assert policy.guarantee.status == ('estimated' if is_known else 'not certified')
     assert 'not measured' in str(policy.guarantee)
     assert policy.guarantee.share_bound == 1.0
-    if is_known:
-        assert policy.guarantee.target_cost == record['levels'][0]['asked_cost']
+    # Where nothing is reliable, the lowest target cost is the conservative choice.
+    assert policy.guarantee.target_cost == record['levels'][0]['asked_cost']
     assert main([*command, '--episodes', '5']) == 1

@@ -85,7 +85,7 @@ def calibrate_offline(
         on_progress,
     )
     played = [_level(result, index, _LEAST_NEAR * unit) for index in range(len(levels) + 1)]
-    zero_action = {key: value for key, value in played.pop().items() if key != 'cost_bound'}
+    zero_action = played.pop()
     record = {
         'format': CALIBRATION_FORMAT,
         'method': MODEL,

@@ -70,9 +70,12 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
     Returns:
         The level, and what that says of the limit. ``CERTIFIED``: of the levels from the lowest up
         to the first whose bound is above the limit, the one of the highest mean return.
-        Of imagined episodes (method ``model``), ``ESTIMATED`` stands in its place.
         ``NOT_CERTIFIED``: there is none; the lowest whose mean cost is within the limit.
         ``NO_SAFE_TARGET``: none is; the least mean cost, which may be the zero action's.
+
+        Where episodes were imagined (method ``model``), ``ESTIMATED`` stands in place of
+        ``CERTIFIED``. Without such a level it is ``NO_SAFE_TARGET`` with the zero action if that
+        has a bound within the limit, else ``NOT_CERTIFIED`` with the lowest level.
     """
     levels = calibration['levels']
     certified: list[dict[str, Any]] = []
@@ -83,10 +86,15 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
     if certified:
         status = ESTIMATED if calibration.get('method') == MODEL else CERTIFIED
         return max(certified, key=lambda level: level['return_mean']), status
+    zero_action = calibration['zero_action']
+    if calibration.get('method') == MODEL:
+        bound = zero_action.get('cost_bound')
+        if bound is not None and bound <= cost_limit:
+            return zero_action, NO_SAFE_TARGET
+        return levels[0], NOT_CERTIFIED  # the mean costs are not reliable
     for level in levels:
         if level['cost_mean'] <= cost_limit:
             return level, NOT_CERTIFIED
-    zero_action = calibration['zero_action']
     measured = levels if zero_action is None else [*levels, zero_action]
     return min(measured, key=lambda level: (level['cost_mean'], -level['return_mean'])), (
         NO_SAFE_TARGET

@@ -79,7 +79,9 @@ _CALIBRATION = record(
         'worst_cost': number(0),
         'comparisons': whole(1),
         'levels': sequence(_LEVEL, 1),
-        'zero_action': maybe(record(_PLAYED, {'reason': maybe(text())})),
+        'zero_action': maybe(
+            record(_PLAYED, {'reason': maybe(text()), 'cost_bound': maybe(number())})
+        ),
     },
     {'method': text('simulator', 'model'), 'model': mapping(plain)},
 )
