@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.data.frontier import Frontier
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import (
     DeploymentOptions,
@@ -21,7 +22,7 @@ from omnisafe_qpt.evaluation.deployment import (
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
-from omnisafe_qpt.evaluation.offline_data import Episodes, read_episodes
+from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder
 
 
@@ -80,7 +81,7 @@ def estimate_run(
     chosen = DeploymentOptions(**options)
     networks, path = chosen.load(run)
     data = read_episodes(str(dataset), networks)
-    check_episodes(data)
+    check_episodes(data.trajectories)
     limits = cost_limits or [None]
     deployments = [deployment_of(networks, limit, None, chosen) for limit in limits]
     levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
@@ -146,17 +147,17 @@ def _choice(
     return None if index is None else _level(result, index, cost_limit)
 
 
-def check_episodes(data: Episodes) -> None:
+def check_episodes(trajectories: Trajectories) -> None:
     """Refuse a dataset that is too small.
 
     Raises:
         TooFewEpisodes: If it is.
     """
-    found = len(data.trajectories.rows)
+    found = len(trajectories.rows)
     if found < _FEWEST_EPISODES:
         raise TooFewEpisodes(
-            f'{data.path} has {found} episodes; an estimate needs at least {_FEWEST_EPISODES}, a '
-            'tenth of which tests it',
+            f'{trajectories.name} has {found} episodes; an estimate needs at least '
+            f'{_FEWEST_EPISODES}, a tenth of which tests it',
         )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisafe_qpt.data.frontier import Frontier
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.deployment import (
     DeploymentOptions,
     calibrated_settings,
@@ -26,6 +27,8 @@ from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estim
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, MODEL
 from omnisafe_qpt.runs.checkpoint import replace_checkpoint
 
@@ -68,15 +71,60 @@ def calibrate_offline(
     chosen = DeploymentOptions(**options)
     networks, path = chosen.load_transformer(run)
     data = read_episodes(str(dataset), networks)
-    check_episodes(data)
     config, _ = deployment_of(networks, None, None, chosen)
+    record = imagined_calibration(
+        networks,
+        config,
+        data.trajectories,
+        {'path': data.path, 'sha256': data.sha256},
+        seed=seed,
+        particles=particles,
+        dynamics=dynamics,
+        on_progress=on_progress,
+    )
+    networks.spec = {**networks.spec, 'calibration': record}
+    replace_checkpoint(path, networks)
+    return record, path
+
+
+def imagined_calibration(
+    networks: DeployableNetworks,
+    config: DeploymentConfig,
+    trajectories: Trajectories,
+    dataset: dict[str, Any],
+    *,
+    seed: int = 0,
+    particles: int = DEFAULT_PARTICLES,
+    dynamics: DynamicsConfig | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Calibrate a model in dynamics that are learned from episodes.
+
+    Args:
+        networks (DeployableNetworks): The trained model, on the device to use.
+        config (DeploymentConfig): Candidates and selection rule.
+        trajectories (Trajectories): The episodes, actions in [-1, 1].
+        dataset (dict[str, Any]): ``path`` and ``sha256`` of what they were read from.
+        seed (int, optional): Fixes all that is drawn. Defaults to 0.
+        particles (int, optional): Imagined episodes of each of the model's members at each level.
+        dynamics (DynamicsConfig, optional): The model's settings.
+        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+
+    Returns:
+        A record as by :func:`omnisafe_qpt.evaluation.target_calibration.calibrate`, of method
+        ``model``. Its bounds are estimates.
+
+    Raises:
+        TooFewEpisodes: If there are too few.
+    """
+    check_episodes(trajectories)
     spec, unit = networks.spec, networks.scaling.cost_unit.item()
     frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
     levels = [Level(frontier.target_return(cost), cost) for cost in ladder(unit, frontier)]
     result = estimate(
         networks,
         config,
-        data.trajectories.to(networks.device),
+        trajectories.to(networks.device),
         [*levels, Level(None, 0.0)],
         spec['horizon'],
         particles,
@@ -86,22 +134,19 @@ def calibrate_offline(
     )
     played = [_level(result, index, _LEAST_NEAR * unit) for index in range(len(levels) + 1)]
     zero_action = played.pop()
-    record = {
+    return {
         'format': CALIBRATION_FORMAT,
         'method': MODEL,
-        'model': {'dataset': data.path, 'dataset_sha256': data.sha256, 'test': model_test(result)},
+        'model': {'dataset': dataset, 'test': model_test(result)},
         'episodes': len(played[0]['costs']),
         'first_seed': seed,
         'settings': calibrated_settings(config),
-        'worst_cost': data.trajectories.cost_returns.max().item(),
+        'worst_cost': trajectories.cost_returns.max().item(),
         'comparisons': 1,
         'steps': 0,
         'levels': played,
         'zero_action': {**zero_action, 'asked_cost': None},
     }
-    networks.spec = {**spec, 'calibration': record}
-    replace_checkpoint(path, networks)
-    return record, path
 
 
 def _level(result: OffPolicyEstimate, index: int, least: float) -> dict[str, Any]:

@@ -307,7 +307,7 @@ class OfflineAlgorithm(BaseOffline):
             settings=self._episodes,
             seed=self._cfgs.seed,
             deployment=self._deployment,
-            reference_returns=self._data.reference_returns,
+            data=self._data,
             more_metrics=self._evaluation_metrics,
             stop_signal=stop_signal,
         )
