@@ -17,9 +17,10 @@ import signal
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext, SpawnContext
 from types import GeneratorType
 from typing import Any
 
@@ -110,6 +111,7 @@ class Worker:
         # A fork shares what is in memory, where importing OmniSafe anew takes seconds. The children
         # touch no CUDA, and with one thread have no use for torch's pool, which a fork leaves out.
         forks = sys.platform == 'linux' and not fresh
+        context: ForkContext | SpawnContext
         context = multiprocessing.get_context('fork' if forks else 'spawn')
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -300,7 +302,7 @@ def _results(target: Any, name: str, *arguments: Any) -> Iterator[Any]:
     yield result
 
 
-def _partials(generator: GeneratorType) -> Iterator[Partial]:
+def _partials(generator: GeneratorType) -> Generator[Partial, None, Any]:
     while True:
         try:
             value = next(generator)

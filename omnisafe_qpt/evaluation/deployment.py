@@ -230,7 +230,7 @@ def deployment_of(  # pylint: disable=too-many-arguments
         UserError: If a value is impossible, or the model knows no such setting.
     """
     spec = networks.spec
-    given = {
+    given: dict[str, Any] = {
         'cost_limit': cost_limit,
         'candidates': candidates,
         'rule': rule,

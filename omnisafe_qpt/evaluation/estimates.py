@@ -90,7 +90,7 @@ def estimate_run(  # pylint: disable=too-many-arguments
             f'{data.path} has {len(data.trajectories.rows)} episodes; an estimate needs at least '
             f'{_FEWEST_EPISODES}, a tenth of which tests it',
         )
-    limits = cost_limits or [None]
+    limits: Sequence[float | None] = cost_limits or [None]
     deployments = [
         deployment_of(networks, limit, None, candidates, rule, candidate_shift) for limit in limits
     ]
