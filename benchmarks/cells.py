@@ -11,9 +11,7 @@ budget of seconds are found before training, by a few of them under the same loa
 
 from __future__ import annotations
 
-import csv
 import ctypes
-import io
 import json
 import math
 import os
@@ -24,15 +22,18 @@ import statistics
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import omnisafe
+import pandas as pd
 import torch
 
 from benchmarks import builtin
 from benchmarks.engines import ROOT, Job, error_file
+from benchmarks.rows import COLUMNS
 from benchmarks.suite import (
     BEST,
     LAST,
@@ -67,7 +68,6 @@ from omnisafe_qpt.settings.machine import hardware, resolve_device
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 
 
-COLUMNS = ('checkpoint', 'cost_limit', 'episode', 'seed', 'return', 'cost', 'length')
 # What is kept of a policy that is asked for a return and a cost, at each limit.
 _ASKED = (
     'cost_limit',
@@ -199,11 +199,13 @@ class _Trainer:
         self._algo, self._env_id = cell.row.algo, cell.dataset.env_id
         self._is_ours = self._algo in OURS
         self._device = resolve_device(job.device)
-        self._horizon = _horizon(cell)
+        task = cell.dataset.task
+        self._horizon = _of_env(cell, horizon_of) if task is None else task.horizon
         self._references = _references(cell, data, self._horizon)
         self._data = data.path
         if not self._is_ours:
-            action_range = _action_range(cell)
+            # The actions of DSRL's tasks are all in [-1, 1].
+            action_range = _of_env(cell, action_range_of) if task is None else None
             self._data = builtin.prepare_data(self._algo, data, work / 'data', action_range)
 
     def train(self) -> Training:
@@ -214,8 +216,8 @@ class _Trainer:
         # The built-ins save at the end of whole epochs only.
         updates = updates // epochs * epochs
         run = self._learn(updates, epochs, self._folder, validates=True)
-        rows = _progress(run)
-        validate_seconds = sum(row['Time/Evaluate'] for row in rows)
+        progress = _progress(run)
+        validate_seconds = float(progress['Time/Evaluate'].sum())
         if self._is_ours:
             validate_seconds += self._calibrate_best(run)
         else:
@@ -225,8 +227,8 @@ class _Trainer:
             data=str(self._data),
             horizon=self._horizon,
             reference_returns=self._references,
-            updates=int(rows[-1]['TotalSteps']),
-            train_seconds=sum(row['Time/Update'] for row in rows),
+            updates=int(progress['TotalSteps'].iloc[-1]),
+            train_seconds=float(progress['Time/Update'].sum()),
             probe=probe,
             validate_seconds=validate_seconds,
             started=started,
@@ -256,7 +258,7 @@ class _Trainer:
         """
         folder = self._folder / 'probe'
         run = self._learn(2 * updates, 2, folder, validates=False)
-        seconds = _progress(run)[-1]['Time/Update'] / updates
+        seconds = float(_progress(run)['Time/Update'].iloc[-1]) / updates
         shutil.rmtree(folder)
         return seconds
 
@@ -352,29 +354,15 @@ class _Trainer:
         return time.perf_counter() - started
 
 
-def _progress(run: Path) -> list[dict[str, float]]:
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        rows = csv.DictReader(file)
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+def _progress(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / 'progress.csv')
 
 
-def _horizon(cell: Cell) -> int:
-    if cell.dataset.task is not None:
-        return cell.dataset.task.horizon
+def _of_env(cell: Cell, ask: Callable[[Any], Any]) -> Any:
+    """Return what is asked of a cell's environment."""
     env = make_env(cell.dataset.env_id)
     try:
-        return horizon_of(env)
-    finally:
-        env.close()
-
-
-def _action_range(cell: Cell) -> dict[str, list[float]] | None:
-    """Return the range of an environment's actions; None for DSRL's tasks, all [-1, 1]."""
-    if cell.dataset.task is not None:
-        return None
-    env = make_env(cell.dataset.env_id)
-    try:
-        return action_range_of(env)
+        return ask(env)
     finally:
         env.close()
 
@@ -410,12 +398,10 @@ def record(cell: Cell, training: Training, data: DataFile, job: Job) -> None:
             known += [{'checkpoint': checkpoint, **row} for row in new]
     seconds = time.perf_counter() - started
     path = Path(job.results) / cell.name
-    text = io.StringIO(newline='')
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
     with atomic_path(f'{path}.csv') as temporary:
-        temporary.write_text(text.getvalue(), encoding='utf-8')
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(
+            temporary, index=False, lineterminator='\n'
+        )
     facts = _facts(cell, training, data, job, seconds)
     write_json({**facts, 'asked': asked} if asked else facts, Path(f'{path}.json'))
 

@@ -21,8 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Hashable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +35,7 @@ from benchmarks.engines import (
     ROOT,
     Engine,
     Job,
+    Outcome,
     ProcessEngine,
     RayEngine,
     Work,
@@ -44,9 +45,9 @@ from benchmarks.estimate import (
     START_SECONDS,
     Estimate,
     Forecast,
-    Recorded,
     data_bytes,
     estimate,
+    recorded_seconds,
 )
 from benchmarks.suite import (
     Cell,
@@ -65,7 +66,6 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.signals import stop_signals
 
 
-_SECONDS_BETWEEN_LOOKS = 0.2
 # A line of progress at least this often.
 _SECONDS_BETWEEN_LINES = 120.0
 # A training whose time is further from its budget is pointed out.
@@ -255,7 +255,7 @@ def make_plan(suite: Suite, options: argparse.Namespace) -> Plan:
             data[dataset.name] = find_data(dataset, files, options.data_dir, may_download=True)
         pending += unfinished
     device = _device_type(options.device)
-    recorded = Recorded.load(results, device)
+    recorded = recorded_seconds(results, device)
     estimates = {cell.name: estimate(cell, recorded, device) for cell in cells}
     return Plan(suite, results, data, finished, pending, estimates, options.work.resolve())
 
@@ -314,13 +314,15 @@ class _Task:
 
     Args:
         cells (list[Cell]): Those that are left of it.
-        tries (int): How often it was started.
-        expected (tuple[Hashable, float]): Its kind and its estimate when it was started last.
+        tries (int): How often it was submitted.
+        expected (tuple[Hashable, float]): Its kind and its estimate when it was submitted last.
+        work (Work): Its job.
     """
 
     cells: list[Cell]
-    tries: int = 0
-    expected: tuple[Hashable, float] = ('', 0.0)
+    tries: int
+    expected: tuple[Hashable, float]
+    work: Work
 
 
 class _Runner:
@@ -337,36 +339,36 @@ class _Runner:
         self._plan, self._options, self._engine = plan, options, engine
         self._work = plan.work
         self._commit, self._dirty = git_state()
-        self._queue = deque(_Task(cells) for cells in plan.groups())
-        self._tasks: dict[int, _Task] = {}
-        self._submitted = 0
+        self._tasks: dict[Future[Outcome], _Task] = {}  # in the order in which they start
         self._done: list[Cell] = []
         self._failed: dict[str, str] = {}
-        self._started = self._last_line = time.monotonic()
-        expected = [plan.expect(task.cells)[1] for task in self._queue]
-        self._forecast = Forecast(statistics.fmean(expected))
+        self._started = time.monotonic()
+        self._forecast = Forecast(
+            statistics.fmean(plan.expect(cells)[1] for cells in plan.groups()),
+        )
 
     def run(self) -> None:
         """Do all there is to do."""
-        while self._queue or self._tasks:
-            while self._queue and self._engine.has_room:
-                self._submit(self._queue.popleft())
-            for work, how, seconds in self._engine.finished():
-                self._settle(work, how, seconds)
-            if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-                running = ', '.join(task.cells[0].name for task in self._tasks.values())
-                self._say(f'running {running[:200]}')
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        for cells in self._plan.groups():
+            self._submit(cells, 1)
+        while self._tasks:
+            ended = wait(self._tasks, _SECONDS_BETWEEN_LINES, FIRST_COMPLETED).done
+            for future in ended:
+                self._settle(self._tasks.pop(future), future)
+            if not ended:
+                running = list(self._tasks.values())[: self._engine.parallel]
+                names = ', '.join(task.cells[0].name for task in running)
+                self._say(f'running {names[:200]}')
 
-    def _submit(self, task: _Task) -> None:
+    def _submit(self, cells: list[Cell], tries: int) -> None:
         suite, options = self._plan.suite, self._options
-        data = self._plan.data[task.cells[0].dataset.name]
-        for cell in task.cells:
+        data = self._plan.data[cells[0].dataset.name]
+        for cell in cells:
             error_file(self._work, suite.name, cell.name).unlink(missing_ok=True)
         job = Job(
             suite=str(suite.path.resolve()),
             updates=options.updates,
-            cells=tuple(cell.name for cell in task.cells),
+            cells=tuple(cell.name for cell in cells),
             data=str(data.path),
             data_sha256=data.sha256,
             work=str(self._work),
@@ -376,37 +378,39 @@ class _Runner:
             commit=self._commit,
             dirty=self._dirty,
         )
-        name = task.cells[0].name.replace('/', '-')
+        name = cells[0].name.replace('/', '-')
         folder = self._work / suite.name / 'jobs'
         folder.mkdir(parents=True, exist_ok=True)
-        job.save(folder / f'{name}.json')
-        self._submitted += 1
-        log = folder / f'{name}.log'
-        log.unlink(missing_ok=True)
-        task.tries, task.expected = task.tries + 1, self._plan.expect(task.cells)
-        self._tasks[self._submitted] = task
-        self._engine.submit(Work(self._submitted, folder / f'{name}.json', log, options.threads))
+        work = Work(folder / f'{name}.json', folder / f'{name}.log', options.threads)
+        job.save(work.job)
+        work.log.unlink(missing_ok=True)
+        task = _Task(cells, tries, self._plan.expect(cells), work)
+        self._tasks[self._engine.submit(work)] = task
 
-    def _settle(self, work: Work, how: str, seconds: float) -> None:
+    def _settle(self, task: _Task, future: Future[Outcome]) -> None:
         """Take in what a job has brought; what failed is tried again, or told."""
-        task = self._tasks.pop(work.number)
+        try:
+            how, seconds = future.result()
+        except Exception as error:  # noqa: BLE001 - Ray's, where a node is lost
+            how, seconds = str(error).strip().splitlines()[-1], 0.0
         sha256 = self._plan.sha256(task.cells[0])
         done = [cell for cell in task.cells if is_finished(self._plan.results, cell, sha256)]
         left = [cell for cell in task.cells if cell not in done]
-        is_over = not left or task.tries > self._options.retry
+        is_over = task.tries > self._options.retry
         if not left:
             self._forecast.learn(*task.expected, seconds)
+        for cell in left:
+            self._note_failure(cell, task.work, how)
+        if left and not is_over:
+            self._submit(left, task.tries + 1)
         for cell in done:
             self._done.append(cell)
             self._say(f'{cell.name} {_outcome(read_facts(self._plan.results, cell.name))}')
         for cell in left:
-            self._tell_failure(cell, work, how)
             verdict = 'FAILED' if is_over else 'failed, to be tried again'
             self._say(f'{cell.name} {verdict}: {self._failed[cell.name]}')
-        if not is_over:
-            self._queue.append(_Task(left, task.tries))
 
-    def _tell_failure(self, cell: Cell, work: Work, how: str) -> None:
+    def _note_failure(self, cell: Cell, work: Work, how: str) -> None:
         """Keep the last line of what went wrong; a process that died could not write it itself."""
         path = error_file(self._work, self._plan.suite.name, cell.name)
         if not path.is_file():
@@ -420,17 +424,16 @@ class _Runner:
         self._failed[cell.name] = lines[-1] if lines else how
 
     def _say(self, what: str) -> None:
-        self._last_line = time.monotonic()
-        left = ''
-        if self._queue or self._tasks:
-            left = f', ETA {_duration(self._seconds_left())}'
+        left = f', ETA {_duration(self._seconds_left())}' if self._tasks else ''
         print(f'[{len(self._done)}/{len(self._plan.pending)}{left}] {what}', flush=True)
 
     def _seconds_left(self) -> float:
-        running = {work.number: self._engine.seconds(work) for work in self._engine.running}
+        now = time.monotonic()
         return self._forecast.left(
-            [self._plan.expect(task.cells) for task in self._queue],
-            [(*task.expected, running.get(at, 0.0)) for at, task in self._tasks.items()],
+            [
+                (*task.expected, 0.0 if task.work.started is None else now - task.work.started)
+                for task in self._tasks.values()
+            ],
             self._engine.parallel,
         )
 
@@ -479,7 +482,8 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
     groups = plan.groups()
     expected = [plan.expect(cells) for cells in groups]
     seconds = sum(each for _, each in expected)
-    together = Forecast(1.0).left(expected, [], options.workers)
+    jobs = [(*each, 0.0) for each in expected]
+    together = Forecast(1.0).left(jobs, options.workers)
     disk = sum(plan.estimates[cells[0].name].disk for cells in groups)
     disk += data_bytes(plan.pending, plan.data)
     print(

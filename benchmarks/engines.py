@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where jobs run: processes of this machine, or a Ray cluster.
 
-Each job is a process of its own either way. OmniSafe and the simulators keep state that cannot be
-undone, and a job that dies takes nothing with it.
+Each job is a process of its own either way, in a process group of its own: OmniSafe and the
+simulators keep state that cannot be undone, a job that dies takes no other with it, and a job that
+hangs can be ended with all that it started. A pool of reused workers (``ProcessPoolExecutor``,
+joblib) gives none of these, so threads of a pool wait for the processes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # After being asked to end, before being made to.
 _SECONDS_TO_END = 15.0
+_SECONDS_BETWEEN_LOOKS = 0.1
 _THREAD_VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 
 
@@ -76,21 +81,25 @@ def error_file(work: Path, suite: str, cell_name: str) -> Path:
     return work / suite / f'{cell_name}.error.txt'
 
 
-@dataclass(frozen=True)
+# How a job ended, empty if all is well, and how many seconds it ran.
+Outcome = tuple[str, float]
+
+
+@dataclass
 class Work:
     """A job on its way.
 
     Args:
-        number (int): Tells it from others.
         job (Path): The job's file.
         log (Path): Where its output goes.
         threads (int): That it uses.
+        started (float, optional): When it started on this machine, by the monotonic clock.
     """
 
-    number: int
     job: Path
     log: Path
     threads: int
+    started: float | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start its process, in a group of its own that can be ended as one."""
@@ -110,41 +119,25 @@ class Work:
                 start_new_session=True,
             )
 
+    def run(self, stopped: threading.Event | None = None) -> Outcome:
+        """Run its process until it ends or is to be stopped; nothing that it started stays."""
+        self.started = time.monotonic()
+        process = self.start()
+        stopped = stopped or threading.Event()
+        try:
+            while process.poll() is None and not stopped.wait(_SECONDS_BETWEEN_LOOKS):
+                pass
+        finally:
+            _end_group(process)
+        return _ending(process.returncode), time.monotonic() - self.started
+
 
 def _python_path() -> str:
     """Return the variable's value with which ``benchmarks`` can be imported."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
 
 
-class Engine(Protocol):
-    """Runs jobs side by side."""
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another job may be submitted."""
-
-    @property
-    def running(self) -> list[Work]:
-        """The jobs that were submitted and have not been told as finished."""
-
-    @property
-    def parallel(self) -> int:
-        """How many jobs run at a time."""
-
-    def seconds(self, work: Work) -> float:
-        """Return how long a job has run; 0 where it may not have started."""
-
-    def submit(self, work: Work) -> None:
-        """Start a job, now or as soon as there is room."""
-
-    def finished(self) -> list[tuple[Work, str, float]]:
-        """Return the jobs that ended since the last call, how, and how many seconds they ran."""
-
-    def stop(self) -> None:
-        """End all that runs, and wait until it has ended."""
-
-
-def ending(code: int) -> str:
+def _ending(code: int) -> str:
     """Say how a process ended, by its exit code; empty if all is well."""
     if code == 0:
         return ''
@@ -154,13 +147,25 @@ def ending(code: int) -> str:
     return f'exit code {code}'
 
 
-def end_process(process: subprocess.Popen[bytes], seconds: float = _SECONDS_TO_END) -> None:
+def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
+            process.wait(_SECONDS_TO_END)
+
+
+class Engine(Protocol):
+    """Runs jobs side by side, in the order in which they are submitted."""
+
+    parallel: int  # at a time
+
+    def submit(self, work: Work) -> Future[Outcome]:
+        """Start a job as soon as there is room."""
+
+    def stop(self) -> None:
+        """End all that runs, and wait until it has ended."""
 
 
 class ProcessEngine:
@@ -173,45 +178,17 @@ class ProcessEngine:
     def __init__(self, workers: int) -> None:
         """Initialize an instance of :class:`ProcessEngine`."""
         self.parallel = workers
-        self._processes: dict[int, tuple[Work, subprocess.Popen[bytes]]] = {}
-        self._started: dict[int, float] = {}
+        self._pool = ThreadPoolExecutor(workers)
+        self._stopped = threading.Event()
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another job may be submitted."""
-        return len(self._processes) < self.parallel
-
-    @property
-    def running(self) -> list[Work]:
-        """The jobs that run."""
-        return [work for work, _ in self._processes.values()]
-
-    def seconds(self, work: Work) -> float:
-        """Return how long a job has run."""
-        return time.monotonic() - self._started[work.number]
-
-    def submit(self, work: Work) -> None:
-        """Start a job."""
-        self._started[work.number] = time.monotonic()
-        self._processes[work.number] = (work, work.start())
-
-    def finished(self) -> list[tuple[Work, str, float]]:
-        """Return the jobs that ended since the last call, how, and how many seconds they ran."""
-        ended = [pair for pair in self._processes.values() if pair[1].poll() is not None]
-        for work, process in ended:
-            end_process(process)  # what it may have left behind
-            del self._processes[work.number]
-        return [(work, ending(process.returncode), self.seconds(work)) for work, process in ended]
+    def submit(self, work: Work) -> Future[Outcome]:
+        """Start a job as soon as there is room."""
+        return self._pool.submit(work.run, self._stopped)
 
     def stop(self) -> None:
         """End all that runs, and wait until it has ended."""
-        processes = [process for _, process in self._processes.values()]
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
-            end_process(process)
-        self._processes.clear()
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
 
 
 class RayEngine:
@@ -259,66 +236,24 @@ class RayEngine:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f'--ray-address {address}: {error}') from error
         options = {'num_cpus': threads, 'num_gpus': gpus, 'max_retries': retries}
-        self._run = ray.remote(**options)(_run_on_node)
+        self._run = ray.remote(**options)(Work.run)
         here = ray.cluster_resources()
         room = [here.get('CPU', 0.0) / threads]
         if gpus:
             room.append(here.get('GPU', 0.0) / gpus)
         self.parallel = max(int(min(room)), 1)
-        self._tasks: dict[Any, Work] = {}
+        self._tasks: list[Any] = []
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another job may be submitted: Ray queues what it has no room for."""
-        return True
-
-    @property
-    def running(self) -> list[Work]:
-        """The jobs that run or wait."""
-        return list(self._tasks.values())
-
-    def seconds(self, work: Work) -> float:
-        """Return 0: Ray does not say when a job began."""
-        return 0.0
-
-    def submit(self, work: Work) -> None:
-        """Hand a job to Ray."""
-        self._tasks[self._run.remote(work)] = work
-
-    def finished(self) -> list[tuple[Work, str, float]]:
-        """Return the jobs that ended since the last call, how, and how many seconds they ran."""
-        ended: list[tuple[Work, str, float]] = []
-        if not self._tasks:
-            return ended
-        for task in self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)[0]:
-            try:
-                code, seconds = self._ray.get(task)
-                how = ending(code)
-            except self._ray.exceptions.RayError as error:
-                how, seconds = str(error).strip().splitlines()[-1], 0.0
-            ended.append((self._tasks.pop(task), how, seconds))
-        return ended
+    def submit(self, work: Work) -> Future[Outcome]:
+        """Hand a job to Ray, which queues what it has no room for."""
+        self._tasks.append(self._run.remote(work))
+        return self._tasks[-1].future()
 
     def stop(self) -> None:
         """End all that runs, and leave the cluster."""
-        for task in self._tasks:
-            # A plain interrupt lets the node end the job's process.
-            self._ray.cancel(task)
-        if self._tasks:
-            self._ray.wait(
-                list(self._tasks),
-                num_returns=len(self._tasks),
-                timeout=_SECONDS_TO_END,
-            )
-        self._tasks.clear()
+        _, left = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)
+        for task in left:
+            self._ray.cancel(task)  # a plain interrupt lets the node end the job's process
+        if left:
+            self._ray.wait(left, num_returns=len(left), timeout=_SECONDS_TO_END)
         self._ray.shutdown()
-
-
-def _run_on_node(work: Work) -> tuple[int, float]:
-    """Run a job on a node of the cluster; returns its exit code and how many seconds it ran."""
-    started = time.monotonic()
-    process = work.start()
-    try:
-        return process.wait(), time.monotonic() - started
-    finally:
-        end_process(process)

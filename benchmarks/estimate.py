@@ -53,71 +53,49 @@ _RUN_BYTES = (8e6, 60e6)
 _UNPACKED = 2.0
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What finished cells took.
+# What decides how long an update, the validation of a training, and a step of evaluation take.
+_DECISIVE = {
+    'update': ('algo', 'settings'),
+    'validation': ('algo', 'env_id', 'settings', 'epochs', 'validation_episodes'),
+    'step': ('algo', 'env_id', 'settings'),
+}
+
+
+def _key(kind: str, training: dict[str, Any], evaluate: dict[str, Any] | None = None) -> str:
+    known = {name: training[name] for name in _DECISIVE[kind]}
+    return config_hash({'kind': kind, 'evaluate': evaluate, **known})
+
+
+def recorded_seconds(results: Path, device: str) -> dict[str, float]:
+    """Return what finished cells took, the median for each key of :func:`_key`.
 
     Args:
-        update_seconds (dict[str, float]): Of one update, by the hash of what decides it.
-        validate_seconds (dict[str, float]): Of all validation in a training, alike.
-        step_seconds (dict[str, float]): Of one step of evaluation, alike.
+        results (Path): The suite's folder of results; those beside it are read too.
+        device (str): ``cpu`` or ``cuda``; cells of other devices are left out.
     """
-
-    update_seconds: dict[str, float]
-    validate_seconds: dict[str, float]
-    step_seconds: dict[str, float]
-
-    @classmethod
-    def load(cls, results: Path, device: str) -> Recorded:
-        """Read all results beside a suite's.
-
-        Args:
-            results (Path): The suite's folder of results.
-            device (str): ``cpu`` or ``cuda``; cells of other devices are left out.
-        """
-        updates: dict[str, list[float]] = {}
-        validations: dict[str, list[float]] = {}
-        steps: dict[str, list[float]] = {}
-        for path in results.parent.glob('*/*/*/seed-*.json'):
-            try:
-                facts = json.loads(path.read_text(encoding='utf-8'))
-                if facts['hardware']['device'] != device:
-                    continue
-                training, evaluate = facts['config']['training'], facts['config']['evaluate']
-                update = facts['train_seconds'] / facts['updates']
-                validate = facts['validate_seconds']
-                step = facts['evaluate_seconds'] / _test_steps(facts)
-            except (KeyError, OSError, ValueError, ZeroDivisionError):
+    found: dict[str, list[float]] = {}
+    for path in results.parent.glob('*/*/*/seed-*.json'):
+        try:
+            facts = json.loads(path.read_text(encoding='utf-8'))
+            if facts['hardware']['device'] != device:
                 continue
-            updates.setdefault(_update_key(training), []).append(update)
-            validations.setdefault(_validation_key(training), []).append(validate)
-            steps.setdefault(_step_key(training, evaluate), []).append(step)
-        return cls(
-            *(
-                {key: statistics.median(found[key]) for key in found}
-                for found in (updates, validations, steps)
-            )
-        )
+            training, evaluate = facts['config']['training'], facts['config']['evaluate']
+            taken = {
+                _key('update', training): facts['train_seconds'] / facts['updates'],
+                _key('validation', training): facts['validate_seconds'],
+                _key('step', training, evaluate): facts['evaluate_seconds'] / _test_steps(facts),
+            }
+        except (KeyError, OSError, ValueError, ZeroDivisionError):
+            continue
+        for key, seconds in taken.items():
+            found.setdefault(key, []).append(seconds)
+    return {key: statistics.median(each) for key, each in found.items()}
 
 
 def _test_steps(facts: dict[str, Any]) -> float:
     checkpoints = len(facts['config']['checkpoints'])
     limits = len(facts['cost_limits']) if facts['algo'] in _TRANSFORMERS else 1
     return facts['episodes'] * facts['horizon'] * checkpoints * limits
-
-
-def _update_key(training: dict[str, Any]) -> str:
-    return config_hash({name: training[name] for name in ('algo', 'settings')})
-
-
-def _validation_key(training: dict[str, Any]) -> str:
-    names = ('algo', 'env_id', 'settings', 'epochs', 'validation_episodes')
-    return config_hash({name: training[name] for name in names})
-
-
-def _step_key(training: dict[str, Any], evaluate: dict[str, Any]) -> str:
-    names = ('algo', 'env_id', 'settings')
-    return config_hash({**{name: training[name] for name in names}, 'evaluate': evaluate})
 
 
 @dataclass(frozen=True)
@@ -135,24 +113,24 @@ class Estimate:
     disk: float
 
 
-def estimate(cell: Cell, recorded: Recorded, device: str) -> Estimate:
+def estimate(cell: Cell, recorded: Mapping[str, float], device: str) -> Estimate:
     """Estimate what a cell will take in one process.
 
     Args:
         cell (Cell): The cell.
-        recorded (Recorded): What finished cells took.
+        recorded (Mapping[str, float]): What :func:`recorded_seconds` found.
         device (str): ``cpu`` or ``cuda``.
     """
     suite, training = cell.suite, cell.training(None)
     algo = CORRECTED.get(cell.row.algo, cell.row.algo)
     is_large = _is_large(cell.row)
-    update = recorded.update_seconds.get(_update_key(training))
+    update = recorded.get(_key('update', training))
     if update is None:
         update = _UPDATE_SECONDS[algo][is_large] if device == 'cpu' else _GPU_UPDATE_SECONDS
     budget = cell.budget
     train = budget['seconds'] if 'seconds' in budget else budget['updates'] * update
 
-    step = recorded.step_seconds.get(_step_key(training, cell.row.evaluate))
+    step = recorded.get(_key('step', training, cell.row.evaluate))
     if step is None:
         step = _policy_seconds(cell.row, training) + _simulator_seconds(cell.dataset)
     horizon = cell.dataset.task.horizon if cell.dataset.task else 1000
@@ -162,10 +140,8 @@ def estimate(cell: Cell, recorded: Recorded, device: str) -> Estimate:
     validation_episodes = suite.epochs * suite.validation_episodes
     calibration = training['settings']['train_cfgs'].get('calibrate_episodes', 0)
     validation_episodes += _CALIBRATION_LEVELS * calibration * (1 + has_best)
-    validate = recorded.validate_seconds.get(
-        _validation_key(training),
-        step * horizon * validation_episodes,
-    )
+    guess = step * horizon * validation_episodes
+    validate = recorded.get(_key('validation', training), guess)
     return Estimate(
         train=train + validate,
         evaluate=step * horizon * test_episodes,
@@ -238,29 +214,23 @@ class Forecast:
             return statistics.median(self._took[kind])
         return expected * self._measured / self._expected
 
-    def left(
-        self,
-        waiting: Sequence[tuple[Hashable, float]],
-        running: Sequence[tuple[Hashable, float, float]],
-        parallel: int,
-    ) -> float:
+    def left(self, jobs: Sequence[tuple[Hashable, float, float]], parallel: int) -> float:
         """Return the seconds until all jobs have ended.
 
         Args:
-            waiting (Sequence): Kind and estimate of each job to start, in their order.
-            running (Sequence): Kind, estimate and the seconds so far of each job that was started;
-                those beyond ``parallel`` wait for the others.
-            parallel (int): Jobs at a time.
+            jobs (Sequence): Kind, estimate and the seconds so far of each job, in the order in
+                which they start.
+            parallel (int): Jobs at a time; those beyond wait for the others.
         """
-        waiting = [*((kind, expected) for kind, expected, _ in running[parallel:]), *waiting]
-        ends = [0.0] * max(parallel - len(running), 0)
-        for kind, expected, so_far in running[:parallel]:
-            # One that is late is taken to be nearly done.
-            ends.append(max(self.seconds(kind, expected) - so_far, 0.1 * so_far))
+        # One that is late is taken to be nearly done.
+        ends = [
+            max(self.seconds(kind, expected) - so_far, 0.1 * so_far)
+            for kind, expected, so_far in jobs[:parallel]
+        ]
         heapq.heapify(ends)
-        for kind, expected in waiting:
+        for kind, expected, _ in jobs[parallel:]:
             heapq.heappush(ends, heapq.heappop(ends) + self.seconds(kind, expected))
-        return max(ends)
+        return max(ends, default=0.0)
 
 
 def data_bytes(cells: Iterable[Cell], data: Mapping[str, DataFile | None]) -> float:

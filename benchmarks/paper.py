@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.rows import Result, Results
+import pandas as pd
+
+from benchmarks.rows import Results
+from omnisafe_qpt.data.tasks import find_task
 
 
 # The paper's limit on every task.
@@ -35,48 +35,34 @@ _EXPERIMENTS = {
 }
 
 
-@dataclass(frozen=True)
-class PaperScore:
+class PaperScore(NamedTuple):
     """A normalised return and cost that the paper prints.
 
     Args:
-        table (int): Number of the table.
-        row (str): Method, experiment or number of candidates.
+        title (str): Where it is printed.
         returns (str): As printed, with the deviation where there is one.
         costs (str): As printed; ends with an ellipsis where further digits cannot be read.
     """
 
-    table: int
-    row: str
+    title: str
     returns: str
     costs: str
 
-    @property
-    def title(self) -> str:
-        """Where it is printed."""
-        return _TITLES[self.table].format(self.row)
-
 
 @cache
-def paper_scores() -> dict[tuple[int, str, str], PaperScore]:
-    """Return what the paper prints, by table, task and row."""
+def paper_figures() -> pd.DataFrame:
+    """Return ``paper_results.csv`` as text, by table, task and row."""
     path = Path(__file__).with_name('paper_results.csv')
-    scores = {}
-    with path.open(newline='', encoding='utf-8') as file:
-        for line in csv.DictReader(file):
-            returns, costs = (
-                line[name] + (f' ± {line[f"{name}_std"]}' if line[f'{name}_std'] else '')
-                for name in ('return', 'cost')
-            )
-            costs += '…' if line['cost_is_cut'] else ''
-            table = int(line['table'])
-            scores[table, line['task'], line['row']] = PaperScore(
-                table, line['row'], returns, costs
-            )
-    return scores
+    figures = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return figures.astype({'table': int}).set_index(['table', 'task', 'row'])
 
 
-def find_paper_score(results: Results, cell: Result, cost_limit: float) -> PaperScore | None:
+def find_paper_score(
+    results: Results,
+    dataset: str,
+    row: str,
+    cost_limit: float,
+) -> PaperScore | None:
     """Return what the paper prints for a row on a task, if the data and the limit are the paper's.
 
     Rows of QPT are those of Table 2 where its switches differ among the suite's rows, and those of
@@ -84,32 +70,41 @@ def find_paper_score(results: Results, cell: Result, cost_limit: float) -> Paper
 
     Args:
         results (Results): All rows.
-        cell (Result): One of the row's cells on the task.
-        cost_limit (float): In the units of an episode's cost.
+        dataset (str): The dataset.
+        row (str): The row.
+        cost_limit (float): Of an episode.
     """
-    if cell.task is None or not cell.is_dsrl or cost_limit != COST_LIMIT:
+    cells = results.cells[(results.cells.dataset == dataset) & (results.cells.row == row)]
+    if cells.empty or not cells.is_dsrl.iloc[0] or cost_limit != COST_LIMIT:
         return None
-    table, row = _place(results, cell)
-    return paper_scores().get((table, cell.task.name, row))
+    cell = cells.iloc[0]
+    table, name = _place(results, cell)
+    key = table, find_task(cell.env_id).name, name
+    if key not in paper_figures().index:
+        return None
+    line = paper_figures().loc[key]
+    returns, costs = (
+        line[name] + (f' ± {line[f"{name}_std"]}' if line[f'{name}_std'] else '')
+        for name in ('return', 'cost')
+    )
+    title = _TITLES[table].format(name)
+    return PaperScore(title, returns, f'{costs}…' if line.cost_is_cut else costs)
 
 
-def _place(results: Results, cell: Result) -> tuple[int, str]:
+def _place(results: Results, cell: Any) -> tuple[int, str]:
     """Return the table that a row belongs to, and its name there."""
     if cell.algo == 'QPT':
-        if _differ(results, _switches):
-            return 2, _EXPERIMENTS.get(_switches(cell), '')
-        if _differ(results, _candidates):
-            return 5, str(_candidates(cell))
+        ours = results.cells[results.cells.algo == 'QPT'].settings
+        if ours.map(_switches).nunique() > 1:
+            return 2, _EXPERIMENTS.get(_switches(cell.settings), '')
+        if ours.map(_candidates).nunique() > 1:
+            return 5, str(_candidates(cell.settings))
     return 1, cell.algo
 
 
-def _differ(results: Results, setting: Callable[[Result], Any]) -> bool:
-    return len({setting(cell) for cell in results.cells if cell.algo == 'QPT'}) > 1
+def _switches(settings: dict[str, Any]) -> tuple[bool, ...]:
+    return tuple(settings[f'algo_cfgs.{name}'] for name in _SWITCHES)
 
 
-def _switches(cell: Result) -> tuple[bool, ...]:
-    return tuple(cell.settings[f'algo_cfgs.{name}'] for name in _SWITCHES)
-
-
-def _candidates(cell: Result) -> int:
-    return cell.settings['algo_cfgs.candidates']
+def _candidates(settings: dict[str, Any]) -> int:
+    return settings['algo_cfgs.candidates']

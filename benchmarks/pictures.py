@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.page import Pictures
 from benchmarks.rows import Results
-from benchmarks.statistics import Estimate
-from benchmarks.summary import Board, Score
-from benchmarks.sweeps import Curve, Sweep, find_sweeps
+from benchmarks.scores import Board, Interval, make_boards
+from benchmarks.sweeps import Sweep, find_sweeps
 from benchmarks.tables import NOT_RUN
 from omnisafe_qpt.plots import BLACK, BLUE, GREY, ORANGE, PURPLE, drawing_style, save_figure
 from omnisafe_qpt.runner import NO_SAFE_TARGET
@@ -39,7 +38,7 @@ _MARGIN = 0.25
 _TEXT_WIDTH = 48
 
 
-def draw(results: Results, folder: Path) -> Pictures:
+def draw(results: Results, folder: Path) -> list[tuple[str, Path]]:
     """Draw what a suite has to show.
 
     Args:
@@ -47,27 +46,27 @@ def draw(results: Results, folder: Path) -> Pictures:
         folder (Path): Where to; made if it is absent.
 
     Returns:
-        Their titles and files.
+        Their titles and files: curves first, then return against cost.
     """
-    stem = _file_stem(results.folder.name)
-    curves, scatters = [], []
-    for checkpoint, limit in results.settings:
-        board = Board(results, checkpoint, limit)
-        path = folder / f'{stem}-{checkpoint}-limit-{limit:g}.png'
-        _draw_boards(board, path)
-        title = f'{results.name}: return against cost, {checkpoint} checkpoint, limit {limit:g}'
-        scatters.append((title, path))
-    checkpoint = results.settings[0][0]
-    boards = [Board(results, *setting) for setting in results.settings if setting[0] == checkpoint]
-    if len(boards) > 1:
-        path = folder / f'{stem}-limits.png'
-        _draw_limits(boards, path)
-        curves.append((f'{results.name}: return and cost against the limit', path))
+    stem = folder / _file_stem(results.folder.name)
+    boards = make_boards(results)
+    first = [board for board in boards if board.checkpoint == boards[0].checkpoint]
+    pictures = []
+    if len(first) > 1:
+        path = Path(f'{stem}-limits.png')
+        _draw_limits(first, path)
+        pictures.append((f'{results.name}: return and cost against the limit', path))
     for sweep in find_sweeps(results):
-        path = folder / f'{stem}-{_file_stem(sweep.algo)}-{_file_stem(sweep.name)}.png'
-        _draw_sweep(boards[0], sweep, path)
-        curves.append((f'{results.name}: return and cost of {sweep.algo} by {sweep.name}', path))
-    return Pictures(curves, scatters)
+        path = Path(f'{stem}-{_file_stem(sweep.algo)}-{_file_stem(sweep.name)}.png')
+        _draw_sweep(first[0], sweep, path)
+        pictures.append((f'{results.name}: return and cost of {sweep.algo} by {sweep.name}', path))
+    for board in boards:
+        limit = f'{board.cost_limit:g}'
+        path = Path(f'{stem}-{board.checkpoint}-limit-{limit}.png')
+        _draw_board(board, path)
+        title = f'return against cost, {board.checkpoint} checkpoint, limit {limit}'
+        pictures.append((f'{results.name}: {title}', path))
+    return pictures
 
 
 def _file_stem(name: str) -> str:
@@ -88,9 +87,9 @@ def _styles(rows: Sequence[str]) -> dict[str, dict[str, str]]:
 # -- return against cost --------------------------------------------------------------------------
 
 
-def _draw_boards(board: Board, path: Path) -> None:
+def _draw_board(board: Board, path: Path) -> None:
     """Draw a panel for each dataset that was run, a marker for each row."""
-    run = {dataset for _, dataset in board.scores}
+    run = board.scores.index.unique('dataset')
     datasets = [dataset for dataset in board.results.datasets if dataset in run]
     columns = min(_COLUMNS, len(datasets))
     lines = math.ceil(len(datasets) / columns)
@@ -109,16 +108,16 @@ def _draw_boards(board: Board, path: Path) -> None:
 
 
 def _draw_dataset(axes: Axes, board: Board, dataset: str) -> None:
-    rows = board.results.rows
-    run = {row: board.scores[row, dataset] for row in rows if (row, dataset) in board.scores}
-    shown = {row: score for row, score in run.items() if score.average.has_target}
+    rows, scores = board.results.rows, board.scores.xs(dataset, level='dataset')
+    shown = scores[scores.has_target]
     styles = _styles(rows)
-    for row, score in shown.items():
+    for row in filter(shown.index.__contains__, rows):
+        score = shown.loc[row]
         axes.errorbar(
-            score.costs.mean,
-            score.returns.mean,
-            xerr=_bars(score.costs),
-            yerr=_bars(score.returns),
+            score.costs,
+            score.returns,
+            xerr=_bars(score.costs, score.costs_interval),
+            yerr=_bars(score.returns, score.returns_interval),
             linestyle='none',
             markersize=8,
             markeredgecolor='white',
@@ -128,21 +127,20 @@ def _draw_dataset(axes: Axes, board: Board, dataset: str) -> None:
             **styles[row],
         )
     axes.set_title(dataset)
-    costs = [score.costs.mean for score in shown.values()]
-    returns = [score.returns.mean for score in shown.values()]
-    right = max([1.3, *(1.3 * cost for cost in costs)])
+    right = max([1.3, *(1.3 * shown.costs)])
     _scale_costs(axes, 'x', right)
     axes.set_xlim(-0.04, right)
     axes.axvspan(1.0, right, color=_SHADE, zorder=0)
     axes.axvline(1.0, color=GREY, linestyle='--', linewidth=1.2, label='limit')
-    if returns:
-        margin = max(0.05, _MARGIN * (max(returns) - min(returns)))
-        axes.set_ylim(min(returns) - margin, max(returns) + margin)
+    if len(shown):
+        low, high = shown.returns.min(), shown.returns.max()
+        margin = max(0.05, _MARGIN * (high - low))
+        axes.set_ylim(low - margin, high + margin)
     _write_note(
         axes,
         {
-            NOT_RUN: [row for row in rows if row not in run],
-            NO_SAFE_TARGET: [row for row in run if row not in shown],
+            NOT_RUN: [row for row in rows if row not in scores.index],
+            NO_SAFE_TARGET: [row for row in rows if row in scores.index.difference(shown.index)],
         },
     )
 
@@ -166,12 +164,9 @@ def _write_note(axes: Axes, absent: Mapping[str, Sequence[str]]) -> None:
         text.set_in_layout(False)  # a panel is not made wider or narrower by it
 
 
-def _bars(estimate: Estimate) -> list[list[float]] | None:
+def _bars(mean: float, interval: Interval | None) -> list[list[float]] | None:
     """Return how far the interval reaches down and up, or None without one."""
-    if estimate.interval is None:
-        return None
-    low, high = estimate.interval
-    return [[estimate.mean - low], [high - estimate.mean]]
+    return None if interval is None else [[mean - interval[0]], [interval[1] - mean]]
 
 
 def _scale_costs(axes: Axes, which: str, highest: float) -> None:
@@ -203,66 +198,68 @@ def _share_legend(figure: Figure, panels: Sequence[Axes]) -> None:
 def _draw_limits(boards: Sequence[Board], path: Path) -> None:
     """Draw return and cost against the limit, the paper's Figure 2: a column for each dataset."""
     results = boards[0].results
-    rows = results.rows
-    styles = _styles(rows)
-    with drawing_style():
-        figure, panels = _two_lines(results.datasets)
-        for column, dataset in zip(panels.T, results.datasets):
-            gaps = []
-            for row in rows:
-                found = {
-                    board.cost_limit: board.scores[row, dataset]
-                    for board in boards
-                    if (row, dataset) in board.scores
-                }
-                _draw_curve(column, list(found), list(found.values()), row, styles[row])
-                gaps += _gaps(found, row)
-            _write_note(column[0], {NO_SAFE_TARGET: gaps})
-            column[1].set_xticks([board.cost_limit for board in boards])
-        _finish(figure, panels, 'cost limit')
-    save_figure(figure, path)
+    scores = pd.concat({board.cost_limit: board.scores for board in boards}, names=['place'])
+    limits = [board.cost_limit for board in boards]
+    curves = {row: {limit: (limit, row) for limit in limits} for row in results.rows}
+    _draw_curves(results.datasets, scores, curves, limits, 'cost limit', path)
 
 
 def _draw_sweep(board: Board, sweep: Sweep, path: Path) -> None:
     """Draw return and cost over a setting, a column for each dataset."""
-    rows = {row for curve in sweep.curves for row in curve.rows.values()}
-    datasets = [
-        dataset
-        for dataset in board.results.datasets
-        if any((row, dataset) in board.scores for row in rows)
-    ]
-    values = sorted({value for curve in sweep.curves for value in curve.rows})
-    labels = [curve.label or sweep.algo for curve in sweep.curves]
-    styles = _styles(labels)
+    scores = pd.concat({board.cost_limit: board.scores}, names=['place'])
+    curves = {
+        label: {value: (board.cost_limit, row) for value, row in rows.items()}
+        for label, rows in sweep.curves.items()
+    }
+    rows = {row for each in sweep.curves.values() for row in each.values()}
+    run = scores.index[scores.index.isin(rows, level='row')].unique('dataset')
+    datasets = [dataset for dataset in board.results.datasets if dataset in run]
+    # Values of a grid may span decades and include zero: one place for each.
+    values = sorted({value for each in sweep.curves.values() for value in each})
+    label = f'{sweep.name} (not to scale), limit {board.cost_limit:g}'
+    _draw_curves(datasets, scores, curves, values, label, path, is_to_scale=False)
+
+
+def _draw_curves(
+    datasets: Sequence[str],
+    scores: pd.DataFrame,
+    curves: Mapping[str, Mapping[float, tuple[float, str]]],
+    values: Sequence[float],
+    label: str,
+    path: Path,
+    is_to_scale: bool = True,
+) -> None:
+    """Draw returns above costs, a column for each dataset.
+
+    Args:
+        datasets (Sequence[str]): The datasets.
+        scores (pd.DataFrame): By cost limit, dataset and row.
+        curves (Mapping): By label, the cost limit and the row at each value.
+        values (Sequence[float]): The ticks.
+        label (str): Of the values.
+        path (Path): Where to.
+        is_to_scale (bool, optional): Whether values are places. Defaults to True.
+    """
+    styles = _styles(list(curves))
     with drawing_style():
         figure, panels = _two_lines(datasets)
         for column, dataset in zip(panels.T, datasets):
             gaps = []
-            for label, curve in zip(labels, sweep.curves):
-                found = _curve_scores(board, curve, dataset)
-                # Values of a grid may span decades and include zero: one place for each.
-                places = [values.index(value) for value in found]
-                _draw_curve(column, places, list(found.values()), label, styles[label])
-                gaps += _gaps(found, label)
+            for name, places in curves.items():
+                keys = {value: (limit, dataset, row) for value, (limit, row) in places.items()}
+                keys = {value: key for value, key in keys.items() if key in scores.index}
+                found = scores.loc[list(keys.values())]
+                at = list(keys) if is_to_scale else [values.index(value) for value in keys]
+                _draw_curve(column, at, found, name, styles[name])
+                without = (value for value, has in zip(keys, found.has_target) if not has)
+                gaps += [f'{name} at {value:g}' for value in without]
             _write_note(column[0], {NO_SAFE_TARGET: gaps})
-            column[1].set_xticks(range(len(values)), [f'{value:g}' for value in values])
-        _finish(figure, panels, f'{sweep.name} (not to scale), limit {board.cost_limit:g}')
+            if is_to_scale:
+                column[1].set_xticks(values)
+            else:
+                column[1].set_xticks(range(len(values)), [f'{value:g}' for value in values])
+        _finish(figure, panels, label)
     save_figure(figure, path)
-
-
-def _curve_scores(board: Board, curve: Curve, dataset: str) -> dict[float, Score]:
-    return {
-        value: board.scores[row, dataset]
-        for value, row in curve.rows.items()
-        if (row, dataset) in board.scores
-    }
-
-
-def _gaps(found: Mapping[float, Score], label: str) -> list[str]:
-    """Name the places of a curve at which there is nothing to draw."""
-    return [
-        f'{label} at {value:g}' for value, score in found.items() if not score.average.has_target
-    ]
 
 
 def _two_lines(datasets: Sequence[str]) -> tuple[Figure, np.ndarray]:
@@ -278,26 +275,18 @@ def _two_lines(datasets: Sequence[str]) -> tuple[Figure, np.ndarray]:
 def _draw_curve(
     column: Sequence[Axes],
     places: Sequence[float],
-    scores: Sequence[Score],
+    scores: pd.DataFrame,
     label: str,
     style: dict[str, str],
 ) -> None:
     """Draw means over seeds, with a shade of one standard deviation over seeds to each side."""
-    for axes, estimates in zip(
-        column,
-        ([score.returns for score in scores], [score.costs for score in scores]),
-    ):
-        means = np.array(
-            [
-                estimate.mean if score.average.has_target else math.nan  # a gap in the curve
-                for score, estimate in zip(scores, estimates)
-            ]
-        )
-        deviations = np.array([estimate.deviation or 0.0 for estimate in estimates])
+    for axes, name in zip(column, ('returns', 'costs')):
+        means = scores[name].where(scores.has_target)  # else a gap in the curve
+        deviations = scores[f'{name}_std'].fillna(0.0)
         axes.plot(places, means, label=label, linewidth=1.8, markersize=6, **style)
         low = means - deviations
-        if axes is column[1]:
-            low = np.maximum(low, 0.0)  # no cost is below zero
+        if name == 'costs':
+            low = low.clip(lower=0.0)  # no cost is below zero
         axes.fill_between(
             *(places, low, means + deviations),
             color=style['color'],

@@ -23,6 +23,17 @@ from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE, cache_folder, resolve_dataset
 from omnisafe_qpt.data.tasks import Task, find_task
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.schema import (
+    Check,
+    anything,
+    mapping,
+    maybe,
+    number,
+    record,
+    sequence,
+    text,
+    whole,
+)
 from omnisafe_qpt.settings.checks import validate
 from omnisafe_qpt.settings.files import load_defaults, load_preset, merge, read_yaml
 
@@ -391,6 +402,19 @@ def _sha256(path: Path) -> str:
 
 # -- the YAML file --------------------------------------------------------------------------------
 
+_SEEDS, _NAMES = sequence(whole(), 1), sequence(text())
+_SUITE_KEYS = {
+    'name': text(),
+    'datasets': mapping(anything),
+    'algorithms': mapping(anything),
+    'budget': anything,
+    'seeds': _SEEDS,
+    'episodes': whole(1),
+    'cost_limits': sequence(number(0), 1),
+    'epochs': whole(1),
+    'validation_episodes': whole(),
+    'checkpoints': sequence(text(LAST, BEST), 1),
+}
 _DEFAULTS = {
     'seeds': [0, 1, 2],
     'episodes': 20,
@@ -399,9 +423,21 @@ _DEFAULTS = {
     'validation_episodes': 4,
     'checkpoints': [LAST, BEST],
 }
-_REQUIRED = ('name', 'datasets', 'budget', 'algorithms')
-_DATASET_KEYS = ('env_id', 'file', 'seeds', 'algorithms', 'budget')
-_ROW_KEYS = ('algo', 'preset', 'options', 'evaluate', 'datasets', 'seeds')
+_DATASET_KEYS = {
+    'env_id': text(),
+    'file': text(),
+    'seeds': _SEEDS,
+    'algorithms': _NAMES,
+    'budget': anything,
+}
+_ROW_KEYS = {
+    'algo': text(*ALGORITHMS),
+    'preset': maybe(text()),
+    'options': maybe(mapping(anything)),
+    'evaluate': maybe(mapping(anything)),
+    'datasets': _NAMES,
+    'seeds': _SEEDS,
+}
 
 
 def load_suite(path: Path, updates: int | None = None) -> Suite:
@@ -414,76 +450,84 @@ def load_suite(path: Path, updates: int | None = None) -> Suite:
     Raises:
         UserError: If the file cannot be read, or something in it is unknown or impossible.
     """
-    content = read_yaml(path)
-    _check_keys(content, (*_REQUIRED, *_DEFAULTS), str(path), required=_REQUIRED)
-    content = {**_DEFAULTS, **content}
-    if updates is not None:
-        content['budget'] = {'updates': updates}
-    for name, least in (('episodes', 1), ('epochs', 1), ('validation_episodes', 0)):
-        _check_number(content[name], least, f'{path}: {name}', kind=int)
-    datasets = {
-        name: _dataset(name, value, path, updates) for name, value in content['datasets'].items()
-    }
-    rows = {name: _row(name, value, path) for name, value in content['algorithms'].items()}
+    where = str(path)
+    content = _fields({**_DEFAULTS, **_mapping(read_yaml(path), where)}, _SUITE_KEYS, where)
+    for key in ('datasets', 'algorithms'):
+        if not content[key]:
+            raise UserError(f'{where}: {key} must not be empty')
+    datasets, rows = content.pop('datasets'), content.pop('algorithms')
     suite = Suite(
-        path=path,
-        name=str(content['name']),
-        datasets=datasets,
-        rows=rows,
-        seeds=tuple(content['seeds']),
-        episodes=content['episodes'],
-        cost_limits=tuple(float(limit) for limit in content['cost_limits']),
-        budget=_budget(content['budget'], str(path)),
-        epochs=content['epochs'],
-        validation_episodes=content['validation_episodes'],
-        checkpoints=tuple(content['checkpoints']),
+        **{
+            **content,
+            'path': path,
+            'cost_limits': tuple(map(float, content['cost_limits'])),
+            'budget': _budget(content['budget'], where, updates),
+        },
+        datasets={name: _dataset(name, value, where, updates) for name, value in datasets.items()},
+        rows={name: _row(name, value, where) for name, value in rows.items()},
     )
     _check(suite)
     return suite
 
 
-def _dataset(name: str, value: Any, path: Path, updates: int | None) -> Dataset:
-    where = f'{path}: dataset {name}'
-    value = {'file': value} if isinstance(value, str) else dict(value)
-    _check_keys(value, _DATASET_KEYS, where)
-    value.setdefault('file', AUTO)
-    if 'env_id' not in value:
-        task = find_task(name)
-        if task is None:
-            raise UserError(f'{where}: DSRL has no task of this name; give its env_id')
-        value['env_id'] = task.env_id
-    if 'budget' in value:
-        value['budget'] = None if updates is not None else _budget(value['budget'], where)
-    for key in ('seeds', 'algorithms'):
-        if key in value:
-            value[key] = tuple(value[key])
-    return Dataset(name=name, **value)
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    mapping(anything)(value, where)
+    return dict(value)
 
 
-def _row(name: str, value: Any, path: Path) -> Row:
-    where = f'{path}: algorithm {name}'
-    value = {'algo': value} if isinstance(value, str) else dict(value or {})
-    _check_keys(value, _ROW_KEYS, where)
-    value.setdefault('algo', name)
-    if value['algo'] not in ALGORITHMS:
-        raise UserError(f'{where}: unknown algo {value["algo"]!r}; known: {", ".join(ALGORITHMS)}')
-    _check_keys(value.get('evaluate') or {}, DEPLOYMENT_OPTIONS, f'{where}: evaluate')
-    if value['algo'] not in OURS:
-        for key in ('preset', 'evaluate'):
-            if value.get(key):
-                raise UserError(f'{where}: {value["algo"]} of OmniSafe has no {key}')
-    for key in ('datasets', 'seeds'):
-        if key in value:
-            value[key] = tuple(value[key])
-    return Row(name=name, **value)
+def _fields(
+    value: dict[str, Any],
+    known: Mapping[str, Check],
+    where: str,
+    *may_lack: str,
+) -> dict[str, Any]:
+    """Check the fields of a part of a suite; its lists become tuples."""
+    for key in value:
+        if key not in known:
+            raise UserError(f'{where}: unknown key {key!r}; known: {", ".join(known)}')
+    required = {key: check for key, check in known.items() if key not in may_lack}
+    record(required, known)(value, where)
+    return {key: tuple(each) if isinstance(each, list) else each for key, each in value.items()}
 
 
-def _budget(value: Any, where: str) -> dict[str, float]:
+def _dataset(name: str, value: Any, where: str, updates: int | None) -> Dataset:
+    where = f'{where}: dataset {name}'
+    value = {'file': value} if isinstance(value, str) else _mapping(value, where)
+    task = find_task(name)
+    if 'env_id' not in value and task is None:
+        raise UserError(f'{where}: DSRL has no task of this name; give its env_id')
+    defaults = {'file': AUTO} if task is None else {'file': AUTO, 'env_id': task.env_id}
+    known = _fields({**defaults, **value}, _DATASET_KEYS, where, 'seeds', 'algorithms', 'budget')
+    if 'budget' in known:
+        known['budget'] = _budget(known['budget'], where, updates)
+    return Dataset(name=name, **known)
+
+
+def _row(name: str, value: Any, where: str) -> Row:
+    where = f'{where}: algorithm {name}'
+    value = {'algo': value} if isinstance(value, str) else _mapping(value or {}, where)
+    value = {key: each for key, each in value.items() if each is not None}
+    known = _fields({'algo': name, **value}, _ROW_KEYS, where, *_ROW_KEYS)
+    for option in known.get('evaluate', ()):
+        if option not in DEPLOYMENT_OPTIONS:
+            raise UserError(
+                f'{where}: evaluate: unknown key {option!r}; known: '
+                f'{", ".join(DEPLOYMENT_OPTIONS)}',
+            )
+    for key in ('preset', 'evaluate'):
+        if known['algo'] not in OURS and known.get(key):
+            raise UserError(f'{where}: {known["algo"]} of OmniSafe has no {key}')
+    return Row(name=name, **known)
+
+
+def _budget(value: Any, where: str, updates: int | None) -> dict[str, float]:
+    if updates is not None:
+        return {'updates': updates}
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in BUDGETS:
         raise UserError(f'{where}: budget must be one of {", ".join(BUDGETS)}, each with a number')
-    (kind, amount), *_ = value.items()
-    _check_number(amount, 1, f'{where}: budget: {kind}', int if kind == 'updates' else float)
-    return {kind: amount}
+    ((kind, amount),) = value.items()
+    (whole(1) if kind == 'updates' else number(1))(amount, f'{where}: budget:{kind}')
+    return value
 
 
 def _check(suite: Suite) -> None:
@@ -491,12 +535,7 @@ def _check(suite: Suite) -> None:
     where = str(suite.path)
     for name in (suite.name, *suite.datasets, *suite.rows):
         if '/' in name or name.startswith('.'):
-            raise UserError(f'{where}: {name!r} is to be the name of a folder')
-    if not (suite.seeds and suite.cost_limits and suite.datasets and suite.rows):
-        raise UserError(f'{where}: seeds, cost_limits, datasets and algorithms must not be empty')
-    for limit in suite.cost_limits:
-        _check_number(limit, 0, f'{where}: cost_limits')
-    _check_names(suite.checkpoints, (LAST, BEST), f'{where}: checkpoints')
+            raise UserError(f'{where}: {name!r} cannot be the name of a folder')
     if BEST in suite.checkpoints and not suite.validation_episodes:
         raise UserError(f'{where}: the best checkpoint is chosen by validation_episodes; give some')
     for dataset in suite.datasets.values():
@@ -516,26 +555,3 @@ def _check_names(names: Iterable[str] | None, known: Iterable[str], where: str) 
     for name in names or ():
         if name not in known:
             raise UserError(f'{where}: there is no {name!r}; there are {", ".join(known)}')
-
-
-def _check_keys(
-    content: Any,
-    known: Iterable[str],
-    where: str,
-    required: Iterable[str] = (),
-) -> None:
-    if not isinstance(content, dict):
-        raise UserError(f'{where}: must hold keys such as {", ".join(known)}')
-    for key in content:
-        if key not in known:
-            raise UserError(f'{where}: unknown key {key!r}; known: {", ".join(known)}')
-    for key in required:
-        if not content.get(key):
-            raise UserError(f'{where}: {key} is missing')
-
-
-def _check_number(value: Any, least: float, where: str, kind: type = float) -> None:
-    kinds = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
-        what = 'a whole number' if kind is int else 'a number'
-        raise UserError(f'{where} must be {what} of at least {least:g}, not {value!r}')

@@ -1,112 +1,84 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that differ in one number alone: what the curves are drawn over."""
+"""In what the rows of an algorithm differ; in one number alone: what curves are drawn over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from benchmarks.rows import Results
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Rows that differ in one number.
-
-    Args:
-        label (str): What else tells them from other curves, ``eta_cost 0.1``; may be empty.
-        rows (dict[float, str]): The row at each value of the number, ascending.
-    """
-
-    label: str
-    rows: dict[float, str]
-
-
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """Curves over one setting.
 
     Args:
         algo (str): Of all its rows.
-        setting (str): Its name, such as ``algo_cfgs.eta_cost``.
-        curves (tuple[Curve, ...]): At least one, of at least three rows each.
+        name (str): The setting, without its section.
+        curves (dict[str, dict[float, str]]): The row at each value, ascending, three or more, by
+            what else tells the curve from others (``eta_cost 0.1``, or the algorithm).
     """
 
     algo: str
-    setting: str
-    curves: tuple[Curve, ...]
-
-    @property
-    def name(self) -> str:
-        """The setting without the section that it is in."""
-        return _short(self.setting)
+    name: str
+    curves: dict[str, dict[float, str]]
 
 
-@dataclass(frozen=True)
-class Varied:
-    """The rows of one algorithm, and in what they differ.
-
-    Args:
-        settings (dict[str, Mapping[str, Any]]): All settings of each row.
-        names (tuple[str, ...]): Those that are not the same for all rows.
-    """
-
-    settings: dict[str, Mapping[str, Any]]
-    names: tuple[str, ...]
+def row_settings(results: Results) -> pd.Series:
+    """Return the settings of each row, of its first cell."""
+    return results.cells.drop_duplicates('row').set_index('row').settings
 
 
-def varied_settings(results: Results) -> dict[str, Varied]:
-    """Return what tells the rows of an algorithm apart, for each that has several rows."""
+def varied_settings(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the settings in which rows of an algorithm differ, by row; NaN where one has none."""
+    first = row_settings(results)
     found = {}
     for algo in dict.fromkeys(results.algorithms.values()):
-        cells = {cell.row: cell for cell in reversed(results.cells) if cell.algo == algo}
-        settings = {row: cells[row].settings for row in results.rows if row in cells}
-        every = dict.fromkeys(name for each in settings.values() for name in each)
-        names = tuple(
-            name for name in every if len({repr(each.get(name)) for each in settings.values()}) > 1
-        )
-        if names:
-            found[algo] = Varied(settings, names)
+        rows = [row for row in results.rows if results.algorithms[row] == algo and row in first]
+        settings = pd.DataFrame([first[row] for row in rows], index=rows, dtype=object)
+        varied = settings.loc[:, settings.astype(str).nunique() > 1]
+        if len(varied.columns):
+            found[algo] = varied
     return found
 
 
 def find_sweeps(results: Results) -> list[Sweep]:
     """Return a sweep for each number that is the only difference between three or more rows."""
-    sweeps = []
-    for algo, varied in varied_settings(results).items():
-        for name in varied.names:
-            curves = _curves(varied, name)
-            if curves:
-                sweeps.append(Sweep(algo, name, curves))
-    return sweeps
+    return [
+        Sweep(algo, _short(name), curves)
+        for algo, varied in varied_settings(results).items()
+        for name in varied
+        if (curves := _curves(varied, name, algo))
+    ]
 
 
-def _curves(varied: Varied, name: str) -> tuple[Curve, ...]:
+def _curves(varied: pd.DataFrame, name: str, algo: str) -> dict[str, dict[float, str]]:
     """Group the rows by all that varies but one number."""
-    groups: dict[tuple[tuple[str, Any], ...], dict[float, str]] = {}
-    for row, each in varied.settings.items():
-        value = each.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        others = tuple((other, repr(each.get(other))) for other in varied.names if other != name)
-        groups.setdefault(others, {}).setdefault(value, row)
+    numbers = varied[name][varied[name].map(_is_number)]
+    others = varied.drop(columns=name).astype(str).loc[numbers.index]
+    groups: dict[tuple[str, ...], dict[float, str]] = {}
+    for row, key in zip(others.index, map(tuple, others.to_numpy())):
+        groups.setdefault(key, {}).setdefault(numbers[row], row)
     # Two rows are a comparison, which the tables make; a line between two points says no more.
-    several = {others: rows for others, rows in groups.items() if len(rows) > 2}
-    return tuple(
-        Curve(_label(others, several), dict(sorted(rows.items())))
-        for others, rows in several.items()
-    )
+    several = {key: dict(sorted(rows.items())) for key, rows in groups.items() if len(rows) > 2}
+    differ = pd.DataFrame(list(several), columns=others.columns).nunique() > 1
+    return {
+        ', '.join(
+            f'{_short(other)} {value}'
+            for other, value in zip(others.columns, key)
+            if differ[other]
+        )
+        or algo: rows
+        for key, rows in several.items()
+    }  # fmt: skip
 
 
-def _label(others: tuple[tuple[str, Any], ...], groups: Mapping[Any, Any]) -> str:
-    """Name what tells a curve from the others."""
-    return ', '.join(
-        f'{_short(name)} {value}'
-        for index, (name, value) in enumerate(others)
-        if len({group[index] for group in groups}) > 1
-    )
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and not math.isnan(value)
 
 
 def _short(setting: str) -> str:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import itertools
@@ -12,34 +11,31 @@ import json
 import math
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import pictures, report
-from benchmarks.differences import find_differences
-from benchmarks.page import (
-    Pictures,
-    Surroundings,
-    aggregates,
-    limits_table,
-    overview,
-    suite_page,
-    suite_summary,
-)
-from benchmarks.paper import paper_scores
-from benchmarks.rows import COLUMNS, FACTS, PlannedCell, Results, read_results
-from benchmarks.statistics import (
-    Estimate,
+from benchmarks.notes import warnings
+from benchmarks.paper import paper_figures
+from benchmarks.rows import COLUMNS, PlannedCell, Results, read_results
+from benchmarks.scores import (
+    BEST,
+    NONE,
+    SAFE,
+    UNSAFE,
     bootstrap_intervals,
     interquartile_mean,
+    make_boards,
+    mark,
     mean_of_tasks,
     median_of_tasks,
 )
-from benchmarks.summary import Average, Board, mark_all
 from benchmarks.sweeps import find_sweeps
-from benchmarks.tables import Entry, Mark, Table, in_markdown, in_terminal
+from benchmarks.tables import Medium
 from omnisafe_qpt.data.tasks import all_tasks, find_task
 
 
@@ -72,6 +68,7 @@ def write_cell(
     settings=None,
     evaluate=None,
     budget=None,
+    train_cfgs=None,
     first_seed=1000,
     **facts,
 ):
@@ -99,7 +96,7 @@ def write_cell(
         'budget': budget or {'updates': 3000},
         'epochs': 5,
         'validation_episodes': 4,
-        'settings': {'algo_cfgs': algo_cfgs},
+        'settings': {'algo_cfgs': algo_cfgs, 'train_cfgs': train_cfgs or {}},
     }
     content = {
         'status': 'finished',
@@ -135,8 +132,26 @@ def read(folder) -> Results:
     return results
 
 
-def page(folder) -> str:
-    return in_markdown(suite_page(read(folder), Surroundings()))
+def page(results) -> str:
+    """The Markdown page of a folder, or of results."""
+    results = results if isinstance(results, Results) else read(results)
+    return report.render_page([results], Medium(Path()))
+
+
+def summary(folder) -> str:
+    return report.render_summary([read(folder)], Medium(Path()))
+
+
+def first_board(folder):
+    return make_boards(read(folder))[0]
+
+
+def table(text, heading):
+    """The entries of the first table below a heading, by the names of its line and column."""
+    lines = text.split(heading)[1].split('\n\n|', 1)[1].split('\n\n')[0].splitlines()
+    header, _, *rows = [[word.strip() for word in line.strip('| ').split(' | ')] for line in lines]
+    header = header if len(header) == len(rows[0]) else ['', *header]
+    return {(row[0], name): entry for row in rows for name, entry in zip(header[1:], row[1:])}
 
 
 @pytest.fixture(name='suite')
@@ -163,59 +178,31 @@ def plain_interquartile_mean(values):
     return sum(kept) / len(kept)
 
 
-def plain_median(values):
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def test_seeds_are_averaged_with_deviation_and_student_interval():
-    values = (0.2, 0.5, 0.8)
-    estimate = Estimate(values)
-    deviation = math.sqrt(sum((value - 0.5) ** 2 for value in values) / 2)
-    half = 4.302653 * deviation / math.sqrt(3)  # 97.5 % of Student's t, two degrees of freedom
-    assert estimate.mean == pytest.approx(0.5)
-    assert estimate.deviation == pytest.approx(deviation)
-    assert estimate.interval == pytest.approx((0.5 - half, 0.5 + half), rel=1e-3)
-    assert Estimate((0.3,)).deviation is None
-    assert Estimate((0.3,)).interval is None
-
-
 @pytest.mark.parametrize('sizes', [(1,), (2, 2), (3, 3, 3), (3, 1, 2), (5, 5), (4, 4, 4, 4)])
 def test_statistics_over_tasks_equal_plain_ones(sizes):
     generator = random.Random(len(sizes))
     tasks = [[generator.gauss(0, 1) for _ in range(size)] for size in sizes]
-    arrays = [np.array(task) for task in tasks]
-    means = [sum(task) / len(task) for task in tasks]
+    means = sorted(sum(task) / len(task) for task in tasks)
+    middle = means[(len(means) - 1) // 2 : len(means) // 2 + 1]
+    assert mean_of_tasks(tasks) == pytest.approx(sum(means) / len(means))
+    assert median_of_tasks(tasks) == pytest.approx(sum(middle) / len(middle))
     pooled = [value for task in tasks for value in task]
-    assert mean_of_tasks(arrays) == pytest.approx(sum(means) / len(means))
-    assert median_of_tasks(arrays) == pytest.approx(plain_median(means))
-    assert interquartile_mean(arrays) == pytest.approx(plain_interquartile_mean(pooled))
+    assert interquartile_mean(tasks) == pytest.approx(plain_interquartile_mean(pooled))
 
 
 def test_bootstrap_intervals_are_those_of_all_draws_within_tasks():
     tasks = [[0.1, 0.4, 0.9], [0.2, 0.3, 0.8]]
-    exact = {'mean': [], 'iqm': []}
-    for first in itertools.product(tasks[0], repeat=3):
-        for second in itertools.product(tasks[1], repeat=3):
-            exact['mean'].append((sum(first) / 3 + sum(second) / 3) / 2)
-            exact['iqm'].append(plain_interquartile_mean([*first, *second]))
+    draws = list(itertools.product(*(itertools.product(task, repeat=3) for task in tasks)))
+    exact = [
+        sorted((sum(first) + sum(second)) / 6 for first, second in draws),
+        sorted(plain_interquartile_mean(first + second) for first, second in draws),
+    ]
     found = bootstrap_intervals(tasks, [mean_of_tasks, interquartile_mean])
-    for interval, values in zip(found, exact.values()):
-        ordered = sorted(values)
-        expected = (ordered[round(0.025 * len(ordered))], ordered[round(0.975 * len(ordered))])
+    for interval, values in zip(found, exact):
+        expected = [values[round(share * len(values))] for share in (0.025, 0.975)]
         assert interval == pytest.approx(expected, abs=0.02)
-
-
-def test_bootstrap_keeps_the_tasks_and_repeats():
     # Were seeds drawn across tasks, these would differ from draw to draw.
     assert bootstrap_intervals([[0.0, 0.0], [1.0, 1.0]], [mean_of_tasks]) == [(0.5, 0.5)]
-    tasks = [[0.1, 0.4], [0.2, 0.3]]
-    again = bootstrap_intervals(tasks, [interquartile_mean])
-    assert bootstrap_intervals(tasks, [interquartile_mean]) == again
-
-
-def test_bootstrap_of_single_seeds_has_no_interval():
     assert bootstrap_intervals([[0.1], [0.4]], [mean_of_tasks]) is None
 
 
@@ -225,127 +212,188 @@ def test_bootstrap_of_single_seeds_has_no_interval():
 def test_scores_are_means_over_seeds_of_means_over_episodes(suite):
     write_cell(suite, seed=0, episodes=[(0.1, 2.0), (0.3, 14.0)])
     write_cell(suite, seed=1, episodes=[(0.6, 3.0)])  # a seed counts as much with fewer episodes
-    (score,) = Board(read(suite), 'last', 10.0).scores.values()
-    assert score.returns.values == pytest.approx((0.2, 0.6))
-    assert score.costs.values == pytest.approx((0.8, 0.3))
-    assert score.returns.mean == pytest.approx(0.4)
+    score = first_board(suite).scores.loc[('BallCircle', 'QPT')]
+    assert score.returns_values == pytest.approx([0.2, 0.6])
+    assert score.costs_values == pytest.approx([0.8, 0.3])
+    assert score.returns == pytest.approx(0.4)
     assert score.unsafe_share == pytest.approx(1 / 3)
-    assert (score.seeds, score.episodes, score.safe_seeds) == ((0, 1), (2, 1), 2)
+    assert (score.seeds, score.episodes, score.safe_seeds) == ([0, 1], [2, 1], 2)
 
 
-B, S, U = Mark.BEST, Mark.SAFE, Mark.UNSAFE
+def test_cost_limit_of_zero_is_normalised_as_the_paper_does(suite):
+    write_cell(suite, episodes=[(0.5, 0.0), (0.5, 1.0)], limits=(0.0,))
+    assert first_board(suite).scores.costs.iloc[0] == pytest.approx(1.5)
+
+
+def averages(rows, fallbacks=0):
+    returns, costs = zip(*rows) if rows else ((), ())
+    return pd.DataFrame({'returns': returns, 'costs': costs, 'fallbacks': fallbacks}, dtype=float)
 
 
 @pytest.mark.parametrize(
     ('rows', 'marks'),
     [
-        ([(0.9, 1.2), (0.5, 0.9), (0.4, 0.1)], [U, B, S]),
-        ([(0.9, 1.2), (0.5, 1.01)], [U, U]),
-        ([(0.5, 1.0), (0.4, 0.2)], [B, S]),  # at the limit is safe
-        ([(0.501, 0.9), (0.499, 0.1), (0.49, 0.0)], [B, B, S]),  # equal as shown
-        ([(-0.3, 0.5), (-0.1, 1.5)], [B, U]),
-        ([(0.1, math.nextafter(1.0, 2.0))], [B]),  # more than one by rounding alone
+        ([(0.9, 1.2), (0.5, 0.9), (0.4, 0.1)], [UNSAFE, BEST, SAFE]),
+        ([(0.9, 1.2), (0.5, 1.01)], [UNSAFE, UNSAFE]),
+        ([(0.5, 1.0), (0.4, 0.2)], [BEST, SAFE]),  # at the limit is safe
+        ([(0.501, 0.9), (0.499, 0.1), (0.49, 0.0)], [BEST, BEST, SAFE]),  # equal as shown
+        ([(-0.3, 0.5), (-0.1, 1.5)], [BEST, UNSAFE]),
+        ([(0.1, math.nextafter(1.0, 2.0))], [BEST]),  # more than one by rounding alone
         ([], []),
     ],
 )
 def test_safe_rows_and_the_best_of_them_are_marked(rows, marks):
-    averages = {index: Average(*row, parts=1) for index, row in enumerate(rows)}
-    assert list(mark_all(averages).values()) == marks
-
-
-def test_cost_limit_of_zero_is_normalised_as_the_paper_does(suite):
-    write_cell(suite, episodes=[(0.5, 0.0), (0.5, 1.0)], limits=(0.0,))
-    (score,) = Board(read(suite), 'last', 0.0).scores.values()
-    assert score.costs.mean == pytest.approx(1.5)
+    assert list(mark(averages(rows))) == marks
 
 
 def test_average_of_a_row_that_was_not_run_everywhere_is_never_the_best(suite):
     for dataset in ('BallCircle', 'CarRun'):
         write_cell(suite, 'CDT', dataset, episodes=[(0.4, 5.0)])
     write_cell(suite, 'QPT', 'CarRun', episodes=[(0.8, 5.0)])
-    board = Board(read(suite), 'last', 10.0)
-    assert board.marks['QPT', 'CarRun'] is Mark.BEST
-    marks = board.mark_averages(('BallCircle', 'CarRun'))
-    assert marks == {'CDT': Mark.BEST, 'QPT': Mark.SAFE}
-    text = in_markdown(suite_page(read(suite), Surroundings()))
-    assert '**0.80 / 0.50 (1 of 2 tasks)**' in text
+    board = first_board(suite)
+    assert board.scores.mark['CarRun', 'QPT'] == BEST
+    assert dict(board.averages(('BallCircle', 'CarRun')).mark) == {'CDT': BEST, 'QPT': SAFE}
+    assert '**0.80 / 0.50 (1 of 2 tasks)**' in page(suite)
 
 
-def test_marks_show_in_both_media():
-    line = (Entry('a', Mark.BEST), Entry('b', Mark.SAFE), Entry('c', Mark.UNSAFE), Entry('d|e'))
-    table = Table(('1', '2', '3', '|'), (line,))
+def test_marks_show_in_all_media():
+    marks = {'a': BEST, 'b': SAFE, 'c': UNSAFE, 'd|e': NONE}
+
+    def shown(medium):
+        line = [medium.marked(text, mark) for text, mark in marks.items()]
+        return medium.table(pd.DataFrame([line], columns=['1', '2', '3', '|'])).splitlines()
+
     rule = '| --- | --- | --- | --- |'
     markdown = ['| 1 | 2 | 3 | \\| |', rule, '| **a** ★ | **b** | c | d\\|e |']
-    assert in_markdown([table]).splitlines() == markdown
-    plain = in_terminal([table], colours=False).splitlines()
-    assert plain == ['1        2      3  |', '**a** ★  **b**  c  d|e']
-    coloured = in_terminal([table], colours=True).splitlines()[-1]
+    assert shown(Medium(Path())) == markdown
+    assert shown(Medium()) == ['1        2      3  |', '**a** ★  **b**  c  d|e']
+    coloured = shown(Medium(colours=True))[-1]
     assert coloured == '\x1b[1ma\x1b[0m ★  \x1b[1mb\x1b[0m  \x1b[2mc\x1b[0m  d|e'
+
+
+# -- policies whose every action is zero ----------------------------------------------------------
+
+
+def fallback(*settings):
+    """What a cell says of its targets: none was found at these checkpoints and limits."""
+    every = itertools.product(('last', 'best'), (10.0, 20.0))
+    return [
+        {'checkpoint': each[0], 'cost_limit': each[1], 'holds_still': each in settings}
+        for each in every
+    ]
+
+
+NOTHING = {'asked': fallback(('last', 10.0)), 'episodes': [(0.0, 0.0)]}
+
+
+def test_a_row_of_zero_actions_is_neither_best_nor_safe(suite):
+    # The highest return among the safe, if it were one.
+    write_cell(suite, 'QPT', **{**NOTHING, 'episodes': [(0.9, 0.0)]})
+    write_cell(suite, 'CDT', episodes=[(0.4, 5.0)])
+    write_cell(suite, 'BCSafe', episodes=[(0.3, 5.0)])
+    scores = first_board(suite).scores.loc['BallCircle']
+    assert dict(scores.mark) == {'QPT': NONE, 'CDT': BEST, 'BCSafe': SAFE}
+    assert scores.safe_seeds['QPT'] == 0
+    text = page(suite)
+    assert '| QPT | no safe target found |' in text
+    assert '0.90' not in text
+    assert 'No safe target found**, every action is zero: QPT on BallCircle at limit 10' in text
+
+
+def test_zero_actions_alone_leave_a_dataset_without_a_best(suite):
+    for row in ('QPT', 'CDT'):
+        write_cell(suite, row, **NOTHING)
+    write_cell(suite, 'BCSafe', episodes=[(0.4, 20.0)])
+    assert set(first_board(suite).scores.mark) == {NONE, UNSAFE}
+    assert '★ |' not in page(suite)
+
+
+@pytest.mark.parametrize(
+    ('cost', 'expected'),
+    [(6.0, NONE), (14.0, NONE), (24.0, UNSAFE)],  # the second is safe by zeros alone
+)
+def test_zero_actions_of_some_seeds_make_a_row_neither_best_nor_safe(suite, cost, expected):
+    write_cell(suite, 'CDT', seed=0, episodes=[(0.9, cost)], asked=fallback())
+    write_cell(suite, 'CDT', seed=1, **NOTHING)
+    for seed in (0, 1):
+        write_cell(suite, 'QPT', seed=seed, episodes=[(0.2, 5.0)])
+    scores = first_board(suite).scores.loc['BallCircle']
+    assert dict(scores.mark) == {'CDT': expected, 'QPT': BEST}
+    assert scores.safe_seeds['CDT'] == (cost <= 10)
+    assert f'0.45 / {cost / 20:.2f} (no safe target: 1 of 2 seeds)' in page(suite)
+
+
+def test_a_checkpoint_and_a_limit_fall_back_by_themselves(suite):
+    settings = {'checkpoints': ('last', 'best'), 'limits': (10.0, 20.0)}
+    write_cell(suite, 'QPT', asked=fallback(('best', 10.0)), **settings)
+    marks = {
+        (board.checkpoint, board.cost_limit): board.scores.mark.iloc[0]
+        for board in make_boards(read(suite))
+    }
+    assert marks.pop(('best', 10.0)) == NONE
+    assert set(marks.values()) == {BEST}
+    assert table(page(suite), 'limit, best')['BallCircle', 'limit 10'] == 'no safe target found'
+
+
+def test_averages_over_tasks_with_zero_actions_are_not_the_best(suite):
+    for dataset in ('BallCircle', 'CarRun'):
+        write_cell(suite, 'QPT', dataset, episodes=[(0.9, 5.0)])
+        write_cell(suite, 'CDT', dataset, episodes=[(0.2, 5.0)])
+        write_cell(suite, 'CPQ', dataset, episodes=[(0.9, 15.0)])
+    for row in ('QPT', 'CPQ'):
+        write_cell(suite, row, 'CarRun', **NOTHING)
+    marks = first_board(suite).averages(('BallCircle', 'CarRun')).mark
+    assert dict(marks) == {'QPT': NONE, 'CDT': BEST, 'CPQ': NONE}
+    text = page(suite)
+    average = table(text, '### Last')['QPT', 'Bullet-Safety-Gym, average of 2']
+    assert average == '0.45 / 0.25 (no safe target: 1 of 2 tasks)'
+    found = table(text, '#### Over all tasks')
+    assert found['QPT', 'safe tasks'] == '1 (no safe target: 1)'
+    assert found['CPQ', 'safe tasks'] == '0 (no safe target: 1)'
+    assert found['CDT', 'safe tasks'] == '2'
 
 
 # -- what the page says ---------------------------------------------------------------------------
 
 
-def test_table_has_return_and_cost_of_each_row_with_marks(suite):
-    write_cell(suite, 'QPT', episodes=[(0.6, 5.0)])
-    write_cell(suite, 'CDT', episodes=[(0.7, 20.0)])
-    write_cell(suite, 'BCSafe', episodes=[(0.5, 0.0)])
-    text = page(suite)
-    assert '| QPT | **0.60 / 0.50** ★ |' in text
-    assert '| BCSafe | **0.50 / 0.00** |' in text
-    assert '| CDT | 0.70 / 2.00 |' in text
-
-
-def test_all_tables_are_rectangular(suite):
-    limits = {'limits': (10.0, 20.0), 'checkpoints': ('last', 'best')}
-    write_cell(suite, 'QPT', 'BallCircle', **limits)
-    write_cell(suite, 'QPT-paced', 'CarRun', algo='QPT', evaluate={'rule': 'paced'}, **limits)
-    file = dsrl_file('HopperVelocity')
-    write_cell(suite, 'CDT', 'HopperVelocity', dataset_file=file, **limits)
-    tables = [block for block in page(suite).split('\n\n') if block.startswith('|')]
-    assert len(tables) > 12
-    for table in tables:
-        assert len({line.count('|') for line in table.splitlines()}) == 1, table
+def test_the_committed_tables_are_those_of_the_committed_results():
+    """TABLES.md and README.md hold what the report writes."""
+    root = Path(report.__file__).parent
+    results = report._with_plan(read(root / 'results' / 'local'))
+    committed = (root / 'TABLES.md').read_text(encoding='utf-8').split('\n\n## local-updates')[0]
+    blocks = [block for block in committed.split('\n\n') if not block.startswith('![')]
+    found = report.render_page([results], Medium(root))
+    assert found.strip().split('\n\n') == blocks
+    readme = (root.parent / 'README.md').read_text(encoding='utf-8')
+    section = report.render_summary([results], Medium(root.parent), root / 'TABLES.md')
+    assert section.strip() in readme
+    scores = pd.concat([board.scores for board in make_boards(results)])
+    without = scores[scores.fallbacks > 0]
+    assert len(without)
+    assert not set(without.mark) & {SAFE, BEST}
 
 
 def test_longer_list_goes_down_the_page(suite):
-    for dataset in ('BallCircle', 'CarRun', 'HopperVelocity'):
-        for row in ('QPT', 'CDT'):
-            write_cell(suite, row, dataset, episodes=[(0.6, 5.0)])
-    text = page(suite)
-    assert '|  | QPT | CDT |' in text
-    assert '| HopperVelocity | **0.60 / 0.50** ★ | **0.60 / 0.50** ★ |' in text
-    assert '| Bullet-Safety-Gym, average of 2 |' in text
-    assert '| All tasks, average of 3 |' in text
-
-
-def test_deviation_and_interval_are_shown(suite):
-    for seed, value in enumerate((0.2, 0.5, 0.8)):
-        write_cell(suite, seed=seed, episodes=[(value, 5.0)])
-    text = page(suite)
-    assert '**0.50 ± 0.30** ★ | -0.25 to 1.25 |' in text
-    assert '| 3 of 3 | 1 | 0, 1, 2 |' in text
-
-
-def test_cells_without_a_result_read_not_run(suite):
     write_cell(suite, 'QPT', 'BallCircle')
+    write_cell(suite, 'QPT', 'HopperVelocity')
     write_cell(suite, 'CDT', 'CarRun')
-    text = page(suite)
-    assert '| BallCircle | **0.60 / 0.60** ★ | not run |' in text
-    assert '| CarRun | not run | **0.60 / 0.60** ★ |' in text
+    found = table(page(suite), '### Last')
+    assert found['HopperVelocity', 'QPT'] == '**0.60 / 0.60** ★'
+    assert found['HopperVelocity', 'CDT'] == 'not run'
+    assert ('Bullet-Safety-Gym, average of 2', 'QPT') in found
+    assert ('All tasks, average of 3', 'QPT') in found
 
 
 def test_planned_cells_are_named_though_nothing_of_them_was_run(suite, monkeypatch, capsys):
     """A dataset, a row and a seed that no file tells of."""
     write_cell(suite, 'QPT', 'BallCircle', seed=0)
-    planned = [
+    planned = tuple(
         PlannedCell(dataset, ENV_IDS[dataset], row, row, seed)
         for dataset in ('CarRun', 'BallCircle')
         for row in ('QPT', 'FISOR')
         for seed in (0, 1)
-    ]
-    results = Results(suite, read(suite).cells, tuple(planned))
-    text = in_markdown(suite_page(results, Surroundings()))
+    )
+    text = page(replace(read(suite), planned=planned))
     assert '| CarRun | not run | not run |' in text
     assert '| BallCircle | **0.60 / 0.60 (1 of 2 seeds)** ★ | not run |' in text
     assert 'Of the 8 cells of the suite, 7 have not been run.' in text
@@ -369,37 +417,18 @@ def test_statistics_over_all_tasks_are_shown(suite):
     write_cell(suite, 'CDT', 'CarRun', episodes=[(0.6, 1.0)])
     iqm = plain_interquartile_mean([value for pair in values.values() for value in pair])
     text = page(suite)
-    everywhere, common = text.split('#### Over all tasks')[1].split('On the tasks that all')
-    (line,) = (line for line in everywhere.splitlines() if line.startswith('| QPT |'))
-    entries = line.strip('| ').split(' | ')
-    assert entries[:3] == ['QPT', '3 of 3', '2']
-    assert entries[3].startswith('0.57 [')  # mean
-    assert entries[4].startswith('0.50 [')  # median
-    assert entries[5].startswith(f'{iqm:.2f} [')
-    assert entries[6].startswith('0.93 [')  # mean of costs
-    assert common.startswith(' these rows have, CarRun:')
-    assert '| QPT | 1 of 1 | 0 | 1.00 [0.60, 1.40] |' in common
-    assert '| CDT | 1 of 1 | 1 | 0.60 | 0.60 | 0.60 | 0.10 |' in common  # no interval of one seed
-
-
-def test_no_minus_stands_before_a_zero(suite):
-    write_cell(suite, episodes=[(-0.001, 0.0)])
-    assert '| BallCircle | **0.00 / 0.00** ★ |' in page(suite)
-
-
-def test_seeds_that_are_missing_are_counted(suite):
-    for seed in (0, 1, 2):
-        write_cell(suite, 'QPT', seed=seed)
-    write_cell(suite, 'CDT', seed=1)
-    assert '(1 of 3 seeds)' in page(suite)
-
-
-def test_last_and_best_checkpoint_are_apart(suite):
-    write_cell(suite, checkpoints=('last', 'best'))
-    text = page(suite)
-    assert text.index('### Last checkpoint, cost limit 10') < text.index('### Best checkpoint')
-    summary = in_markdown(suite_summary(read(suite)))
-    assert summary.count('0.60 / 0.60') == 1
+    found = table(text, '#### Over all tasks')
+    assert (found['QPT', 'tasks'], found['QPT', 'safe tasks']) == ('3 of 3', '2')
+    for name, value in {
+        'return: mean': 0.57,
+        'return: median': 0.5,
+        'return: IQM': iqm,
+        'cost / limit: mean': 0.93,
+    }.items():
+        assert found['QPT', name].startswith(f'{value:.2f} [')
+    common = table(text, 'On the tasks that all these rows have, CarRun:')
+    assert common['QPT', 'return: mean'] == '1.00 [0.60, 1.40]'
+    assert common['CDT', 'return: mean'] == '0.60'  # no interval of one seed
 
 
 def test_several_limits_stand_side_by_side(suite):
@@ -412,6 +441,79 @@ def test_several_limits_stand_side_by_side(suite):
     assert 'is held against changes: FISOR.' in text
 
 
+def test_each_note_stands_beneath_the_rows_that_it_is_about(suite):
+    late = {'lagrange_start_step': 150000}
+    write_cell(suite, 'QPT')
+    write_cell(suite, 'BCQLag', settings=late)
+    write_cell(suite, 'COptiDICE')
+    write_cell(suite, 'CCRR', settings=late)
+    write_cell(suite, 'CCRR-fixed', settings={'lagrange_start_step': 0})
+    text = page(suite)
+    for row in ('QPT', 'BCQLag¹,²', 'COptiDICE⁴', 'CCRR²,³', 'CCRR-fixed⁵'):
+        assert f'\n| {row} | ' in text
+    for note in ('¹ BCQLag:', '² BCQLag, CCRR:', '³ CCRR:', '⁴ COptiDICE:', '⁵ CCRR-fixed:'):
+        assert f'\n- {note} ' in text
+    assert 'multiplier stays' in text
+    for row in ('BCQLag', 'CCRR'):
+        write_cell(suite, row, settings=late, updates=200000)
+    assert 'multiplier stays' not in page(suite)
+
+
+def test_rows_that_were_calibrated_in_the_simulator_say_so(suite):
+    def row(name, algo, episodes, evaluate):
+        train_cfgs = {'calibrate_episodes': episodes}
+        write_cell(suite, name, algo=algo, evaluate=evaluate, train_cfgs=train_cfgs)
+
+    row('QPT', 'QPT', 4, {})
+    row('QPT-paper', 'QPT', 4, {'rule': 'paper', 'calibrated': False})
+    row('QPT-77', 'QPT', 4, {'candidates': 77})  # for which the calibration does not hold
+    row('QPT-12', 'QPT', 4, {'candidates': 12})  # as trained
+    row('CDT', 'CDT', 0, {})
+    text = page(suite)
+    assert '\n- ¹ QPT, QPT-12: calibrated in the simulator' in text
+    assert 'without a guarantee' in text
+    for name in ('QPT¹', 'QPT-paper', 'QPT-77'):
+        assert f'| {name} |' in text
+
+
+def test_the_cells_whose_limit_was_certified_are_counted(suite):
+    for dataset, seed, status in (
+        ('BallCircle', 0, 'certified'),
+        ('BallCircle', 1, 'not certified'),
+        ('CarRun', 0, 'certified'),
+    ):
+        asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'holds_still': False}
+        asked['guarantee'] = {'status': status}
+        train_cfgs = {'calibrate_episodes': 80}
+        write_cell(suite, 'QPT', dataset, seed, asked=[asked], train_cfgs=train_cfgs)
+    text = page(suite)
+    assert 'QPT on BallCircle 1 of 2; QPT on CarRun 1 of 1' in text
+    assert 'without a guarantee' not in text
+
+
+def test_origin_of_the_figures_is_stated(suite):
+    write_cell(suite, 'QPT', budget={'seconds': 120})
+    write_cell(suite, 'QPT-paced', algo='QPT', budget={'seconds': 120}, evaluate={'rule': 'paced'})
+    limit = {'lagrange_cfgs': {'cost_limit': 4.3302}}
+    write_cell(suite, 'BCQLag', budget={'seconds': 120}, converted_limit=limit)
+    text = page(suite)
+    assert 'Budget: 2 min of updates a training, for cost limit 10' in text
+    # Two rows share one training: 2 x 150 s, and 3 x 60 s of evaluation.
+    assert 'cells: 3, trainings: 2, 8 min one after the other (5 min of it training' in text
+    assert 'commit 012345678.' in text
+    assert 'torch 2.13.0' in text
+    assert 'A processor, 2 cores, 8 GiB, threads of a cell: 1' in text
+    data = table(text, 'evaluation, min').values()
+    assert {'SafetyBallCircle-v0', 'BallCircle-local.hdf5', '`abababababab`', '4.33'} <= set(data)
+
+
+# -- the paper's figures --------------------------------------------------------------------------
+
+
+def dsrl_file(dataset):
+    return find_task(ENV_IDS[dataset]).dataset_file
+
+
 def test_local_data_claim_nothing_about_dsrl(suite):
     write_cell(suite, 'QPT', 'HopperVelocity')
     text = page(suite)
@@ -419,24 +521,15 @@ def test_local_data_claim_nothing_about_dsrl(suite):
     assert 'Beside the paper' not in text
 
 
-def dsrl_file(dataset):
-    return find_task(ENV_IDS[dataset]).dataset_file
-
-
-def test_paper_stands_beside_results_on_its_data(suite):
+def test_paper_stands_beside_results_on_its_data_and_at_its_limit(suite):
+    file = dsrl_file('HopperVelocity')
     for row in ('QPT', 'FISOR', 'VAEBC'):
-        write_cell(suite, row, 'HopperVelocity', dataset_file=dsrl_file('HopperVelocity'))
+        write_cell(suite, row, 'HopperVelocity', dataset_file=file, limits=(10.0, 20.0))
     text = page(suite)
-    assert "DSRL's data" in text
+    assert "**Not DSRL's data**" not in text
     assert '| HopperVelocity | QPT | **0.60** ★ | 0.88 | 0.60 | 0.45 | Table 1 |' in text
     assert '| HopperVelocity | FISOR | **0.60** ★ | 0.19 | 0.60 | 0.5… | Table 1 |' in text
-    assert text.count('| Table 1 |') == 2  # the paper has no VAEBC
-
-
-def test_paper_has_no_figures_at_other_limits(suite):
-    file = dsrl_file('HopperVelocity')
-    write_cell(suite, 'QPT', 'HopperVelocity', limits=(20.0,), dataset_file=file)
-    assert 'Beside the paper' not in page(suite)
+    assert text.count('| Table 1 |') == 2  # the paper has no VAEBC, and no limit of 20
 
 
 def test_ablations_are_held_against_table_2(suite):
@@ -468,235 +561,37 @@ def test_numbers_of_candidates_are_held_against_table_5(suite):
     assert '0.49 ± 0.04 | 0.60 | 0.84 ± 0.02 | Table 5, 1 candidates |' in text
     assert '0.50 ± 0.02 | 0.60 | 0.81 ± 0.03 | Table 5, 50 candidates |' in text
     assert text.count('Table 5') == 2
+    (sweep,) = find_sweeps(read(suite))
+    assert sweep.curves == {'QPT': {1: '1', 50: '50', 77: '77'}}
 
 
-def test_defects_of_built_in_algorithms_stand_beneath_their_rows(suite):
-    late = {'lagrange_start_step': 150000}
-    write_cell(suite, 'QPT')
-    write_cell(suite, 'BCQLag', settings=late)
-    write_cell(suite, 'COptiDICE')
-    write_cell(suite, 'CCRR', settings=late)
-    write_cell(suite, 'CCRR-fixed', settings={'lagrange_start_step': 0})
-    text = page(suite)
-    table, notes = text.split('### Last')[1].split('#### With')[0].split('\n\n- ')
-    assert [line.split(' | ')[0] for line in table.splitlines()[4:9]] == [
-        *('| QPT', '| BCQLag¹,²', '| COptiDICE⁴', '| CCRR²,³', '| CCRR-fixed⁵'),
-    ]
-    lines = [line.removeprefix('- ') for line in notes.strip().splitlines()]
-    assert len(lines) == 5
-    assert lines[0].startswith('¹ BCQLag: one random sample')
-    assert lines[1].startswith('² BCQLag, CCRR: the Lagrange multiplier stays at its first value')
-    assert lines[2].startswith('³ CCRR: the cost critic is never trained.')
-    assert lines[3].startswith('⁴ COptiDICE: ')
-    assert 'lacks the importance weights' in lines[3]
-    assert lines[4].startswith('⁵ CCRR-fixed: ')
+METHODS = ('QPT', 'BCSafe', 'CDT', 'BCQLag', 'CPQ', 'COptiDICE', 'FISOR')
 
 
-def test_rows_that_are_this_projects_own_are_named(suite):
-    for row in ('QPT', 'CDT', 'FISOR', 'CRR'):
-        write_cell(suite, row)
-    assert "CDT, FISOR: this project's implementations." in page(suite)
+def test_paper_has_all_its_rows():
+    figures = paper_figures()
+    tasks = [task.name for task in all_tasks()]
+    assert set(itertools.product(tasks, METHODS)) <= set(figures.loc[1].index)
+    assert len(figures.loc[1]) == 7 * (38 + 3)
+    assert set(figures.loc[2].index.get_level_values('row')) == set('12345678')
+    assert set(figures.loc[5].index.get_level_values('row')) == {'1', '10', '30', '50', '100'}
 
 
-def test_rows_that_were_calibrated_in_the_simulator_say_so(suite):
-    def row(name, algo, episodes, evaluate):
-        path = write_cell(suite, name, algo=algo, evaluate=evaluate)
-        facts = json.loads(path.read_text(encoding='utf-8'))
-        settings = facts['config']['training']['settings']
-        settings['train_cfgs'] = {'calibrate_episodes': episodes}
-        path.write_text(json.dumps(facts), encoding='utf-8')
-
-    row('QPT', 'QPT', 4, {})
-    row('QPT-paper', 'QPT', 4, {'rule': 'paper', 'calibrated': False})
-    row('QPT-77', 'QPT', 4, {'candidates': 77})  # for which the calibration does not hold
-    row('QPT-12', 'QPT', 4, {'candidates': 12})  # as trained
-    row('CDT', 'CDT', 0, {})
-    text = page(suite)
-    assert '- ¹ QPT, QPT-12: calibrated in the simulator' in text
-    assert '| QPT¹ |' in text
-    assert '| QPT-paper |' in text
-    assert '| QPT-77 |' in text
-
-
-def test_the_cells_whose_limit_was_certified_are_counted(suite):
-    def cell(dataset, seed, status):
-        asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'holds_still': False}
-        path = write_cell(
-            suite, 'QPT', dataset, seed, asked=[{**asked, 'guarantee': {'status': status}}]
-        )
-        facts = json.loads(path.read_text(encoding='utf-8'))
-        facts['config']['training']['settings']['train_cfgs'] = {'calibrate_episodes': 80}
-        path.write_text(json.dumps(facts), encoding='utf-8')
-
-    cell('BallCircle', 0, 'certified')
-    cell('BallCircle', 1, 'not certified')
-    cell('CarRun', 0, 'certified')
-    text = page(suite)
-    assert 'QPT on BallCircle 1 of 2; QPT on CarRun 1 of 1' in text
-    assert 'earlier version' not in text
-
-
-# -- policies whose every action is zero ----------------------------------------------------------
-
-
-def fallback(*settings):
-    """What a cell says of its targets: none was found at these checkpoints and limits."""
-    every = itertools.product(('last', 'best'), (10.0, 20.0))
-    return [
-        {'checkpoint': each[0], 'cost_limit': each[1], 'holds_still': each in settings}
-        for each in every
-    ]
-
-
-NOTHING = {'asked': fallback(('last', 10.0)), 'episodes': [(0.0, 0.0)]}
-
-
-def entries(table):
-    """The entries of a table by the names of its line and of its column."""
-    return {
-        (line[0].text, name): entry
-        for line in table.lines
-        for name, entry in zip(table.header[1:], line[1:])
-    }
-
-
-def test_a_row_of_zero_actions_is_neither_best_nor_safe(suite):
-    # The highest return among the safe, if it were one.
-    write_cell(suite, 'QPT', **{**NOTHING, 'episodes': [(0.9, 0.0)]})
-    write_cell(suite, 'CDT', episodes=[(0.4, 5.0)])
-    write_cell(suite, 'BCSafe', episodes=[(0.3, 5.0)])
-    board = Board(read(suite), 'last', 10.0)
-    by_row = {row: mark for (row, _), mark in board.marks.items()}
-    assert by_row == {'QPT': Mark.NONE, 'CDT': Mark.BEST, 'BCSafe': Mark.SAFE}
-    assert board.scores['QPT', 'BallCircle'].safe_seeds == 0
-    text = page(suite)
-    assert '| QPT | no safe target found |' in text
-    assert '0.90' not in text
-    assert 'No safe target found**, every action is zero: QPT on BallCircle at limit 10' in text
-
-
-def test_zero_actions_alone_leave_a_dataset_without_a_best(suite):
-    for row in ('QPT', 'CDT'):
-        write_cell(suite, row, **NOTHING)
-    write_cell(suite, 'BCSafe', episodes=[(0.4, 20.0)])
-    board = Board(read(suite), 'last', 10.0)
-    assert set(board.marks.values()) == {Mark.NONE, Mark.UNSAFE}
-    assert '★ |' not in page(suite)
-
-
-@pytest.mark.parametrize(
-    ('cost', 'mark'),
-    [(6.0, Mark.NONE), (14.0, Mark.NONE), (24.0, Mark.UNSAFE)],  # the second is safe by zeros alone
-)
-def test_zero_actions_of_some_seeds_make_a_row_neither_best_nor_safe(suite, cost, mark):
-    write_cell(suite, 'CDT', seed=0, episodes=[(0.9, cost)], asked=fallback())
-    write_cell(suite, 'CDT', seed=1, **NOTHING)
-    for seed in (0, 1):
-        write_cell(suite, 'QPT', seed=seed, episodes=[(0.2, 5.0)])
-    board = Board(read(suite), 'last', 10.0)
-    assert board.marks['CDT', 'BallCircle'] is mark
-    assert board.marks['QPT', 'BallCircle'] is Mark.BEST
-    assert board.scores['CDT', 'BallCircle'].safe_seeds == (cost <= 10)
-    assert f'0.45 / {cost / 20:.2f} (no safe target: 1 of 2 seeds)' in page(suite)
-
-
-def test_a_checkpoint_and_a_limit_fall_back_by_themselves(suite):
-    settings = {'checkpoints': ('last', 'best'), 'limits': (10.0, 20.0)}
-    write_cell(suite, 'QPT', asked=fallback(('best', 10.0)), **settings)
-    marks = {
-        setting: Board(read(suite), *setting).marks['QPT', 'BallCircle']
-        for setting in itertools.product(*settings.values())
-    }
-    assert marks.pop(('best', 10.0)) is Mark.NONE
-    assert set(marks.values()) == {Mark.BEST}
-    (_, cells) = limits_table([Board(read(suite), 'best', limit) for limit in (10.0, 20.0)]).lines[
-        0
-    ][1:3]
-    assert cells.text == 'no safe target found'
-
-
-def test_averages_over_tasks_with_zero_actions_are_not_the_best(suite):
-    for dataset in ('BallCircle', 'CarRun'):
-        write_cell(suite, 'QPT', dataset, episodes=[(0.9, 5.0)])
-        write_cell(suite, 'CDT', dataset, episodes=[(0.2, 5.0)])
-        write_cell(suite, 'CPQ', dataset, episodes=[(0.9, 15.0)])
-    for row in ('QPT', 'CPQ'):
-        write_cell(suite, row, 'CarRun', **NOTHING)
-    board = Board(read(suite), 'last', 10.0)
-    marks = board.mark_averages(('BallCircle', 'CarRun'))
-    assert marks == {'QPT': Mark.NONE, 'CDT': Mark.BEST, 'CPQ': Mark.NONE}
-    average = entries(overview(board))['QPT', 'Bullet-Safety-Gym, average of 2']
-    assert average.text == '0.45 / 0.25 (no safe target: 1 of 2 tasks)'
-    table = entries(aggregates(board, ('BallCircle', 'CarRun')))
-    assert table['QPT', 'safe tasks'].text == '1 (no safe target: 1)'
-    assert table['CPQ', 'safe tasks'].text == '0 (no safe target: 1)'
-    assert table['CDT', 'safe tasks'].text == '2'
-
-
-def test_a_row_of_zero_actions_on_every_task_has_no_average(suite):
-    for dataset in ('BallCircle', 'CarRun'):
-        write_cell(suite, 'QPT', dataset, **NOTHING)
-    board = Board(read(suite), 'last', 10.0)
-    assert board.mark_averages(('BallCircle', 'CarRun')) == {'QPT': Mark.NONE}
-    texts = {entry.text for line in overview(board).lines for entry in line[1:]}
-    assert texts == {'no safe target found'}
-
-
-def test_zero_actions_are_not_drawn(suite, figures):
-    write_cell(suite, 'QPT', limits=(10.0, 20.0), asked=fallback(('last', 10.0)))
-    write_cell(suite, 'CDT', limits=(10.0, 20.0))
-    drawn = pictures.draw(read(suite), Path())
-    (panel,) = figures[Path('a-suite-last-limit-10.png')].axes
-    assert set(labelled(panel)) == {'CDT', 'limit'}
-    assert panel.texts[0].get_text() == 'no safe target found: QPT'
-    ((_, path),) = drawn.curves
-    for axes in figures[path].axes:
-        assert list(np.isnan(labelled(axes)['QPT'].get_ydata())) == [True, False]
-    assert figures[path].axes[0].texts[0].get_text() == 'no safe target found: QPT at 10'
-
-
-def test_committed_tables_mark_no_zero_actions():
-    results = Path(report.__file__).parent / 'results'
-    found = 0
-    for suite in read_results([results]):
-        for setting in suite.settings:
-            board = Board(suite, *setting)
-            for key, score in board.scores.items():
-                if not all(score.targets):
-                    found += 1
-                    assert board.marks[key] is not Mark.BEST
-    assert found
-
-
-def test_a_multiplier_that_moved_has_no_note(suite):
-    write_cell(suite, 'BCQLag', settings={'lagrange_start_step': 150000}, updates=200000)
-    assert 'multiplier' not in page(suite)
-
-
-def test_origin_of_the_figures_is_stated(suite):
-    write_cell(suite, 'QPT', budget={'seconds': 120})
-    write_cell(suite, 'QPT-paced', algo='QPT', budget={'seconds': 120}, evaluate={'rule': 'paced'})
-    limit = {'lagrange_cfgs': {'cost_limit': 4.3302}}
-    write_cell(suite, 'BCQLag', budget={'seconds': 120}, converted_limit=limit)
-    text = page(suite)
-    assert 'Budget: 2 min of updates a training, for cost limit 10' in text
-    # Two rows share one training: 2 x 150 s, and 3 x 60 s of evaluation.
-    assert 'cells: 3, trainings: 2, 8 min one after the other (5 min of it training' in text
-    assert 'commit 012345678.' in text
-    assert 'torch 2.13.0' in text
-    assert 'A processor, 2 cores, 8 GiB, threads of a cell: 1' in text
-    assert (
-        '| BallCircle | SafetyBallCircle-v0 | BallCircle-local.hdf5 | `abababababab` | 4.33 |'
-        in (text)
-    )
-
-
-def test_links_lead_from_the_page_to_the_cells(suite, monkeypatch):
-    write_cell(suite)
-    (suite.parent / 'docs').mkdir()
-    page_file = suite.parent / 'docs' / 'tables.md'
-    assert run_main(monkeypatch, suite, '--markdown', page_file) == 0
-    assert '[0](../a-suite/BallCircle/QPT/seed-0.json)' in page_file.read_text(encoding='utf-8')
+def test_paper_averages_follow_from_its_rows():
+    """But for one cost, and that the first suite's leave the Button tasks out."""
+    figures = paper_figures().loc[1][['return', 'cost']].astype(float)
+    wrong = set()
+    for suite in ('safety_gymnasium', 'bullet_safety_gym', 'metadrive'):
+        tasks = [task.name for task in all_tasks() if task.suite == suite]
+        for method, name in itertools.product(METHODS, ('return', 'cost')):
+            averaged = [task for task in tasks if method == 'FISOR' or 'Button' not in task]
+            mean = figures[name][[(task, method) for task in averaged]].mean()
+            # FISOR's costs are cut after the first decimal, so they may be higher by up to 0.1.
+            room = 0.11 if (method, name) == ('FISOR', 'cost') else 0.0
+            printed = figures[name][f'average {suite}', method]
+            if not mean - 0.0105 - room <= printed <= mean + 0.0105 + room:
+                wrong.add((suite, method, name))
+    assert wrong == {('metadrive', 'CPQ', 'cost')}
 
 
 # -- warnings -------------------------------------------------------------------------------------
@@ -705,7 +600,7 @@ def test_links_lead_from_the_page_to_the_cells(suite, monkeypatch):
 def test_equal_cells_give_no_warning(suite):
     for row, seed in itertools.product(('QPT', 'CDT'), (0, 1)):
         write_cell(suite, row, seed=seed, budget={'seconds': 120})
-    assert find_differences(read(suite)) == []
+    assert warnings(read(suite)) == []
     assert 'Attention' not in page(suite)
 
 
@@ -728,43 +623,37 @@ def test_equal_cells_give_no_warning(suite):
 def test_differences_between_cells_are_told(suite, difference, words):
     write_cell(suite, 'QPT')
     write_cell(suite, 'CDT', **difference)
-    (found,) = find_differences(read(suite))
+    (found,) = warnings(read(suite))
     assert all(word in found for word in words), found
     assert found in page(suite)
-    assert 'comparability: 1.' in in_markdown(suite_summary(read(suite)))
+    assert 'comparability: 1.' in summary(suite).replace('\n', ' ')
 
 
 def test_seeds_of_a_row_that_differ_in_settings_are_told(suite):
     write_cell(suite, seed=0)
     write_cell(suite, seed=1, settings={'eta_cost': 0.7})
-    (found,) = find_differences(read(suite))
+    (found,) = warnings(read(suite))
     assert 'QPT on BallCircle: seeds differ in their settings (algo_cfgs.eta_cost)' in found
 
 
 def test_missed_budgets_of_time_are_told(suite):
     for seed, seconds in enumerate((70.0, 119.0, 121.0, 145.0)):
         write_cell(suite, seed=seed, budget={'seconds': 100}, train_seconds=seconds)
-    (found,) = find_differences(read(suite))
+    (found,) = warnings(read(suite))
     assert found == 'QPT: trained for 70 to 145 s where the budget is 100 s'
 
 
-def test_many_differences_are_cut(suite):
-    for index in range(20):
-        write_cell(suite, f'row-{index}', commit='a', budget={'seconds': 90})
-    assert 'and 8 more of this kind' in page(suite)
+# -- what is read and refused ---------------------------------------------------------------------
 
 
-# -- what is read ---------------------------------------------------------------------------------
-
-
-def test_harness_writes_what_the_report_reads():
-    """By its words, because to run it would mean to train."""
-    source = Path(report.__file__).with_name('cells.py').read_text(encoding='utf-8')
-    words = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
-    assert {*FACTS, *COLUMNS, 'converted_limit', 'evaluation_commit'} <= words
-
-
-# -- what is refused ------------------------------------------------------------------------------
+def test_suites_keep_the_order_in_which_they_are_given(tmp_path):
+    folders = [tmp_path / name for name in ('local', 'ablation', 'etas')]
+    for folder in folders:
+        write_cell(folder)
+    write_cell(tmp_path / 'etas', seed=0, suite='first')  # a repetition
+    assert [each.name for each in read_results(folders)] == ['local', 'ablation', 'first (etas)']
+    found = [each.name for each in read_results([folders[2], tmp_path])]
+    assert found == ['first (etas)', 'ablation', 'local']
 
 
 def change_rows(old, new):
@@ -794,20 +683,24 @@ HEADER = ','.join(COLUMNS)
     [
         (lambda path: path.unlink(), ['seed-0.json', 'missing']),
         (lambda path: path.with_suffix('.csv').unlink(), ['seed-0.csv', 'missing']),
-        (change_rows('length', 'lenght'), ['seed-0.csv', 'unknown columns: lenght']),
-        (change_rows(HEADER, HEADER + ',speed'), ['seed-0.csv', 'unknown columns: speed']),
-        (change_rows(',length', ''), ['seed-0.csv', 'missing columns: length']),
-        (change_rows(',4.0,', ',four,'), ['line 2', 'cost', "'four'"]),
-        (change_rows(',4.0,', ',nan,'), ['line 2', 'cost', 'finite']),
+        (change_rows('length', 'lenght'), ['seed-0.csv', 'columns', 'lenght']),
+        (change_rows(HEADER, HEADER + ',speed'), ['seed-0.csv', 'columns', 'speed']),
+        (change_rows(',length', ''), ['seed-0.csv', 'columns', 'length']),
+        (change_rows(',4.0,', ',four,'), ['seed-0.csv', 'line 2', 'cost', "'four'"]),
+        (change_rows(',4.0,', ',nan,'), ['line 2', 'cost', 'nan']),
+        (change_rows('last,10.0,1,', 'last,10.0,1.5,'), ['line 3', 'episode', '1.5']),
         (change_rows(',4.0,', ',4.0,4.0,'), ['line 2', 'more values']),
+        (change_rows(',4.0,', ',4.0,4.0,4.0,'), ['seed-0.csv', 'line 2']),
         (change_rows(',4.0,200', ''), ['line 2', "cost is ''"]),
         (change_rows('last,10.0,1,', 'last,10.0,0,'), ['line 3', 'episode 0', 'twice']),
         (lambda path: path.with_suffix('.csv').write_text(HEADER + '\n'), ['no episodes']),
+        (lambda path: path.with_suffix('.csv').write_text(''), ['seed-0.csv', 'columns']),
         (lambda path: path.with_suffix('.csv').write_bytes(b'\xff\xfe'), ['not readable']),
-        (lambda path: path.write_text('{'), ['seed-0.json', 'not readable JSON']),
-        (lambda path: path.write_text('[]'), ['seed-0.json', 'not the facts']),
-        (change_facts(commit='absent'), ['seed-0.json', "'commit' is missing"]),
-        (change_facts(updates='many'), ['seed-0.json', "'updates' is 'many'"]),
+        (lambda path: path.write_text('{'), ['seed-0.json', 'JSON']),
+        (lambda path: path.write_text('[]'), ['seed-0.json', 'a list of 0']),
+        (change_facts(commit='absent'), ['seed-0.json', 'commit is missing']),
+        (change_facts(updates='many'), ['seed-0.json', "updates is 'many'"]),
+        (change_facts(config={'evaluate': {}}), ['seed-0.json', 'config:training is missing']),
     ],
 )
 def test_bad_input_gives_one_clear_line(suite, monkeypatch, capsys, spoil, words):
@@ -826,11 +719,23 @@ def test_folder_without_results_is_refused(suite, monkeypatch, capsys, name):
     assert str(suite / name) in capsys.readouterr().err
 
 
-# -- README ---------------------------------------------------------------------------------------
+# -- the command and the README -------------------------------------------------------------------
 
 README = (
     f'# Mine\r\n\r\ntext ünd so\r\n{report.README_BEGIN}\r\nstale\r\n{report.README_END}\r\nend'
 )
+
+
+def test_command_writes_page_and_plots_and_links_them(suite, monkeypatch):
+    write_cell(suite)
+    page_file, plots = suite.parent / 'docs' / 'page.md', suite.parent / 'plots'
+    page_file.parent.mkdir()
+    assert run_main(monkeypatch, suite, '--markdown', page_file, '--plots', plots) == 0
+    (plot,) = plots.iterdir()
+    assert plot.read_bytes().startswith(b'\x89PNG')
+    text = page_file.read_text(encoding='utf-8')
+    assert f'](../plots/{plot.name})' in text
+    assert '[0](../a-suite/BallCircle/QPT/seed-0.json)' in text
 
 
 def test_a_terminal_of_ascii_gets_question_marks(suite, monkeypatch):
@@ -879,16 +784,22 @@ def test_readme_without_its_two_markers_is_refused(suite, monkeypatch, capsys, t
     assert readme.read_text(encoding='utf-8') == text
 
 
+def test_plots_in_place_of_a_file_are_refused(suite, monkeypatch, capsys):
+    path = write_cell(suite)
+    assert run_main(monkeypatch, suite, '--plots', path) == 1
+    assert f'Error: --plots {path}: is a file' in capsys.readouterr().err
+
+
 # -- plots ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(name='figures')
 def fixture_figures(monkeypatch):
-    """The figures by file, in place of the files."""
+    """The figures by the names of their files, in place of the files."""
     figures = {}
 
     def keep(figure, path):
-        figures[path] = figure
+        figures[path.name] = figure
 
     monkeypatch.setattr(pictures, 'save_figure', keep)
     return figures
@@ -902,51 +813,31 @@ def test_plot_has_a_marker_for_each_row_and_the_limit(suite, figures):
     for seed, value in enumerate((0.2, 0.4)):
         write_cell(suite, 'QPT', seed=seed, episodes=[(value, 5.0)])
     write_cell(suite, 'FISOR', 'CarRun')
-    drawn = pictures.draw(read(suite), Path('plots'))
-    assert drawn.curves == []
-    ((_, path),) = drawn.scatters
-    assert path == Path('plots/a-suite-last-limit-10.png')
-    panels = {axes.get_title(): axes for axes in figures[path].axes}
-    assert set(panels) == {'BallCircle', 'CarRun'}
+    planned = (PlannedCell('HopperVelocity', ENV_IDS['HopperVelocity'], 'QPT', 'QPT', 0),)
+    pictures.draw(replace(read(suite), planned=planned), Path())
+    (figure,) = figures.values()
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    assert set(panels) == {'BallCircle', 'CarRun'}  # none for what was not run
     found = labelled(panels['BallCircle'])
     assert set(found) == {'QPT', 'limit'}
     (x,), (y,) = found['QPT'].lines[0].get_data()
     assert (x, y) == pytest.approx((0.5, 0.3))
     low, high = found['QPT'].lines[2][1].get_segments()[0][:, 1]  # the vertical bar
-    assert (low, high) == pytest.approx(Estimate((0.2, 0.4)).interval)
+    half = 12.706 * 0.1  # 97.5 % of Student's t, one degree of freedom, times the standard error
+    assert (low, high) == pytest.approx((0.3 - half, 0.3 + half), rel=1e-3)
     assert list(found['limit'].get_xdata()) == [1.0, 1.0]
     assert 'not run: FISOR' in panels['BallCircle'].texts[0].get_text()
 
 
-def test_a_dataset_that_was_not_run_has_no_panel(suite, figures):
-    write_cell(suite, 'QPT')
-    results = read(suite)
-    planned = [
-        PlannedCell(name, ENV_IDS[name], 'QPT', 'QPT', 0) for name in ('BallCircle', 'CarRun')
-    ]
-    results = Results(results.folder, results.cells, tuple(planned))
-    assert set(results.datasets) == {'BallCircle', 'CarRun'}
-    ((_, path),) = pictures.draw(results, Path()).scatters
-    assert [axes.get_title() for axes in figures[path].axes if axes.get_visible()] == ['BallCircle']
-
-
-def test_suites_keep_the_order_in_which_they_are_given(tmp_path):
-    folders = [tmp_path / name for name in ('local', 'ablation', 'etas')]
-    for folder in folders:
-        write_cell(folder)
-    assert [results.name for results in read_results(folders)] == ['local', 'ablation', 'etas']
-    assert [results.name for results in read_results([folders[2], tmp_path])] == [
-        'etas',
-        'ablation',
-        'local',
-    ]
-
-
-def test_curves_go_over_limits(suite, figures):
+def test_curves_go_over_limits_and_come_first(suite, figures):
     write_cell(suite, limits=(10.0, 5.0), episodes=[(0.5, 4.0)])
-    ((_, path),) = pictures.draw(read(suite), Path()).curves
-    assert path == Path('a-suite-limits.png')
-    returns, costs = figures[path].axes
+    drawn = pictures.draw(read(suite), Path('plots'))
+    assert [path.as_posix() for _, path in drawn] == [
+        'plots/a-suite-limits.png',
+        'plots/a-suite-last-limit-5.png',
+        'plots/a-suite-last-limit-10.png',
+    ]
+    returns, costs = figures['a-suite-limits.png'].axes
     assert labelled(returns)['QPT'].get_xydata() == pytest.approx(np.array([[5, 0.5], [10, 0.5]]))
     assert labelled(costs)['QPT'].get_xydata() == pytest.approx(np.array([[5, 0.8], [10, 0.4]]))
 
@@ -959,14 +850,15 @@ def test_rows_that_differ_in_one_number_are_a_curve(suite, figures):
     write_cell(suite, 'CDT')
     sweeps = {sweep.name: sweep for sweep in find_sweeps(read(suite))}
     assert set(sweeps) == {'eta_reward', 'eta_cost'}
-    (curve,) = sweeps['eta_reward'].curves
-    assert curve.rows == {0.01: '0.01-0.1', 0.1: '0.1-0.1', 1.0: '1.0-0.1'}
-    (curve,) = sweeps['eta_cost'].curves
-    assert curve.rows == {0.1: '0.1-0.1', 0.5: '0.1-0.5', 2.0: '0.1-2.0'}
-    names = [path.name for _, path in pictures.draw(read(suite), Path()).curves]
-    assert names == ['a-suite-QPT-eta_reward.png', 'a-suite-QPT-eta_cost.png']
-    ticks = [tick.get_text() for tick in figures[Path(names[0])].axes[1].get_xticklabels()]
-    assert ticks == ['0.01', '0.1', '1']
+    (curve,) = sweeps['eta_reward'].curves.values()
+    assert curve == {0.01: '0.01-0.1', 0.1: '0.1-0.1', 1.0: '1.0-0.1'}
+    (curve,) = sweeps['eta_cost'].curves.values()
+    assert curve == {0.1: '0.1-0.1', 0.5: '0.1-0.5', 2.0: '0.1-2.0'}
+    names = [path.name for _, path in pictures.draw(read(suite), Path())]
+    assert names[:2] == ['a-suite-QPT-eta_reward.png', 'a-suite-QPT-eta_cost.png']
+    costs = figures[names[0]].axes[1]
+    assert [tick.get_text() for tick in costs.get_xticklabels()] == ['0.01', '0.1', '1']
+    assert list(labelled(costs)['QPT'].get_xdata()) == [0, 1, 2]
 
 
 def test_switches_and_words_are_no_curves(suite):
@@ -978,82 +870,14 @@ def test_switches_and_words_are_no_curves(suite):
     assert find_sweeps(read(suite)) == []
 
 
-def test_page_shows_all_pictures_and_summary_none(suite):
-    write_cell(suite)
-    results = read(suite)
-    scatters = [('last', Path('last.png')), ('best', Path('best.png'))]
-    around = Surroundings(Path(), {suite: Pictures([('curve', Path('curve.png'))], scatters)})
-    page_of_all = in_markdown(suite_page(results, around))
-    shown = [line for line in page_of_all.splitlines() if '.png' in line]
-    assert shown == ['![curve](curve.png)', '![last](last.png)', '![best](best.png)']
-    assert '.png' not in in_markdown(suite_summary(results))
-
-
-def test_summary_has_one_table_without_averages_and_notes(suite):
-    for row in ('QPT', 'CDT'):
-        write_cell(suite, row)
-        write_cell(suite, row, 'CarRun')
-    summary = in_markdown(suite_summary(read(suite)))
-    tables = [line for line in summary.splitlines() if set(line) == set('| -')]
-    assert len(tables) == 1
-    assert 'average' not in summary
-    assert 'Notes' not in summary
-
-
-def test_plots_in_place_of_a_file_are_refused(suite, monkeypatch, capsys):
-    path = write_cell(suite)
-    assert run_main(monkeypatch, suite, '--plots', path) == 1
-    assert f'Error: --plots {path}: is a file' in capsys.readouterr().err
-
-
-def test_results_of_a_repetition_are_named_by_their_folder(suite):
-    write_cell(suite, suite='first')
-    assert page(suite).startswith('## first (a-suite)')
-
-
-def test_command_writes_page_and_plots_and_shows_them(suite, monkeypatch):
-    write_cell(suite)
-    page_file, plots = suite.parent / 'page.md', suite.parent / 'plots'
-    assert run_main(monkeypatch, suite, '--markdown', page_file, '--plots', plots) == 0
-    (plot,) = plots.iterdir()
-    assert plot.read_bytes().startswith(b'\x89PNG')
-    assert f'](plots/{plot.name})' in page_file.read_text(encoding='utf-8')
-
-
-# -- the paper's figures --------------------------------------------------------------------------
-
-METHODS = ('QPT', 'BCSafe', 'CDT', 'BCQLag', 'CPQ', 'COptiDICE', 'FISOR')
-
-
-def test_paper_has_all_its_rows():
-    tasks = {task.name for task in all_tasks()}
-    keys = set(paper_scores())
-    for task, method in itertools.product(tasks, METHODS):
-        assert (1, task, method) in keys
-    assert sum(table == 1 for table, _, _ in keys) == 7 * (38 + 3)
-    assert {row for table, task, row in keys if table == 2} == set('12345678')
-    assert {row for table, _, row in keys if table == 5} == {'1', '10', '30', '50', '100'}
-
-
-def test_paper_averages_follow_from_its_rows():
-    """But for one cost, and that the first suite's leave the Button tasks out."""
-    path = Path(report.__file__).with_name('paper_results.csv')
-    with path.open(newline='', encoding='utf-8') as file:
-        lines = [line for line in csv.DictReader(file) if line['table'] == '1']
-    values = {
-        (line['task'], line['row'], name): float(line[name])
-        for line in lines
-        for name in ('return', 'cost')
-    }
-    wrong = set()
-    for suite in ('safety_gymnasium', 'bullet_safety_gym', 'metadrive'):
-        tasks = [task.name for task in all_tasks() if task.suite == suite]
-        for method, name in itertools.product(METHODS, ('return', 'cost')):
-            averaged = [task for task in tasks if method == 'FISOR' or 'Button' not in task]
-            mean = sum(values[task, method, name] for task in averaged) / len(averaged)
-            # FISOR's costs are cut after the first decimal, so they may be higher by up to 0.1.
-            room = 0.11 if (method, name) == ('FISOR', 'cost') else 0.0
-            printed = values[f'average {suite}', method, name]
-            if not mean - 0.0105 - room <= printed <= mean + 0.0105 + room:
-                wrong.add((suite, method, name))
-    assert wrong == {('metadrive', 'CPQ', 'cost')}
+def test_zero_actions_are_not_drawn(suite, figures):
+    write_cell(suite, 'QPT', limits=(10.0, 20.0), asked=fallback(('last', 10.0)))
+    write_cell(suite, 'CDT', limits=(10.0, 20.0))
+    pictures.draw(read(suite), Path())
+    (panel,) = figures['a-suite-last-limit-10.png'].axes
+    assert set(labelled(panel)) == {'CDT', 'limit'}
+    assert panel.texts[0].get_text() == 'no safe target found: QPT'
+    curves = figures['a-suite-limits.png'].axes
+    for axes in curves:
+        assert list(np.isnan(labelled(axes)['QPT'].get_ydata())) == [True, False]
+    assert curves[0].texts[0].get_text() == 'no safe target found: QPT at 10'

@@ -22,6 +22,7 @@ from omnisafe_qpt.report.sections import (
     record_section,
     training_section,
 )
+from omnisafe_qpt.report.templates import open_template
 from omnisafe_qpt.runner import NO_SAFE_TARGET
 from omnisafe_qpt.version import __version__
 
@@ -53,8 +54,6 @@ def make_page(
     Returns:
         The HTML, which needs no other file.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     results, averages = by_limit(rows), _averages(rows)
     has_traces = any(result.traces for result in results)
     with open_studio() as studio:
@@ -67,14 +66,8 @@ def make_page(
             record_section(runs, rows),
         ]
     verdicts = [_verdict(average) for average in averages]
-    environment = Environment(
-        loader=PackageLoader('omnisafe_qpt.report', '.'),
-        autoescape=True,  # names, paths and settings come from the user's files
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    # Names, paths and settings come from the user's files: they are escaped.
+    return open_template('omnisafe_qpt.report', TEMPLATE, escapes=True).render(
         title=f'{runs[0].algo} on {runs[0].env_id}',
         subtitle=_subtitle(runs),
         headline=_headline(verdicts) if verdicts else _headline_of_training(runs),
