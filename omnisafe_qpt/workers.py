@@ -42,10 +42,11 @@ class WorkerDied(UserError):
     """A worker process has ended by itself.
 
     Args:
-        exit_code (int): Its exit code; minus the signal's number if a signal killed it.
+        exit_code (int, optional): Its exit code; minus the signal's number if a signal killed it;
+            None while it is not gone.
     """
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int | None) -> None:
         """Initialize an instance of :class:`WorkerDied`."""
         if exit_code == _REIMPORTED:
             reason = (
@@ -111,8 +112,9 @@ class Worker:
         # A fork shares what is in memory, where importing OmniSafe anew takes seconds. The children
         # touch no CUDA, and with one thread have no use for torch's pool, which a fork leaves out.
         forks = sys.platform == 'linux' and not fresh
-        context: ForkContext | SpawnContext
-        context = multiprocessing.get_context('fork' if forks else 'spawn')
+        context: ForkContext | SpawnContext = (
+            multiprocessing.get_context('fork') if forks else multiprocessing.get_context('spawn')
+        )
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_run_worker,

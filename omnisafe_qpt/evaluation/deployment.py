@@ -8,13 +8,13 @@ import os
 import warnings
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.deployable import Deployable
+from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import Guarantee, LoopPolicy, targets_for
 from omnisafe_qpt.runs.checkpoint import LAST, load_networks
 from omnisafe_qpt.settings.checks import resolve_target_return
@@ -247,7 +247,8 @@ def deployment_of(  # pylint: disable=too-many-arguments
                     'observation alone and knows no such setting; leave it out',
                 )
         return config, None
-    if config.candidates > 1 and not networks.has_critics:
+    # What asks for returns is a Transformer.
+    if config.candidates > 1 and not cast('DeployableNetworks', networks).has_critics:
         raise UserError(
             f'candidates is {config.candidates}: this run of {algorithm_of(spec)} trained no '
             'critics to choose by; leave it out, or give 1',

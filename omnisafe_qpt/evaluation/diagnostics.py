@@ -149,11 +149,11 @@ class OfflineChecks:
             groups += [('within', limit, costs <= limit), ('over', limit, costs > limit)]
         episode = self._episode.cpu()[self._has_action]
         found = []
-        for name, limit, is_chosen in groups:
+        for name, of_limit, is_chosen in groups:
             chosen = is_chosen[episode]
             errors = (_mean(values[chosen]) for values in (squares, constant))
             found.append(
-                ActionError(name, limit, int(is_chosen.sum()), int(chosen.sum()), *errors),
+                ActionError(name, of_limit, int(is_chosen.sum()), int(chosen.sum()), *errors),
             )
         return found
 

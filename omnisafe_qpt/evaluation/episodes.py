@@ -146,7 +146,8 @@ def evaluate_together(
     batches = _plan(series, [each.seeds for each in series])
     processes = min(processes, _most_processes(batches, series[0].device))
     with episode_pool(env_id, series, processes, traced) as pool:
-        return pool.play_batches(batches, on_progress)
+        found = pool.play_batches(batches, on_progress)
+    return [each for each in found if each is not None]  # as every series has seeds
 
 
 @contextmanager
@@ -368,7 +369,9 @@ def _start_alternating(
             size = max(len(batch.seeds) for batch in batches)
             free = [RemoteEnvSlots(workers, 0), RemoteEnvSlots(workers, size)]
             waiting = deque(enumerate(batches))
-            running: deque[tuple[int, Iterator[Any], RemoteEnvSlots]] = deque()
+            running: deque[tuple[int, Generator[Progress, None, BatchResult], RemoteEnvSlots]] = (
+                deque()
+            )
             while waiting or running:
                 while waiting and free:
                     number, batch = waiting.popleft()
