@@ -30,8 +30,11 @@ from omnisafe_qpt.data.actions import (
     normalized,
     recorded_unit,
 )
+from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.convert import INIT_OBS_ALGORITHM, convert
-from omnisafe_qpt.data.files import NPZ_NAMES, open_dataset, read_attributes, write_hdf5
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
+from omnisafe_qpt.data.layouts import NPZ_NAMES
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.runs.checkpoint import load_file
 

@@ -45,7 +45,7 @@ from benchmarks.suite import (
     training_record,
 )
 from omnisafe_qpt.cli.common import write_json
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE
 from omnisafe_qpt.data.tasks import reference_returns
 from omnisafe_qpt.data.trajectories import Trajectories

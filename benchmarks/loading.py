@@ -39,7 +39,9 @@ import numpy as np
 
 from benchmarks import measure, peers
 from benchmarks.command import make_parser, run_command
-from omnisafe_qpt.data.files import HDF5_NAMES, atomic_path, file_sha256, open_dataset
+from omnisafe_qpt.data.atomic import atomic_path, file_sha256
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.layouts import HDF5_NAMES
 from omnisafe_qpt.errors import UserError
 
 

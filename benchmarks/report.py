@@ -28,7 +28,7 @@ from benchmarks.rows import PlannedCell, Results, read_results
 from benchmarks.scores import DECIMALS, REPETITIONS, Board, make_boards
 from benchmarks.tables import Medium, span
 from omnisafe_qpt.cli.common import check_writable, print_in_any_encoding
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.report.templates import open_template
 

@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.convert import BUILT_INS
-from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE, cache_folder, resolve_dataset
 from omnisafe_qpt.data.tasks import Task, find_task
 from omnisafe_qpt.errors import UserError

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -38,6 +39,38 @@ def disk_problem(error: Exception) -> str | None:
         return None
     where = f'{error.filename}: ' if error.filename else ''
     return printable(f'{where}{error.strerror}; make room or choose another folder')
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, its type where it has none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextmanager
+def damage_as_user_error(
+    path: object,
+    kind: str,
+    errors: tuple[type[Exception], ...],
+) -> Iterator[None]:
+    """Say in one line that a file cannot be read.
+
+    Args:
+        path (object): The file.
+        kind (str): What it should be.
+        errors (tuple[type[Exception], ...]): What reading a damaged file raises.
+
+    Raises:
+        UserError: In place of these errors.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        raise UserError(
+            f'{path}: not a readable {kind} file (cut short or corrupt: {first_line(error)}); '
+            'get it again',
+        ) from error
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError, printable
 from omnisafe_qpt.evaluation.deployment import (
     action_range_for,

@@ -506,7 +506,7 @@ def check_processes_update_as_one_does(size):
     with tempfile.TemporaryDirectory() as folder:
         found = parallel_helpers.run_processes(Path(folder), size, DEVICE)
     for name, config in parallel_helpers.CASES.items():
-        alone = parallel_helpers.train(config, parallel_helpers.Replicas(), DEVICE)
+        alone = parallel_helpers.train(config, parallel_helpers.Ranks(), DEVICE)
         for each in found:
             for key, tensor in alone['tensors'].items():
                 if key.endswith('key_value.bias'):  # its keys' half has no gradient but rounding

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig, PolicyConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner

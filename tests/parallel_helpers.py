@@ -28,7 +28,7 @@ from core_helpers import (
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.qpt.config import LearnerConfig
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 
 
 UPDATES = 6
@@ -46,12 +46,12 @@ CASES = {
 }
 
 
-def train(config: LearnerConfig, replicas: Replicas, device: str = 'cpu') -> dict[str, Any]:
+def train(config: LearnerConfig, ranks: Ranks, device: str = 'cpu') -> dict[str, Any]:
     """Train a little on short episodes, most of whose windows are padded."""
     # All processes but the first start from other weights and draw other random numbers, as
     # OmniSafe seeds them.
-    torch.manual_seed(replicas.rank)
-    learner = Learner(OBS_DIM, ACT_DIM, small_scaling(), config, device, replicas=replicas)
+    torch.manual_seed(ranks.rank)
+    learner = Learner(OBS_DIM, ACT_DIM, small_scaling(), config, device, ranks=ranks)
     roughen(learner.policy)
     trajectories = random_trajectories(lengths=(1, 2, 1, 9, 3, 1, 2)).to(device)
     sampler = WindowSampler(
@@ -59,7 +59,7 @@ def train(config: LearnerConfig, replicas: Replicas, device: str = 'cpu') -> dic
         config.policy.context_len,
         BATCH_SIZE,
         seed=5,
-        shard=(replicas.rank, replicas.size),
+        shard=(ranks.rank, ranks.size),
     )
     steps = []
     for _ in range(UPDATES):
@@ -73,21 +73,21 @@ def train(config: LearnerConfig, replicas: Replicas, device: str = 'cpu') -> dic
     }
 
 
-def use_replicas(replicas: Replicas) -> dict[str, Any]:
+def use_ranks(ranks: Ranks) -> dict[str, Any]:
     """Call the methods that no training needs to tell what they do."""
-    mine = torch.arange(3.0) + replicas.rank
-    average = replicas.average(mine)
-    with replicas.first_alone():
-        if replicas.is_first:
+    mine = torch.arange(3.0) + ranks.rank
+    average = ranks.average(mine)
+    with ranks.first_alone():
+        if ranks.is_first:
             time.sleep(0.3)
         entered = time.monotonic()
         left = time.monotonic()
     return {
         'given': mine,
         'average': average,
-        'integers': replicas.average(torch.tensor([2 * replicas.rank + 1])),
-        'broadcast': replicas.broadcast(torch.tensor([replicas.rank])),
-        'shared': replicas.share(f'of {replicas.rank}'),
+        'integers': ranks.average(torch.tensor([2 * ranks.rank + 1])),
+        'broadcast': ranks.broadcast(torch.tensor([ranks.rank])),
+        'shared': ranks.share(f'of {ranks.rank}'),
         'entered': entered,
         'left': left,
     }
@@ -126,11 +126,11 @@ def main() -> None:
         device, backend = f'cuda:{os.environ["RANK"]}', 'nccl'
         torch.cuda.set_device(device)
     distributed.init_process_group(backend, timeout=timedelta(seconds=60))
-    replicas = Replicas.from_process_group()
-    found = {name: train(config, replicas, device) for name, config in CASES.items()}
+    ranks = Ranks.from_process_group()
+    found = {name: train(config, ranks, device) for name, config in CASES.items()}
     if backend == 'gloo':
-        found['replicas'] = use_replicas(replicas)
-    torch.save(found, Path(sys.argv[1]) / f'{replicas.rank}.pt')
+        found['ranks'] = use_ranks(ranks)
+    torch.save(found, Path(sys.argv[1]) / f'{ranks.rank}.pt')
     distributed.destroy_process_group()
 
 

@@ -21,7 +21,7 @@ from omnisafe_qpt.data.actions import (
 )
 from omnisafe_qpt.data.checks import ACTIONS_OUT_OF_RANGE
 from omnisafe_qpt.data.convert import convert
-from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError

@@ -26,7 +26,9 @@ from omnisafe_qpt.collect.agents import (
     read_agents,
 )
 from omnisafe_qpt.collect.episodes import Recipe, Recorder
-from omnisafe_qpt.data.files import file_sha256, open_dataset, read_attributes
+from omnisafe_qpt.data.atomic import file_sha256
+from omnisafe_qpt.data.attributes import read_attributes
+from omnisafe_qpt.data.files import open_dataset
 from omnisafe_qpt.errors import UserError
 
 

@@ -20,16 +20,18 @@ import torch
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.checks import WARNING
-from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.sweep import evaluate_runs
-from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
 from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.training import cuda_graph as graph
+from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 
 
 @pytest.fixture(scope='module')
@@ -214,14 +216,14 @@ def test_a_killed_run_resumes_as_if_it_had_not_stopped(
 ) -> None:
     _, result, unbroken = trained
     with monkeypatch.context() as patch:
-        train = QPT._train
+        update = Learner.update
 
-        def killed_in_the_second_epoch(self: QPT) -> None:
-            if self._learner.step == 7:
+        def killed_in_the_second_epoch(self: Learner, batch: Any) -> None:
+            if self.step == 7:
                 raise _Killed
-            train(self)
+            update(self, batch)
 
-        patch.setattr(QPT, '_train', killed_in_the_second_epoch)
+        patch.setattr(Learner, 'update', killed_in_the_second_epoch)
         agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path / 'a'))
         with pytest.raises(_Killed):
             agent.learn()
@@ -402,13 +404,13 @@ def test_a_dataset_kept_on_the_host_trains_alike(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    evaluate, threads = QPT._evaluate, []
+    evaluate, threads = EpochEvaluation.run, []
 
-    def watched(self: QPT, is_last: bool) -> None:
+    def watched(self: EpochEvaluation, is_last: bool) -> dict[str, float]:
         threads.extend(thread.name for thread in threading.enumerate())
-        evaluate(self, is_last)
+        return evaluate(self, is_last)
 
-    monkeypatch.setattr(QPT, '_evaluate', watched)
+    monkeypatch.setattr(EpochEvaluation, 'run', watched)
     agent, result = run_agent(small_options(dataset, tmp_path, data_device='host'))
     assert 'MainThread' in threads
     assert 'prefetch' not in threads  # evaluation forks
@@ -431,7 +433,7 @@ def test_a_dataset_larger_than_the_device_stays_on_the_host(
         asked.append((device.type, size))
         return False
 
-    monkeypatch.setattr('omnisafe_qpt.omnisafe_plugin.offline_algorithm.fits_on', does_not_fit)
+    monkeypatch.setattr('omnisafe_qpt.training.dataset_loading.fits_on', does_not_fit)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path))
     assert isinstance(agent.agent._sampler, PrefetchSampler)
     ((device, size),) = asked
@@ -458,7 +460,7 @@ def accelerated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         'omnisafe_qpt.settings.machine.resolve_acceleration',
         lambda requested, *_: requested,
     )
-    monkeypatch.setattr('omnisafe_qpt.omnisafe_plugin.offline_algorithm.CapturedUpdate', Captured)
+    monkeypatch.setattr('omnisafe_qpt.training.trainer.CapturedUpdate', Captured)
     monkeypatch.setattr(Learner, 'compile', lambda self: done.append('compile'))
     return done
 

@@ -26,7 +26,7 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.transitions import TransitionBatch, TransitionSampler, select_safe
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.qpt.scaling import Scaling
 from tape import Tape
 
@@ -557,8 +557,8 @@ def test_replays_equal_updates_and_wait_for_nothing(kind):
     assert plain.pop_metrics() == taped.pop_metrics()
 
 
-class Pair(Replicas):
-    """Two replicas in threads of one process."""
+class Pair(Ranks):
+    """Two ranks in threads of one process."""
 
     def __init__(self, rank, board, barrier):
         super().__init__(rank, 2)
@@ -586,7 +586,7 @@ def train_pair(kind):
 
     def work(rank):
         learners[rank] = learner = kind(
-            OBS_DIM, ACT_DIM, small_scaling(), CONFIGS[kind], replicas=Pair(rank, board, barrier)
+            OBS_DIM, ACT_DIM, small_scaling(), CONFIGS[kind], ranks=Pair(rank, board, barrier)
         )
         for seed in range(3):
             whole, half = random_batch(seed), slice(rank * 12, rank * 12 + 12)
@@ -603,12 +603,12 @@ def train_pair(kind):
 
 
 @each_learner
-def test_replicas_stay_alike(kind):
+def test_ranks_stay_alike(kind):
     first, second = train_pair(kind)
     assert not differing(tensors_of(first), tensors_of(second))
 
 
-def test_replicas_get_what_one_gets_with_the_whole_batch(monkeypatch):
+def test_ranks_get_what_one_gets_with_the_whole_batch(monkeypatch):
     start = make(BCSafeLearner).state_dict()['actor']
     built = BCSafeLearner._build
 

@@ -24,7 +24,7 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, small_options, use, write_dataset
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.data.trajectories import Frontier
+from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import target_calibration as calibration
 from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
@@ -37,7 +37,6 @@ from omnisafe_qpt.evaluation.target_calibration import (
     looks,
 )
 from omnisafe_qpt.evaluation.target_costs import ladder
-from omnisafe_qpt.omnisafe_plugin import algorithms as algorithm
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.runner import (
     CALIBRATION_FORMAT,
@@ -53,6 +52,7 @@ from omnisafe_qpt.runs.checkpoint import list_checkpoints, load_networks, save_c
 from omnisafe_qpt.scores import mean_bound
 from omnisafe_qpt.settings.files import load_defaults
 from omnisafe_qpt.settings.seeds import FIRST_CALIBRATION_SEED
+from omnisafe_qpt.training import epoch_evaluation
 
 
 def level(asked: float | None, target: float | None, mean: float, bound: float) -> dict[str, Any]:
@@ -539,7 +539,7 @@ def train(
         settings = calibrated_settings(config)
         return {**RECORD, 'settings': settings, 'levels': levels, 'zero_action': zero_action}
 
-    monkeypatch.setattr(algorithm, 'calibrate', found)
+    monkeypatch.setattr(epoch_evaluation, 'calibrate', found)
     train_cfgs = {'calibrate_episodes': 2, **train_cfgs}
     options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, **train_cfgs)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
@@ -559,11 +559,11 @@ def test_what_was_validated_before_calibration_is_not_shown_as_what_is_deployed(
 ) -> None:
     none = {'final_evaluate_episodes': 0}
     agent, _ = train(tmp_path, monkeypatch, [level(2.0, 8.0, 1.0, 1.0)], None, **none)
-    assert agent.agent._actor.target_return is not None
+    assert agent.agent._evaluation.deployed.target_return is not None
     (shown,) = (
         line for line in capsys.readouterr().out.splitlines() if line.startswith('Return  ')
     )
-    assert f'{agent.agent._actor.target_return:.2f}' not in shown
+    assert f'{agent.agent._evaluation.deployed.target_return:.2f}' not in shown
     assert 'before target calibration' in shown
 
 
@@ -588,7 +588,7 @@ def test_a_trained_model_without_a_safe_target_says_so_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     agent, result = train(tmp_path, monkeypatch, [level(2.0, 8.0, 1.0, 40.0)], ZERO_ACTION)
-    assert agent.agent._actor.target_return is None
+    assert agent.agent._evaluation.deployed.target_return is None
     assert result == (1.0, 0.25, HORIZON)  # what the calibration measured: not simulated again
     said = capsys.readouterr().out
     assert NO_SAFE_TARGET in said
@@ -614,9 +614,9 @@ def test_the_end_of_training_says_whether_the_limit_is_certified(
 ) -> None:
     levels = [{**level(2.0, 8.0, 1.0, bound), 'cost_mean': 7.0}, level(5.0, 9.0, 1.0, 40.0)]
     agent, _ = train(tmp_path, monkeypatch, levels, None)
-    assert agent.agent._actor.config.asked_cost == 2.0
+    assert agent.agent._evaluation.deployed.config.asked_cost == 2.0
     said = capsys.readouterr().out
-    spec = agent.agent._actor.networks.spec
+    spec = agent.agent._evaluation.deployed.networks.spec
     found = Guarantee.at(spec['calibration'], 10.0)
     assert found.status == (CERTIFIED if bound <= 10.0 else NOT_CERTIFIED)
     assert found.mean_statement in said
@@ -639,8 +639,8 @@ def test_training_calibrates_its_last_checkpoint(tmp_path: Path) -> None:
     assert again == record
     # The last row of progress.csv is of the model as it is deployed from now on.
     target = targets_for(last, options.get('cost_limit', 10.0))
-    assert agent.agent._actor.target_return == target[0]
-    assert agent.agent._actor.config.cost_to_ask_for == target[1]
+    assert agent.agent._evaluation.deployed.target_return == target[0]
+    assert agent.agent._evaluation.deployed.config.cost_to_ask_for == target[1]
 
 
 def test_no_episode_of_training_is_played_twice(

@@ -29,7 +29,8 @@ from omnisafe_qpt.collect.episodes import (
     run_episodes,
 )
 from omnisafe_qpt.collect.simulator import Simulator
-from omnisafe_qpt.data.files import open_dataset, read_attributes
+from omnisafe_qpt.data.attributes import read_attributes
+from omnisafe_qpt.data.files import open_dataset
 from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, sample_file
 from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.errors import UserError

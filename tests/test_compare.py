@@ -34,7 +34,7 @@ from benchmarks.suite import (
     is_finished,
     load_suite,
 )
-from omnisafe_qpt.data.files import file_sha256
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.settings.seeds import final_seeds

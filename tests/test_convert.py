@@ -15,10 +15,12 @@ import h5py
 import numpy as np
 import pytest
 
+from dataset_helpers import write_collected, write_dsrl
 from omnisafe_qpt.cli import data_convert, main
 from omnisafe_qpt.data import convert as module
+from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.convert import BUILT_INS, COLUMN_ALGORITHMS, convert
-from omnisafe_qpt.data.files import HDF5_NAMES, NPZ_NAMES, read_attributes
+from omnisafe_qpt.data.layouts import HDF5_NAMES, NPZ_NAMES
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 
@@ -39,28 +41,6 @@ def fixture_arrays(make_arrays):
 def fixture_small_blocks(monkeypatch, request):
     """Blocks of some rows, and all rows in one block."""
     monkeypatch.setattr(module, '_BLOCK_BYTES', request.param)
-
-
-def write_dsrl(path, arrays, attributes=()):
-    with h5py.File(path, 'w') as file:
-        file.attrs.update(attributes)
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, compression='gzip')
-    return path
-
-
-def write_collected(path, arrays, column=True, save=np.savez):
-    """Write as OmniSafe's collector does: no timeouts, done at every flagged end."""
-    done = (arrays['terminals'] | arrays['timeouts']).astype(np.float32)
-    columns = {
-        'reward': arrays['rewards'],
-        'cost': arrays['costs'],
-        'done': done,
-    }
-    columns = {key: value[:, None] if column else value for key, value in columns.items()}
-    states = {key: arrays[name] for name, key in NPZ_NAMES.items() if arrays[name].ndim == 2}
-    save(path, **states, **columns)
-    return path
 
 
 def read_dsrl(path):
@@ -155,6 +135,12 @@ def test_done_at_the_horizon_and_gaps_are_time_limits(tmp_path, make_arrays, col
             if key != 'done':
                 np.testing.assert_array_equal(after[key].reshape(before[key].shape), before[key])
         assert np.flatnonzero(after['done']).tolist() == [26]
+
+
+def test_every_end_may_be_a_time_limit(tmp_path, make_arrays):
+    source = write_collected(tmp_path / 'a.npz', make_arrays([10] * 3))
+    done = convert(source, tmp_path / 'b.hdf5', horizon=10)
+    assert (done.terminals, done.timeouts) == (0, 3)
 
 
 def test_episodes_over_the_horizon_are_counted(tmp_path, make_arrays):
@@ -443,21 +429,10 @@ def test_every_built_in_trains_on_the_shape_made_for_it(tmp_path, make_arrays):
 
 
 def test_the_command_says_what_it_wrote(tmp_path, arrays, capsys):
-    source, out, summary = (
-        write_dsrl(tmp_path / 'a.hdf5', arrays),
-        tmp_path / 'b.npz',
-        tmp_path / 'j',
-    )
-    command = [
-        'data',
-        'convert',
-        str(source),
-        str(out),
-        '--for',
-        'COptiDICE',
-        '--json',
-        str(summary),
-    ]
+    source = write_dsrl(tmp_path / 'a.hdf5', arrays)
+    out, summary = tmp_path / 'b.npz', tmp_path / 'j'
+    command = ['data', 'convert', str(source), str(out)]
+    command += ['--for', 'COptiDICE', '--json', str(summary)]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f'{out}: 90 transitions for COptiDICE, 2 into terminal states, 2 cut')

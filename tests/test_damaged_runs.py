@@ -40,15 +40,17 @@ from omnisafe_qpt.report import gather
 from omnisafe_qpt.runner import LoopPolicy
 from omnisafe_qpt.runs import checkpoint
 from omnisafe_qpt.runs.checkpoint import (
-    PREVIOUS_STATE_FILE,
-    TRAINING_STATE_FILE,
     load_best,
     load_file,
     load_networks,
-    load_training_state,
     save_checkpoint,
 )
 from omnisafe_qpt.runs.records import read_config, read_progress
+from omnisafe_qpt.runs.training_state import (
+    PREVIOUS_STATE_FILE,
+    TRAINING_STATE_FILE,
+    load_training_state,
+)
 
 
 DEEP = '[' * 100_000 + ']' * 100_000

@@ -23,15 +23,14 @@ from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.collect.episodes import Episode
 from omnisafe_qpt.collect.store import EpisodeStore
-from omnisafe_qpt.data import files
-from omnisafe_qpt.data.files import atomic_path, write_hdf5
+from omnisafe_qpt.data import atomic
+from omnisafe_qpt.data.atomic import atomic_path
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.errors import UserError, WriteError
-from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
-from omnisafe_qpt.runs.checkpoint import (
-    TRAINING_STATE_FILE,
-    load_file,
-    save_training_state,
-)
+from omnisafe_qpt.runs.checkpoint import load_file
+from omnisafe_qpt.runs.training_state import TRAINING_STATE_FILE, save_training_state
+from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
+from omnisafe_qpt.training.trainer import Trainer
 
 
 @contextmanager
@@ -215,7 +214,7 @@ class _Full:
     """Writes fail from some point on, as on a full disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-        original = files._temporary_file
+        original = atomic._temporary_file
 
         @contextmanager
         def temporary_file(path: Path) -> Any:
@@ -224,7 +223,7 @@ class _Full:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 yield temporary
 
-        monkeypatch.setattr(files, '_temporary_file', temporary_file)
+        monkeypatch.setattr(atomic, '_temporary_file', temporary_file)
 
 
 @pytest.mark.parametrize('suffix', ['training_state.pt', 'epoch-2.pt', 'best.json'])
@@ -235,14 +234,15 @@ def test_a_run_goes_on_when_there_is_room_again(
 ) -> None:
     agent = make_agent(dataset, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        original = QPT._evaluate
+        original = EpochEvaluation.run
 
-        def evaluate(self: QPT, is_last: bool = False) -> None:
-            original(self, is_last)
-            if self.epoch == 1 + (suffix == 'epoch-2.pt'):
+        def evaluate(self: EpochEvaluation, is_last: bool) -> dict[str, float]:
+            evaluated = original(self, is_last)
+            if is_last == (suffix == 'epoch-2.pt'):
                 _Full(patch, suffix)
+            return evaluated
 
-        patch.setattr(QPT, '_evaluate', evaluate)
+        patch.setattr(EpochEvaluation, 'run', evaluate)
         with pytest.raises(WriteError) as caught:
             agent.learn()
     one_line(caught.value, str(only_run(tmp_path)), 'No space left', 'omnisafe train', 'resume')
@@ -258,13 +258,13 @@ def test_a_run_folder_that_was_removed_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = make_agent(dataset, tmp_path)
-    original = QPT._evaluate
+    original = EpochEvaluation.run
 
-    def evaluate(self: QPT, is_last: bool = False) -> None:
+    def evaluate(self: EpochEvaluation, is_last: bool) -> dict[str, float]:
         shutil.rmtree(only_run(tmp_path))
-        original(self, is_last)
+        return original(self, is_last)
 
-    monkeypatch.setattr(QPT, '_evaluate', evaluate)
+    monkeypatch.setattr(EpochEvaluation, 'run', evaluate)
     with pytest.raises(WriteError) as caught:
         agent.learn()
     one_line(caught.value, 'has been removed')
@@ -277,14 +277,14 @@ def test_a_progress_file_that_cannot_grow_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = make_agent(dataset, tmp_path)
-    run, original = only_run(tmp_path), QPT._log_row
+    run, original = only_run(tmp_path), Trainer._log_row
 
-    def log_row(self: QPT, values: dict[str, float]) -> None:
+    def log_row(self: Trainer, values: dict[str, float]) -> None:
         with size_limit((run / 'progress.csv').stat().st_size + 10):
             original(self, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(QPT, '_log_row', log_row)
+        patch.setattr(Trainer, '_log_row', log_row)
         with pytest.raises(WriteError) as caught:
             agent.learn()
     one_line(caught.value, 'progress.csv', 'File too large')

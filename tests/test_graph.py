@@ -29,7 +29,7 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt import critics, kernels, transformer
 from omnisafe_qpt.qpt.config import OptimizerConfig
 from omnisafe_qpt.qpt.learner import Learner
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.training import cuda_graph as graph
 from omnisafe_qpt.training.cuda_graph import CapturedUpdate
 from tape import Tape
@@ -446,7 +446,7 @@ def test_prefetched_batches_are_brought_to_the_graph(capture_on_tape, monkeypatc
     ('device', 'size', 'expected'), [('cuda:0', 1, True), ('cuda:0', 2, False), ('cpu', 1, False)]
 )
 def test_a_graph_is_for_one_process_with_a_gpu(device, size, expected):
-    learner = SimpleNamespace(device=torch.device(device), replicas=Replicas(0, size))
+    learner = SimpleNamespace(device=torch.device(device), ranks=Ranks(0, size))
     assert graph._is_capturable(learner) == expected
 
 

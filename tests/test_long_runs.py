@@ -33,12 +33,13 @@ from host_helpers import (
 )
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.evaluation.episodes import Evaluation
-from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
+from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.runs import checkpoint as checkpoint_module
 from omnisafe_qpt.runs.best import best_epoch
-from omnisafe_qpt.runs.checkpoint import checkpoint_path, random_state, save_best, save_checkpoint
+from omnisafe_qpt.runs.checkpoint import checkpoint_path, save_best, save_checkpoint
 from omnisafe_qpt.runs.resume import latest_run
 from omnisafe_qpt.runs.run_log import RunLogger
+from omnisafe_qpt.runs.training_state import random_state
 from omnisafe_qpt.settings.seeds import (
     FIRST_CALIBRATION_SEED,
     FIRST_VALIDATION_SEED,
@@ -48,6 +49,8 @@ from omnisafe_qpt.settings.seeds import (
     validation_seeds,
 )
 from omnisafe_qpt.signals import Stopped, StopSignal
+from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
+from omnisafe_qpt.training.run_state import RunState
 
 
 SCRIPTS = Path(sys.executable).parent
@@ -172,12 +175,12 @@ def dying_in_a_write(turn: int) -> None:
 # What happens in a session until it is killed, and the epochs in the state that is kept then. An
 # epoch writes state and checkpoint before its episodes, then checkpoint and state again.
 KILLS: list[tuple[str, Callable[[], None], int | None]] = [
-    ('before the first update', lambda: dying(QPT, '_describe', 1), None),
+    ('before the first update', lambda: dying(RunState, 'restore_random_state', 1), None),
     ('within the first state', lambda: dying_in_a_write(1), None),
     ('within the first checkpoint', lambda: dying_in_a_write(2), 0),
-    ('between checkpoint and state', lambda: dying(QPT, '_save_state', 4), 1),
-    ('in an update', lambda: dying(QPT, '_train', 2), 2),
-    ('in an evaluation', lambda: dying(QPT, '_play', 1), 2),
+    ('between checkpoint and state', lambda: dying(RunState, 'save', 4), 1),
+    ('in an update', lambda: dying(Learner, 'update', 2), 2),
+    ('in an evaluation', lambda: dying(EpochEvaluation, '_play', 1), 2),
     ('within a state', lambda: dying_in_a_write(4), 2),
     ('when config.json is to be written', lambda: dying(RunLogger, 'save_config', 1), 2),
     ('when progress.csv is written', lambda: dying(RunLogger, 'begin', 1, fails_first=False), 2),
@@ -298,27 +301,29 @@ def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def stopping(monkeypatch: pytest.MonkeyPatch, name: str, turn: int, number: int) -> None:
+def stopping(
+    monkeypatch: pytest.MonkeyPatch, kind: type, name: str, turn: int, number: int
+) -> None:
     """Send this process a signal when a method is called for this many-th time."""
-    original, calls = getattr(QPT, name), []
+    original, calls = getattr(kind, name), []
 
-    def method(self: QPT, *arguments: Any, **options: Any) -> Any:
+    def method(self: Any, *arguments: Any, **options: Any) -> Any:
         calls.append(name)
         if len(calls) == turn:
             os.kill(os.getpid(), number)
         return original(self, *arguments, **options)
 
-    monkeypatch.setattr(QPT, name, method)
+    monkeypatch.setattr(kind, name, method)
 
 
 @pytest.mark.parametrize(
-    ('name', 'turn', 'number', 'updates'),
+    ('kind', 'name', 'turn', 'number', 'updates'),
     [
-        ('_train', 5, signal.SIGINT, 5),
-        ('_play', 2, signal.SIGTERM, 6),
-        ('_play', 4, signal.SIGINT, 12),  # validation of the last epoch
-        ('_play', 5, signal.SIGTERM, 12),  # the last evaluation
-        ('_train', 5, signal.SIGHUP, 5),
+        (Learner, 'update', 5, signal.SIGINT, 5),
+        (EpochEvaluation, '_play', 2, signal.SIGTERM, 6),
+        (EpochEvaluation, '_play', 4, signal.SIGINT, 12),  # validation of the last epoch
+        (EpochEvaluation, '_play', 5, signal.SIGTERM, 12),  # the last evaluation
+        (Learner, 'update', 5, signal.SIGHUP, 5),
     ],
 )
 def test_a_stopped_run_goes_on_within_the_epoch(
@@ -327,6 +332,7 @@ def test_a_stopped_run_goes_on_within_the_epoch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    kind: type,
     name: str,
     turn: int,
     number: signal.Signals,
@@ -334,9 +340,9 @@ def test_a_stopped_run_goes_on_within_the_epoch(
 ) -> None:
     handlers = [signal.getsignal(each) for each in STOPPING]
     with monkeypatch.context() as patch:
-        stopping(patch, name, turn, number)
-        kind = KeyboardInterrupt if number == signal.SIGINT else SystemExit
-        with pytest.raises(kind) as error:
+        stopping(patch, kind, name, turn, number)
+        expected = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+        with pytest.raises(expected) as error:
             train(options_of(dataset, tmp_path))
     status = error.value.exit_status if number == signal.SIGINT else error.value.code
     assert status == 128 + number
@@ -492,20 +498,20 @@ def test_evaluation_does_not_change_what_is_learned(
 def test_simulators_may_draw_what_they_like(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play, states = QPT._play, []
+    play, states = EpochEvaluation._play, []
 
-    def drawing(self: QPT, label: str, seeds: range) -> Any:
+    def drawing(self: EpochEvaluation, label: str, seeds: range) -> Any:
         torch.rand(1)
         np.random.rand()
         random.random()
         return play(self, label, seeds)
 
-    def watched(self: QPT, epochs_done: int, shares: Any = ()) -> None:
+    def watched(self: RunState, run: Path, epochs_done: int, shares: Any = ()) -> None:
         states.append([str(value) for _, value in leaves(random_state())])
 
-    monkeypatch.setattr(QPT, '_save_state', watched)
+    monkeypatch.setattr(RunState, 'save', watched)
     for method in (play, drawing):
-        monkeypatch.setattr(QPT, '_play', method)
+        monkeypatch.setattr(EpochEvaluation, '_play', method)
         train(options_of(dataset, tmp_path, total_steps=3))
     assert states[0] == states[1]
 
@@ -533,13 +539,13 @@ def test_seeds_of_validation_calibration_and_reports_are_never_the_same() -> Non
 def test_each_epoch_is_validated_on_the_same_seeds_and_the_last_tested_on_others(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played, play = [], QPT._play
+    played, play = [], EpochEvaluation._play
 
-    def watched(self: QPT, label: str, seeds: range) -> Any:
+    def watched(self: EpochEvaluation, label: str, seeds: range) -> Any:
         played.append(seeds)
         return play(self, label, seeds)
 
-    monkeypatch.setattr(QPT, '_play', watched)
+    monkeypatch.setattr(EpochEvaluation, '_play', watched)
     run = train(options_of(dataset, tmp_path, total_steps=6, evaluate_epoisodes=2))
     validation = range(FIRST_VALIDATION_SEED + 30_000, FIRST_VALIDATION_SEED + 30_002)
     assert played == [validation, validation, range(40_000, 40_001)]
@@ -579,11 +585,11 @@ def test_the_best_checkpoint_is_always_written(
 ) -> None:
     figures = iter([(1.0, 0.0), (5.0, 9.0), (6.0, 11.0), (3.0, 0.0), (99.0, 0.0)])
 
-    def played(self: QPT, label: str, seeds: range) -> Evaluation:
+    def played(self: EpochEvaluation, label: str, seeds: range) -> Evaluation:
         mean_return, cost = next(figures)
         return Evaluation([mean_return], [cost], [100], 0.0, 1.0, None)
 
-    monkeypatch.setattr(QPT, '_play', played)
+    monkeypatch.setattr(EpochEvaluation, '_play', played)
     options = options_of(dataset, tmp_path)
     options['logger_cfgs']['save_model_freq'] = 100
     run = train(options)
@@ -657,16 +663,16 @@ def test_a_run_that_breaks_down_keeps_what_was_good(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    learn, turns = QPT._train, []
+    update, turns = Learner.update, []
 
-    def breaking(self: QPT) -> None:
-        learn(self)
+    def breaking(self: Learner, batch: Any) -> None:
+        update(self, batch)
         turns.append(1)
         if len(turns) == 9:  # the last update of the third epoch: no metric shows it
             with torch.no_grad():
-                next(self._learner.policy.parameters()).view(-1)[0] = torch.inf
+                next(self.policy.parameters()).view(-1)[0] = torch.inf
 
-    monkeypatch.setattr(QPT, '_train', breaking)
+    monkeypatch.setattr(Learner, 'update', breaking)
     with pytest.raises(
         omnisafe_qpt.UserError,
         match=r'policy has weights that are not finite in epoch 3.*last good .*epoch-2\.pt',
@@ -676,7 +682,7 @@ def test_a_run_that_breaks_down_keeps_what_was_good(
     assert checkpoint_path(run).name == 'epoch-2.pt'
     assert len(rows_of(run)) == 2
     assert torch.load(run / 'training_state.pt')['epoch'] == 2
-    monkeypatch.setattr(QPT, '_train', learn)
+    monkeypatch.setattr(Learner, 'update', update)
     train(to_resume(run))
     assert_same_run(run, unbroken)
 
@@ -684,17 +690,17 @@ def test_a_run_that_breaks_down_keeps_what_was_good(
 def test_a_stop_does_not_save_what_is_broken(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn, turns = QPT._train, []
+    update, turns = Learner.update, []
 
-    def breaking(self: QPT) -> None:
-        learn(self)
+    def breaking(self: Learner, batch: Any) -> None:
+        update(self, batch)
         turns.append(1)
         if len(turns) == 4:
             with torch.no_grad():
-                self._learner.cost_critic.weights[0].fill_(torch.nan)
+                self.cost_critic.weights[0].fill_(torch.nan)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(QPT, '_train', breaking)
+    monkeypatch.setattr(Learner, 'update', breaking)
     with pytest.raises(omnisafe_qpt.UserError, match='in epoch 2'):
         train(options_of(dataset, tmp_path))
     state = torch.load(only_run(tmp_path) / 'training_state.pt')

@@ -14,7 +14,7 @@ import pytest
 
 from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.data.layouts import _convert
+from omnisafe_qpt.data.layouts import convert_command
 from omnisafe_qpt.errors import UserError, printable, shell_command
 from omnisafe_qpt.runs.resume import resume_command
 from omnisafe_qpt.runs.run_log import folder_name
@@ -61,7 +61,7 @@ def test_plain_commands_stay_readable() -> None:
 def test_each_printed_command_is_quoted(name: str) -> None:
     for command in (
         resume_command(name, name, Path(name), [name]),
-        _convert(Path(name)),
+        convert_command(Path(name)),
     ):
         assert name in shlex.split(command)
 

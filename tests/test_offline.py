@@ -20,16 +20,18 @@ import torch
 import omnisafe_qpt
 from host_helpers import ENV_ID, HORIZON, make_networks, small_options, write_dataset
 from omnisafe_qpt.cli import main
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.augmentation import augment
-from omnisafe_qpt.data.files import file_sha256, open_dataset, write_hdf5
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.holdout import choose_held_out
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.offline import evaluate_offline
-from omnisafe_qpt.omnisafe_plugin import offline_algorithm as training
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
 from omnisafe_qpt.runs.checkpoint import load_networks, save_checkpoint
+from omnisafe_qpt.training import dataset_loading
 
 
 OBS_DIM, ACT_DIM = 7, 2
@@ -129,12 +131,12 @@ def test_a_resumed_run_holds_out_the_same_and_refuses_others(
         'logger_cfgs': {'log_dir': str(tmp_path)},
     }
     with monkeypatch.context() as patch:
-        patch.setattr(training, 'choose_held_out', lambda data, share: torch.tensor([0, 1]))
+        patch.setattr(dataset_loading, 'choose_held_out', lambda data, share: torch.tensor([0, 1]))
         with pytest.raises(omnisafe_qpt.UserError, match='holds out other episodes'):
             omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
     assert not list(tmp_path.iterdir()), 'a refused run leaves nothing behind'
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
-    assert agent.agent._held_out == load_networks(run)[0].spec['held_out']
+    assert agent.agent._data.held_out == load_networks(run)[0].spec['held_out']
 
 
 @pytest.mark.parametrize(('share', 'message'), [(1.5, 'below 1'), (0.01, 'holds out 0 of the 8')])

@@ -22,7 +22,7 @@ from omnisafe.envs.core import CMDP, env_register, env_unregister, make
 
 import omnisafe_qpt
 from host_helpers import command_line_options, make_networks, small_options
-from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.envs import user_modules as imports
 from omnisafe_qpt.envs.environments import NumpyEnvironment, make_env
 from omnisafe_qpt.errors import UserError

@@ -298,6 +298,7 @@ def test_the_runner_works_without_the_package_around_it():
         ('training/cuda_graph.py', {'numpy', 'torch'}),
         ('data', {'filelock', 'h5py', 'huggingface_hub', 'numpy', 'rich', 'torch'}),
         ('runner', {'numpy', 'onnxruntime'}),
+        ('training', {'numpy', 'rich', 'torch'}),
     ],
 )
 def test_the_learning_core_needs_little(folder, allowed):

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from host_helpers import ENV_ID, command_line_options, small_options, write_dataset
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.settings.files import merge
-from parallel_helpers import CASES, run_processes, train, use_replicas
+from parallel_helpers import CASES, run_processes, train, use_ranks
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize('case', CASES)
 def test_two_processes_learn_what_one_does(found: list[dict[str, Any]], case: str) -> None:
-    alone = train(CASES[case], Replicas())
+    alone = train(CASES[case], Ranks())
     first, second = (process[case] for process in found)
     # The shares differ in how much of them is padding, so that means of means would be wrong.
     assert first['steps'] != second['steps']
@@ -46,8 +46,8 @@ def test_two_processes_learn_what_one_does(found: list[dict[str, Any]], case: st
     assert first['metrics'] == pytest.approx(alone['metrics'], rel=1e-4, abs=1e-6)
 
 
-def test_what_replicas_do_together(found: list[dict[str, Any]]) -> None:
-    first, second = (process['replicas'] for process in found)
+def test_what_ranks_do_together(found: list[dict[str, Any]]) -> None:
+    first, second = (process['ranks'] for process in found)
     for mine in (first, second):
         assert mine['average'].tolist() == [0.5, 1.5, 2.5]
         assert mine['integers'].tolist() == [2.0]
@@ -58,11 +58,11 @@ def test_what_replicas_do_together(found: list[dict[str, Any]]) -> None:
 
 
 def test_one_process_needs_no_others() -> None:
-    mine = use_replicas(Replicas())
+    mine = use_ranks(Ranks())
     assert mine['average'] is mine['given']
     assert mine['shared'] == 'of 0'
     module = torch.nn.Linear(1, 1)
-    assert Replicas.from_process_group().wrap(module) is module
+    assert Ranks.from_process_group().wrap(module) is module
 
 
 # ------------------------------------------------------------------ OmniSafe's command line

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.augmentation import augment
-from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.data.resolve import sample_file
 from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.summary import summarize

@@ -108,6 +108,7 @@ def test_each_is_one_of_omnisafes_algorithms(name):
                 'omnisafe_plugin.adapter',
                 'omnisafe_plugin.algorithms',
                 'omnisafe_plugin.offline_algorithm',
+                'training.epoch_evaluation',
             )
         ),
     ],

@@ -8,16 +8,16 @@ import os
 from datetime import timedelta
 from types import SimpleNamespace
 
-import omnisafe  # noqa: F401 - the algorithm is imported by it
 import pytest
 import torch
 from torch import distributed
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.omnisafe_plugin.algorithms import QPT
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.training import distributed as processes
-from omnisafe_qpt.training.distributed import Launch, join_processes, speaking_in_turn
+from omnisafe_qpt.training.dataset_loading import stays_on_host
+from omnisafe_qpt.training.distributed import Launch, join_processes, report_errors_from_first_rank
+from omnisafe_qpt.training.run_state import RunState
 
 
 VARIABLES = ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
@@ -131,7 +131,7 @@ def test_who_fails_first_speaks_first(rank, error, patience, told, launch_as, mo
     waited = []
     monkeypatch.setattr(processes.time, 'sleep', waited.append)
     launch_as(MASTER_ADDR='here', RANK=rank, WORLD_SIZE=4, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=4)
-    with pytest.raises(told) as raised, speaking_in_turn():
+    with pytest.raises(told) as raised, report_errors_from_first_rank():
         raise error
     assert sum(waited) == patience
     if patience == 10:
@@ -143,20 +143,16 @@ def test_who_fails_first_speaks_first(rank, error, patience, told, launch_as, mo
 def test_a_process_without_others_speaks_at_once(launch_as, monkeypatch):
     monkeypatch.setattr(processes.time, 'sleep', None)
     launch_as()
-    with pytest.raises(ZeroDivisionError), speaking_in_turn():
+    with pytest.raises(ZeroDivisionError), report_errors_from_first_rank():
         raise ZeroDivisionError
 
 
 def dropout_of(rank, epoch, seed=3):
     """Random numbers of a process in an epoch, from whatever state it was in."""
     torch.manual_seed(epoch)
-    agent = SimpleNamespace(
-        _cfgs=SimpleNamespace(seed=seed),
-        _replicas=Replicas(rank, 3),
-        _has_own_dropout=False,
-        epoch=epoch,
-    )
-    QPT._separate_dropout(agent)
+    state = RunState(None, None, None, seed, Ranks(rank, 3))
+    state.progress.epoch = epoch
+    state.separate_dropout()
     return torch.rand(4).tolist()
 
 
@@ -174,10 +170,6 @@ def test_each_process_drops_out_differently():
 @pytest.mark.parametrize(('wish', 'on_host'), [('auto', True), ('device', False), ('host', True)])
 def test_all_processes_keep_the_dataset_in_the_same_place(wish, on_host):
     """Here it fits on this one's device, and not on another's."""
-    agent = SimpleNamespace(
-        _cfgs=SimpleNamespace(train_cfgs=SimpleNamespace(data_device=wish)),
-        _device=torch.device('cpu'),
-        _replicas=SimpleNamespace(average=lambda fits: (fits + 0.0) / 2),
-    )
+    ranks = SimpleNamespace(average=lambda fits: (fits + 0.0) / 2)
     trajectories = SimpleNamespace(table=torch.zeros(3))
-    assert QPT._stays_on_host(agent, trajectories) == on_host
+    assert stays_on_host(wish, trajectories, torch.device('cpu'), ranks) == on_host

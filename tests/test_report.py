@@ -21,8 +21,8 @@ import pytest
 
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
 from omnisafe_qpt.cli import main
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.augmentation import augment
-from omnisafe_qpt.data.files import file_sha256
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation import sweep as limits

@@ -27,7 +27,7 @@ from omnisafe_qpt.algorithms import ALGORITHMS
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.envs.environments import NumpyEnvironment
 from omnisafe_qpt.evaluation.sweep import evaluate_runs
-from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
+from omnisafe_qpt.qpt.base_learner import BaseLearner
 from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.settings.files import merge
 
@@ -164,15 +164,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within its second epoch, by Ctrl-C; FISOR's denoiser has dropout and draws noise."""
-    original = OfflineAlgorithm._train
+    original = BaseLearner.update
 
-    def interrupted(self: OfflineAlgorithm) -> None:
-        original(self)
-        if self._learner.step == 7:
+    def interrupted(self: BaseLearner, batch: Any) -> None:
+        original(self, batch)
+        if self.step == 7:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OfflineAlgorithm, '_train', interrupted)
+        patch.setattr(BaseLearner, 'update', interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(algo, options_of(algo, dataset, tmp_path))
     (config,) = tmp_path.rglob('config.json')

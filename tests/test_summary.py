@@ -19,15 +19,10 @@ from omnisafe_qpt.cli import main
 from omnisafe_qpt.data import scan
 from omnisafe_qpt.data import summary as module
 from omnisafe_qpt.data.checks import NOTE, REFUSED, WARNING
-from omnisafe_qpt.data.files import NPZ_NAMES
-from omnisafe_qpt.data.layouts import Arrays
-from omnisafe_qpt.data.resolve import SAMPLE_ENV_IDS, sample_file
-from omnisafe_qpt.data.summary import (
-    find_dataset_file,
-    identify_task,
-    summarize,
-)
-from omnisafe_qpt.data.tasks import all_tasks, find_task
+from omnisafe_qpt.data.layouts import NPZ_NAMES, Arrays
+from omnisafe_qpt.data.resolve import sample_file
+from omnisafe_qpt.data.summary import summarize
+from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 
@@ -504,55 +499,6 @@ def test_large_arrays_are_read_once_and_in_blocks(monkeypatch, make_arrays, tmp_
     for name in ('observations', 'next_observations', 'actions'):
         assert max(sliced[name]) <= 64, name
         assert sum(sliced[name]) == 400, name
-
-
-# ---------------------------------------------------------- which file, which task
-
-
-def test_every_dsrl_file_is_known_by_its_name_and_by_its_ids():
-    for task in all_tasks():
-        assert identify_task(f'some/{task.dataset_file}', {}) == task
-        for env_id in (task.env_id, task.dsrl_env_id):
-            assert identify_task('mine.hdf5', {'env_id': env_id}) == task
-
-
-@pytest.mark.parametrize(
-    ('name', 'attributes', 'expected'),
-    [
-        ('BallCircle-local-600.hdf5', {}, 'BallCircle'),
-        ('my_ballcircle.v2.npz', {}, 'BallCircle'),
-        ('myballcircle.npz', {}, None),
-        ('CarRun-and-BallRun.hdf5', {}, None),
-        ('CarRun.hdf5', {'env_id': 'SafetyBallRun-v0'}, 'BallRun'),
-        ('CarRun.hdf5', {'env_id': 'MyOwnEnv-v0'}, None),
-        ('data.hdf5', {}, None),
-    ],
-)
-def test_a_task_is_told_by_attribute_or_file_name(name, attributes, expected):
-    task = identify_task(name, attributes)
-    assert (task and task.name) == expected
-
-
-def test_a_dataset_is_a_file_a_cached_task_or_the_sample(tmp_path, monkeypatch):
-    monkeypatch.setenv('DSRL_DATASET_DIR', str(tmp_path))
-    task = find_task('CarRun')
-    with pytest.raises(UserError, match='omnisafe-qpt data download CarRun'):
-        find_dataset_file('SafetyCarRun-v0')
-    (tmp_path / task.dataset_file).touch()
-    for name in ('CarRun', 'SafetyCarRun-v0', task.dsrl_env_id, str(tmp_path / task.dataset_file)):
-        assert find_dataset_file(name) == tmp_path / task.dataset_file
-    assert find_dataset_file('sample') == sample_file('SafetyBallCircle-v0')
-    for env_id in SAMPLE_ENV_IDS:
-        for name in (env_id, find_task(env_id).name):
-            assert find_dataset_file(f'sample:{name}') == sample_file(env_id)
-    with pytest.raises(UserError, match=' and '.join(SAMPLE_ENV_IDS)):
-        find_dataset_file('sample:CarRun')
-    with pytest.raises(UserError, match=r"no file sample:CarRum, and DSRL has no task 'CarRum'"):
-        find_dataset_file('sample:CarRum')
-    with pytest.raises(UserError, match='is a folder'):
-        find_dataset_file(str(tmp_path))
-    with pytest.raises(UserError, match=r'there is no file CarRum, and .*CarRun'):
-        find_dataset_file('CarRum')
 
 
 # --------------------------------------------------------------- the command line

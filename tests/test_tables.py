@@ -12,7 +12,7 @@ import pytest
 
 from omnisafe_qpt.cli import calibrate, data_info, doctor, evaluate, main, offline
 from omnisafe_qpt.cli.common import print_table, result_table
-from omnisafe_qpt.data.files import write_hdf5
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
 
 
 NUMBER = re.compile(r'(?<!\S)[-+@]?\d[\d,.]*(?:e[-+]?\d+)?[%*]?(?!\S)')

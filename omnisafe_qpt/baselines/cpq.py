@@ -207,7 +207,7 @@ class CPQLearner(BaselineLearner):
         alpha, mean_raised = self.multiplier.alpha.clone(), raised.mean()
         self._descend(loss - alpha * raised.mean(1).sum(), self._cost_critic_optimizer)
         shortfall = self.config.unknown_cost * self.config.threshold - mean_raised.detach()
-        self.multiplier.follow(self.replicas.average(shortfall), self.config.alpha_lr)
+        self.multiplier.follow(self.ranks.average(shortfall), self.config.alpha_lr)
         metrics['Loss/Loss_cost_critic'] = loss.detach()
         metrics['Qc/data_Qc'] = values.detach().mean()
         metrics['Qc/unknown_Qc'] = mean_raised.detach()

@@ -12,7 +12,7 @@ from torch import nn
 from omnisafe_qpt.baselines.config import BaselineConfig
 from omnisafe_qpt.data.transitions import TransitionBatch
 from omnisafe_qpt.qpt.base_learner import BaseLearner, frozen_copy
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.qpt.scaling import Scaling
 
 
@@ -30,7 +30,7 @@ class BaselineLearner(BaseLearner):
         scaling (Scaling): Units of the dataset.
         config (BaselineConfig): Everything else.
         device (torch.device or str, optional): Where all of it lives. Defaults to ``'cpu'``.
-        replicas (Replicas, optional): The processes that train this model together. Each updates
+        ranks (Ranks, optional): The processes that train this model together. Each updates
             with its own slice of a batch, and their gradients are averaged. Defaults to None, this
             process alone.
 
@@ -49,10 +49,10 @@ class BaselineLearner(BaseLearner):
         scaling: Scaling,
         config: BaselineConfig,
         device: torch.device | str = 'cpu',
-        replicas: Replicas | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Initialize an instance of :class:`BaselineLearner`."""
-        super().__init__(self.METRICS, scaling, device, replicas)
+        super().__init__(self.METRICS, scaling, device, ranks)
         self.config = config
         self.obs_dim, self.act_dim = obs_dim, act_dim
         # Target networks, what they follow, and by which share in each update.
@@ -78,10 +78,10 @@ class BaselineLearner(BaseLearner):
         raise NotImplementedError
 
     def _trained(self, network: nn.Module) -> Any:
-        """Take a network to train; with several replicas it gets the first one's weights."""
+        """Take a network to train; with several ranks it gets the first one's weights."""
         network = network.to(self.device)
         for parameter in network.parameters():
-            self.replicas.broadcast(parameter)
+            self.ranks.broadcast(parameter)
         return network
 
     def _following(self, network: nn.Module, share: float) -> Any:
@@ -108,10 +108,10 @@ class BaselineLearner(BaseLearner):
         optimizer.step()
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.replicas.size == 1:
+        if self.ranks.size == 1:
             return
         gradients = [each.grad for group in optimizer.param_groups for each in group['params']]
-        mean = self.replicas.average(torch.cat([gradient.flatten() for gradient in gradients]))
+        mean = self.ranks.average(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = mean.split([gradient.numel() for gradient in gradients])
         torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients)])
 

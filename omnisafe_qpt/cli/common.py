@@ -255,7 +255,7 @@ def check_writable(path: Path, option: str = '--json') -> None:
 
 def write_json(content: Any, path: Path) -> None:
     """Write results as JSON; the file appears only when it is complete."""
-    from omnisafe_qpt.data.files import atomic_path
+    from omnisafe_qpt.data.atomic import atomic_path
 
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisafe_qpt.cli.common import add_command, check_writable, positive, say, write_json
+from omnisafe_qpt.cli.data_info import reading
 from omnisafe_qpt.errors import UserError, shell_command
 
 
@@ -90,15 +91,17 @@ def _run(options: argparse.Namespace) -> None:
 
     from omnisafe_qpt.data.convert import COLUMN_ALGORITHMS, convert
 
-    done = convert(
-        options.source,
-        options.out,
-        algorithm=options.algorithm,
-        horizon=_horizon(options),
-        overwrite=options.overwrite,
-        names=dict(options.names),
-        observation_keys=options.observation_keys,
-    )
+    with reading(options.source, 'Converting') as on_progress:
+        done = convert(
+            options.source,
+            options.out,
+            algorithm=options.algorithm,
+            horizon=_horizon(options),
+            overwrite=options.overwrite,
+            names=dict(options.names),
+            observation_keys=options.observation_keys,
+            on_progress=on_progress,
+        )
     purpose = ''
     if done.out.endswith('.npz'):
         purpose = f' for {options.algorithm or ", ".join(COLUMN_ALGORITHMS)}'

@@ -82,7 +82,8 @@ def limit(text: str) -> float:
 def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
-    from omnisafe_qpt.data.summary import COST_LIMITS, find_dataset_file, summarize
+    from omnisafe_qpt.data.resolve import find_dataset_file
+    from omnisafe_qpt.data.summary import COST_LIMITS, summarize
 
     limits = sorted({*COST_LIMITS, *options.cost_limit})
     path = find_dataset_file(options.dataset)
@@ -94,11 +95,15 @@ def _run(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Callable[[int, int], None]]:
+def reading(path: Path, label: str = 'Reading') -> Iterator[Callable[[int, int], None]]:
     """Show on stderr how far a file has been read, if that is a terminal.
 
+    Args:
+        path (Path): The file.
+        label (str, optional): What is being done. Defaults to ``'Reading'``.
+
     Yields:
-        What is to be called with the transitions read and their total.
+        What is to be called with how much is read, and of how much.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -108,7 +113,7 @@ def reading(path: Path) -> Iterator[Callable[[int, int], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        task = progress.add_task(f'Reading {path.name}', total=None)
+        task = progress.add_task(f'{label} {path.name}', total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 

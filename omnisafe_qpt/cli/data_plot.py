@@ -58,7 +58,8 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from omnisafe_qpt.data.summary import find_dataset_file, summarize
+    from omnisafe_qpt.data.resolve import find_dataset_file
+    from omnisafe_qpt.data.summary import summarize
     from omnisafe_qpt.plots import check_suffix, plot_return_cost, relabel, save_figure
     from omnisafe_qpt.settings.files import load_defaults
 

@@ -78,7 +78,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     _check_options(options)
-    from omnisafe_qpt.data.files import atomic_path
+    from omnisafe_qpt.data.atomic import atomic_path
     from omnisafe_qpt.report.gather import read_runs
     from omnisafe_qpt.report.page import make_page
 

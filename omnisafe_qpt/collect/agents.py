@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.data.files import file_sha256
+from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.errors import UserError
 
 

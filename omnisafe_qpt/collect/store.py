@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.collect.episodes import Episode
-from omnisafe_qpt.data.files import atomic_path, write_errors
+from omnisafe_qpt.data.atomic import atomic_path, write_errors
 from omnisafe_qpt.errors import UserError
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omnisafe_qpt.data.files import UNIT_ATTRIBUTE, read_attributes
+from omnisafe_qpt.data.attributes import UNIT_ATTRIBUTE, read_attributes
 from omnisafe_qpt.errors import UserError
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from omnisafe_qpt.data.frontier import frontier_episodes
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.errors import UserError
@@ -49,15 +50,9 @@ def relabel_frontier(
     """
     returns = trajectories.returns.double().cpu().numpy()
     costs = trajectories.cost_returns.double().cpu().numpy()
-    # The best episode at or below each cost: the running maximum in order of cost. Among equal
-    # costs the better episode comes first; among equal returns the cheaper one stays.
-    order = np.lexsort((-returns, costs))
-    best = np.maximum.accumulate(returns[order])
-    newest = np.where(np.concatenate([[True], best[1:] > best[:-1]]), np.arange(len(order)), 0)
-    frontier = order[np.maximum.accumulate(newest)]
-
+    frontier = frontier_episodes(returns, costs)
     cost_targets = generator.uniform(costs.min(), costs.max(), num_episodes)  # kappa
-    source = frontier[np.searchsorted(costs[order], cost_targets, side='right') - 1]  # tau*
+    source = frontier[np.searchsorted(costs[frontier], cost_targets, side='right') - 1]  # tau*
     return_targets = generator.uniform(returns[source], returns.max())  # rho
     rows = trajectories.rows.select(torch.from_numpy(source).to(trajectories.table.device))
     shifts = {

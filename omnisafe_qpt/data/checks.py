@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omnisafe_qpt.data.files import is_shuffled
-from omnisafe_qpt.data.scan import Columns, EpisodeTable, LimitRow, Scan
-from omnisafe_qpt.data.tasks import Task
+from omnisafe_qpt.data.scan import Inspector
 
 
 # What a finding means: training refuses the file; results would suffer; good to know.
@@ -25,7 +23,7 @@ _REFERENCE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a dataset that a user should know.
+    """A problem or a peculiarity of a dataset.
 
     Args:
         level (str): :data:`REFUSED`, :data:`WARNING` or :data:`NOTE`.
@@ -39,42 +37,19 @@ class Finding:
 
 
 def count(number: int, unit: str) -> str:
-    """Say how many there are: ``1 episode``, ``1,200 episodes``."""
+    """Return a number with its unit: ``1 episode``, ``1,200 episodes``."""
     return f'{number:,} {unit}{"" if number == 1 else "s"}'
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the checks look at."""
-
-    task: Task | None
-    horizon: int | None
-    columns: Columns
-    scan: Scan
-    episodes: EpisodeTable
-    limits: list[LimitRow]
-    declares_own_unit: bool = False  # actions are in the environment's own unit, the file says
-
-    @property
-    def has_one_flag(self) -> bool:
-        """Whether one flag stands for both kinds of end, as in OmniSafe's npz."""
-        return self.columns.timeouts is None
-
-    def first(self, rows: np.ndarray) -> str:
-        """Say how often (N,) bool is true and where for the first time."""
-        found = np.flatnonzero(rows)
-        return f'{len(found)}, first: {self.episodes.locate(int(found[0]))}'
-
-
-def _check_flags(facts: Facts) -> Iterator[Finding]:
-    for key, bad in facts.columns.bad_flags.items():
+def _check_flags(seen: Inspector) -> Iterator[Finding]:
+    for key, bad in seen.bad_flags.items():
         if bad:
             yield Finding(
                 REFUSED,
                 'flags_not_finite',
                 f'{key} holds NaN or infinity in {count(bad, "transition")}; store 0 or 1',
             )
-    if not facts.columns.marked.any():
+    if not seen.marked.any():
         yield Finding(
             REFUSED,
             'no_end_marked',
@@ -83,9 +58,9 @@ def _check_flags(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_order(facts: Facts) -> Iterator[Finding]:
-    unmarked = facts.scan.gaps & ~facts.columns.marked
-    if is_shuffled(facts.columns.marked, facts.scan.gaps):
+def _check_order(seen: Inspector) -> Iterator[Finding]:
+    unmarked = seen.unmarked_gaps
+    if seen.is_shuffled:
         yield Finding(
             REFUSED,
             'not_in_order',
@@ -98,13 +73,13 @@ def _check_order(facts: Facts) -> Iterator[Finding]:
             WARNING,
             'unmarked_ends',
             'episodes without an end flag, cut where the next observation is not the following '
-            f'one ({facts.first(unmarked)}): training takes these ends for time limits; set '
+            f'one ({seen.first(unmarked)}): training takes these ends for time limits; set '
             'terminals or timeouts there',
         )
 
 
-def _check_finite(facts: Facts) -> Iterator[Finding]:
-    for name, span in facts.scan.ranges.items():
+def _check_finite(seen: Inspector) -> Iterator[Finding]:
+    for name, span in seen.ranges.items():
         if span.first_non_finite is None:
             continue
         row, column = span.first_non_finite
@@ -114,34 +89,34 @@ def _check_finite(facts: Facts) -> Iterator[Finding]:
             'not_finite',
             f'{name}: NaN, infinity or numbers beyond float32 in '
             f'{count(span.non_finite, "transition")} '
-            f'(first: {place}{facts.episodes.locate(row)}); remove those episodes',
+            f'(first: {place}{seen.episodes.locate(row)}); remove those episodes',
         )
 
 
-def _check_sizes(facts: Facts) -> Iterator[Finding]:
-    if facts.task is None:
+def _check_sizes(seen: Inspector) -> Iterator[Finding]:
+    if seen.task is None:
         return
     for name, needed in (
-        ('observations', facts.task.obs_dim),
-        ('actions', facts.task.act_dim),
+        ('observations', seen.task.obs_dim),
+        ('actions', seen.task.act_dim),
     ):
-        given = len(facts.scan.ranges[name].low)
+        given = len(seen.ranges[name].low)
         if given != needed:
             yield Finding(
                 REFUSED,
                 'wrong_sizes',
-                f'{name} have {given} numbers, those of {facts.task.env_id} {needed}: the data are '
+                f'{name} have {given} numbers, those of {seen.task.env_id} {needed}: the data are '
                 'of another environment, or of another version of it',
             )
 
 
-def _check_actions(facts: Facts) -> Iterator[Finding]:
-    span = facts.scan.ranges['actions']
-    if facts.scan.wild_actions.any() and not facts.declares_own_unit:
+def _check_actions(seen: Inspector) -> Iterator[Finding]:
+    span = seen.ranges['actions']
+    if seen.wild_actions.any() and not seen.declares_own_unit:
         yield Finding(
             WARNING,
             ACTIONS_OUT_OF_RANGE,
-            f'actions outside [-1, 1] ({facts.first(facts.scan.wild_actions)}; from '
+            f'actions outside [-1, 1] ({seen.first(seen.wild_actions)}; from '
             f"{span.low.min():.4g} to {span.high.max():.4g}): if they are in the environment's own "
             'unit, train with train_cfgs:action_unit environment; if not, the policy cannot '
             'imitate them',
@@ -155,15 +130,15 @@ def _check_actions(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_lengths(facts: Facts) -> Iterator[Finding]:
-    lengths = facts.episodes.lengths
-    if facts.horizon is not None and (lengths > facts.horizon).any():
-        longer = np.flatnonzero(lengths > facts.horizon)
-        env = 'the environment' if facts.task is None else facts.task.env_id
+def _check_lengths(seen: Inspector) -> Iterator[Finding]:
+    lengths = seen.episodes.lengths
+    if seen.horizon is not None and (lengths > seen.horizon).any():
+        longer = np.flatnonzero(lengths > seen.horizon)
+        env = 'the environment' if seen.task is None else seen.task.env_id
         yield Finding(
             WARNING,
             'over_horizon',
-            f'{count(len(longer), "episode")} longer than the {facts.horizon} steps of {env} '
+            f'{count(len(longer), "episode")} longer than the {seen.horizon} steps of {env} '
             f'(first: episode {longer[0]}, {lengths[longer[0]]} steps): is an end left unmarked?',
         )
     single = np.flatnonzero(lengths == 1)
@@ -172,15 +147,15 @@ def _check_lengths(facts: Facts) -> Iterator[Finding]:
             WARNING,
             'single_steps',
             f'{count(len(single), "episode")} of one transition (first: episode {single[0]}, '
-            f'transition {facts.episodes.starts[single[0]]}): is an end marked twice or too early?',
+            f'transition {seen.episodes.starts[single[0]]}): is an end marked twice or too early?',
         )
 
 
-def _check_time_limits(facts: Facts) -> Iterator[Finding]:
-    ends = facts.episodes.ends == 'terminal'
-    last = facts.episodes.starts + facts.episodes.lengths - 1
-    if facts.has_one_flag:
-        if facts.horizon is None and ends.any():
+def _check_time_limits(seen: Inspector) -> Iterator[Finding]:
+    ends = seen.episodes.ends == 'terminal'
+    last = seen.episodes.starts + seen.episodes.lengths - 1
+    if seen.timeouts is None:
+        if seen.horizon is None and ends.any():
             yield Finding(
                 NOTE,
                 'npz_without_task',
@@ -189,9 +164,9 @@ def _check_time_limits(facts: Facts) -> Iterator[Finding]:
                 '--task',
             )
         return
-    also_timeout = facts.columns.timeouts[last]
-    if facts.horizon is not None:
-        also_timeout = also_timeout | (facts.episodes.lengths == facts.horizon)
+    also_timeout = seen.timeouts[last]
+    if seen.horizon is not None:
+        also_timeout = also_timeout | (seen.episodes.lengths == seen.horizon)
     both = np.flatnonzero(ends & also_timeout)
     if len(both):
         yield Finding(
@@ -203,31 +178,31 @@ def _check_time_limits(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_last_end(facts: Facts) -> Iterator[Finding]:
-    if facts.episodes.ends[-1] == 'cut':
+def _check_last_end(seen: Inspector) -> Iterator[Finding]:
+    if seen.episodes.ends[-1] == 'cut':
         yield Finding(
             WARNING,
             'last_not_ended',
-            f'the last episode ({len(facts.episodes) - 1}) has no end flag after '
-            f'{facts.episodes.lengths[-1]} steps: training takes it for a time limit; set '
+            f'the last episode ({len(seen.episodes) - 1}) has no end flag after '
+            f'{seen.episodes.lengths[-1]} steps: training takes it for a time limit; set '
             'timeouts, or remove the episode if it is incomplete',
         )
 
 
-def _check_final_states(facts: Facts) -> Iterator[Finding]:
-    replaced = facts.columns.marked & facts.scan.joined
+def _check_final_states(seen: Inspector) -> Iterator[Finding]:
+    replaced = seen.marked & seen.joined
     if replaced.any():
         yield Finding(
             WARNING,
             'final_state_replaced',
             "episodes whose final next observation is the following episode's first observation "
-            f'({facts.first(replaced)}): store the state before the reset, or unset the flag if '
+            f'({seen.first(replaced)}): store the state before the reset, or unset the flag if '
             'the episode goes on',
         )
 
 
-def _check_duplicates(facts: Facts) -> Iterator[Finding]:
-    keys = facts.scan.episode_keys(facts.episodes)
+def _check_duplicates(seen: Inspector) -> Iterator[Finding]:
+    keys = seen.episode_keys()
     _, original, inverse = np.unique(keys, return_index=True, return_inverse=True)
     copies = np.flatnonzero(original[inverse] != np.arange(len(keys)))
     if len(copies):
@@ -239,17 +214,17 @@ def _check_duplicates(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_costs(facts: Facts) -> Iterator[Finding]:
-    costs = facts.columns.costs
+def _check_costs(seen: Inspector) -> Iterator[Finding]:
+    costs = seen.costs
     if (costs < 0).any():
         yield Finding(
             WARNING,
             'negative_costs',
-            f'costs below 0 ({facts.first(costs < 0)}; least: {np.nanmin(costs):.4g}): an episode '
+            f'costs below 0 ({seen.first(costs < 0)}; least: {np.nanmin(costs):.4g}): an episode '
             'could earn back what it spent; store costs of 0 and more',
         )
     least = costs[costs > 0].min(initial=np.inf)
-    limits = (row.cost_limit for row in facts.limits if np.isfinite(least))
+    limits = (row.cost_limit for row in seen.limits if np.isfinite(least))
     too_low = [f'{limit:g}' for limit in limits if limit < least]
     if too_low:
         yield Finding(
@@ -265,7 +240,7 @@ def _check_costs(facts: Facts) -> Iterator[Finding]:
             'no_costs',
             'every cost is 0: there is nothing to learn about safety; was the cost recorded?',
         )
-    if not facts.columns.rewards.any():
+    if not seen.rewards.any():
         yield Finding(
             WARNING,
             'no_rewards',
@@ -273,10 +248,10 @@ def _check_costs(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_limits(facts: Facts) -> Iterator[Finding]:
-    missed = [f'{row.cost_limit:g}' for row in facts.limits if row.episodes == 0]
-    if missed and facts.episodes.is_finite.any():
-        cheapest = facts.episodes.costs[facts.episodes.is_finite].min()
+def _check_limits(seen: Inspector) -> Iterator[Finding]:
+    missed = [f'{row.cost_limit:g}' for row in seen.limits if row.episodes == 0]
+    if missed and seen.episodes.is_finite.any():
+        cheapest = seen.episodes.costs[seen.episodes.is_finite].min()
         yield Finding(
             WARNING,
             'no_safe_episode',
@@ -286,9 +261,9 @@ def _check_limits(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_frontier(facts: Facts) -> Iterator[Finding]:
-    frontier = facts.episodes.frontier
-    if frontier is not None and len(frontier.costs) == 1 and len(facts.episodes) > 1:
+def _check_frontier(seen: Inspector) -> Iterator[Finding]:
+    frontier = seen.episodes.frontier
+    if frontier is not None and len(frontier.costs) == 1 and len(seen.episodes) > 1:
         yield Finding(
             NOTE,
             'flat_frontier',
@@ -297,13 +272,13 @@ def _check_frontier(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_reference(facts: Facts) -> Iterator[Finding]:
-    task = facts.task
+def _check_reference(seen: Inspector) -> Iterator[Finding]:
+    task = seen.task
     if task is None:
         return
     for name, values, low, high in (
-        ('return', facts.episodes.returns, task.min_return, task.max_return),
-        ('cost', facts.episodes.costs, task.min_cost, task.max_cost),
+        ('return', seen.episodes.returns, task.min_return, task.max_return),
+        ('cost', seen.episodes.costs, task.min_cost, task.max_cost),
     ):
         slack = _REFERENCE_TOLERANCE * (high - low)
         outside = np.flatnonzero((values < low - slack) | (values > high + slack))
@@ -317,8 +292,8 @@ def _check_reference(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _check_observations(facts: Facts) -> Iterator[Finding]:
-    constant = facts.scan.ranges['observations'].constant
+def _check_observations(seen: Inspector) -> Iterator[Finding]:
+    constant = seen.ranges['observations'].constant
     if constant:
         yield Finding(
             NOTE,
@@ -328,8 +303,8 @@ def _check_observations(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _check_task(facts: Facts) -> Iterator[Finding]:
-    if facts.task is None:
+def _check_task(seen: Inspector) -> Iterator[Finding]:
+    if seen.task is None:
         yield Finding(
             NOTE,
             'unknown_task',
@@ -350,7 +325,7 @@ def _dimensions(indices: list[int]) -> str:
 
 
 # In the order in which training meets what it refuses.
-CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[Inspector], Iterator[Finding]], ...] = (
     _check_flags,
     _check_order,
     _check_finite,
@@ -368,3 +343,11 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _check_observations,
     _check_task,
 )
+
+
+def find(seen: Inspector) -> list[Finding]:
+    """Return what is wrong or odd about a dataset that was read, the gravest first."""
+    return sorted(
+        (finding for check in _CHECKS for finding in check(seen)),
+        key=lambda finding: (REFUSED, WARNING, NOTE).index(finding.level),
+    )

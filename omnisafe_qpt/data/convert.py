@@ -18,10 +18,8 @@ import json
 import math
 import os
 import shutil
-import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,26 +27,30 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.data.actions import ENVIRONMENT
-from omnisafe_qpt.data.files import (
-    ENV_ID_ATTRIBUTE,
-    HDF5_NAMES,
-    HDF5_SUFFIXES,
-    NPZ_ATTRIBUTES,
-    NPZ_TIMEOUTS,
-    UNIT_ATTRIBUTE,
-    atomic_path,
+from omnisafe_qpt.data.arrays import (
+    NUMBERS,
+    as_flags,
+    as_float32,
     block_bytes,
+    check_finite,
     check_marked,
+    check_order,
     check_shapes,
+    episode_bounds,
     is_gap,
-    is_shuffled,
-    open_dataset,
-    read_attributes,
     row_blocks,
-    write_hdf5_blocks,
 )
-from omnisafe_qpt.data.layouts import COLUMNS, DONES, NPZ_NAMES, Arrays, ReadOptions
+from omnisafe_qpt.data.attributes import (
+    ENV_ID_ATTRIBUTE,
+    NPZ_ATTRIBUTES,
+    UNIT_ATTRIBUTE,
+    read_attributes,
+)
+from omnisafe_qpt.data.files import HDF5_SUFFIXES, open_dataset, reading
+from omnisafe_qpt.data.hdf5_writer import write_hdf5_blocks
+from omnisafe_qpt.data.layouts import COLUMNS, DONES, HDF5_NAMES, NPZ_NAMES, Arrays, ReadOptions
 from omnisafe_qpt.data.memory import check_memory, format_bytes
+from omnisafe_qpt.data.npz import write_npz
 from omnisafe_qpt.errors import UserError
 
 
@@ -58,7 +60,6 @@ COLUMN_ALGORITHMS = ('VAEBC', 'BCQ', 'BCQLag', 'CRR', 'CCRR')
 INIT_OBS_ALGORITHM = 'COptiDICE'
 BUILT_INS = (*COLUMN_ALGORITHMS, INIT_OBS_ALGORITHM)
 
-_NUMBERS = ('observations', 'next_observations', 'actions', 'rewards', 'costs')
 _STATES = ('observations', 'next_observations')
 # What is in memory at a time, of each array that is read.
 _BLOCK_BYTES = 1 << 22
@@ -77,7 +78,7 @@ class Conversion:
         rounded (tuple[str, ...]): Arrays that float32 does not hold exactly.
         bytes (int): Size of the file.
         env_id (str, optional): The environment, if the source names it.
-        notes (tuple[str, ...]): What a user should know of how the source was read.
+        notes (tuple[str, ...]): Notes for the user on how the source was read.
     """
 
     out: str
@@ -99,6 +100,7 @@ def convert(
     overwrite: bool = False,
     names: Mapping[str, str] | None = None,
     observation_keys: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert a dataset to DSRL's HDF5 or to OmniSafe's npz; to which, the suffix says.
 
@@ -116,6 +118,7 @@ def convert(
             and the source's names for them. Defaults to None, for those that are well known.
         observation_keys (Sequence[str], optional): Where observations are a group of arrays,
             those that are put side by side, in this order. Defaults to none.
+        on_progress (Callable, optional): Called with the bytes read and their total.
 
     Raises:
         UserError: If the names do not fit, ``source`` is no dataset that training accepts, the
@@ -138,27 +141,24 @@ def convert(
             _check_layout(source, out, arrays)
         with_init_obs = algorithm == INIT_OBS_ALGORITHM
         # What is read: each array once, and the states before, to find where episodes end.
-        to_read = [*_NUMBERS, *_STATES, *(['observations'] if with_init_obs else [])]
-        with _Progress(f'Converting {source.name}') as progress:
-            reader = _Reader(source, arrays, progress)
-            if not reader.has_timeouts and horizon is None:
-                raise UserError(
-                    f'{source}: has no array {NPZ_TIMEOUTS!r}, and one flag may be set at time '
-                    "limits too, as OmniSafe's collector does; give the task's time limit with "
-                    '--horizon or --env-id',
-                )
-            _check_room(out, reader)
-            progress.start(sum(reader.num_bytes(name) for name in to_read))
-            differs, gaps = reader.seams()
-            terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
-            _check_ends(source, terminals | timeouts if reader.has_timeouts else terminals, gaps)
-            if to_npz:
-                is_first = np.concatenate([[True], (terminals | timeouts | gaps)[:-1]])
-                begins = is_first if with_init_obs else None
-                _write_npz(out, reader, terminals, timeouts, begins, attributes)
-            else:
-                blocks = _hdf5_blocks(reader, terminals, timeouts)
-                write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
+        to_read = [*NUMBERS, *_STATES, *(['observations'] if with_init_obs else [])]
+        reader = _Reader(source, arrays, to_read, on_progress)
+        if not reader.has_timeouts and horizon is None:
+            raise UserError(
+                f"{source}: has no array 'timeouts', and one flag may be set at time limits "
+                "too, as OmniSafe's collector does; give the task's time limit with --horizon "
+                'or --env-id',
+            )
+        _check_room(out, reader)
+        differs, gaps = reader.seams()
+        terminals, timeouts, over_horizon = _episode_ends(reader, gaps, horizon)
+        if to_npz:
+            is_first = np.concatenate([[True], (terminals | timeouts | gaps)[:-1]])
+            begins = is_first if with_init_obs else None
+            write_npz(out, _npz_arrays(reader, terminals, timeouts, begins, attributes))
+        else:
+            blocks = _hdf5_blocks(reader, terminals, timeouts)
+            write_hdf5_blocks(out, blocks, np.flatnonzero(differs), attributes)
     return Conversion(
         out=str(out),
         transitions=reader.total,
@@ -178,7 +178,7 @@ def _check_layout(source: Path, out: Path, arrays: Arrays) -> None:
     if out.suffix == '.npz':
         own = {name: [key] for name, key in NPZ_NAMES.items() if name != 'terminals'}
         own[DONES] = [NPZ_NAMES['terminals']]
-        own |= {'timeouts': [NPZ_TIMEOUTS]} if 'timeouts' in arrays else {}
+        own |= {'timeouts': ['timeouts']} if 'timeouts' in arrays else {}
     if not arrays.notes and dict(arrays.names) == own:
         raise UserError(
             f'{out}: has the format of {source} already; there is nothing to convert',
@@ -218,70 +218,6 @@ def _check_room(out: Path, reader: _Reader) -> None:
         )
 
 
-def _check_ends(source: Path, marked: np.ndarray, gaps: np.ndarray) -> None:
-    """Refuse what training refuses of the order of the transitions."""
-    check_marked(marked, str(source))
-    marked = marked.copy()
-    marked[-1] = True  # nothing follows it
-    if is_shuffled(marked, gaps):
-        count = int((gaps & ~marked).sum())
-        raise UserError(
-            f'{source}: in {count} of {len(marked)} transitions the next observation is '
-            'not the following observation; transitions must be in order, whole episodes at a time',
-        )
-
-
-class _Progress:
-    """A bar on the terminal, with rate and ETA; nothing where there is none.
-
-    Args:
-        label (str): What is being done.
-    """
-
-    def __init__(self, label: str) -> None:
-        """Initialize an instance of :class:`_Progress`."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        console = Console(file=sys.stderr)
-        self._bar = Progress(
-            TextColumn('{task.description}'),
-            BarColumn(bar_width=20),  # so that the rest fits 80 columns
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TextColumn('ETA'),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bar.add_task(label, total=None)
-
-    def __enter__(self) -> _Progress:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take it away."""
-        self._bar.stop()
-
-    def start(self, total: int) -> None:
-        """Say how many bytes will be read."""
-        self._bar.update(self._task, total=total)
-
-    def advance(self, count: int) -> None:
-        """Say that so many more have been read."""
-        self._bar.advance(self._task, count)
-
-
 def _unit_notes(out: Path, attributes: Mapping[str, Any]) -> list[str]:
     """Say that OmniSafe's own algorithms do not know the unit of actions."""
     if out.suffix != '.npz' or attributes.get(UNIT_ATTRIBUTE) != ENVIRONMENT:
@@ -299,21 +235,30 @@ class _Reader:
     Args:
         path (Path): The file, for messages.
         arrays (Mapping): What :func:`open_dataset` gives.
-        progress (_Progress): Told of each byte that is read.
+        to_read (Sequence[str]): The arrays that will be read, one name for each time.
+        on_progress (Callable, optional): Called with the bytes read and their total.
 
     Raises:
         UserError: If the arrays' shapes do not fit together.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, Any], progress: _Progress) -> None:
+    def __init__(
+        self,
+        path: Path,
+        arrays: Mapping[str, Any],
+        to_read: Sequence[str],
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
         """Initialize an instance of :class:`_Reader`."""
-        self._path, self._arrays, self._progress = path, arrays, progress
-        self.total = check_shapes(arrays, str(path))[0]
+        self._path, self._arrays, self._on_progress = path, arrays, on_progress
+        self._bytes_read, self._bytes_to_read = 0, sum(map(self.num_bytes, to_read))
+        self.name = str(path)
+        self.total = check_shapes(arrays, self.name)[0]
         row_bytes = self.num_bytes('observations') // self.total
         self._rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
-        check_memory(str(path), block_bytes(arrays, self._rows))
+        check_memory(self.name, block_bytes(arrays, self._rows))
         self.rounded = tuple(
-            name for name in _NUMBERS if not np.can_cast(arrays[name].dtype, np.float32)
+            name for name in NUMBERS if not np.can_cast(arrays[name].dtype, np.float32)
         )
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -332,35 +277,19 @@ class _Reader:
 
     def flags(self, name: str) -> np.ndarray:
         """Return an array of flags, (N,) bool."""
-        with self._reading(name):
-            values = np.asarray(self._arrays[name][:]).reshape(-1)
-        if not np.isfinite(values).all():
-            raise UserError(f'{self._path}: {name} holds NaN or infinity; needed is 0 or 1')
-        return values > 0
+        return as_flags(self._arrays[name][:], name, self.name)
 
     def blocks(self, name: str) -> Iterator[np.ndarray]:
         """Yield an array as consecutive blocks of as many rows as for any other array."""
         array = self._arrays[name]
         for first, last in row_blocks(self._arrays['observations'], self._rows):
-            with self._reading(name), np.errstate(over='ignore'):
-                block = np.asarray(array[first:last]).astype(np.float32, copy=False)
-            if not np.isfinite(block).all():
-                row = first + int(np.argmin(np.isfinite(block).reshape(last - first, -1).all(1)))
-                raise UserError(
-                    f'{self._path}: {name} hold NaN, infinity or numbers beyond float32 (first: '
-                    f'transition {row}); remove those episodes',
-                )
+            with reading(self._path):  # lest a failure be taken for one of the file that is written
+                block = as_float32(array[first:last])
+            check_finite(block, range(first, last), name, self.name)
             yield block.reshape(-1) if name in COLUMNS else block
-            self._progress.advance(self.num_bytes(name) * (last - first) // self.total)
-
-    @contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f'{self._path}: {name} cannot be read to the end ({error}); get it again',
-            ) from error
+            self._bytes_read += self.num_bytes(name) * (last - first) // self.total
+            if self._on_progress is not None:
+                self._on_progress(self._bytes_read, self._bytes_to_read)
 
     def seams(self) -> tuple[np.ndarray, np.ndarray]:
         """Compare next observations with the following observations.
@@ -393,13 +322,20 @@ def _episode_ends(
 
     Returns:
         Terminals and timeouts, (N,) bool each, and how many episodes are over the horizon.
+
+    Raises:
+        UserError: If training would refuse the flags or the order of the transitions.
     """
     done = reader.flags('terminals')
+    timeouts = reader.flags('timeouts') if reader.has_timeouts else np.zeros_like(done)
+    marked = done | timeouts
+    check_marked(marked, reader.name)
+    marked[-1] = True  # nothing follows it
+    check_order(int((gaps & ~marked).sum()), reader.total, reader.name)
     if reader.has_timeouts:
-        return done, reader.flags('timeouts'), 0
-    ends = np.flatnonzero(done | gaps)
-    lengths = np.diff(ends, prepend=-1)
-    timeouts = np.zeros_like(done)
+        return done, timeouts, 0
+    starts, ends = episode_bounds(done | gaps)
+    lengths = ends + 1 - starts
     timeouts[ends] = ~done[ends] | (lengths >= horizon)
     return done & ~timeouts, timeouts, int((lengths > horizon).sum())
 
@@ -410,64 +346,40 @@ def _hdf5_blocks(
     timeouts: np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
     first = 0
-    for numbers in zip(*(reader.blocks(name) for name in _NUMBERS)):
+    for numbers in zip(*(reader.blocks(name) for name in NUMBERS)):
         rows = slice(first, first + len(numbers[0]))
         first = rows.stop
-        yield dict(zip(_NUMBERS, numbers)) | {
+        yield dict(zip(NUMBERS, numbers)) | {
             'terminals': terminals[rows],
             'timeouts': timeouts[rows],
         }
 
 
-def _write_npz(  # pylint: disable=too-many-arguments
-    out: Path,
+def _npz_arrays(
     reader: _Reader,
     terminals: np.ndarray,
     timeouts: np.ndarray,
     is_first: np.ndarray | None,
     attributes: Mapping[str, Any],
-) -> None:
-    """Write an npz, for COptiDICE where it is told which transitions begin an episode."""
-    column_shape = (reader.total, 1) if is_first is None else (reader.total,)
-    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
-        for name in _NUMBERS:
-            shape = column_shape if name in COLUMNS else reader.shape(name)
-            _write_member(archive, NPZ_NAMES[name], shape, reader.blocks(name))
-        done = terminals.astype(np.float32)
-        _write_member(archive, NPZ_NAMES['terminals'], column_shape, [done])
-        if is_first is not None:
-            # An observation repeated for a whole episode: deflated to some percent at once, and
-            # read as fast as from a disk. The rest hardly shrinks and would be slow to read.
-            shape = reader.shape('observations')
-            blocks = _first_observations(reader, is_first)
-            _write_member(archive, 'init_obs', shape, blocks, zipfile.ZIP_DEFLATED)
-        _write_member(archive, NPZ_TIMEOUTS, timeouts.shape, [timeouts])
-        if attributes:
-            text = np.array(json.dumps(attributes, default=np.ndarray.tolist))
-            _write_member(archive, NPZ_ATTRIBUTES, (), [text])
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the arrays for :func:`write_npz`.
 
-
-def _write_member(
-    archive: zipfile.ZipFile,
-    key: str,
-    shape: tuple[int, ...],
-    blocks: Iterable[np.ndarray],
-    compression: int = zipfile.ZIP_STORED,
-) -> None:
-    """Write an array as a stream, as ``np.savez`` would write it whole."""
-    info = zipfile.ZipInfo(f'{key}.npy')  # of 1980, so that equal data give equal bytes
-    info.compress_type = compression
-    with archive.open(info, 'w', force_zip64=True) as member:
-        header = None
-        for block in blocks:
-            if header is None:
-                header = {
-                    'descr': np.lib.format.dtype_to_descr(block.dtype),
-                    'fortran_order': False,
-                    'shape': shape,
-                }
-                np.lib.format.write_array_header_1_0(member, header)
-            member.write(np.ascontiguousarray(block).tobytes())
+    They are COptiDICE's where ``is_first`` tells which transitions begin an episode.
+    """
+    column = (reader.total, 1) if is_first is None else (reader.total,)
+    for name in NUMBERS:
+        shape = column if name in COLUMNS else reader.shape(name)
+        yield NPZ_NAMES[name], shape, reader.blocks(name)
+    yield NPZ_NAMES['terminals'], column, [terminals.astype(np.float32)]
+    if is_first is not None:
+        # An observation repeated for a whole episode: deflated to some percent at once, and read as
+        # fast as from a disk. The rest hardly shrinks and would be slow to read.
+        shape = reader.shape('observations')
+        yield 'init_obs', shape, _first_observations(reader, is_first), zipfile.ZIP_DEFLATED
+    yield 'timeouts', timeouts.shape, [timeouts]
+    if attributes:
+        text = np.array(json.dumps(attributes, default=np.ndarray.tolist))
+        yield NPZ_ATTRIBUTES, (), [text]
 
 
 def _first_observations(reader: _Reader, is_first: np.ndarray) -> Iterator[np.ndarray]:

@@ -22,7 +22,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
-from omnisafe_qpt.data.files import atomic_path, file_sha256, open_hdf5
+from omnisafe_qpt.data.atomic import atomic_path, file_sha256
+from omnisafe_qpt.data.files import open_hdf5
 from omnisafe_qpt.data.tasks import Task
 from omnisafe_qpt.errors import UserError, printable, shell_command
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Looking into HDF5 files that nobody vouches for.
+"""Reading HDF5 files that are not trusted.
 
 HDF5 can keep data outside the file: in external storage, behind links to other files, in views of
 other files, and packed by filters that it loads as plugins. Nothing of that is opened: a dataset is
@@ -12,11 +12,12 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from omnisafe_qpt.data.memory import check_memory, format_bytes, free_memory
-from omnisafe_qpt.errors import UserError, printable
+from omnisafe_qpt.errors import UserError, damage_as_user_error, printable
 
 
 # gzip, shuffle, fletcher32, szip, nbit, scaleoffset and h5py's lzf, by HDF5's numbers.
@@ -27,10 +28,21 @@ _MOST_OF_GZIP = 1032
 _SMALL_STORAGE = 1 << 20
 # Soft links in a row, arrays within a group, and groups that are looked into.
 _MAX_HOPS, _MAX_LEAVES, _MAX_GROUPS = 16, 1000, 1000
+# What h5py raises where a file is damaged.
+_ERRORS = (
+    OSError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    SystemError,
+)
 
 
 class Broken:
-    """Stands for what a group names and does not hold.
+    """A name in a group behind which there is no object.
 
     Args:
         reason (str): What is wrong, as a predicate.
@@ -44,8 +56,28 @@ class Broken:
         self.reason = reason
 
 
+def damage(path: Path) -> AbstractContextManager[None]:
+    """Say in one line that an HDF5 file is damaged, in place of what h5py raises."""
+    return damage_as_user_error(path, 'HDF5', _ERRORS)
+
+
 @contextmanager
-def without_plugins() -> Iterator[None]:
+def open_file(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading, without plugins.
+
+    Raises:
+        UserError: If it is none, or is cut short.
+    """
+    import h5py  # takes a second, and only HDF5 needs it
+
+    with _without_plugins(), ExitStack() as stack:
+        with damage(path):
+            file = stack.enter_context(h5py.File(path, 'r'))
+        yield file
+
+
+@contextmanager
+def _without_plugins() -> Iterator[None]:
     """Keep HDF5 from loading plugins, as it would for a filter that a file asks for."""
     from h5py import h5pl
 
@@ -117,14 +149,15 @@ def _follow(group: Any, target: str, hops: int) -> Any:
 
 
 def leaves(group: Any) -> dict[str, Any]:
-    """Return all arrays within a group by their paths in it, a lot of them at most.
+    """Return all arrays within a group by their paths in it, up to :data:`_MAX_LEAVES`.
 
-    Those nearest to the group come first. What is no array is a :class:`Broken`.
+    Those nearest to the group come first. What is not an array is a :class:`Broken`.
     """
     import h5py
 
     found: dict[str, Any] = {}
     looked_into = 0
+    waiting: deque[tuple[str, Any, tuple[int, ...]]]
     waiting = deque([('', group, (_address(group),))])
     while waiting and len(found) <= _MAX_LEAVES and looked_into <= _MAX_GROUPS:
         prefix, at, above = waiting.popleft()

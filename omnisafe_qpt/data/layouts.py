@@ -2,21 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of a file's arrays are what: names of several projects, episodes in groups.
 
-DSRL's names are the ones used from here on. :func:`arrange` finds a file's arrays under them: by
-the names that other projects give them, in one group for each episode as Minari and robomimic
-write them, and without next observations, which are then the following observations.
+DSRL's names are the ones used from here on. Other projects have other names, and Minari and
+robomimic write one group for each episode. :mod:`omnisafe_qpt.data.assemble` gives the arrays under
+DSRL's names.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from omnisafe_qpt.data.hdf5 import Broken, check_storage, leaves, members
 from omnisafe_qpt.data.memory import check_memory
@@ -32,6 +29,7 @@ NPZ_NAMES = {
     'costs': 'cost',
     'terminals': 'done',
 }
+HDF5_NAMES = (*NPZ_NAMES, 'timeouts')
 # The arrays of one number for each transition.
 COLUMNS = ('rewards', 'costs', 'terminals', 'timeouts')
 # One flag for both kinds of end, terminal states and time limits.
@@ -52,7 +50,7 @@ _REQUIRED = ('observations', 'actions', 'rewards', 'costs')
 _MAX_LISTED = 16
 # What every reader keeps of a transition besides its arrays: columns, ends, numbers of rows.
 ROW_BYTES = 64
-# What an array may hold by numpy's letter for it, and what another one stands for.
+# numpy's letters for the types that are read, and names for the others.
 _NUMBERS, _FLAGS = 'iuf', 'biuf'
 _KINDS = {
     'b': 'true or false',
@@ -71,7 +69,7 @@ class Arrays(dict[str, Any]):
 
     Attributes:
         names (Mapping[str, Sequence[str]]): The file's names for them.
-        notes (tuple[str, ...]): What a user should know of how they were found, a line each.
+        notes (tuple[str, ...]): Notes for the user on how the arrays were found, a line each.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -80,7 +78,7 @@ class Arrays(dict[str, Any]):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user says about a file.
+    """How to read a file, where the user says so.
 
     Args:
         names (Mapping[str, str]): DSRL's names, or ``dones``, and the file's names for them.
@@ -108,71 +106,6 @@ class Source:
     leaves: Mapping[str, Any]
 
 
-class Runs:
-    """An array put together of runs of rows of other arrays, read as it is sliced.
-
-    Args:
-        sources (Sequence[Sequence[Any]]): Of each source the arrays that are put side by side.
-        source (np.ndarray): (R,) int64, the source of each run.
-        first (np.ndarray): (R,) int64, its first row there, ascending within a source.
-        count (np.ndarray): (R,) int64, its number of rows.
-        as_rows (bool): Whether a row is a vector even where it is one number.
-    """
-
-    def __init__(  # pylint: disable=too-many-arguments
-        self,
-        sources: Sequence[Sequence[Any]],
-        source: np.ndarray,
-        first: np.ndarray,
-        count: np.ndarray,
-        as_rows: bool,
-    ) -> None:
-        """Initialize an instance of :class:`Runs`."""
-        self._sources, self._source, self._first, self._as_rows = sources, source, first, as_rows
-        self._ends = np.cumsum(count)
-        self._begins = self._ends - count
-        arrays = [array for arrays in sources for array in arrays]
-        self.dtype = np.result_type(*{array.dtype for array in arrays})
-        row = sources[0][0].shape[1:]
-        if as_rows:
-            row = (sum(math.prod(array.shape[1:]) for array in sources[0]),)
-        self.shape: tuple[int, ...] = (int(self._ends[-1]) if len(count) else 0, *row)
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Return all rows."""
-        return np.asarray(self[:], dtype=dtype)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """Return consecutive rows."""
-        first, last, _ = rows.indices(len(self))
-        if last <= first:
-            return np.zeros((0, *self.shape[1:]), self.dtype)
-        wanted = np.arange(first, last)
-        run = np.searchsorted(self._ends, wanted, side='right')
-        row = self._first[run] + wanted - self._begins[run]
-        # One reading of each source, because a reading costs more than some rows too many.
-        borders = np.flatnonzero(np.diff(self._source[run])) + 1
-        return np.concatenate(
-            [
-                self._read(self._sources[self._source[run[part[0]]]], row[part])
-                for part in np.split(np.arange(len(wanted)), borders)
-            ],
-            dtype=self.dtype,
-        )
-
-    def _read(self, arrays: Sequence[Any], rows: np.ndarray) -> np.ndarray:
-        """Read ascending rows of one source."""
-        low, high = int(rows[0]), int(rows[-1]) + 1
-        parts = [np.asarray(array[low:high])[rows - low] for array in arrays]
-        if self._as_rows:
-            parts = [part.reshape(len(rows), -1) for part in parts]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
 def find_sources(file: Any, options: ReadOptions) -> list[Source]:
     """Find the arrays of an open HDF5 file: its own, a group's, or those of each episode's group.
 
@@ -188,7 +121,7 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
     """
     wanted = [(options.names or {}).get('actions', ''), *ALIASES['actions']]
     root_groups = _groups(file)
-    containers = {'': (file, root_groups)}
+    containers: dict[str, tuple[Any, dict[str, Any] | None]] = {'': (file, root_groups)}
     containers |= {f'{name}/': (group, None) for name, group in root_groups.items()}
     for prefix, (container, found) in containers.items():
         if _find(container, wanted):
@@ -214,13 +147,13 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
                 for name, group in groups.items()
                 if name.rstrip('0123456789') == stem or _find(group, wanted)
             ]
-            names.sort(key=_with_numbers)
+            names.sort(key=_natural_key)
             return [Source(prefix + name, leaves(groups[name])) for name in names]
     return [Source('', leaves(file))]
 
 
-def _with_numbers(name: str) -> list[Any]:
-    """Return a key to sort names by, numbers in them by their value."""
+def _natural_key(name: str) -> list[Any]:
+    """Return a key that sorts the numbers in names by value."""
     return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
 
 
@@ -236,46 +169,7 @@ def _find(names: Any, wanted: Sequence[str]) -> str | None:
     return next((present[name.lower()] for name in wanted if name.lower() in present), None)
 
 
-def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arrays:
-    """Give a file's arrays under DSRL's names.
-
-    Args:
-        path (Path): The file, for messages.
-        sources (Sequence[Source]): See :func:`find_sources`.
-        options (ReadOptions): What the user says about the file.
-
-    Returns:
-        The arrays; without ``timeouts`` where one flag marks both kinds of end.
-
-    Raises:
-        UserError: If an array is missing or the arrays of a group do not fit together.
-    """
-    chosen = _choose(path, sources[0], options)
-    _check_arrays(path, sources, chosen)
-    if sources[0].name:
-        return _Episodes(path, sources, chosen, options).arrays()
-    found = {name: sources[0].leaves[names[0]] for name, names in chosen.items()}
-    is_plain = all(
-        len(names) == 1 and (name in (*COLUMNS, DONES) or found[name].ndim > 1)
-        for name, names in chosen.items()
-    )
-    # Only what is written as it stands is read as it stands; an npz of ours has done for terminals.
-    is_ours = set(NPZ_NAMES.values()) <= set(sources[0].leaves) and chosen.get('timeouts') == [
-        'timeouts'
-    ]
-    flags = {*chosen} & {'terminals', 'timeouts', DONES}
-    if is_plain and 'next_observations' in found:
-        if DONES in found and (is_ours or flags == {DONES}):
-            found['terminals'] = found.pop(DONES)
-            flags = {'terminals'}
-        if DONES not in flags:
-            arrays = Arrays(found)
-            arrays.names, arrays.notes = chosen, _naming(chosen, sources[0].leaves)
-            return arrays
-    return _Episodes(path, sources, chosen, options).arrays()
-
-
-def _check_arrays(
+def check_arrays(
     path: Path,
     sources: Sequence[Source],
     chosen: Mapping[str, list[str]],
@@ -293,7 +187,7 @@ def _check_arrays(
             for leaf in names:
                 if leaf not in source.leaves:
                     raise UserError(
-                        f'{path}: array {printable(leaf)!r} is missing{_place(source)} '
+                        f'{path}: array {printable(leaf)!r} is missing{place(source)} '
                         f'(found: {_listed(source.leaves)}); the first group, '
                         f'{printable(sources[0].name)}, has it',
                     )
@@ -304,7 +198,7 @@ def _check_arrays(
 
 def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
     """Refuse one array that cannot be read as numbers; return how many rows it declares."""
-    array, where = source.leaves[leaf], f'{printable(leaf)}{_place(source)}'
+    array, where = source.leaves[leaf], f'{printable(leaf)}{place(source)}'
     if isinstance(array, Broken):
         raise UserError(f'{path}: {where} {array.reason}; get it again')
     if hasattr(array, 'id'):  # of HDF5
@@ -321,13 +215,14 @@ def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
         )
     if not array.shape:
         raise UserError(f'{path}: {where} is a single value; {needed}')
-    if (is_column and array.shape[1:] not in ((), (1,))) or 0 in array.shape[1:]:
+    is_wrong = array.shape[1:] not in ((), (1,)) if is_column else len(array.shape) > 2
+    if is_wrong or 0 in array.shape[1:]:
         raise UserError(f'{path}: {where} has shape {tuple(array.shape)}; {needed}')
     return array.shape[0]
 
 
 def _type_problem(array: Any, allowed: str) -> str:
-    """Say what an array holds where it does not hold numbers, nothing where it does."""
+    """Name the type of an array that does not hold numbers; empty if it does."""
     try:
         dtype = array.dtype
     except (TypeError, ValueError, KeyError):  # h5py's, for what numpy has no type for
@@ -346,8 +241,17 @@ def _type_problem(array: Any, allowed: str) -> str:
     return _KINDS.get(dtype.kind, f'values of type {dtype}')
 
 
-def _choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[str]]:
-    """Find the names of the arrays that are read, several for observations in parts."""
+def choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[str]]:
+    """Find the names of the arrays that are read, several for observations in parts.
+
+    Args:
+        path (Path): The file, for messages.
+        source (Source): A whole dataset or the first episode.
+        options (ReadOptions): What the user says about the file.
+
+    Raises:
+        UserError: If an array is missing, or what the user says does not fit.
+    """
     chosen: dict[str, list[str]] = {}
     given = dict(options.names or {})
     for name in given:
@@ -365,7 +269,7 @@ def _choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[
         if name in given and name not in chosen:
             raise UserError(
                 f'--map {name}={printable(given[name])}: {path} has no such array '
-                f'(found{_place(source)}: {_listed(source.leaves)})',
+                f'(found{place(source)}: {_listed(source.leaves)})',
             )
     if {'terminals', 'timeouts'} <= chosen.keys():
         chosen.pop(DONES, None)  # it can tell nothing more
@@ -387,9 +291,9 @@ def _check_complete(path: Path, source: Source, chosen: Mapping[str, list[str]])
         if missing == 'costs':
             advice = '; if it is not, record it (with Minari: DataCollector(record_infos=True))'
         raise UserError(
-            f'{path}: array {missing!r} is missing (found{_place(source)}: '
+            f'{path}: array {missing!r} is missing (found{place(source)}: '
             f'{_listed(source.leaves)}); if it is there by another name, convert the file: '
-            f'{_convert(path)} --map {missing}=NAME{advice}',
+            f'{convert_command(path)} --map {missing}=NAME{advice}',
         )
 
 
@@ -417,32 +321,29 @@ def _choose_parts(
         if flat:
             advice = (
                 'name those to put side by side, in the order of the environment: '
-                f'{_convert(path)} --observation-keys {flat}'
+                f'{convert_command(path)} --observation-keys {flat}'
             )
         raise UserError(
-            f'{path}: {printable(group)}{_place(source)} is a group of arrays '
+            f'{path}: {printable(group)}{place(source)} is a group of arrays '
             f'({_listed(inside)}); {advice}',
         )
     for key in keys or inside:
         if key not in inside:
             raise UserError(
                 f'--observation-keys {key}: {path} has no such array in '
-                f'{printable(group)}{_place(source)} '
+                f'{printable(group)}{place(source)} '
                 f'(found: {_listed(inside)})',
-            )
-        if inside[key].ndim > 2:
-            raise UserError(
-                f'{path}: {printable(f"{group}/{key}")}{_place(source)} has shape '
-                f'{tuple(inside[key].shape)}; needed is one row of numbers for each transition',
             )
     return [f'{group}/{key}' for key in keys or inside]
 
 
-def _convert(path: Path) -> str:
+def convert_command(path: Path) -> str:
+    """Return the command to convert a file, to which options are added."""
     return shell_command(['omnisafe-qpt', 'data', 'convert', str(path), 'OUT.hdf5'])
 
 
-def _place(source: Source) -> str:
+def place(source: Source) -> str:
+    """Say in which group an array is, for messages; nothing for a whole file."""
     return f' in group {printable(source.name)}' if source.name else ''
 
 
@@ -450,232 +351,3 @@ def _listed(names: Any) -> str:
     names = [printable(name) for name in sorted(names)]
     more = f' and {len(names) - _MAX_LISTED} more' if len(names) > _MAX_LISTED else ''
     return ', '.join(names[:_MAX_LISTED]) + more if names else 'nothing'
-
-
-def _naming(chosen: Mapping[str, Sequence[str]], leaves: Any) -> tuple[str, ...]:
-    """Say which arrays are read, unless the file has the names of DSRL or of OmniSafe."""
-    if all([name] == names for name, names in chosen.items()):
-        return ()
-    if set(NPZ_NAMES.values()) <= set(leaves):
-        return ()
-    pairs = ', '.join(
-        f'{name} from {printable(" + ".join(names))}'
-        for name, names in chosen.items()
-        if [name] != names
-    )
-    return (f'names of the file: {pairs}',)
-
-
-def _rows(array: Any) -> int:
-    return array.shape[0] if array.shape else 0
-
-
-def _num_bytes(array: Any) -> int:
-    """Return what an array takes in memory if it is read whole, nothing where it is not."""
-    is_read = not hasattr(array, 'chunks')  # of an npz
-    return math.prod(array.shape) * array.dtype.itemsize if is_read else 0
-
-
-class _Episodes:
-    """Puts together what is not a plain table of DSRL's or OmniSafe's.
-
-    Args:
-        path (Path): The file, for messages.
-        sources (Sequence[Source]): A whole dataset, or one source for each episode.
-        chosen (Mapping[str, list[str]]): The names of the arrays.
-        options (ReadOptions): What the user says about the file.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        sources: Sequence[Source],
-        chosen: Mapping[str, list[str]],
-        options: ReadOptions,
-    ) -> None:
-        """Initialize an instance of :class:`_Episodes`."""
-        self._path, self._chosen, self._horizon = path, chosen, options.horizon
-        self._is_grouped = bool(sources[0].name)
-        # An episode that was begun and not recorded has nothing to learn from.
-        self._sources = [each for each in sources if _rows(each.leaves[chosen['actions'][0]])]
-        if not self._sources:
-            raise UserError(f'{path}: the dataset has no transitions')
-        self._lengths = np.array([_rows(s.leaves[chosen['actions'][0]]) for s in self._sources])
-        self._check_lengths()
-        self._has_final_state = self._is_grouped and all(
-            _rows(source.leaves[chosen['observations'][0]]) == length + 1
-            for source, length in zip(self._sources, self._lengths)
-        )
-        self._derives = 'next_observations' not in chosen and not self._has_final_state
-        if self._derives and not self._is_grouped:
-            # Rows are read twice, for which an npz would begin anew each time.
-            used = [sources[0].leaves[name] for names in chosen.values() for name in names]
-            check_memory(str(path), sum(map(_num_bytes, used)))
-            kept = {
-                name: array if hasattr(array, 'chunks') else np.asarray(array[:])
-                for name, array in (
-                    (name, sources[0].leaves[name]) for names in chosen.values() for name in names
-                )
-            }
-            self._sources = [Source('', kept)]
-        self._leaves = self._sources[0].leaves
-
-    def _check_lengths(self) -> None:
-        for source, length in zip(self._sources, self._lengths):
-            for name in (name for names in self._chosen.values() for name in names):
-                array, example = source.leaves[name], self._sources[0].leaves[name]
-                can_be_longer = self._is_grouped and (
-                    name in self._chosen['observations'] or '/' in name
-                )
-                if _rows(array) not in (length, length + can_be_longer):
-                    raise UserError(
-                        f'{self._path}: {printable(name)}{_place(source)} has shape '
-                        f'{tuple(array.shape)}; '
-                        f'needed for {length} actions is {(int(length), *array.shape[1:])}',
-                    )
-                if array.shape[1:] != example.shape[1:]:
-                    raise UserError(
-                        f'{self._path}: {printable(name)}{_place(source)} has rows of shape '
-                        f'{tuple(array.shape[1:])}, in the first group {tuple(example.shape[1:])}',
-                    )
-
-    def arrays(self) -> Arrays:
-        """Return the arrays under DSRL's names."""
-        offsets = np.cumsum(self._lengths) - self._lengths
-        total = int(self._lengths.sum())
-        terminals, timeouts, is_mixed = self._ends()
-        source = np.arange(len(self._sources))
-        kept = reached = (source, np.zeros_like(offsets), self._lengths)
-        notes = list(_naming(self._chosen, self._leaves))
-        if self._is_grouped:
-            groups = ' to '.join(printable(self._sources[end].name) for end in (0, -1))
-            notes.append(f'one group for each of {len(self._sources)} episodes, {groups}')
-        if self._derives:
-            if is_mixed:
-                terminals, timeouts = self._told_apart(terminals)
-                if self._horizon is None:
-                    notes.append('one flag marks every end: all are taken for terminal states')
-            is_last = np.zeros(total, dtype=bool)
-            is_last[offsets + self._lengths - 1] = True
-            ends = np.flatnonzero(terminals | timeouts | is_last)
-            starts = np.concatenate([[0], ends[:-1] + 1])
-            source = np.searchsorted(offsets, starts, side='right') - 1
-            first, lengths = starts - offsets[source], ends + 1 - starts
-            is_terminal = terminals[ends]
-            kept = (source, first, lengths - ~is_terminal)
-            # The next observation of a terminal state's transition has no effect: it is repeated.
-            reached = tuple(
-                np.stack([inner, last], axis=1).reshape(-1)
-                for inner, last in (
-                    (source, source),
-                    (first + 1, first + lengths - 1),
-                    (lengths - 1, is_terminal.astype(np.int64)),
-                )
-            )
-            is_kept = np.ones(total, dtype=bool)
-            is_kept[ends[~is_terminal]] = False
-            timeouts = timeouts & is_kept
-            shortened = ends[~is_terminal & (lengths > 1)]
-            timeouts[shortened - 1] = True
-            terminals, timeouts, is_mixed = terminals[is_kept], timeouts[is_kept], False
-            notes.append(
-                'next_observations are missing: they are the following observations, and the last '
-                f'transition of {int((~is_terminal).sum())} episodes, which no terminal state '
-                'ends, has none and is left out',
-            )
-        arrays = Arrays(
-            {
-                'observations': self._runs('observations', kept),
-                'next_observations': self._next(kept, reached),
-                'actions': self._runs('actions', kept),
-                'rewards': self._runs('rewards', kept),
-                'costs': self._runs('costs', kept),
-                'terminals': terminals,
-            },
-        )
-        if not is_mixed:
-            arrays['timeouts'] = timeouts
-        arrays.names, arrays.notes = self._chosen, tuple(notes)
-        return arrays
-
-    def _next(self, kept: Any, reached: Any) -> Runs:
-        if self._derives:
-            return self._runs('observations', reached)
-        if 'next_observations' in self._chosen:
-            return self._runs('next_observations', kept)
-        source, first, count = kept
-        return self._runs('observations', (source, first + 1, count))
-
-    def _runs(self, name: str, runs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Runs:
-        source, first, count = runs
-        leaves = self._chosen[name]
-        arrays = [[each.leaves[leaf] for leaf in leaves] for each in self._sources]
-        if name not in ('observations', 'next_observations'):
-            # What a reset tells comes before the first transition.
-            surplus = np.array([_rows(parts[0]) for parts in arrays]) - self._lengths
-            first = first + surplus[source]
-        is_row = name not in COLUMNS
-        for part in arrays[0]:
-            if is_row and part.ndim > 2:
-                raise UserError(
-                    f'{self._path}: {printable(leaves[0])}{_place(self._sources[0])} has shape '
-                    f'{tuple(part.shape)}; needed is one row of numbers for each transition',
-                )
-        return Runs(arrays, source, first, count, as_rows=is_row)
-
-    def _flags(self, name: str) -> np.ndarray | None:
-        """Read an array of flags, (N,) bool; None if the file has none of the kind."""
-        if name not in self._chosen:
-            return None
-        leaf = self._chosen[name][0]
-        parts = []
-        for source, length in zip(self._sources, self._lengths):
-            values = np.asarray(source.leaves[leaf][:])
-            parts.append(values[len(values) - length :].reshape(length, -1)[:, 0])
-        flags = np.concatenate(parts)
-        if not np.isfinite(flags).all():
-            raise UserError(f'{self._path}: {leaf} holds NaN or infinity; needed is 0 or 1')
-        return flags > 0
-
-    def _ends(self) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Tell where episodes end.
-
-        Returns:
-            Terminals and timeouts, (N,) bool each, and whether the former stand for both kinds.
-        """
-        terminals, timeouts, dones = map(self._flags, ('terminals', 'timeouts', DONES))
-        total = int(self._lengths.sum())
-        is_last = np.zeros(total, dtype=bool)
-        if self._is_grouped:
-            is_last[np.cumsum(self._lengths) - 1] = True
-            if dones is not None:
-                # robomimic's also tell success, after which a demonstration may go on.
-                dones = dones & is_last
-        none = np.zeros(total, dtype=bool)
-        if terminals is None and timeouts is None:
-            if self._is_grouped and not dones[is_last].all():  # then they mark terminal states
-                return dones, is_last & ~dones, False
-            return dones, none, True
-        if terminals is None:
-            terminals = dones & ~timeouts
-        elif timeouts is None and dones is None and not self._is_grouped:
-            if 'next_observations' not in self._chosen:
-                raise UserError(
-                    f'{self._path}: has neither next_observations nor timeouts, so that an end at '
-                    'a time limit cannot be found; add one of them, or, if '
-                    f'{self._chosen["terminals"][0]!r} marks every end, convert the file: '
-                    f'{_convert(self._path)} --map dones={self._chosen["terminals"][0]}',
-                )
-            return terminals, none, True
-        elif timeouts is None:
-            timeouts = none if dones is None else dones & ~terminals
-        return terminals, timeouts | (is_last & ~terminals), False
-
-    def _told_apart(self, dones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tell terminal states from time limits by the horizon, where it is known."""
-        ends = np.flatnonzero(dones)
-        timeouts = np.zeros_like(dones)
-        if self._horizon is not None:
-            lengths = np.diff(ends, prepend=-1)
-            timeouts[ends[lengths >= self._horizon]] = True
-        return dones & ~timeouts, timeouts

@@ -1,15 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""From ``train_cfgs.dataset`` to a file: a path, the cache, a download, or a bundled sample."""
+"""From a dataset's name to its file: a path, the cache, a download, or a bundled sample."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from omnisafe_qpt.data.attributes import ENV_ID_ATTRIBUTE
 from omnisafe_qpt.data.files import HDF5_SUFFIXES
-from omnisafe_qpt.data.tasks import Task, find_task
+from omnisafe_qpt.data.tasks import Task, all_tasks, find_task, require_task
 from omnisafe_qpt.errors import UserError
 
 
@@ -121,3 +125,57 @@ def _stand_in(task: Task, error: UserError) -> DatasetSource:
         warning=f'{error}\nUsing the small bundled SAMPLE instead: good for trying things out, '
         'not for results.',
     )
+
+
+def find_dataset_file(name: str) -> Path:
+    """Find the file that a path, a DSRL task or a bundled sample's name means.
+
+    Args:
+        name (str): A dataset file; DSRL's name or the environment id of a task, which means its
+            file in the cache; ``sample:`` and such a name, which means its bundled sample; or
+            ``sample``, the bundled sample of SafetyBallCircle-v0.
+
+    Raises:
+        UserError: If there is no such file; the message says how to get it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f'{path}: is a folder; give a dataset file')
+    if path.exists() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
+        return path  # opening it says what may be wrong with it
+    kind, _, of = name.partition(':')
+    if name == SAMPLE:
+        return sample_file(SAMPLE_ENV_IDS[0])
+    try:
+        task = require_task(of if kind == SAMPLE else name)
+    except UserError as error:
+        raise UserError(f'there is no file {name}, and {error}') from error
+    if kind == SAMPLE:
+        return sample_file(task.env_id, 'its path')
+    cached = cache_folder() / task.dataset_file
+    if not cached.is_file():
+        raise UserError(
+            f'the dataset of {task.name} is not in {cached.parent}; get it with: '
+            f'omnisafe-qpt data download {task.name}',
+        )
+    return cached
+
+
+def identify_task(path: str | os.PathLike[str], attributes: Mapping[str, Any]) -> Task | None:
+    """Tell which DSRL task a file is of, by its ``env_id`` attribute, else by its name.
+
+    Args:
+        path (str or os.PathLike): The file.
+        attributes (Mapping[str, Any]): Its metadata.
+
+    Returns:
+        The task, or None if the attribute names none, or the name none or more than one.
+    """
+    if ENV_ID_ATTRIBUTE in attributes:
+        return find_task(attributes[ENV_ID_ATTRIBUTE])
+    words = {
+        re.sub('^(Offline|Safety)|Gymnasium$', '', word).lower()
+        for word in re.split('[^A-Za-z0-9]+', Path(path).stem)
+    }
+    named = [task for task in all_tasks() if task.name.lower() in words]
+    return named[0] if len(named) == 1 else None

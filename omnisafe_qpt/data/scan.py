@@ -7,6 +7,7 @@ Memory does not grow with the observations, and nothing here raises an error abo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.data.files import block_bytes, is_gap, is_shuffled, row_blocks
-from omnisafe_qpt.data.trajectories import Frontier
+from omnisafe_qpt.data.arrays import (
+    as_float32,
+    block_bytes,
+    episode_bounds,
+    is_gap,
+    number_blocks,
+    too_many_gaps,
+)
+from omnisafe_qpt.data.frontier import Frontier
+from omnisafe_qpt.data.tasks import Task
+from omnisafe_qpt.scores import normalized_return
 
 
 # How an episode ends: by a flag, by a jump to another state without one, at the file's end.
@@ -88,6 +98,15 @@ class LimitRow:
     target_return: float
     normalized: float | None
 
+    @classmethod
+    def of(cls, limit: float, episodes: EpisodeTable, task: Task | None) -> LimitRow:
+        """Return what these episodes offer."""
+        within = int((episodes.costs <= limit).sum())
+        target = episodes.frontier.target_return(limit) if episodes.frontier else math.nan
+        scale = None if task is None else (task.min_return, task.max_return)
+        normalized = None if scale is None else normalized_return(target, *scale)
+        return cls(float(limit), within, within / len(episodes), target, normalized)
+
 
 @dataclass(frozen=True)
 class ValueRange:
@@ -139,117 +158,82 @@ class ValueRange:
         return np.flatnonzero(self.low == self.high).tolist()
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The arrays of one number for each of N transitions, which are small enough to keep.
-
-    ``timeouts`` is None in OmniSafe's npz; flags that are no number count as not set.
-    """
-
-    rewards: np.ndarray
-    costs: np.ndarray
-    terminals: np.ndarray
-    timeouts: np.ndarray | None
-    bad_flags: dict[str, int]
-
-    @classmethod
-    def read(cls, arrays: Mapping[str, Any]) -> Columns:
-        """Read them from the file's arrays."""
-        flags = {
-            key: np.asarray(arrays[key][:]).reshape(-1)
-            for key in ('terminals', 'timeouts')
-            if key in arrays
-        }
-        return cls(
-            rewards=_as_float32(arrays['rewards'][:]).reshape(-1),
-            costs=_as_float32(arrays['costs'][:]).reshape(-1),
-            terminals=flags['terminals'] > 0,
-            timeouts=flags['timeouts'] > 0 if 'timeouts' in flags else None,
-            bad_flags={key: int((~np.isfinite(value)).sum()) for key, value in flags.items()},
-        )
-
-    @property
-    def marked(self) -> np.ndarray:
-        """(N,) bool, whether a flag says that an episode ends."""
-        return self.terminals if self.timeouts is None else self.terminals | self.timeouts
-
-
-@dataclass
-class Scan:
-    """What one pass over the large arrays finds.
+class Inspector:
+    """Collects what a dataset holds while it is read: ranges, gaps between states, episodes.
 
     Args:
+        task (Task, optional): The DSRL task, None if it is none or unknown.
+        horizon (int, optional): The time limit in steps, if it is known.
+        cost_limits (Sequence[float]): Undiscounted costs of an episode.
+        declares_own_unit (bool, optional): Whether the file says that actions are in the
+            environment's own unit. Defaults to False.
+
+    Attributes:
+        rewards, costs (np.ndarray): (N,) float32.
+        terminals, timeouts (np.ndarray): (N,) bool; what is no number is not set. Without
+            ``timeouts``, which are None then, one flag stands for both kinds of end.
+        marked (np.ndarray): (N,) bool, whether a flag says that an episode ends.
+        bad_flags (dict[str, int]): How many flags of an array are no number.
         ranges (dict[str, ValueRange]): What each array spans.
         gaps (np.ndarray): (N,) bool, whether the next observation is not the following one.
         joined (np.ndarray): (N,) bool, whether it is; neither where a number is missing.
-        keys (np.ndarray): (N,) uint64, equal for equal transitions.
         wild_actions (np.ndarray): (N,) bool, whether an action is outside [-1, 1].
     """
 
-    ranges: dict[str, ValueRange]
-    gaps: np.ndarray
-    joined: np.ndarray
-    keys: np.ndarray
-    wild_actions: np.ndarray
+    def __init__(
+        self,
+        task: Task | None,
+        horizon: int | None,
+        cost_limits: Sequence[float],
+        declares_own_unit: bool = False,
+    ) -> None:
+        """Initialize an instance of :class:`Inspector`."""
+        self.task, self.horizon, self._cost_limits = task, horizon, cost_limits
+        self.declares_own_unit = declares_own_unit
 
-    @classmethod
-    def empty(cls, total: int) -> Scan:
-        """Return what is known of ``total`` transitions before any is seen."""
-        return cls(
-            ranges={},
-            gaps=np.zeros(total, dtype=bool),
-            joined=np.zeros(total, dtype=bool),
-            keys=np.zeros(total, dtype=np.uint64),
-            wild_actions=np.zeros(total, dtype=bool),
+    def begin(self, arrays: Mapping[str, Any]) -> None:
+        """Take note of the arrays, whose shapes fit together."""
+        self.rewards, self.costs = (
+            as_float32(arrays[name][:]).reshape(-1) for name in ('rewards', 'costs')
         )
-
-    @staticmethod
-    def block_bytes(arrays: Mapping[str, Any]) -> int:
-        """Return how much memory :meth:`read` takes at most for a block of the file's arrays."""
-        return block_bytes(arrays, _BLOCK_ROWS)
+        flags = {
+            name: np.asarray(arrays[name][:]).reshape(-1)
+            for name in ('terminals', 'timeouts')
+            if name in arrays
+        }
+        self.bad_flags = {name: int((~np.isfinite(each)).sum()) for name, each in flags.items()}
+        self.terminals = flags['terminals'] > 0
+        self.timeouts = flags['timeouts'] > 0 if 'timeouts' in flags else None
+        self.marked = self.terminals if self.timeouts is None else self.terminals | self.timeouts
+        self.ranges: dict[str, ValueRange] = {}
+        self.gaps, self.joined, self.wild_actions = np.zeros((3, len(self.rewards)), dtype=bool)
+        self._keys = np.zeros(len(self.rewards), dtype=np.uint64)
 
     def read(
         self,
         arrays: Mapping[str, Any],
-        columns: Columns,
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Go over the file's arrays block by block."""
-        for first, last in row_blocks(arrays['observations'], _BLOCK_ROWS):
-            block = {
-                name: _as_float32(arrays[name][first:last])
-                for name in ('observations', 'next_observations', 'actions')
-            }
-            block['rewards'] = columns.rewards[first:last]
-            block['costs'] = columns.costs[first:last]
+        self.begin(arrays)
+        for first, last, block in number_blocks(arrays, _BLOCK_ROWS):
             self.add(first, block)
             if on_progress is not None:
-                on_progress(last, len(columns.rewards))
-
-    def episode_keys(self, episodes: EpisodeTable) -> np.ndarray:
-        """Return a number for each episode, (E,) uint64, equal for equal episodes."""
-        steps = np.arange(len(self.keys)) - np.repeat(episodes.starts, episodes.lengths)
-        keys = _mix(self.keys + _mix(steps.astype(np.uint64)))
-        return np.add.reduceat(keys, episodes.starts)
+                on_progress(last, len(self.rewards))
 
     def add(self, first: int, block: Mapping[str, np.ndarray]) -> None:
-        """Add the next rows.
-
-        Args:
-            first (int): Number of the first of them.
-            block (Mapping[str, np.ndarray]): The arrays' rows, float32.
-        """
+        """Take note of the rows from ``first`` on, which follow one another, float32."""
         last = first + len(block['actions'])
         block = {name: values.reshape(last - first, -1) for name, values in block.items()}
         carried = self._carried if first else block['next_observations'][:0]
-        self._carried = block['next_observations'][-1:].copy()  # a view would keep the block
+        # A view would keep the block.
+        self._carried: np.ndarray = block['next_observations'][-1:].copy()
         for name, values in block.items():
             span = ValueRange.of(values)
             self.ranges[name] = self.ranges[name].join(span, first) if first else span
         with np.errstate(invalid='ignore'):
-            self.wild_actions[first:last] = (np.abs(block['actions']) > 1 + _ACTION_TOLERANCE).any(
-                axis=1
-            )
+            is_wild = np.abs(block['actions']) > 1 + _ACTION_TOLERANCE
+        self.wild_actions[first:last] = is_wild.any(axis=1)
         # Of the transition before the block, if there is one, and of all in it but the last.
         reached = np.concatenate([carried, block['next_observations'][:-1]])
         compared = slice(last - 1 - len(reached), last - 1)
@@ -258,21 +242,65 @@ class Scan:
             block['observations'][last - first - len(reached) :],
         )
         told_apart_by = ('observations', 'actions', 'rewards', 'costs')
-        self.keys[first:last] = _row_keys([block[name] for name in told_apart_by])
+        self._keys[first:last] = _row_keys([block[name] for name in told_apart_by])
+
+    @cached_property
+    def unmarked_gaps(self) -> np.ndarray:
+        """(N,) bool, gaps without an end flag."""
+        return self.gaps & ~self.marked
+
+    @cached_property
+    def is_shuffled(self) -> bool:
+        """Whether training refuses the order of the transitions."""
+        return too_many_gaps(int(self.unmarked_gaps.sum()), len(self.gaps))
+
+    @cached_property
+    def episodes(self) -> EpisodeTable:
+        """The episodes, cut where training would.
+
+        Where the transitions are in no order, jumps say nothing, and the flags alone count.
+        """
+        starts, ends = episode_bounds(self.marked if self.is_shuffled else self.marked | self.gaps)
+        lengths = ends + 1 - starts
+        terminal = self.terminals[ends]
+        if self.timeouts is None and self.horizon is not None:
+            terminal = terminal & (lengths < self.horizon)
+        kinds = [terminal, self.marked[ends], ends < len(self.marked) - 1]
+        return EpisodeTable(
+            starts=starts,
+            lengths=lengths,
+            returns=np.add.reduceat(self.rewards, starts, dtype=np.float64),
+            costs=np.add.reduceat(self.costs, starts, dtype=np.float64),
+            ends=np.select(kinds, ENDS[:3], default=ENDS[3]),
+        )
+
+    @cached_property
+    def limits(self) -> list[LimitRow]:
+        """What there is within each cost limit."""
+        return [LimitRow.of(limit, self.episodes, self.task) for limit in self._cost_limits]
+
+    def episode_keys(self) -> np.ndarray:
+        """Return a number for each episode, (E,) uint64, equal for equal episodes."""
+        starts, lengths = self.episodes.starts, self.episodes.lengths
+        steps = np.arange(len(self._keys)) - np.repeat(starts, lengths)
+        return np.add.reduceat(_mix(self._keys + _mix(steps.astype(np.uint64))), starts)
+
+    def first(self, rows: np.ndarray) -> str:
+        """Say how often (N,) bool is true and where for the first time."""
+        found = np.flatnonzero(rows)
+        return f'{len(found)}, first: {self.episodes.locate(int(found[0]))}'
 
 
-def _as_float32(values: Any) -> np.ndarray:
-    """Return values as training sees them; what float32 cannot hold becomes infinite."""
-    with np.errstate(over='ignore'):
-        return np.asarray(values).astype(np.float32, copy=False)
+def scan_bytes(arrays: Mapping[str, Any]) -> int:
+    """Return how much memory :meth:`Inspector.read` takes at most for a block of the arrays."""
+    return block_bytes(arrays, _BLOCK_ROWS)
 
 
 def _compare(reached: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Tell which rows differ and which agree, as training does; neither where one is NaN."""
     differs = np.flatnonzero((reached != following).any(axis=1))  # few, so that the rest is cheap
     gaps = np.zeros(len(reached), dtype=bool)
-    with np.errstate(invalid='ignore'):
-        gaps[differs] = is_gap(reached[differs], following[differs])
+    gaps[differs] = is_gap(reached[differs], following[differs])
     joined = ~gaps
     if not np.isfinite(following).all():
         joined &= np.isfinite(following).all(axis=1)
@@ -297,27 +325,3 @@ def _mix(keys: np.ndarray) -> np.ndarray:
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return keys ^ (keys >> np.uint64(31))
-
-
-def cut_episodes(columns: Columns, scan: Scan, horizon: int | None) -> EpisodeTable:
-    """Cut the transitions into episodes where training would.
-
-    Where the transitions are in no order, jumps say nothing, and the flags alone count.
-    """
-    marked = columns.marked
-    is_end = marked.copy() if is_shuffled(marked, scan.gaps) else marked | scan.gaps
-    is_end[-1] = True
-    ends = np.flatnonzero(is_end)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends + 1 - starts
-    terminal = columns.terminals[ends]
-    if columns.timeouts is None and horizon is not None:
-        terminal = terminal & (lengths < horizon)
-    kinds = [terminal, marked[ends], ends < len(marked) - 1]
-    return EpisodeTable(
-        starts=starts,
-        lengths=lengths,
-        returns=np.add.reduceat(columns.rewards, starts, dtype=np.float64),
-        costs=np.add.reduceat(columns.costs, starts, dtype=np.float64),
-        ends=np.select(kinds, ENDS[:3], default=ENDS[3]),
-    )

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes as flat tensors: cutting, validating, to-go sums and the return-cost frontier."""
+"""Episodes as flat tensors: cutting, validating and to-go sums."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from omnisafe_qpt.data.files import (
-    MAX_GAP_SHARE,
+from omnisafe_qpt.data.arrays import (
+    as_flags,
     block_bytes,
+    check_finite,
     check_marked,
+    check_order,
     check_shapes,
     is_gap,
-    open_dataset,
-    row_blocks,
+    number_blocks,
 )
+from omnisafe_qpt.data.files import open_dataset
+from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.data.layouts import ROW_BYTES, ReadOptions
 from omnisafe_qpt.data.memory import check_memory
-from omnisafe_qpt.errors import UserError
 
 
 # Rows taken at a time, so that a dataset is never in memory twice: of the table for statistics,
@@ -34,51 +36,13 @@ _READ_ROWS = 1 << 14
 
 
 class Observer(Protocol):
-    """Sees a dataset while it is read, so that it is read once for loading and for checking."""
+    """Receives the blocks of a dataset while it is loaded, so that it is read only once."""
 
     def begin(self, arrays: Mapping[str, Any]) -> None:
         """Take note of the arrays, whose shapes fit together."""
 
     def add(self, first: int, block: Mapping[str, np.ndarray]) -> None:
         """Take note of the rows from ``first`` on, which follow one another, float32."""
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """The reward frontier of a dataset: the best return that each cost bought.
-
-    Args:
-        costs (tuple[float, ...]): Episode costs, strictly increasing.
-        returns (tuple[float, ...]): The highest return among episodes with at most that cost,
-            strictly increasing.
-    """
-
-    costs: tuple[float, ...]
-    returns: tuple[float, ...]
-
-    @classmethod
-    def of(cls, returns: np.ndarray, costs: np.ndarray) -> Frontier:
-        """Compute the frontier of episodes with these returns and costs, both (E,)."""
-        order = np.lexsort((-returns, costs))
-        best = np.maximum.accumulate(returns[order])
-        is_step = np.concatenate([[True], best[1:] > best[:-1]])
-        return cls(
-            costs=tuple(costs[order][is_step].tolist()),
-            returns=tuple(returns[order][is_step].tolist()),
-        )
-
-    def target_return(self, cost_limit: float) -> float:
-        """Return the highest return with cost at most ``cost_limit``, Eq. (11).
-
-        Eq. (39) asks for a cost *equal* to the limit, a set that is empty for a continuous limit,
-        so "at most" is meant. Where every episode costs more than the limit, the episode of
-        least cost stands in.
-
-        Args:
-            cost_limit (float): Undiscounted cost of an episode.
-        """
-        step = int(np.searchsorted(self.costs, cost_limit, side='right')) - 1
-        return self.returns[max(step, 0)]
 
 
 @dataclass(frozen=True)
@@ -130,7 +94,7 @@ class Trajectories:
         obs_dim (int): S.
         act_dim (int): A.
         name (str): Where the data came from, for messages.
-        notes (tuple[str, ...]): What a user should know of how they were read, a line each.
+        notes (tuple[str, ...]): Notes for the user on how they were read, a line each.
     """
 
     table: torch.Tensor
@@ -193,15 +157,16 @@ class Trajectories:
         check_memory(name, total * row_bytes + block_bytes(arrays, _READ_ROWS))
         if observer is not None:
             observer.begin(arrays)
-        terminals = _flags(arrays, 'terminals', name)
-        has_timeouts = 'timeouts' in arrays
-        timeouts = _flags(arrays, 'timeouts', name) if has_timeouts else np.zeros(total, bool)
-        marked = terminals | timeouts
+        flags = {
+            key: as_flags(arrays[key][:], key, name)
+            for key in ('terminals', 'timeouts')
+            if key in arrays
+        }
+        terminals, has_timeouts = flags['terminals'], 'timeouts' in flags
+        marked = terminals | flags['timeouts'] if has_timeouts else terminals.copy()
         check_marked(marked, name)
         marked[-1] = True
-        table, starts, is_finite = _read_table(arrays, marked, name, observer)
-        if not is_finite:
-            raise UserError(_describe_non_finite(table[:, :-2], obs_dim, act_dim, name))
+        table, starts = _read_table(arrays, marked, name, observer)
         lengths = np.diff(starts, append=total)
         terminal = terminals[starts + lengths - 1]
         if not has_timeouts and horizon is not None:
@@ -281,19 +246,12 @@ class Trajectories:
         return change[:-1].cumsum(0) > 0
 
 
-def _flags(arrays: Mapping[str, Any], key: str, name: str) -> np.ndarray:
-    values = np.asarray(arrays[key][:]).reshape(-1)
-    if not np.isfinite(values).all():
-        raise UserError(f'{name}: {key} holds NaN or infinity; needed is 0 or 1')
-    return values > 0
-
-
 def _read_table(
     arrays: Mapping[str, Any],
     marked: np.ndarray,
     name: str,
     observer: Observer | None,
-) -> tuple[np.ndarray, np.ndarray, bool]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Read every row once, cutting episodes where flags or gaps end them.
 
     Args:
@@ -303,11 +261,11 @@ def _read_table(
         observer (Observer, optional): Is shown each block.
 
     Returns:
-        The table but for its to-go sums, (N + E, S + A + 4); the first transition of each
-        episode, (E,) int64; and whether all that was read is finite.
+        The table but for its to-go sums, (N + E, S + A + 4), and the first transition of each
+        episode, (E,) int64.
 
     Raises:
-        UserError: If a next observation is not finite, or too few follow one another.
+        UserError: If a number is not finite, or too few transitions follow one another.
     """
     total, obs_dim = arrays['observations'].shape
     last_action = obs_dim + arrays['actions'].shape[1]
@@ -316,49 +274,37 @@ def _read_table(
     table = np.empty((total + num_ends, last_action + 4), dtype=np.float32)
     is_first = np.concatenate([[True], marked[:-1]])  # of its episode
     num_episodes = num_gaps = 0  # so far
-    is_finite = True
     carried = np.zeros((1, obs_dim), dtype=np.float32)
-    # What float32 cannot hold becomes infinite, which is found afterwards.
-    with np.errstate(over='ignore'):
-        for first, last in row_blocks(arrays['observations'], _READ_ROWS):
-            block = {
-                key: np.asarray(arrays[key][first:last], dtype=np.float32)
-                for key in ('observations', 'next_observations', 'actions', 'rewards', 'costs')
-            }
-            # Here, while the block is in the processor's cache.
-            if observer is not None:
-                observer.add(first, block)
-            is_finite = is_finite and all(
-                np.isfinite(values).all()
-                for key, values in block.items()
-                if key != 'next_observations'
-            )
-            breaks, reached, is_new = _breaks(block, carried, is_first[first:last], first, name)
-            carried = block['next_observations'][-1:].copy()  # a view would keep the block
-            if is_new.any():
-                num_gaps += int(is_new.sum())
-                if num_gaps > MAX_GAP_SHARE * total:
-                    raise UserError(
-                        f'{name}: in {num_gaps} or more of {total} transitions the next '
-                        'observation is not the following observation; transitions must be in '
-                        'order, whole episodes at a time',
-                    )
-                is_first[first + breaks[is_new]] = True
-                table.resize((total + num_ends + num_gaps, table.shape[1]), refcheck=False)
-            # Each episode before a row's own has put one more row before it.
-            episodes = num_episodes - 1 + np.cumsum(is_first[first:last])
-            num_episodes = int(episodes[-1]) + 1
-            rows = np.arange(first, last) + episodes
-            table[rows, :obs_dim] = block['observations']
-            table[rows, obs_dim:last_action] = block['actions']
-            table[rows, -4] = block['rewards'].reshape(-1)
-            table[rows, -3] = block['costs'].reshape(-1)
-            final_rows = rows[breaks] - 1
-            if first == 0:  # nothing ends before the first row
-                final_rows, reached = final_rows[1:], reached[1:]
-            table[final_rows, :obs_dim], table[final_rows, obs_dim:] = reached, 0.0
+    for first, last, block in number_blocks(arrays, _READ_ROWS):
+        # Here, while the block is in the processor's cache.
+        if observer is not None:
+            observer.add(first, block)
+        for key, values in block.items():
+            # Next observations equal the following ones but where an episode ends.
+            if key != 'next_observations':
+                check_finite(values, range(first, last), key, name)
+        breaks, reached, is_new = _breaks(block, carried, is_first[first:last], first, name)
+        carried = block['next_observations'][-1:].copy()  # a view would keep the block
+        if is_new.any():
+            num_gaps += int(is_new.sum())
+            check_order(num_gaps, total, name)
+            is_first[first + breaks[is_new]] = True
+            table.resize((total + num_ends + num_gaps, table.shape[1]), refcheck=False)
+        # Each episode before a row's own has put one more row before it.
+        episodes = num_episodes - 1 + np.cumsum(is_first[first:last])
+        num_episodes = int(episodes[-1]) + 1
+        rows = np.arange(first, last) + episodes
+        table[rows, :obs_dim] = block['observations']
+        table[rows, obs_dim:last_action] = block['actions']
+        table[rows, -4] = block['rewards'].reshape(-1)
+        table[rows, -3] = block['costs'].reshape(-1)
+        final_rows = rows[breaks] - 1
+        if first == 0:  # nothing ends before the first row
+            final_rows, reached = final_rows[1:], reached[1:]
+        table[final_rows, :obs_dim], table[final_rows, obs_dim:] = reached, 0.0
+    check_finite(carried, [total - 1], 'next_observations', name)
     table[-1, :obs_dim], table[-1, obs_dim:] = carried, 0.0
-    return table, np.flatnonzero(is_first), is_finite and bool(np.isfinite(carried).all())
+    return table, np.flatnonzero(is_first)
 
 
 def _breaks(
@@ -388,12 +334,7 @@ def _breaks(
     differs = 1 + np.flatnonzero(reached[:-1] != observations[1:]) // observations.shape[1]
     rows = np.unique(np.concatenate([[0], np.flatnonzero(is_first), differs]))
     states = np.concatenate([carried, reached[rows[1:] - 1]])
-    is_finite = np.isfinite(states).all(axis=1)
-    if not is_finite.all():
-        raise UserError(
-            f'{name}: next_observations hold NaN or infinity (first: transition '
-            f'{offset + rows[~is_finite][0] - 1}); remove those episodes',
-        )
+    check_finite(states, offset + rows - 1, 'next_observations', name)
     is_new = ~is_first[rows] & is_gap(states, observations[rows])
     is_break = is_first[rows] | is_new
     return rows[is_break], states[is_break], is_new[is_break]
@@ -406,18 +347,3 @@ def _sums_to_go(values: np.ndarray, first_rows: np.ndarray, lengths: np.ndarray)
     sums = np.repeat(before[first_rows + lengths], lengths + 1, axis=0)
     sums -= before[:-1]
     return sums
-
-
-def _describe_non_finite(table: np.ndarray, obs_dim: int, act_dim: int, name: str) -> str:
-    row, column = (int(index[0]) for index in np.nonzero(~np.isfinite(table)))
-    if column < obs_dim:
-        what = f'observation dimension {column}'
-    elif column < obs_dim + act_dim:
-        what = f'action dimension {column - obs_dim}'
-    else:
-        what = ('reward', 'cost')[column - obs_dim - act_dim]
-    count = int((~np.isfinite(table)).any(axis=1).sum())
-    return (
-        f'{name}: {count} rows hold NaN or infinity (first: {what} = {table[row, column]}, '
-        f'about transition {row}); remove those episodes'
-    )

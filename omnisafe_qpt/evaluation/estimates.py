@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.data.trajectories import Frontier
+from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import asks_for_returns, deployment_of
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig

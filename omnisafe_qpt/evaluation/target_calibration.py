@@ -28,7 +28,7 @@ from typing import Any
 import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
 
 from omnisafe_qpt import schema
-from omnisafe_qpt.data.trajectories import Frontier
+from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from omnisafe_qpt.data.trajectories import Frontier
+from omnisafe_qpt.data.frontier import Frontier
 
 
 # Target costs, as shares of the run's cost limit: closer about the limit, where a model is used.

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from omnisafe_qpt.data.files import write_errors
+from omnisafe_qpt.data.atomic import write_errors
 from omnisafe_qpt.envs.bullet import BULLET_HORIZONS
 from omnisafe_qpt.envs.drawn import DrawnEnvironment
 from omnisafe_qpt.envs.metadrive import METADRIVE_TASKS

@@ -1,26 +1,21 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The deployed policy in OmniSafe's own loops and in training: environment and adapter."""
+"""The deployed policy in OmniSafe's own loops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from omnisafe.adapter import OfflineAdapter
 from omnisafe.envs.core import CMDP, Wrapper
 from omnisafe.models.base import Actor
-from omnisafe.utils.config import Config
 
-from omnisafe_qpt.compat import unwrapped
-from omnisafe_qpt.envs.environments import NumpyEnvironment, action_range_of, horizon_of, make_env
+from omnisafe_qpt.envs.environments import horizon_of, make_env
 from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.evaluation.deployment import deployment_of
-from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
 from omnisafe_qpt.omnisafe_plugin.actor import DeployedActor
-from omnisafe_qpt.runs.checkpoint import load_networks, random_state_kept
+from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.settings.seeds import final_seeds
 
 
@@ -71,59 +66,6 @@ class DeploymentEnv(Wrapper):
         self._steps += 1
         truncated = torch.logical_or(truncated, torch.as_tensor(self._steps >= self._horizon))
         return obs, reward, cost, terminated, truncated, info
-
-
-class DeploymentAdapter(OfflineAdapter):
-    """OmniSafe's adapter for a policy that has to be told rewards, costs and resets.
-
-    The environment of this process only serves its spaces, range and horizon, and plays a reset
-    and a step to show that it works; episodes run in environments of their own, made for each
-    evaluation.
-
-    Args:
-        env_id (str): The environment id.
-        cfgs (Config): The configuration.
-
-    Raises:
-        UserError: If the environment does not work.
-    """
-
-    def __init__(self, env_id: str, cfgs: Config) -> None:  # pylint: disable=super-init-not-called
-        """Initialize an instance of :class:`DeploymentAdapter`."""
-        environment = NumpyEnvironment(env_id)
-        with random_state_kept():
-            environment.check()
-        self._env_id, self._cfgs, self._env = env_id, cfgs, environment.env
-        self.horizon = environment.horizon
-        self.action_range = action_range_of(self._env)
-        self.module = type(unwrapped(self._env)).__module__
-
-    def evaluate(  # pylint: disable=arguments-differ
-        self,
-        seeds: range,
-        agent: DeployedActor,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> Evaluation:
-        """Evaluate the deployed policy.
-
-        Args:
-            seeds (range): One for each episode.
-            agent (DeployedActor): The policy.
-            on_progress (Callable, optional): See :func:`evaluate`. Defaults to None.
-        """
-        return evaluate(
-            agent.networks,
-            self._env_id,
-            agent.config,
-            agent.target_return,
-            seeds=seeds,
-            processes=self._processes(len(seeds)),
-            on_progress=on_progress,
-        )
-
-    def _processes(self, episodes: int) -> int:
-        processes = self._cfgs.train_cfgs.evaluate_processes
-        return default_processes(episodes) if processes == 'auto' else int(processes)
 
 
 def build_evaluation(

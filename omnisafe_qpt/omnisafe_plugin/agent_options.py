@@ -36,11 +36,11 @@ def configure_agents(algo_wrapper: ModuleType) -> None:
         from omnisafe_qpt.omnisafe_plugin.import_hooks import require_available
 
         require_available()
-        from omnisafe_qpt.training.distributed import join_processes, speaking_in_turn
+        from omnisafe_qpt.training.distributed import join_processes, report_errors_from_first_rank
         from omnisafe_qpt.workers import refuse_reimport
 
         refuse_reimport()
-        with speaking_in_turn():
+        with report_errors_from_first_rank():
             _require_environment(self)
             _prepare_options(self)
             cfgs = original(self)

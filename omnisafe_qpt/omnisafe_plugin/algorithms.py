@@ -13,7 +13,6 @@ from omnisafe_qpt.data.augmentation import augment, load_hook
 from omnisafe_qpt.data.tasks import require_task
 from omnisafe_qpt.data.windows import WindowSampler
 from omnisafe_qpt.evaluation.episodes import Evaluation
-from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
@@ -60,34 +59,6 @@ class _TransformerAlgorithm(OfflineAlgorithm):
                 for target in require_task(self._env_id).cdt_targets
             ]
         return DeployableNetworks.from_learner(self._learner, spec)
-
-    def _calibrate(self) -> Evaluation | None:
-        """Run the policy at increasing target costs, and deploy what that chooses.
-
-        Returns:
-            The episodes of the zero-action fallback, if that is deployed.
-
-        Raises:
-            Stopped: If a signal comes.
-        """
-        episodes = self._cfgs.train_cfgs.calibrate_episodes
-        if not episodes:
-            return None
-        networks, processes = self._actor.networks, self._cfgs.train_cfgs.evaluate_processes
-        with self._episodes_shown('Calibrating', 1) as report:
-            record = calibrate(
-                networks,
-                self._deployment,
-                episodes,
-                None if processes == 'auto' else int(processes),
-                report,
-            )
-        networks.spec = {**networks.spec, 'calibration': record}
-        self._deploy(networks)
-        if self._actor.target_return is not None:
-            return None
-        played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
-        return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
 
     @cached_property
     def _target_return(self) -> float:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError
 
 

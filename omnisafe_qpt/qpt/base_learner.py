@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.qpt.scaling import Scaling
 
 
@@ -27,7 +27,7 @@ class BaseLearner(ABC):
         metric_names (Iterable[str]): What is reported, in this order.
         scaling (Scaling): Units of the dataset.
         device (torch.device or str): Where all of it lives.
-        replicas (Replicas or None): The processes that train this model together; None is this
+        ranks (Ranks or None): The processes that train this model together; None is this
             process alone.
 
     Attributes:
@@ -46,11 +46,11 @@ class BaseLearner(ABC):
         metric_names: Iterable[str],
         scaling: Scaling,
         device: torch.device | str,
-        replicas: Replicas | None,
+        ranks: Ranks | None,
     ) -> None:
         """Initialize an instance of :class:`BaseLearner`."""
         self.device = torch.device(device)
-        self.replicas = replicas or Replicas()
+        self.ranks = ranks or Ranks()
         self.step = 0
         self.scaling = scaling.to(self.device)
         self.metric_names = tuple(metric_names)
@@ -103,11 +103,11 @@ class BaseLearner(ABC):
     def metrics(self) -> dict[str, float]:
         """Return each metric's mean since they were popped; waits for the device.
 
-        With several replicas, all have to call this, and all get the same.
+        With several ranks, all have to call this, and all get the same.
         """
         if not self._metric_count:
             return {}
-        means = self.replicas.average(self._metric_sums / self._metric_count)
+        means = self.ranks.average(self._metric_sums / self._metric_count)
         return dict(zip(self.metric_names, means.tolist()))
 
     def pop_metrics(self) -> dict[str, float]:
@@ -147,7 +147,7 @@ class BaseLearner(ABC):
             self.load_metrics(state['metrics'])
 
     def load_metrics(self, state: dict[str, Any]) -> None:
-        """Restore the metrics of :meth:`state_dict` alone: with replicas each has its own."""
+        """Restore the metrics of :meth:`state_dict` alone: each rank has its own."""
         if state['sums'].shape != self._metric_sums.shape:  # it would be broadcast
             raise ValueError(f'metrics of shape {tuple(state["sums"].shape)}')
         self._metric_sums.copy_(state['sums'])

@@ -28,7 +28,7 @@ from omnisafe_qpt.qpt.losses import (
     penalty_weight,
 )
 from omnisafe_qpt.qpt.precision import resolve_precision, tf32_products
-from omnisafe_qpt.qpt.ranks import Replicas
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
 from omnisafe_qpt.qpt.transformer import TransformerPolicy
 
@@ -67,7 +67,7 @@ class Learner(BaseLearner):
         scaling (Scaling): Units of the dataset.
         config (LearnerConfig): Everything else.
         device (torch.device or str, optional): Where all of it lives. Defaults to ``'cpu'``.
-        replicas (Replicas, optional): The processes that train this model together. Each updates
+        ranks (Ranks, optional): The processes that train this model together. Each updates
             with its own slice of a batch, and all get what one would get with the whole batch.
             Defaults to None, this process alone.
 
@@ -92,10 +92,10 @@ class Learner(BaseLearner):
         scaling: Scaling,
         config: LearnerConfig,
         device: torch.device | str = 'cpu',
-        replicas: Replicas | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Initialize an instance of :class:`Learner`."""
-        super().__init__(metric_names(config), scaling, device, replicas)
+        super().__init__(metric_names(config), scaling, device, ranks)
         self.config = config
         self.precision, notice = resolve_precision(config.precision, self.device)
         if notice:
@@ -107,9 +107,9 @@ class Learner(BaseLearner):
         self.cost_critic = TwinCritic(*sizes).to(self.device)
         # Called in place of the networks wherever these get a gradient. They come before the
         # targets are copied, as all processes take over the first one's weights here.
-        self._trained_policy = self.replicas.wrap(self.policy)
+        self._trained_policy = self.ranks.wrap(self.policy)
         self._trained_critics = [
-            self.replicas.wrap(critic) for critic in (self.reward_critic, self.cost_critic)
+            self.ranks.wrap(critic) for critic in (self.reward_critic, self.cost_critic)
         ]
         self.target_policy = frozen_copy(self.policy)
         self.target_reward_critic = frozen_copy(self.reward_critic)
@@ -160,7 +160,7 @@ class Learner(BaseLearner):
                 targets = self.compute_targets(batch, inputs)
                 losses, magnitudes = self.critic_loss(batch, inputs, targets, value_count, metrics)
                 metrics['Grad/critic'] = self._descend_critics(losses.sum())
-                magnitudes = self.replicas.average(magnitudes)
+                magnitudes = self.ranks.average(magnitudes)
             loss = self.policy_loss(batch, inputs, magnitudes, action_count, metrics)
             metrics['Grad/actor'] = self._descend_policy(loss)
         self._update_targets()
@@ -169,7 +169,7 @@ class Learner(BaseLearner):
     def _count(self, *masks: torch.Tensor) -> torch.Tensor:
         """Count each mask's valid entries, on average over the processes; positive."""
         counts = torch.stack([mask.sum() for mask in masks]).float()
-        return self.replicas.average(counts).clamp_min(1 / self.replicas.size)
+        return self.ranks.average(counts).clamp_min(1 / self.ranks.size)
 
     @torch.no_grad()
     def compute_targets(self, batch: SequenceBatch, inputs: PolicyInputs) -> torch.Tensor:
@@ -318,7 +318,7 @@ class Learner(BaseLearner):
     def _penalty_member(self) -> torch.Tensor:
         """Say which of the twins is in the policy's loss, (1,) int64."""
         if self.config.penalty_critic == 'random':
-            return self.replicas.broadcast(torch.randint(2, (1,), device=self.device))
+            return self.ranks.broadcast(torch.randint(2, (1,), device=self.device))
         return self._first_member
 
     def _penalty_values(  # pylint: disable=too-many-arguments

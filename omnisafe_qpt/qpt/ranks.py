@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 
 
-class Replicas:
+class Ranks:
     """What this process does together with the others that train the same model.
 
     All processes hold the same weights, draw the same batch, and compute on their own slice of
@@ -27,12 +27,12 @@ class Replicas:
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
-        """Initialize an instance of :class:`Replicas`."""
+        """Initialize an instance of :class:`Ranks`."""
         self.rank = rank
         self.size = size
 
     @classmethod
-    def from_process_group(cls) -> Replicas:
+    def from_process_group(cls) -> Ranks:
         """Take the processes of torch's default group; this one alone if there is no group."""
         if not distributed.is_initialized():
             return cls()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs on disk: deployable checkpoints, the training state to resume from, and finding them."""
+"""Deployable checkpoints of runs: writing, reading and finding them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import platform
-import random
 import re
 import sys
 import zipfile
@@ -19,18 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
 from omnisafe_qpt.baselines.deploy import DeployableActor
-from omnisafe_qpt.data.files import atomic_path
+from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError, printable, shell_command
 from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
 from omnisafe_qpt.runs.records import (
     BEST_RECORD,
     CHECKPOINT_SPEC,
-    TRAINING_STATE,
     TRANSFORMER_SPEC,
 )
 from omnisafe_qpt.schema import checked, plain, read_json
@@ -38,9 +35,6 @@ from omnisafe_qpt.version import __version__
 
 
 CHECKPOINT_FOLDER = 'torch_save'
-TRAINING_STATE_FILE = 'training_state.pt'
-# The one before, to go on from if the last one is damaged.
-PREVIOUS_STATE_FILE = 'training_state.previous.pt'
 BEST_FILE = 'best.json'
 LAST, BEST = 'last', 'best'
 _ZIP_START = b'PK\x03\x04'
@@ -65,7 +59,9 @@ def save_checkpoint(run: Path, epoch: int, networks: Deployable) -> Path:
 
 def replace_checkpoint(path: Path, networks: Deployable) -> None:
     """Write networks and their spec to a checkpoint's file, in place of what was there."""
-    _save({'pi': networks.state_dict()}, path)
+    buffer = serialized({'pi': networks.state_dict()})
+    with durable_file(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -73,33 +69,11 @@ def checkpoint_name(epoch: int) -> str:
     return f'{CHECKPOINT_FOLDER}/epoch-{epoch}.pt'
 
 
-def save_training_state(run: Path, state: dict[str, Any], keeps_last: bool = True) -> None:
-    """Write what an exact continuation of the run needs, in place of the last one.
+def serialized(content: dict[str, Any]) -> io.BytesIO:
+    """Return what torch saves of the content, in memory.
 
-    Args:
-        run (Path): The run's folder.
-        state (dict[str, Any]): The state.
-        keeps_last (bool, optional): Whether the last one takes the place of the one before it, to
-            go on from should this one be damaged. Defaults to True.
+    Where a file cannot be written, torch raises a RuntimeError without a reason.
     """
-    path = run / TRAINING_STATE_FILE
-    buffer = _serialized(state)
-    with durable_file(path) as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())  # before the last one gives its place up
-        if keeps_last and path.is_file():
-            os.replace(path, run / PREVIOUS_STATE_FILE)
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    buffer = _serialized(content)
-    with durable_file(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def _serialized(content: dict[str, Any]) -> io.BytesIO:
-    # In memory, as torch raises a RuntimeError without a reason where a file cannot be written.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer
@@ -119,44 +93,6 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-
-
-def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
-    """Read the training state of a run, or the one before it if it is damaged.
-
-    Args:
-        run (Path): The run's folder.
-
-    Returns:
-        The state, or None where the run was stopped before there was one; and why it is not the
-        last one, empty if it is.
-
-    Raises:
-        UserError: If none can be read, or there is none any more.
-    """
-    faults = []
-    for name in (TRAINING_STATE_FILE, PREVIOUS_STATE_FILE):
-        path = run / name
-        if not path.exists():
-            faults += [f'{path} is missing'] if name == TRAINING_STATE_FILE else []
-            continue
-        try:
-            state = load_file(path)
-            checked(path, state, TRAINING_STATE)
-        except UserError as error:
-            faults.append(str(error))
-        else:
-            return state, '; '.join(faults)
-    checkpoints = list_checkpoints(run)
-    # The first epoch's checkpoint comes before the state. Others would be overwritten.
-    if not (run / TRAINING_STATE_FILE).exists() and len(faults) == 1:
-        if max(checkpoints, default=1) <= 1:
-            return None, ''
-        faults = [f'{TRAINING_STATE_FILE} is not there']
-    kept = f'; {checkpoints[max(checkpoints)]} can still be evaluated' if checkpoints else ''
-    raise UserError(
-        f'{run}: nothing to resume from: {"; ".join(faults)}: start a new run{kept}',
-    )
 
 
 def load_networks(
@@ -389,41 +325,6 @@ def list_checkpoints(run: Path) -> dict[int, Path]:
     files = (run / CHECKPOINT_FOLDER).glob('*.pt')
     named = {file: _CHECKPOINT_NAME.fullmatch(file.name) for file in files}
     return dict(sorted((int(match[1]), file) for file, match in named.items() if match))
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of the global random number generators, in plain values and tensors."""
-    version, internal, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state()
-    state = {
-        'python': [version, list(internal), gauss],
-        'numpy': [kind, keys.tolist(), *rest],
-        'torch': torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state['cuda'] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what :func:`random_state` returned."""
-    version, internal, gauss = state['python']
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state['numpy']
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state['torch'])
-    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
-        torch.cuda.set_rng_state_all(state['cuda'])
-
-
-@contextlib.contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Let the block draw random numbers without a trace."""
-    state = random_state()
-    try:
-        yield
-    finally:
-        set_random_state(state)
 
 
 def versions() -> dict[str, str]:

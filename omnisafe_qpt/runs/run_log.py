@@ -23,7 +23,7 @@ from omnisafe.utils.config import Config
 from omnisafe.utils.distributed import get_rank
 from rich.markup import escape
 
-from omnisafe_qpt.data.files import write_errors
+from omnisafe_qpt.data.atomic import write_errors
 from omnisafe_qpt.errors import UserError, WriteError, printable
 from omnisafe_qpt.runs.checkpoint import durable_file
 from omnisafe_qpt.runs.records import CONFIG_FILE, PROGRESS_FILE, read_progress

@@ -35,7 +35,7 @@ class CapturedUpdate:
     from the host, each batch is copied to where the graph looks for it.
 
     Between two calls the learner may be asked for its metrics, saved and loaded, and generators
-    may be set. All updates are ordinary ones on other devices, and with several replicas, whose
+    may be set. All updates are ordinary ones on other devices, and with several ranks, whose
     collectives are kept out of graphs here.
 
     Args:
@@ -112,7 +112,7 @@ class CapturedUpdate:
 
 
 def _is_capturable(learner: BaseLearner) -> bool:
-    return learner.device.type == 'cuda' and learner.replicas.size == 1
+    return learner.device.type == 'cuda' and learner.ranks.size == 1
 
 
 def _on_side_stream(device: torch.device, work: Callable[[], None]) -> None:

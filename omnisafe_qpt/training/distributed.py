@@ -151,7 +151,7 @@ def leave_processes() -> None:
 
 
 @contextlib.contextmanager
-def speaking_in_turn() -> Iterator[None]:
+def report_errors_from_first_rank() -> Iterator[None]:
     """Let one process report what has gone wrong, where all would at once.
 
     Raises:

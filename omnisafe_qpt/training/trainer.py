@@ -1,0 +1,341 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The epoch loop: when a run updates, stops, evaluates and saves."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+
+from omnisafe_qpt.data.prefetch import PrefetchSampler
+from omnisafe_qpt.data.sampling import BatchSampler
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.progress import ProgressReporter
+from omnisafe_qpt.qpt.base_learner import BaseLearner
+from omnisafe_qpt.qpt.ranks import Ranks
+from omnisafe_qpt.runs.checkpoint import list_checkpoints, save_best, save_checkpoint
+from omnisafe_qpt.runs.training_state import random_state_kept
+from omnisafe_qpt.signals import Stopped, StopSignal
+from omnisafe_qpt.training.cuda_graph import CapturedUpdate
+from omnisafe_qpt.training.run_state import RunState
+
+
+if TYPE_CHECKING:  # both bring OmniSafe in
+    from omnisafe_qpt.runs.run_log import RunLogger
+    from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
+
+
+# Updates between two looks at whether several processes on GPUs are to stop, each of which waits
+# for the GPU.
+_UPDATES_BETWEEN_LOOKS = 50
+
+
+def choose_update(
+    accelerate: str,
+    algo: str,
+    learner: BaseLearner,
+    sampler: BatchSampler | PrefetchSampler,
+) -> Callable[[], None]:
+    """Decide how an update runs.
+
+    Args:
+        accelerate (str): ``train_cfgs.accelerate``: ``none``, ``graph`` or ``compile``.
+        algo (str): The algorithm, for messages.
+        learner (BaseLearner): What to update.
+        sampler (BatchSampler or PrefetchSampler): Where batches are from.
+
+    Returns:
+        What does one update.
+
+    Raises:
+        UserError: If the learner cannot be compiled.
+    """
+    if accelerate == 'none':
+        return lambda: learner.update(sampler.sample())
+    if accelerate == 'compile':
+        if not hasattr(learner, 'compile'):
+            raise UserError(
+                f'train_cfgs:accelerate compile is not there for {algo}: use graph',
+            )
+        learner.compile()
+    return CapturedUpdate(learner, sampler)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is, and when it keeps a checkpoint.
+
+    Args:
+        total_steps (int): Updates.
+        steps_per_epoch (int): Updates of an epoch.
+        save_every (int): Epochs between two checkpoints that are kept whatever they bring.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    save_every: int
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs there are; the last one may be shorter."""
+        return math.ceil(self.total_steps / self.steps_per_epoch)
+
+    def last_step(self, epoch: int) -> int:
+        """Return how many updates are done after an epoch."""
+        return min(epoch * self.steps_per_epoch, self.total_steps)
+
+
+class Trainer:
+    """Trains a learner epoch by epoch.
+
+    Several processes share each batch. The first of them alone reads the time, evaluates, logs and
+    saves; the others wait for it at the end of each epoch.
+
+    Args:
+        update (Callable[[], None]): Does one update; see :func:`choose_update`.
+        learner (BaseLearner): What it updates.
+        sampler (BatchSampler or PrefetchSampler): Where it takes batches from.
+        schedule (Schedule): How long the run is.
+        state (RunState): Where the run stands, and how that is saved.
+        evaluation (EpochEvaluation): Runs the deployed policy.
+        log (RunLogger): Of the run; has begun.
+        run (Path): The run's folder.
+        ranks (Ranks): The processes that train together.
+        stop_signal (StopSignal): Asks the run to end.
+        resume_command (str): Goes on with the run.
+        remedy (str): What to try after losses that are no longer finite.
+    """
+
+    def __init__(  # pylint: disable=too-many-arguments
+        self,
+        update: Callable[[], None],
+        learner: BaseLearner,
+        sampler: BatchSampler | PrefetchSampler,
+        schedule: Schedule,
+        state: RunState,
+        evaluation: EpochEvaluation,
+        log: RunLogger,
+        run: Path,
+        ranks: Ranks,
+        stop_signal: StopSignal,
+        resume_command: str,
+        remedy: str,
+    ) -> None:
+        """Initialize an instance of :class:`Trainer`."""
+        self._update = update
+        self._learner, self._sampler = learner, sampler
+        self._schedule = schedule
+        self._state, self._progress = state, state.progress
+        self._evaluation = evaluation
+        self._log, self._run = log, run
+        self._ranks = ranks
+        self._stop_signal = stop_signal
+        self._resume_command = resume_command
+        self._remedy = remedy
+
+    def train(self) -> None:
+        """Do the epochs that are left.
+
+        Raises:
+            UserError: If a loss or a weight is no longer finite; the last good checkpoint is kept.
+            WriteError: If something cannot be written; what was saved before is whole.
+            Stopped: If a signal has come; the state is saved.
+        """
+        progress, epochs = self._progress, self._schedule.epochs
+        self._state.restore_random_state()
+        bar = ProgressReporter(
+            'Training',
+            self._schedule.total_steps,
+            done=self._learner.step,
+            unit='updates',
+            quiet=not self._ranks.is_first,
+        )
+        # The time of earlier sessions counts, up to the last epoch that they finished.
+        start_time = time.time() - (progress.rows[-1]['Time/Total'] if progress.rows else 0.0)
+        for epoch in range(progress.epoch + 1, epochs + 1):
+            progress.epoch, is_last = epoch, epoch == epochs
+            self._state.separate_dropout()
+            if progress.metrics is None:  # otherwise it was stopped after its last update
+                progress.metrics = self._train_epoch(self._schedule.last_step(epoch), bar)
+            eval_time = time.time()
+            self._save_before_episodes(is_last)
+            evaluated = self._evaluate_or_stop(is_last)
+            eval_time = time.time() - eval_time
+            updates = self._learner.step - (progress.rows[-1]['TotalSteps'] if progress.rows else 0)
+            values = {
+                **progress.metrics,
+                **evaluated,
+                'Time/Evaluate': eval_time,
+                'Time/Update': progress.update_time,
+                'Time/UpdatesPerSecond': updates / progress.update_time,
+                'Time/Epoch': progress.update_time + eval_time,
+                'Time/Total': time.time() - start_time,
+                'Train/Epoch': epoch,
+                'TotalSteps': self._learner.step,
+            }
+            self._log_row(values if self._ranks.is_first else {})
+            progress.metrics, progress.update_time = None, 0.0
+            if self._ranks.is_first:
+                progress.rows = self._log.read_rows()
+                self._save(is_last)
+
+    def _log_row(self, values: dict[str, float]) -> None:
+        """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
+
+        The others hold nothing, and wait here for the first to evaluate.
+        """
+        self._log.store(values)
+        self._log.dump_tabular()
+
+    # ------------------------------------------------------------------ updates
+
+    def _train_epoch(self, last_step: int, bar: ProgressReporter) -> dict[str, float]:
+        """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics.
+
+        Raises:
+            UserError: If one of them or a weight is no longer finite, or no CUDA graph can be made
+                of an update.
+            Stopped: If a signal has come; the state is saved.
+        """
+        started = time.time() - self._progress.update_time
+        try:
+            with bar.shown():
+                while self._learner.step < last_step and not self._is_to_stop():
+                    self._update()
+                    bar.update(self._learner.step)
+                metrics = self._learner.metrics()  # waits for the device
+        finally:
+            if isinstance(self._sampler, PrefetchSampler):
+                self._sampler.close()  # no thread of ours is about when evaluation forks
+        self._progress.update_time = time.time() - started
+        self._check_finite(metrics)
+        if self._learner.step < last_step:
+            self._save_and_stop()
+        return self._learner.pop_metrics()
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        """Refuse to go on, and to save anything, once numbers are no longer finite.
+
+        Metrics are of the weights before each update, so the weights are looked at as well.
+        """
+        broken = [
+            f'{name} is {value}' for name, value in metrics.items() if not math.isfinite(value)
+        ]
+        broken += [f'{name} has weights that are not finite' for name in self._learner.broken()]
+        if not broken:
+            return
+        checkpoints = list(list_checkpoints(self._run).values())
+        kept = f' (the last good checkpoint is {checkpoints[-1]})' if checkpoints else ''
+        raise UserError(
+            f'{broken[0]} in epoch {self._progress.epoch}: training has stopped and nothing of '
+            f'this epoch is saved{kept}; start a new run with {self._remedy}',
+        )
+
+    # ------------------------------------------------------------------ stops
+
+    def _is_to_stop(self) -> bool:
+        """Whether a signal has come, to any of the processes: all have to stop at one update."""
+        has_come = self._stop_signal.received is not None
+        if self._ranks.size == 1:
+            return has_come
+        device = self._learner.device
+        if device.type == 'cuda' and self._learner.step % _UPDATES_BETWEEN_LOOKS:
+            return False
+        flag = torch.tensor(float(has_come), device=device)
+        return self._ranks.average(flag).item() > 0.0
+
+    def _save_and_stop(self) -> NoReturn:
+        """Save the state within the epoch, say how to go on, and stop; in all processes.
+
+        Raises:
+            Stopped: Always.
+        """
+        self._save_within_epoch()
+        if self._ranks.is_first:
+            print(
+                f'Stopped after {self._learner.step} of {self._schedule.total_steps} '
+                f'updates. To go on: {self._resume_command}'
+                f'{" (by way of torchrun, as before)" if self._ranks.size > 1 else ""}',
+                file=sys.stderr,
+            )
+        self._ranks.share(None)  # a launcher ends all processes as soon as one ends
+        raise Stopped(self._stop_signal.received or signal.SIGTERM)
+
+    # ------------------------------------------------------------------ episodes
+
+    def _evaluate_or_stop(self, is_last: bool) -> dict[str, float]:
+        """Evaluate in the first process; the others wait until it has done or has to stop.
+
+        Training goes on as if there had been no evaluation.
+
+        Returns:
+            What is logged of it; nothing in the others.
+        """
+        is_stopped, evaluated = False, {}
+        if self._ranks.is_first:
+            try:
+                with random_state_kept():
+                    self._evaluation.refresh()
+                    evaluated = self._evaluation.run(is_last)
+            except Stopped:
+                is_stopped = True
+            except UserError as error:
+                raise UserError(f'{error} ({self._saved_updates()})') from error
+            except Exception:
+                print(self._saved_updates(), file=sys.stderr)
+                raise
+        if self._ranks.share(is_stopped):
+            self._save_and_stop()
+        return evaluated
+
+    def _saved_updates(self) -> str:
+        return (
+            f'in the episodes after epoch {self._progress.epoch}, whose updates are saved; to go '
+            f'on with them: {self._resume_command}'
+        )
+
+    # ------------------------------------------------------------------ saves
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the epoch has a checkpoint whatever it brings."""
+        return self._progress.epoch % self._schedule.save_every == 0
+
+    def _save_before_episodes(self, is_last: bool) -> None:
+        """Save an epoch's updates, as episodes may fail; in all processes."""
+        if not self._evaluation.settings.after_epoch(is_last):
+            return
+        self._save_within_epoch()
+        if self._ranks.is_first and (is_last or self._is_due):
+            with random_state_kept():
+                self._evaluation.refresh()
+                save_checkpoint(self._run, self._progress.epoch, self._evaluation.deployed.networks)
+
+    def _save_within_epoch(self) -> None:
+        """Save the state before the end of an epoch; in all processes."""
+        shares = self._state.gather_shares()
+        if self._ranks.is_first:
+            self._log.check_folder()
+            self._state.save(self._run, self._progress.epoch - 1, shares)
+
+    def _save(self, is_last: bool) -> None:
+        """Write the state to resume from, and at its turn, at its best or at the end a checkpoint.
+
+        The state comes last: whatever is broken off is done again.
+        """
+        self._log.check_folder()
+        epoch, best = self._progress.epoch, self._evaluation.best(self._progress.rows)
+        is_best = best is not None and best['epoch'] == epoch
+        if is_last or is_best or self._is_due:
+            save_checkpoint(self._run, epoch, self._evaluation.deployed.networks)
+        if best is not None:
+            save_best(self._run, best)
+        self._state.save(self._run, epoch)
