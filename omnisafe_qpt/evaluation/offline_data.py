@@ -18,7 +18,8 @@ from omnisafe_qpt.data.actions import (
     recorded_unit,
 )
 from omnisafe_qpt.data.atomic import file_sha256
-from omnisafe_qpt.data.files import HDF5_SUFFIXES, UNIT_ATTRIBUTE
+from omnisafe_qpt.data.attributes import UNIT_ATTRIBUTE
+from omnisafe_qpt.data.files import HDF5_SUFFIXES
 from omnisafe_qpt.data.holdout import split_off
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE, resolve_dataset
 from omnisafe_qpt.data.trajectories import Trajectories

@@ -153,7 +153,7 @@ def _has_opengl() -> bool:
 
 def _end_of(ended: WorkerDied) -> str:
     code = ended.exit_code
-    how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
+    how = signal.Signals(-code).name if code is not None and code < 0 else f'exit code {code}'
     return f'its process ended with {how}'
 
 

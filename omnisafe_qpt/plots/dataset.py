@@ -11,8 +11,9 @@ import numpy as np
 
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.checks import count
+from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.data.scan import EpisodeTable
-from omnisafe_qpt.data.trajectories import Frontier, Trajectories
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.plots.style import BLACK, BLUE, LIMIT_LINE, ORANGE, PURPLE, drawing_style
 
