@@ -188,7 +188,7 @@ class OfflineAlgorithm(BaseOffline):
         """The return asked for at deployment; None where the policy is not asked for any."""
         return None
 
-    def _train(self) -> None:  # type: ignore[override]
+    def _train(self) -> None:
         """Do one update; the trainer does it without this method, which OmniSafe asks for."""
         self._update()
 
