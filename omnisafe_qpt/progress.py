@@ -35,7 +35,7 @@ class ProgressReporter:
         quiet (bool, optional): Whether to show nothing. Defaults to False.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         label: str,
         total: int,

@@ -570,9 +570,7 @@ FIXED = [
 
 
 @pytest.mark.parametrize(('rewards', 'costs', 'budget', 'paper', 'bounded', 'paced'), FIXED)
-def test_choice_in_hand_made_cases(  # pylint: disable=too-many-arguments
-    rewards, costs, budget, paper, bounded, paced
-):
+def test_choice_in_hand_made_cases(rewards, costs, budget, paper, bounded, paced):
     for rule, expected in (('paper', paper), ('bounded', bounded), ('paced', paced)):
         chosen, any_feasible = RULES[rule].select(
             torch.tensor([rewards], dtype=torch.float32),

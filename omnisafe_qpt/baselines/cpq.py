@@ -19,7 +19,7 @@ from omnisafe_qpt.data.transitions import TransitionBatch
 _ALPHA_MAX = 1.0
 
 
-def penalized_reward_target(  # pylint: disable=too-many-arguments
+def penalized_reward_target(
     reward: torch.Tensor,
     terminal: torch.Tensor,
     next_reward_value: torch.Tensor,

@@ -162,7 +162,7 @@ class ObservationPolicy:
             to ``'cpu'``.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         act: Callable[[torch.Tensor], torch.Tensor],
         obs_dim: int,

@@ -42,7 +42,7 @@ class BaselineLearner(BaseLearner):
     METRICS: ClassVar[tuple[str, ...]]
     ACTOR: ClassVar[str]
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         obs_dim: int,
         act_dim: int,

@@ -243,7 +243,7 @@ class Denoiser(nn.Module):
     signal: torch.Tensor
     noise: torch.Tensor
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         obs_dim: int,
         act_dim: int,

@@ -14,6 +14,7 @@ from omnisafe_qpt.cli.common import (
     add_deployment_options,
     add_machine_options,
     check_writable,
+    deployment_options,
     positive,
     print_table,
     result_table,
@@ -62,13 +63,9 @@ def _run(options: argparse.Namespace) -> None:
         record, checkpoint = calibrate_run(
             options.run,
             options.episodes,
-            candidates=options.candidates,
-            rule=options.rule,
-            candidate_shift=options.candidate_shift,
-            device=options.device,
             processes=options.processes,
-            checkpoint=options.checkpoint,
             on_progress=progress.update,
+            **deployment_options(options),
         )
     if options.json is not None:
         write_json(record, options.json)

@@ -103,6 +103,13 @@ def add_uncalibrated(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def deployment_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the command line's fields of ``DeploymentOptions``, for functions that take a run."""
+    names = ('candidates', 'rule', 'candidate_shift', 'checkpoint', 'device')
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return {**given, 'calibrated': not getattr(options, 'uncalibrated', False)}
+
+
 def target_return(text: str) -> float | str:
     """Read a return to ask for: a number, or ``dsrl``."""
     return text if text == 'dsrl' else float(text)

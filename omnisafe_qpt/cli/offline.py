@@ -9,7 +9,14 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import print_table, result_console, result_table, say, write_json
+from omnisafe_qpt.cli.common import (
+    deployment_options,
+    print_table,
+    result_console,
+    result_table,
+    say,
+    write_json,
+)
 from omnisafe_qpt.errors import UserError
 
 
@@ -51,14 +58,9 @@ def run_offline(options: argparse.Namespace) -> None:
                 options.offline,
                 options.cost_limit,
                 options.target_return,
-                candidates=options.candidates,
-                rule=options.rule,
-                candidate_shift=options.candidate_shift,
                 seed=options.seed,
-                device=options.device,
-                checkpoint=options.checkpoint,
-                calibrated=not options.uncalibrated,
                 on_progress=progress.update,
+                **deployment_options(options),
             )
         if report['dataset_warning']:
             say(report['dataset_warning'], file=sys.stderr)
@@ -96,13 +98,9 @@ def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
                 run,
                 options.offline,
                 options.cost_limit,
-                candidates=options.candidates,
-                rule=options.rule,
-                candidate_shift=options.candidate_shift,
                 seed=options.seed,
-                device=options.device,
-                checkpoint=options.checkpoint,
                 on_progress=show,
+                **deployment_options(options),
             )
         except TooFewEpisodes as error:
             say(f'No estimate: {error}', file=sys.stderr)

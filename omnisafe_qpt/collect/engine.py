@@ -35,7 +35,7 @@ _LICENCE = 'Apache-2.0'
 _SIMULATOR_PACKAGES = ('pybullet', 'pybullet-svl', 'metadrive-simulator', 'panda3d')
 
 
-def collect(  # pylint: disable=too-many-arguments,too-many-locals
+def collect(
     env_id: str,
     episodes: int,
     seed: int,

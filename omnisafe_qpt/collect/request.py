@@ -89,7 +89,7 @@ class Request:
         return shell_command([*words, '--out', self.out.name])
 
 
-def check_request(  # pylint: disable=too-many-arguments,too-many-locals
+def check_request(
     env_id: str,
     episodes: int,
     seed: int,

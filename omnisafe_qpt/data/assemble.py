@@ -97,7 +97,7 @@ class Runs:
         as_rows (bool): Whether a row is a vector even where it is one number.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         sources: Sequence[Sequence[Any]],
         source: np.ndarray,

@@ -32,7 +32,7 @@ class BatchSampler(ABC):
         UserError: If the batch is not positive or cannot be shared equally.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         num_items: int,
         batch_size: int,

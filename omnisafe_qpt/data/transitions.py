@@ -50,7 +50,7 @@ class TransitionSampler(BatchSampler):
         UserError: If the batch is not positive or cannot be shared equally.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         trajectories: Trajectories,
         batch_size: int,

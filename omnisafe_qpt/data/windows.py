@@ -69,7 +69,7 @@ class WindowSampler(BatchSampler):
             equally.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         trajectories: Trajectories,
         context_len: int,

@@ -207,15 +207,15 @@ class BulletSafetyEnv(SingleEnv):
 
     _support_envs: ClassVar[list[str]] = list(BULLET_HORIZONS)
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         env_id: str,
         num_envs: int = 1,
         device: torch.device | str = DEVICE_CPU,
         *,
         render_mode: str = 'rgb_array',
-        camera_name: str | None = None,  # pylint: disable=unused-argument
-        camera_id: int | None = None,  # pylint: disable=unused-argument
+        camera_name: str | None = None,
+        camera_id: int | None = None,
         width: int = 256,
         height: int = 256,
     ) -> None:
@@ -317,7 +317,7 @@ class BulletSafetyEnv(SingleEnv):
         # so that an episode's start does not depend on how often the simulator was built.
         with _plain_streams(), _drawing_from(np.random.RandomState(0)):
             try:
-                import bullet_safety_gym  # noqa: F401  # pylint: disable=unused-import
+                import bullet_safety_gym  # noqa: F401
             except ImportError as error:
                 reason = why_unavailable('bullet_safety_gym') or f'{type(error).__name__}: {error}'
                 raise UserError(f'{self._env_id}: {reason}') from error

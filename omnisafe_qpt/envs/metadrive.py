@@ -64,15 +64,15 @@ class SafeMetaDriveEnv(SingleEnv):
 
     _support_envs: ClassVar[list[str]] = list(METADRIVE_TASKS)
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         env_id: str,
         num_envs: int = 1,
         device: torch.device | str = DEVICE_CPU,
         *,
         render_mode: str = 'rgb_array',
-        camera_name: str | None = None,  # pylint: disable=unused-argument
-        camera_id: int | None = None,  # pylint: disable=unused-argument
+        camera_name: str | None = None,
+        camera_id: int | None = None,
         width: int = 256,
         height: int = 256,
     ) -> None:
@@ -97,7 +97,7 @@ class SafeMetaDriveEnv(SingleEnv):
     def reset(
         self,
         seed: int | None = None,
-        options: dict[str, Any] | None = None,  # pylint: disable=unused-argument
+        options: dict[str, Any] | None = None,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Start an episode.
 

@@ -85,7 +85,7 @@ class OfflineChecks:
             policy since the last call. Defaults to None.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         networks: DeployableNetworks,
         trajectories: Trajectories,

@@ -77,7 +77,7 @@ def default_processes(episodes: int) -> int:
     return min(usable_cores(), episodes)
 
 
-def evaluate(  # pylint: disable=too-many-arguments
+def evaluate(
     networks: Deployable,
     env_id: str,
     config: DeploymentConfig,

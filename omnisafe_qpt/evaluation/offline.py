@@ -11,29 +11,26 @@ from typing import Any
 
 from omnisafe_qpt.data.prefetch import fits_on
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.evaluation.deployment import deployment_of, forget_calibration, forget_zero_action
+from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
+    deployment_of,
+    forget_zero_action,
+)
 from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
 from omnisafe_qpt.evaluation.offline_data import held_out_part, read_episodes
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_transformer
-from omnisafe_qpt.settings.machine import resolve_device
 
 
-def evaluate_offline(  # pylint: disable=too-many-arguments
+def evaluate_offline(
     run: str | os.PathLike[str],
     dataset: str | os.PathLike[str],
     cost_limits: Sequence[float] | None = None,
     target_return: float | str | Sequence[float | str] | None = None,
     *,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
     seed: int = 0,
-    device: str | None = None,
-    checkpoint: str | int = 'last',
-    calibrated: bool = True,
     num_states: int = DEFAULT_STATES,
     on_progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Check a trained run on a dataset: its actions, its critics, its choice among candidates.
 
@@ -48,19 +45,14 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
             are told apart and for which candidates are tried. Defaults to the run's.
         target_return (float, str or sequence, optional): Return asked for, one for all limits or
             one for each; see :func:`omnisafe_qpt.load_policy`.
-        candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
-        rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
         seed (int, optional): Seed of the states whose candidates are tried, and of the candidates.
             Defaults to 0.
-        device (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        checkpoint (str or int, optional): Which checkpoint of the run: ``last``, ``best`` or a
-            number of epochs. Defaults to ``'last'``.
-        calibrated (bool, optional): See :func:`omnisafe_qpt.load_policy`. Defaults to True.
         num_states (int, optional): States whose candidates are tried, at most. Defaults to
             :data:`omnisafe_qpt.evaluation.diagnostics.DEFAULT_STATES`.
         on_progress (Callable, optional): Called with the windows done and their total. Defaults to
             None.
+        options (Any): The fields of
+            :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
         Plain values: what was checked and on what; ``data``, what these episodes are to the run;
@@ -75,19 +67,17 @@ def evaluate_offline(  # pylint: disable=too-many-arguments
     """
     if num_states < 1:
         raise UserError(f'num_states is {num_states}; it must be at least 1')
-    path = checkpoint_path(run, checkpoint)
-    networks, _ = load_transformer(path, resolve_device(device or 'auto'))
-    if not calibrated:
-        forget_calibration(networks)
+    chosen = DeploymentOptions(**options)
+    networks, path = chosen.load_transformer(run)
     forget_zero_action(networks)
     deployments = [
-        deployment_of(networks, limit, target, candidates, rule, candidate_shift)
+        deployment_of(networks, limit, target, chosen)
         for limit, target in _pairs(cost_limits, target_return)
     ]
     limits = [config.cost_limit for config, _ in deployments]
     data = held_out_part(read_episodes(str(dataset), networks), networks)
-    options = networks.spec.get('config', {}).get('algo_cfgs', {})
-    gamma = options.get('gamma', networks.spec.get('gamma'))
+    algo_cfgs = networks.spec.get('config', {}).get('algo_cfgs', {})
+    gamma = algo_cfgs.get('gamma', networks.spec.get('gamma'))
     has_critics = networks.has_critics
     config = deployments[0][0]
     done = 0

@@ -31,7 +31,7 @@ class DeployedActor(Actor):
             the policy is not asked for any.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         obs_space: OmnisafeSpace,
         act_space: OmnisafeSpace,

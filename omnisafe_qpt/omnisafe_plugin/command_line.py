@@ -236,7 +236,7 @@ class Command:
 @contextlib.contextmanager
 def _running(command: Command) -> Iterator[Command]:
     # OmniSafe's functions in between have no way to hand it on.
-    global _command  # pylint: disable=global-statement
+    global _command
     previous, _command = _command, command
     try:
         yield command

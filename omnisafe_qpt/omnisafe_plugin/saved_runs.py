@@ -30,7 +30,7 @@ def load_saved_runs(evaluator: ModuleType) -> None:
     original = reach(evaluator_class, 'load_saved')
 
     @functools.wraps(original)
-    def load_saved(  # pylint: disable=too-many-arguments
+    def load_saved(
         self: Any,
         save_dir: str,
         model_name: str,

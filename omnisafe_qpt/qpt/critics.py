@@ -20,7 +20,7 @@ def count_critic_states(inputs: str, obs_dim: int) -> int:
     return obs_dim + {'state_action': 0, 'targets_time': 3}[inputs]
 
 
-def critic_states(  # pylint: disable=too-many-arguments
+def critic_states(
     inputs: str,
     horizon: int,
     states: torch.Tensor,

@@ -243,7 +243,7 @@ class _Attention(torch.autograd.Function):
     """Attention by batched products, with no more copies than these need."""
 
     @staticmethod
-    def forward(  # pylint: disable=too-many-arguments
+    def forward(
         ctx: Any,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -318,7 +318,7 @@ def branch_mask(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Ten
     return F.pad(mask, (0, aligned(size) - size))[..., :size]
 
 
-def branching_attention(  # pylint: disable=too-many-arguments
+def branching_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -85,7 +85,7 @@ class Learner(BaseLearner):
 
     config: LearnerConfig
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         obs_dim: int,
         act_dim: int,
@@ -197,7 +197,7 @@ class Learner(BaseLearner):
             self.config.gamma,
         )
 
-    def critic_loss(  # pylint: disable=too-many-arguments
+    def critic_loss(
         self,
         batch: SequenceBatch,
         inputs: PolicyInputs,
@@ -235,7 +235,7 @@ class Learner(BaseLearner):
             values = torch.stack([_pessimistic(*each) for each in zip(_VALUE_KEYS, values)])
         return losses, mean_magnitude(values, mask, count)
 
-    def policy_loss(  # pylint: disable=too-many-arguments
+    def policy_loss(
         self,
         batch: SequenceBatch,
         inputs: PolicyInputs,
@@ -321,7 +321,7 @@ class Learner(BaseLearner):
             return self.ranks.broadcast(torch.randint(2, (1,), device=self.device))
         return self._first_member
 
-    def _penalty_values(  # pylint: disable=too-many-arguments
+    def _penalty_values(
         self,
         name: str,
         critic: TwinCritic,

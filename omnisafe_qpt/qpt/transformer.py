@@ -66,7 +66,7 @@ class _Attention(nn.Module):
         self.key_value = Linear(config.embed_dim, 2 * config.embed_dim)
         self.out = Linear(config.embed_dim, config.embed_dim)
 
-    def forward(  # pylint: disable=too-many-arguments
+    def forward(
         self,
         query: torch.Tensor,
         key: torch.Tensor,

@@ -53,7 +53,7 @@ class OnnxPolicy(LoopPolicy):
             the file is checked before anything of it runs; no other file is read.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         path: str | os.PathLike[str],
         cost_limit: float | None = None,

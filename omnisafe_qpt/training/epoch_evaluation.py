@@ -118,7 +118,7 @@ class EpochEvaluation:
 
     deployed: Deployed
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         make_networks: Callable[[], Deployable],
         env_id: str,

@@ -76,7 +76,7 @@ class RunState:
         draws_anew (bool): Whether batches are drawn from a new generator.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         learner: BaseLearner,
         sampler: BatchSampler | PrefetchSampler,

@@ -71,7 +71,7 @@ def log_resumed(log: RunLogger, state: RunState, updates: int) -> None:
         log.log('Nothing was saved in this run yet: it starts from the beginning')
 
 
-def log_plan(  # pylint: disable=too-many-arguments
+def log_plan(
     log: RunLogger,
     device: torch.device,
     ranks: Ranks,

@@ -114,7 +114,7 @@ class Trainer:
         remedy (str): What to try after losses that are no longer finite.
     """
 
-    def __init__(  # pylint: disable=too-many-arguments
+    def __init__(
         self,
         update: Callable[[], None],
         learner: BaseLearner,

@@ -129,7 +129,7 @@ class OffPolicyEstimate:
         return max(safe, key=lambda index: self.imagined[index].returns.mean(), default=None)
 
 
-def estimate(  # pylint: disable=too-many-arguments
+def estimate(
     networks: Deployable,
     config: DeploymentConfig,
     trajectories: Trajectories,

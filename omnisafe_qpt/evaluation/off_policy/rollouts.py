@@ -48,7 +48,7 @@ class Imagined:
 
 
 @torch.no_grad()
-def imagine(  # pylint: disable=too-many-arguments
+def imagine(
     networks: Deployable,
     config: DeploymentConfig,
     model: DynamicsEnsemble,
