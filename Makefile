@@ -57,7 +57,7 @@ test: setup ## Run the default tests
 test-slow: setup ## Run the slow tests
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 -m slow $(ARGS)
 
-# The default tests again, slower: each line that they run is recorded, also in worker processes.
+# Slower than `make test`. Settings are in pyproject.toml.
 coverage: setup ## Run the default tests, and print the share of the package that they run
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
