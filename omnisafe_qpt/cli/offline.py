@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.cli.common import (
     deployment_options,
+    parts_of_work,
     print_table,
     result_console,
     result_table,
@@ -81,18 +81,8 @@ def run_offline(options: argparse.Namespace) -> None:
 def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Estimate a run's return and cost, with a bar for each part of the work."""
     from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, estimate_run
-    from omnisafe_qpt.progress import ProgressReporter
 
-    with contextlib.ExitStack() as stack:
-        bars: dict[str, ProgressReporter] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                stack.close()
-                bars[what] = ProgressReporter(what, total, unit='steps')
-                stack.enter_context(bars[what].shown())
-            bars[what].update(done, total)
-
+    with parts_of_work() as show:
         try:
             return estimate_run(
                 run,

@@ -21,7 +21,7 @@ from omnisafe_qpt.evaluation.deployment import (
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
-from omnisafe_qpt.evaluation.offline_data import read_episodes
+from omnisafe_qpt.evaluation.offline_data import Episodes, read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder
 
 
@@ -80,11 +80,7 @@ def estimate_run(
     chosen = DeploymentOptions(**options)
     networks, path = chosen.load(run)
     data = read_episodes(str(dataset), networks)
-    if len(data.trajectories.rows) < _FEWEST_EPISODES:
-        raise TooFewEpisodes(
-            f'{data.path} has {len(data.trajectories.rows)} episodes; an estimate needs at least '
-            f'{_FEWEST_EPISODES}, a tenth of which tests it',
-        )
+    check_episodes(data)
     limits: Sequence[float | None] = cost_limits or [None]
     deployments = [deployment_of(networks, limit, None, chosen) for limit in limits]
     levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
@@ -118,7 +114,7 @@ def estimate_run(
         'particles': particles,
         'limits': [_level(result, index, limit) for index, limit in enumerate(asked)],
         'choices': [_choice(result, range(num_asked, len(levels)), limit) for limit in asked],
-        'test': _test(result),
+        'test': model_test(result),
         'seconds': time.perf_counter() - began,
     }
 
@@ -150,7 +146,22 @@ def _choice(
     return None if index is None else _level(result, index, cost_limit)
 
 
-def _test(result: OffPolicyEstimate) -> dict[str, Any]:
+def check_episodes(data: Episodes) -> None:
+    """Refuse a dataset that is too small.
+
+    Raises:
+        TooFewEpisodes: If it is.
+    """
+    found = len(data.trajectories.rows)
+    if found < _FEWEST_EPISODES:
+        raise TooFewEpisodes(
+            f'{data.path} has {found} episodes; an estimate needs at least {_FEWEST_EPISODES}, a '
+            'tenth of which tests it',
+        )
+
+
+def model_test(result: OffPolicyEstimate) -> dict[str, Any]:
+    """Return the model's errors on held-out episodes as plain values."""
     test = result.test
     found: dict[str, Any] = {'episodes': len(test.costs)}
     for what in ('returns', 'costs', 'lengths'):
