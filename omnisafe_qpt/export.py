@@ -169,6 +169,7 @@ def _write(
         dynamo=True,
         verbose=False,
     )
+    assert program is not None  # as dynamo is asked for
     program.model.metadata_props.update(
         {name: json.dumps(value) for name, value in metadata.items()},
     )

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -270,7 +270,8 @@ def deployment_of(
                     'observation alone and knows no such setting; leave it out',
                 )
         return config, None
-    if config.candidates > 1 and not networks.has_critics:
+    # What asks for returns is a Transformer.
+    if config.candidates > 1 and not cast('DeployableNetworks', networks).has_critics:
         raise UserError(
             f'candidates is {config.candidates}: this run of {algorithm_of(spec)} trained no '
             'critics to choose by; leave it out, or give 1',

@@ -82,7 +82,7 @@ def estimate_run(
     networks, path = chosen.load(run)
     data = read_episodes(str(dataset), networks)
     check_episodes(data.trajectories)
-    limits = cost_limits or [None]
+    limits: Sequence[float | None] = cost_limits or [None]
     deployments = [deployment_of(networks, limit, None, chosen) for limit in limits]
     levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
     num_asked = len(levels)

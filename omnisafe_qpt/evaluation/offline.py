@@ -18,6 +18,7 @@ from omnisafe_qpt.evaluation.deployment import (
 )
 from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
 from omnisafe_qpt.evaluation.offline_data import held_out_part, read_episodes
+from omnisafe_qpt.qpt.config import DeploymentConfig
 
 
 def evaluate_offline(
@@ -112,20 +113,32 @@ def evaluate_offline(
         'action_errors': [asdict(error) for error in checks.action_errors(limits)],
         'calibrations': _plain(checks.calibrations()) if has_critics else None,
         'candidates': [
-            {
-                'cost_limit': config.cost_limit,
-                'target_return': target,
-                'candidates': config.candidates,
-                'rule': config.rule,
-                'candidate_shift': config.candidate_shift,
-                'seed': seed,
-                **asdict(checks.candidate_shares(config, target, num_states, seed)),
-            }
-            for config, target in deployments
+            _choices(checks, config, target, num_states, seed) for config, target in deployments
         ]
         if has_choice
         else None,
         'versions': networks.spec['versions'],
+    }
+
+
+def _choices(
+    checks: OfflineChecks,
+    config: DeploymentConfig,
+    target_return: float | None,
+    num_states: int,
+    seed: int,
+) -> dict[str, Any]:
+    assert target_return is not None  # as the fallback, which has none, was taken out
+    shares = checks.candidate_shares(config, target_return, num_states, seed)
+    assert shares is not None  # as there are several candidates
+    return {
+        'cost_limit': config.cost_limit,
+        'target_return': target_return,
+        'candidates': config.candidates,
+        'rule': config.rule,
+        'candidate_shift': config.candidate_shift,
+        'seed': seed,
+        **asdict(shares),
     }
 
 
@@ -134,9 +147,12 @@ def _pairs(
     target_return: float | str | Sequence[float | str] | None,
 ) -> list[tuple[float | None, float | str | None]]:
     """Pair cost limits with return targets; None leaves it to the run."""
-    limits: list[float | None] = list(cost_limits or [None])
-    is_one = isinstance(target_return, str) or not isinstance(target_return, Sequence)
-    targets = [target_return] if is_one else target_return
+    limits: list[float | None] = [*cost_limits] if cost_limits else [None]
+    targets: Sequence[float | str | None]
+    if isinstance(target_return, str) or not isinstance(target_return, Sequence):
+        targets = [target_return]
+    else:
+        targets = target_return
     if len(targets) not in (1, len(limits)):
         raise UserError(
             f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '

@@ -158,9 +158,12 @@ def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list
     numbers: list[int] = []
     for row, before in zip(wanted, (None, *wanted)):
         networks = row.model.networks
-        is_same = before is not None and before.model is row.model
-        is_repeated = is_same and before.target_return is None and row.target_return is None
-        if not is_repeated:  # without a return to ask for, episodes do not depend on the limit
+        if (
+            before is None
+            or before.model is not row.model
+            or before.target_return is not None
+            or row.target_return is not None
+        ):  # without a return to ask for, episodes do not depend on the limit
             series.append(Series(networks, row.config, row.target_return, seeds))
         numbers.append(len(series) - 1)
     return series, numbers

@@ -40,7 +40,7 @@ from omnisafe_qpt.evaluation.episodes import (
 )
 from omnisafe_qpt.evaluation.target_costs import ladder
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_level
 from omnisafe_qpt.runs.checkpoint import replace_checkpoint
 from omnisafe_qpt.scores import mean_bound
@@ -98,7 +98,7 @@ def calibrate_run(
 
 
 def calibrate(
-    networks: DeployableNetworks,
+    networks: Deployable,
     config: DeploymentConfig,
     episodes: int,
     processes: int | None = None,
@@ -111,7 +111,7 @@ def calibrate(
     prospect to. The first level that passes at none of them ends it.
 
     Args:
-        networks (DeployableNetworks): The trained model, on the device to use.
+        networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Candidates and selection rule.
         episodes (int): How many for each level at most.
         processes (int, optional): Processes that run episodes at the same time, which does not

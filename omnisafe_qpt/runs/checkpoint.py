@@ -115,8 +115,9 @@ def load_networks(
     """
     path = checkpoint_path(run, which)
     content = load_file(path)
-    state = content.get('pi') if isinstance(content, dict) else None
+    state: Any = content.get('pi') if isinstance(content, dict) else None
     spec = state.get('_extra_state') if isinstance(state, dict) else None
+    kinds: dict[str, type[DeployableNetworks] | type[DeployableActor]]
     kinds = {'policy': DeployableNetworks, 'actor': DeployableActor}
     kind = next((kinds[name] for name in kinds if isinstance(spec, dict) and name in spec), None)
     if kind is None:

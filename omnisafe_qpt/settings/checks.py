@@ -194,7 +194,7 @@ def resolve_target_return(
 
         return published_target(env_id, cost_limit)
     is_number = isinstance(requested, (int, float)) and not isinstance(requested, bool)
-    if not is_number or not math.isfinite(requested):
+    if isinstance(requested, str) or not is_number or not math.isfinite(requested):
         raise UserError(f'target_return must be auto, dsrl or a number, not {show(requested)}')
     return float(requested)
 
