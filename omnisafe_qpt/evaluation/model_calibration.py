@@ -28,7 +28,7 @@ from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, MODEL
 from omnisafe_qpt.runs.checkpoint import replace_checkpoint
 
@@ -88,7 +88,7 @@ def calibrate_offline(
 
 
 def imagined_calibration(
-    networks: DeployableNetworks,
+    networks: Deployable,
     config: DeploymentConfig,
     trajectories: Trajectories,
     dataset: dict[str, Any],
@@ -101,7 +101,7 @@ def imagined_calibration(
     """Calibrate a model in dynamics that are learned from episodes.
 
     Args:
-        networks (DeployableNetworks): The trained model, on the device to use.
+        networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Candidates and selection rule.
         trajectories (Trajectories): The episodes, actions in [-1, 1].
         dataset (dict[str, Any]): ``path`` and ``sha256`` of what they were read from.
