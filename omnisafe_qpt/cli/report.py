@@ -114,7 +114,9 @@ def _common_folder(runs: Sequence[Run]) -> Path:
 
 
 def _rows(options: argparse.Namespace, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    if options.no_simulator:
+    from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
+
+    if options.no_simulator or (options.evaluation is None and runs[0].env_id == OFFLINE_ENV_ID):
         return []
     if options.evaluation is not None:
         from omnisafe_qpt.report.gather import read_evaluation

@@ -67,7 +67,7 @@ def find_unit(data: Trajectories, action_range: ActionRange, declared: str = AUT
             f'{data.name}: {UNIT_ATTRIBUTE} is {declared!r}; it must be {NORMALIZED} or '
             f'{ENVIRONMENT}',
         )
-    least, most = _extremes(data)
+    least, most = action_extremes(data)
     fits = {
         NORMALIZED: _is_within(least, most, -np.ones_like(low), np.ones_like(high)),
         ENVIRONMENT: _is_within(least, most, low, high),
@@ -145,7 +145,7 @@ def _bounds(action_range: ActionRange) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _extremes(data: Trajectories) -> tuple[np.ndarray, np.ndarray]:
+def action_extremes(data: Trajectories) -> tuple[np.ndarray, np.ndarray]:
     """Return the least and the largest value of each action, (A,) each, as float64.
 
     The rows of last states hold zeros, which are no actions.

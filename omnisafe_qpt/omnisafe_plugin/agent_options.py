@@ -129,7 +129,7 @@ def _prepare_options(agent: Any) -> None:
         resolve_target_return,
         validate,
     )
-    from omnisafe_qpt.settings.files import load_defaults, load_preset, merge
+    from omnisafe_qpt.settings.files import OFFLINE_ENV_ID, load_defaults, load_preset, merge
 
     defaults = load_defaults(agent.env_id, agent.algo)
     options = _user_options(agent)
@@ -143,9 +143,11 @@ def _prepare_options(agent: Any) -> None:
         preset_settings = load_preset(str(preset), agent.algo, agent.env_id)
         validate(preset_settings, defaults, f'the preset {preset}')
         settings = merge(preset_settings, settings)
+    if agent.env_id == OFFLINE_ENV_ID:
+        settings = merge(settings, _without_episodes(options, defaults))
     options = merge(settings, options)
     complete = merge(merge(defaults, options), {'train_cfgs': flags})
-    _check_train_cfgs(complete['train_cfgs'])
+    _check_train_cfgs(complete['train_cfgs'], agent.env_id)
     check_counts(complete)
     check_choices(complete)
     algo_cfgs = complete['algo_cfgs']  # of the baselines without a target
@@ -182,8 +184,38 @@ def _settings_to_resume(
     return settings_to_resume(run, agent.algo, given, agent.env_id, defaults, allow_hooks)
 
 
-def _check_train_cfgs(train_cfgs: dict[str, Any]) -> None:
+def _without_episodes(options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run without a simulator, in which no episode can be run.
+
+    Raises:
+        UserError: If the user asks for one.
+    """
+    given, known = options.get('train_cfgs', {}), defaults['train_cfgs']
+    for name in ('evaluate_epoisodes', 'final_evaluate_episodes'):
+        if given.get(name):
+            raise UserError(
+                f'train_cfgs:{name} is {given[name]}: there is no simulator; leave it out'
+            )
+    if given.get('calibrate') == 'simulator':
+        raise UserError('train_cfgs:calibrate simulator: there is none; give model or none')
+    settings: dict[str, Any] = {'evaluate_epoisodes': 0, 'final_evaluate_episodes': 0}
+    if 'calibrate' in known:
+        settings['calibrate'] = 'model' if known['calibrate_episodes'] else 'none'
+    return {'train_cfgs': settings}
+
+
+def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
     """Refuse what OmniSafe itself would trip over, before it does."""
+    from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
+
+    horizon = train_cfgs['horizon']
+    if horizon is not None and env_id != OFFLINE_ENV_ID:
+        raise UserError(
+            f'train_cfgs:horizon is {horizon}: {env_id} has its own; it is for {OFFLINE_ENV_ID}'
+        )
+    is_whole = isinstance(horizon, int) and not isinstance(horizon, bool)
+    if horizon is not None and not (is_whole and horizon >= 1):
+        raise UserError(f'train_cfgs:horizon must be a whole number, at least 1, not {horizon!r}')
     for name in ('parallel', 'vector_env_nums'):
         if train_cfgs[name] != 1:
             raise UserError(f'{name} must be 1 for an offline algorithm, not {train_cfgs[name]}')

@@ -101,7 +101,7 @@ class QPT(_TransformerAlgorithm):
         return deployment_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
-        return learner_config(self._cfgs, self._env.horizon, self._longest)
+        return learner_config(self._cfgs, self._data.task.horizon, self._longest)
 
     def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
         return {'Metrics/InfeasibleShare': evaluation.infeasible_share}
@@ -158,4 +158,4 @@ class CDT(_TransformerAlgorithm):
         return single_action_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
-        return imitation_config(self._cfgs, self._env.horizon, self._longest)
+        return imitation_config(self._cfgs, self._data.task.horizon, self._longest)

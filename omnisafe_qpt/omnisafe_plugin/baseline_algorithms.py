@@ -88,7 +88,7 @@ class CPQ(_Baseline):
     _learner_class = CPQLearner
 
     def _learner_config(self) -> CPQConfig:
-        return cpq_config(self._cfgs, self._env.horizon)
+        return cpq_config(self._cfgs, self._data.task.horizon)
 
     def _init_log(self) -> None:
         """Log the CPQ specific information besides that of all algorithms.
@@ -132,7 +132,7 @@ class FISOR(_Baseline):
     _learner_class = FISORLearner
 
     def _learner_config(self) -> FISORConfig:
-        return fisor_config(self._cfgs, self._env.horizon)
+        return fisor_config(self._cfgs, self._data.task.horizon)
 
     def _init_log(self) -> None:
         """Log the FISOR specific information besides that of all algorithms.

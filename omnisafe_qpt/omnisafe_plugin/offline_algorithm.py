@@ -38,10 +38,10 @@ from omnisafe_qpt.runs.checkpoint import versions
 from omnisafe_qpt.runs.resume import foreign_hook, resume_command
 from omnisafe_qpt.runs.run_log import RunLogger, check_log_dir, check_wandb, folder_name
 from omnisafe_qpt.runs.training_state import random_state_kept
-from omnisafe_qpt.settings.files import load_defaults
+from omnisafe_qpt.settings.files import OFFLINE_ENV_ID, load_defaults
 from omnisafe_qpt.settings.machine import hardware
 from omnisafe_qpt.signals import Stopped, StopSignal
-from omnisafe_qpt.training.dataset_loading import DatasetLoader
+from omnisafe_qpt.training.dataset_loading import DatasetLoader, Task
 from omnisafe_qpt.training.distributed import leave_processes, report_errors_from_first_rank
 from omnisafe_qpt.training.epoch_evaluation import EpisodeSettings, EpochEvaluation
 from omnisafe_qpt.training.run_state import RunState
@@ -89,12 +89,22 @@ class OfflineAlgorithm(BaseOffline):
         self._deployment = self._make_deployment()
         # Before the simulator, which may take seconds to start.
         loader = DatasetLoader(self._env_id, train_cfgs, self._ranks)
-        # It only serves its spaces, range and horizon; episodes run in environments of their own.
+        task = None if self._env_id == OFFLINE_ENV_ID else self._make_task()
+        self._data = loader.load(task, self._deployment.cost_limit, self._device)
+        self._trajectories = self._data.trajectories
+
+    def _make_task(self) -> Task:
+        """Make the environment for its spaces and horizon; episodes run in others."""
         self._env = NumpyEnvironment(self._env_id)
         with random_state_kept():
             self._env.check()
-        self._data = loader.load(self._env, self._deployment.cost_limit, self._device)
-        self._trajectories = self._data.trajectories
+        env = self._env.env
+        return Task(
+            horizon=self._env.horizon,
+            obs_dim=env.observation_space.shape[0],
+            act_dim=env.action_space.shape[0],
+            action_range=action_range_of(env),
+        )
 
     def _set_determinism(self) -> None:
         """Undo OmniSafe's global determinism on a GPU unless it is asked for.
@@ -304,7 +314,7 @@ class OfflineAlgorithm(BaseOffline):
         return EpochEvaluation(
             make_networks=lambda: self._make_networks({**self._spec, 'step': self._learner.step}),
             env_id=self._env_id,
-            horizon=self._env.horizon,
+            horizon=self._data.task.horizon,
             settings=self._episodes,
             seed=self._cfgs.seed,
             deployment=self._deployment,
@@ -362,6 +372,8 @@ class OfflineAlgorithm(BaseOffline):
 
     @property
     def _env_module(self) -> str:
+        if self._env_id == OFFLINE_ENV_ID:
+            return 'omnisafe_qpt.envs.offline'
         return type(unwrapped(self._env.env)).__module__
 
     def _resume_command(self) -> str:
@@ -378,8 +390,8 @@ class OfflineAlgorithm(BaseOffline):
             'algo': self._cfgs.algo,
             'env_id': self._env_id,
             'env_module': self._env_module,
-            'horizon': self._env.horizon,
-            'action_range': action_range_of(self._env.env),
+            'horizon': self._data.task.horizon,
+            'action_range': self._data.task.action_range,
             'frontier': {'costs': list(frontier.costs), 'returns': list(frontier.returns)},
             'worst_cost': self._data.worst_cost,
             'reference_returns': list(self._data.reference_returns),

@@ -88,7 +88,7 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
         return max(certified, key=lambda level: level['return_mean']), status
     zero_action = calibration['zero_action']
     if calibration.get('method') == MODEL:
-        bound = zero_action.get('cost_bound')
+        bound = None if zero_action is None else zero_action.get('cost_bound')
         if bound is not None and bound <= cost_limit:
             return zero_action, NO_SAFE_TARGET
         return levels[0], NOT_CERTIFIED  # the mean costs are not reliable

@@ -31,6 +31,8 @@ _ENV_ID = re.compile(r'.+-v\d+')
 # A default of this value stands for "find out", and takes text or a number instead.
 AUTO = 'auto'
 
+# The environment id that stands for a dataset without a simulator.
+OFFLINE_ENV_ID = 'Offline-v0'
 # A target return of this value stands for DSRL's published one.
 DSRL = 'dsrl'
 

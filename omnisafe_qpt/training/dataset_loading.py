@@ -19,6 +19,7 @@ from omnisafe_qpt.data.actions import (
     ENVIRONMENT,
     NORMALIZED,
     Unit,
+    action_extremes,
     find_unit,
     normalize,
     recorded_unit,
@@ -32,10 +33,47 @@ from omnisafe_qpt.data.resolve import DatasetSource, resolve_dataset
 from omnisafe_qpt.data.scan import Inspector
 from omnisafe_qpt.data.tasks import find_task, reference_returns
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.envs.environments import NumpyEnvironment, action_range_of
 from omnisafe_qpt.errors import UserError, printable
 from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.runs.records import read_config
+
+
+@dataclass(frozen=True)
+class Task:
+    """What training needs to know of an environment.
+
+    Args:
+        horizon (int): Steps of an episode at most.
+        obs_dim (int): S.
+        act_dim (int): A.
+        action_range (dict[str, list[float]]): ``low`` and ``high`` of its actions.
+    """
+
+    horizon: int
+    obs_dim: int
+    act_dim: int
+    action_range: dict[str, list[float]]
+
+    @classmethod
+    def of_data(cls, trajectories: Trajectories, horizon: int | None) -> Task:
+        """Take a task without a simulator from its data.
+
+        Actions beyond [-1, 1] are in a unit of their own, whose range is that of the data.
+
+        Args:
+            trajectories (Trajectories): The episodes.
+            horizon (int or None): Steps of an episode at most; None for the longest.
+        """
+        low, high = (each.tolist() for each in action_extremes(trajectories))
+        if min(low) >= -1.0 and max(high) <= 1.0:
+            low, high = [-1.0] * len(low), [1.0] * len(high)
+        longest = int(trajectories.rows.lengths.max())
+        return cls(
+            horizon or longest,
+            trajectories.obs_dim,
+            trajectories.act_dim,
+            {'low': low, 'high': high},
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +81,7 @@ class TrainingData:
     """What a run is trained on, and what is known of it.
 
     Args:
+        task (Task): The task that they are of.
         trajectories (Trajectories): The episodes to train on, actions in [-1, 1].
         record (dict[str, Any]): Name, path, SHA-256 and action unit of the dataset.
         held_out (list[int]): Numbers of the episodes that training does not see.
@@ -52,6 +91,7 @@ class TrainingData:
         is_on_host (bool): Whether batches are copied to the learner's device one by one.
     """
 
+    task: Task
     trajectories: Trajectories
     record: dict[str, Any]
     held_out: list[int]
@@ -119,14 +159,15 @@ class DatasetLoader:
 
     def load(
         self,
-        environment: NumpyEnvironment,
+        task: Task | None,
         cost_limit: float,
         device: torch.device,
     ) -> TrainingData:
-        """Read the dataset, check it against the environment, and hold episodes out.
+        """Read the dataset, check it against the task, and hold episodes out.
 
         Args:
-            environment (NumpyEnvironment): Whose transitions it holds.
+            task (Task or None): Whose transitions it holds; None without a simulator, for the task
+                that the data tell of.
             cost_limit (float): The run's, by which the data is judged.
             device (torch.device): The learner's.
 
@@ -134,12 +175,15 @@ class DatasetLoader:
             UserError: If it cannot be trained on.
         """
         inspector = None
+        horizon = self._cfgs.horizon if task is None else task.horizon
         if self._ranks.is_first:
-            inspector = Inspector(find_task(self._env_id), environment.horizon, (cost_limit,))
-        trajectories = self._read(environment.horizon, inspector)
-        self._check_dimensions(trajectories, environment)
+            inspector = Inspector(find_task(self._env_id), horizon, (cost_limit,))
+        trajectories = self._read(horizon, inspector)
+        if task is None:
+            task = Task.of_data(trajectories, horizon)
+        self._check_dimensions(trajectories, task)
         findings = [] if inspector is None else find(inspector)
-        unit = self._normalize_actions(trajectories, action_range_of(environment.env))
+        unit = self._normalize_actions(trajectories, task.action_range)
         if unit.warning or unit.name == ENVIRONMENT:
             findings = [each for each in findings if each.code != ACTIONS_OUT_OF_RANGE]
         warnings = [each.text for each in findings if each.level == WARNING]
@@ -151,6 +195,7 @@ class DatasetLoader:
         is_on_host = stays_on_host(self._cfgs.data_device, trajectories, device, self._ranks)
         returns = trajectories.returns
         return TrainingData(
+            task=task,
             trajectories=trajectories if is_on_host else trajectories.to(device),
             record={**self.record, UNIT_ATTRIBUTE: unit.name},
             held_out=held_out.tolist(),
@@ -162,21 +207,26 @@ class DatasetLoader:
             is_on_host=is_on_host,
         )
 
-    def _read(self, horizon: int, inspector: Inspector | None) -> Trajectories:
+    def _read(self, horizon: int | None, inspector: Inspector | None) -> Trajectories:
         if self._source is not None:
             return Trajectories.load(self._source.path, horizon, inspector)
+        if horizon is None:
+            raise UserError(
+                f"{self._cfgs.dataset} is one of OmniSafe's own datasets, which have a simulator: "
+                'give its --env-id, or a file'
+            )
         with self._ranks.first_alone():  # it may download
             return load_omnisafe_dataset(self._cfgs.dataset, horizon, inspector)
 
-    def _check_dimensions(self, trajectories: Trajectories, environment: NumpyEnvironment) -> None:
-        for what, given, space in (
-            ('observation', trajectories.obs_dim, environment.env.observation_space),
-            ('action', trajectories.act_dim, environment.env.action_space),
+    def _check_dimensions(self, trajectories: Trajectories, task: Task) -> None:
+        for what, given, needed in (
+            ('observation', trajectories.obs_dim, task.obs_dim),
+            ('action', trajectories.act_dim, task.act_dim),
         ):
-            if given != space.shape[0]:
+            if given != needed:
                 raise UserError(
                     f'{trajectories.name} has {what}s of size {given}, {self._env_id} has '
-                    f'{space.shape[0]}: the dataset is of another environment',
+                    f'{needed}: the dataset is of another environment',
                 )
 
     def _normalize_actions(

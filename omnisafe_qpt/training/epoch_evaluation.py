@@ -60,12 +60,12 @@ class EpisodeSettings:
         processes = train_cfgs.evaluate_processes
         # Algorithms that are not conditioned on a cost have neither.
         options = {'calibrate': 'simulator', 'calibrate_episodes': 0, **train_cfgs.todict()}
-        on_data = options['calibrate'] == 'model'
+        is_simulated = options['calibrate'] == 'simulator'
         return cls(
             validation=train_cfgs.evaluate_epoisodes,
             final=train_cfgs.final_evaluate_episodes,
-            calibration=0 if on_data else options['calibrate_episodes'],
-            calibrates_on_data=on_data,
+            calibration=options['calibrate_episodes'] if is_simulated else 0,
+            calibrates_on_data=options['calibrate'] == 'model',
             processes=None if processes == 'auto' else int(processes),
         )
 

@@ -16,6 +16,7 @@ from omnisafe_qpt.evaluation.deployment import guarantee_of
 from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.runs.run_log import RunLogger
 from omnisafe_qpt.scores import fixed
+from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
 from omnisafe_qpt.training.dataset_loading import TrainingData
 from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 from omnisafe_qpt.training.run_state import RunState
@@ -126,11 +127,14 @@ def print_summary(
             '--checkpoint best)',
         )
     imports = ['--import', ','.join(modules)] if modules else []
-    commands = (
-        ['omnisafe-qpt', 'evaluate', str(run), '--cost-limit', '20', '--episodes', '10', *imports],
+    evaluate = ['omnisafe-qpt', 'evaluate', str(run), '--cost-limit', '20']
+    commands = [
+        [*evaluate, '--episodes', '10', *imports],
         ['omnisafe', 'eval', str(run), '--no-render', '--num-episode', '1', *imports],
-        ['tensorboard', '--logdir', str(run)],
-    )
+    ]
+    if evaluation.deployed.networks.spec['env_id'] == OFFLINE_ENV_ID:
+        commands = [[*evaluate, '--offline', dataset]]
+    commands.append(['tensorboard', '--logdir', str(run)])
     lines += ['', 'Next:', *(f'  {shell_command(words)}' for words in commands)]
     # Paths must be copied whole: no wrapping, no markup.
     text = '\n'.join(map(printable, lines))

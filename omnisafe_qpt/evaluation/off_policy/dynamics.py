@@ -272,12 +272,15 @@ def _member_transitions(
     """
     lengths = trajectories.rows.lengths
     episodes = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    # Logs often have no next observation at a time limit, and zeros in its place.
+    is_usable = torch.ones_like(episodes, dtype=torch.bool)
+    is_usable[lengths.cumsum(0) - 1] = trajectories.rows.terminal | (lengths == 1)
     count = round(config.left_out * len(lengths))
     owned = []
     for _ in range(config.members):
         kept = torch.ones(len(lengths), dtype=torch.bool)
         kept[torch.randperm(len(lengths))[:count]] = False
-        owned.append(kept.to(lengths.device)[episodes].nonzero().flatten())
+        owned.append((kept.to(lengths.device)[episodes] & is_usable).nonzero().flatten())
     counts = torch.tensor([[len(numbers)] for numbers in owned], device=lengths.device)
     return nn.utils.rnn.pad_sequence(owned, batch_first=True), counts
 

@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training on a dataset without a simulator: ``--env-id Offline-v0``."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import omnisafe
+import pytest
+
+import omnisafe_qpt
+from host_helpers import small_options
+from omnisafe_qpt.cli import main
+from omnisafe_qpt.data.hdf5_writer import write_hdf5
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
+
+
+ENV_ID = 'Offline-v0'
+HORIZON = 9
+
+
+@pytest.fixture(autouse=True)
+def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
+    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: small)
+
+
+def write(path: Path, largest_action: float = 1.0, episodes: int = 24) -> Path:
+    """Logs of an unknown system: fractional costs, large rewards, nothing after the last step."""
+    random = np.random.default_rng(0)
+    total = episodes * HORIZON
+    observations = random.standard_normal((total, 3)).astype(np.float32)
+    following = np.roll(observations, -1, axis=0)
+    last = np.arange(total) % HORIZON == HORIZON - 1
+    following[last] = 0.0
+    actions = random.uniform(-1, 1, (total, 2)).astype(np.float32) * largest_action
+    actions[0] = largest_action, -largest_action
+    write_hdf5(
+        path,
+        {
+            'observations': observations,
+            'next_observations': following,
+            'actions': actions,
+            'rewards': -1e5 * random.random(total, dtype=np.float32),
+            'costs': 0.3 * random.random(total, dtype=np.float32),
+            'terminals': np.zeros(total, dtype=bool),
+            'timeouts': last,
+        },
+    )
+    return path
+
+
+def options_for(dataset: Path, log_dir: Path, **train_cfgs: Any) -> dict[str, Any]:
+    options = small_options(dataset, log_dir, **train_cfgs)
+    for name in ('evaluate_epoisodes', 'final_evaluate_episodes'):
+        if name not in train_cfgs:
+            del options['train_cfgs'][name]
+    return options
+
+
+def train(dataset: Path, log_dir: Path, algo: str = 'QPT', **train_cfgs: Any) -> Path:
+    options = options_for(dataset, log_dir, **train_cfgs)
+    if algo == 'BCSafe':
+        options['algo_cfgs'] = {'steps_per_epoch': 5, 'batch_size': 8}
+        del options['model_cfgs'], options['train_cfgs']['calibrate_episodes']
+    agent = omnisafe.Agent(algo, ENV_ID, custom_cfgs=copy.deepcopy(options))
+    agent.learn()
+    return Path(agent.agent.logger.log_dir)
+
+
+def test_a_dataset_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write(tmp_path / 'log.hdf5')
+    run = train(dataset, tmp_path / 'runs')
+    assert f'--offline {dataset}' in capsys.readouterr().out.replace('\n', ' ')
+    policy = omnisafe_qpt.load_policy(run, cost_limit=2.0, device='cpu')
+    action = policy.act(np.zeros(3, dtype=np.float32))
+    assert action.shape == (2,)
+    assert np.abs(action).max() <= 1.0
+    assert policy.guarantee.method == 'model'
+    record = json.loads((run / 'config.json').read_text())
+    assert record['train_cfgs']['evaluate_epoisodes'] == 0
+    page = tmp_path / 'report.html'
+    assert main(['report', str(run), '--out', str(page)]) == 0
+    assert page.read_text(encoding='utf-8')
+    found = tmp_path / 'found.json'
+    command = ['evaluate', str(run), '--offline', str(dataset), '--json', str(found)]
+    assert main(command) == 0
+    (checks,) = json.loads(found.read_text())
+    assert checks['estimate']['limits'][0]['length_mean'] == HORIZON
+
+
+def test_what_needs_a_simulator_says_what_does_not(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs')
+    for command in ('evaluate', 'calibrate'):
+        capsys.readouterr()
+        assert main([command, str(run)]) == 1
+        said = capsys.readouterr().err
+        assert said.count('\n') == 1
+        assert '--offline' in said
+
+
+def test_actions_of_another_range_come_back_in_it(tmp_path: Path) -> None:
+    run = train(write(tmp_path / 'log.hdf5', largest_action=40.0), tmp_path / 'runs')
+    policy = omnisafe_qpt.load_policy(run, device='cpu')
+    largest = max(
+        np.abs(policy.act(np.full(3, value, dtype=np.float32))).max() for value in _observed(policy)
+    )
+    assert 1.0 < largest <= 40.0
+
+
+def _observed(policy: Any) -> Any:
+    for value in np.linspace(-3, 3, 7):
+        yield value
+        policy.observe(0.0, 0.0)
+
+
+def test_the_horizon_is_that_of_the_data_or_the_users(tmp_path: Path) -> None:
+    dataset = write(tmp_path / 'log.hdf5')
+    for given, expected in ((None, HORIZON), (12, 12)):
+        run = train(dataset, tmp_path / f'runs{expected}', horizon=given, calibrate='none')
+        networks = omnisafe_qpt.load_policy(run, device='cpu')
+        assert networks._spec['horizon'] == expected
+        assert networks.guarantee is None
+
+
+def test_a_baseline_trains_likewise(tmp_path: Path) -> None:
+    run = train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', 'BCSafe')
+    policy = omnisafe_qpt.load_policy(run, device='cpu')
+    assert np.isfinite(policy.act(np.zeros(3, dtype=np.float32))).all()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'evaluate_epoisodes': 2}, 'evaluate_epoisodes is 2: there is no simulator'),
+        ({'calibrate': 'simulator'}, 'calibrate simulator'),
+        ({'horizon': 0}, 'horizon must be a whole number'),
+        ({'dataset': None}, 'no DSRL dataset of Offline-v0'),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    dataset = write(tmp_path / 'log.hdf5')
+    if 'dataset' in changes:
+        dataset, changes = Path('auto'), {}
+    options = options_for(dataset, tmp_path / 'runs', **changes)
+    with pytest.raises(omnisafe_qpt.UserError, match=message):
+        omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_a_horizon_is_for_data_without_a_simulator(tmp_path: Path) -> None:
+    options = options_for(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', horizon=5)
+    with pytest.raises(omnisafe_qpt.UserError, match='SafetyBallCircle-v0 has its own'):
+        omnisafe.Agent('QPT', 'SafetyBallCircle-v0', custom_cfgs=options)
