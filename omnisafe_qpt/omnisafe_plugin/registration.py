@@ -21,6 +21,7 @@ def add_environments(envs: ModuleType) -> None:
     """Register DSRL's other tasks: importing the modules does it, by OmniSafe's own decorator."""
     del envs
     import omnisafe_qpt.envs.bullet  # noqa: F401
+    import omnisafe_qpt.envs.metadrive  # noqa: F401
     import omnisafe_qpt.envs.offline  # noqa: F401
 
 
