@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Normalised scores, Eq. (15)-(16), as DSRL defines them."""
+"""Normalised scores, Eq. 15-16, as DSRL defines them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STUDENT_T = (
 
 
 def normalized_return(episode_return: float, low: float, high: float) -> float:
-    """Return a return on the scale where ``low`` is 0 and ``high`` is 1, Eq. (15).
+    """Return a return on the scale where ``low`` is 0 and ``high`` is 1, Eq. 15.
 
     The paper multiplies by 100; DSRL does not, and its tables, like the paper's, show values
     about 1.
@@ -30,7 +30,7 @@ def normalized_return(episode_return: float, low: float, high: float) -> float:
 
 
 def normalized_cost(cost: float, cost_limit: float) -> float:
-    """Return a cost as a share of the limit, Eq. (16); at most 1 is safe."""
+    """Return a cost as a share of the limit, Eq. 16; at most 1 is safe."""
     epsilon = _ZERO_LIMIT_EPSILON if cost_limit == 0 else 0.0
     return (cost + epsilon) / (cost_limit + epsilon)
 

@@ -29,7 +29,7 @@ def relabel_frontier(
     num_episodes: int,
     generator: np.random.Generator,
 ) -> EpisodeRows:
-    r"""Relabel frontier episodes with infeasible targets, Algorithm 2 and Eq. (11)-(12).
+    r"""Relabel frontier episodes with infeasible targets, Algorithm 2 and Eq. 11-12.
 
     .. math::
 

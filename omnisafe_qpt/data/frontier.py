@@ -46,9 +46,9 @@ class Frontier:
         return cls(costs=tuple(costs[found].tolist()), returns=tuple(returns[found].tolist()))
 
     def target_return(self, cost_limit: float) -> float:
-        """Return the highest return with cost at most ``cost_limit``, Eq. (11).
+        """Return the highest return with cost at most ``cost_limit``, Eq. 11.
 
-        Eq. (39) asks for a cost *equal* to the limit, a set that is empty for a continuous limit,
+        Eq. 39 asks for a cost *equal* to the limit, a set that is empty for a continuous limit,
         so "at most" is meant. Where every episode costs more than the limit, the episode of
         least cost stands in.
 

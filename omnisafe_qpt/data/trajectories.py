@@ -55,8 +55,8 @@ class EpisodeRows:
         starts (torch.Tensor): (E,) int64, first row of the episode in the table.
         lengths (torch.Tensor): (E,) int64, number of transitions L; the episode has L + 1 states.
         terminal (torch.Tensor): (E,) bool, whether the last state is terminal.
-        return_shift (torch.Tensor): (E,) added to every return-to-go, Eq. (12).
-        cost_shift (torch.Tensor): (E,) added to every cost-to-go, Eq. (12).
+        return_shift (torch.Tensor): (E,) added to every return-to-go, Eq. 12.
+        cost_shift (torch.Tensor): (E,) added to every cost-to-go, Eq. 12.
     """
 
     starts: torch.Tensor

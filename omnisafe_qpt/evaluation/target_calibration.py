@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Target calibration: selects conditioning targets from simulated episodes.
 
-A policy need not keep to the cost that it is conditioned on. Eq. (14) compares a discounted value
+A policy need not keep to the cost that it is conditioned on. Eq. 14 compares a discounted value
 with a plain sum, and a policy imitates the nearest behaviour in its data, which may cost more or
 less. So the policy is run at increasing target costs, the levels, and from then on a cost limit is
 served by the level of the highest mean return among those that are certified for it

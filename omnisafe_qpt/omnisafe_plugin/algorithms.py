@@ -113,17 +113,17 @@ class QPT(_TransformerAlgorithm):
         +==========================+==========================================================+
         | Metrics/InfeasibleShare  | Share of steps without a feasible candidate.             |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_actor          | Loss of the policy, Eq. (8).                             |
+        | Loss/Loss_actor          | Loss of the policy, Eq. 8.                             |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_imitation      | Its imitation term, Eq. (3).                             |
+        | Loss/Loss_imitation      | Its imitation term, Eq. 3.                             |
         +--------------------------+----------------------------------------------------------+
         | Loss/Loss_reward_penalty | Its reward term, negative.                               |
         +--------------------------+----------------------------------------------------------+
         | Loss/Loss_cost_penalty   | Its cost term.                                           |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_reward_critic  | Loss of the reward critics, Eq. (6).                     |
+        | Loss/Loss_reward_critic  | Loss of the reward critics, Eq. 6.                     |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_cost_critic    | Loss of the cost critics, Eq. (7).                       |
+        | Loss/Loss_cost_critic    | Loss of the cost critics, Eq. 7.                       |
         +--------------------------+----------------------------------------------------------+
         | Qr/data_Qr, Qc/data_Qc   | Mean value of the data's actions.                        |
         +--------------------------+----------------------------------------------------------+

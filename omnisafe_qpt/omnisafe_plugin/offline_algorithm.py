@@ -205,9 +205,9 @@ class OfflineAlgorithm(BaseOffline):
         +--------------------------+----------------------------------------------------------+
         | Metrics/EpLen            | Length of its episodes.                                  |
         +--------------------------+----------------------------------------------------------+
-        | Metrics/NormRet          | Normalised return, Eq. (15), not times 100.              |
+        | Metrics/NormRet          | Normalised return, Eq. 15, not times 100.              |
         +--------------------------+----------------------------------------------------------+
-        | Metrics/NormCost         | Normalised cost, Eq. (16); at most 1 is safe.            |
+        | Metrics/NormCost         | Normalised cost, Eq. 16; at most 1 is safe.            |
         +--------------------------+----------------------------------------------------------+
         | Validation/EpRet, EpCost | Return and cost by which the best epoch is chosen.       |
         +--------------------------+----------------------------------------------------------+

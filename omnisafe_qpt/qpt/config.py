@@ -131,14 +131,14 @@ class LearnerConfig:
         total_steps (int): Updates in the whole run, for the schedule.
         gamma (float): Discount of both critics.
         polyak (float): Share of a target network kept at each update, rho in Algorithm 1.
-        eta_reward (float): Weight of the reward term, eta_1 in Eq. (9).
-        eta_cost (float): Weight of the cost term, eta_2 in Eq. (10).
+        eta_reward (float): Weight of the reward term, eta_1 in Eq. 9.
+        eta_cost (float): Weight of the cost term, eta_2 in Eq. 10.
         use_reward_critic (bool): Whether the policy's loss has the reward term.
         use_cost_critic (bool): Whether the policy's loss has the cost term.
         train_critics (bool): Whether the critics are trained, for the loss or for deployment.
         penalty_critic (str): Which of the twins the policy's loss uses: ``random`` (one, drawn
             each update), ``first``, or ``pessimistic`` (minimum reward, maximum cost).
-        cost_value (str): How twin cost values become one: ``min`` as in Eq. (7), or ``max``.
+        cost_value (str): How twin cost values become one: ``min`` as in Eq. 7, or ``max``.
         critic_inputs (str): What the critics see: ``state_action`` or ``targets_time``; see
             :func:`omnisafe_qpt.qpt.critics.critic_states`.
         horizon (int): Steps of an episode, T: what critics that see the time do not look beyond.
@@ -212,7 +212,7 @@ RULES = ('paper', 'bounded', 'paced')
 
 @dataclass(frozen=True)
 class DeploymentConfig:
-    """How candidates are made and chosen, Eq. (13)-(14) and Appendix C.3.
+    """How candidates are made and chosen, Eq. 13-14 and Appendix C.3.
 
     Args:
         cost_limit (float): Default undiscounted cost of an episode that must not be exceeded.

@@ -118,7 +118,7 @@ class DeployableNetworks(nn.Module):
     def from_learner(cls, learner: Learner, spec: dict[str, Any]) -> DeployableNetworks:
         """Copy the online policy and the target critics out of a learner.
 
-        The critics are the target networks, as Eq. (13) and (14) write; the policy is the online
+        The critics are the target networks, as Eq. 13-14 write; the policy is the online
         one, as Algorithm 1 does.
 
         Args:

@@ -173,7 +173,7 @@ class Learner(BaseLearner):
 
     @torch.no_grad()
     def compute_targets(self, batch: SequenceBatch, inputs: PolicyInputs) -> torch.Tensor:
-        """n-step targets of the reward and the cost critics, Eq. (6) and (7).
+        """n-step targets of the reward and the cost critics, Eq. 6-7.
 
         Args:
             batch (SequenceBatch): B windows in raw units.
@@ -205,7 +205,7 @@ class Learner(BaseLearner):
         count: torch.Tensor,
         metrics: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of the reward and the cost critics, Eq. (6) and (7).
+        """Squared error of the reward and the cost critics, Eq. 6-7.
 
         Args:
             batch (SequenceBatch): B windows in raw units.
@@ -243,7 +243,7 @@ class Learner(BaseLearner):
         count: torch.Tensor,
         metrics: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Imitation of the data, pulled towards reward and away from cost, Eq. (8).
+        """Imitation of the data, pulled towards reward and away from cost, Eq. 8.
 
         Args:
             batch (SequenceBatch): B windows in raw units.
@@ -260,7 +260,7 @@ class Learner(BaseLearner):
         states = self._critic_states(inputs)
 
         def pull(kind: int, critic: TwinCritic, eta: float) -> torch.Tensor:
-            """Return alpha E[Q(s, pi(s))], alpha by Eq. (9) for rewards and (10) for costs.
+            """Return alpha E[Q(s, pi(s))], alpha by Eq. 9 for rewards and Eq. 10 for costs.
 
             The same critics of the same member are the numerator and the denominator of alpha,
             before and after this update of theirs. The denominator leaves out the window's last

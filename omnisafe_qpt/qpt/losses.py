@@ -44,7 +44,7 @@ def imitation_loss(
     action_mask: torch.Tensor,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean squared error of the predicted actions, Eq. (3).
+    """Mean squared error of the predicted actions, Eq. 3.
 
     Args:
         predicted (torch.Tensor): (B, K, A).
@@ -63,7 +63,7 @@ def n_step_targets(
     bootstrap: torch.Tensor,
     gamma: float,
 ) -> torch.Tensor:
-    r"""n-step targets within a window, Eq. (6) and (7), for rewards and costs alike.
+    r"""n-step targets within a window, Eq. 6-7, for rewards and costs alike.
 
     .. math::
 
@@ -96,7 +96,7 @@ def critic_loss(
     mask: torch.Tensor,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Squared error of both networks, Eq. (6) and (7): mean over steps, sum over networks.
+    """Squared error of both networks, Eq. 6-7: mean over steps, sum over networks.
 
     Args:
         values (torch.Tensor): (..., 2, B, K - 1) values of the data's state-action pairs.
@@ -115,7 +115,7 @@ def mean_magnitude(
     mask: torch.Tensor,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean |Q(s, a)| over the data, the denominator of Eq. (9) and (10).
+    """Mean |Q(s, a)| over the data, the denominator of Eq. 9-10.
 
     Args:
         data_values (torch.Tensor): (..., B, K') values of the data's state-action pairs.
@@ -154,7 +154,7 @@ def penalty_weight(
     eta: float,
     floor: torch.Tensor,
 ) -> torch.Tensor:
-    r"""Weight of a penalty term, Eq. (9) and (10).
+    r"""Weight of a penalty term, Eq. 9-10.
 
     .. math::
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Deployment: return- and cost-to-go fed back, candidates scored, Eq. (13)-(14), Appendix C.3."""
+"""Deployment: return- and cost-to-go fed back, candidates scored, Eq. 13-14, Appendix C.3."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Scaling(nn.Module):
             cost limit of training is a good choice.
         mean_abs_return (float): Mean absolute return of an episode.
         mean_cost (float): Mean cost of an episode.
-        mean_length (float): Mean steps of an episode. The penalties of Eq. (8) are normalised
+        mean_length (float): Mean steps of an episode. The penalties of Eq. 8 are normalised
             relative to these three, in training alone; they are not kept in the checkpoint. Train
             with :meth:`from_data`, which knows them.
     """

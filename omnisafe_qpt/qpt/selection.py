@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rules by which one of several candidate actions is selected, Eq. (13)-(14).
+"""The rules by which one of several candidate actions is selected, Eq. 13-14.
 
 To add one, add its name to :data:`omnisafe_qpt.qpt.config.RULES` and its object to :data:`RULES`
 here. Deployment, export, the command line and the configuration follow.
@@ -73,9 +73,9 @@ class SelectionRule:
 
 
 RULES = {
-    # Eq. (13)-(14): the highest reward value among candidates whose cost value fits the budget;
+    # Eq. 13-14: the highest reward value among candidates whose cost value fits the budget;
     # where none fits, the lowest cost value. It compares a discounted value with a plain sum, as
-    # Eq. (14) writes it, which is lenient far from the end of an episode.
+    # Eq. 14 writes it, which is lenient far from the end of an episode.
     'paper': SelectionRule(_paper),
     # The same, but a candidate must also cost no more than the unshifted one. While the budget is
     # large, the paper's rule is a plain maximum of the reward value and spends it early; this one

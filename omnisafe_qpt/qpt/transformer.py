@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The conditional Transformer policy, Eq. (2)-(3).
+"""The conditional Transformer policy, Eq. 2-3.
 
 A step is four tokens in this order: return-to-go, cost-to-go, state, action. The action is
 predicted at the state token, so the last step's action token is never needed and left out: a
@@ -148,7 +148,7 @@ class _Block(nn.Module):
 
 
 class TransformerPolicy(nn.Module):
-    """Deterministic policy over windows, Eq. (2); actions lie in [-1, 1].
+    """Deterministic policy over windows, Eq. 2; actions lie in [-1, 1].
 
     Inputs are in the networks' units (:class:`omnisafe_qpt.qpt.scaling.Scaling`). Padding on the
     left is masked out of attention, so its content does not matter; timesteps are those of the

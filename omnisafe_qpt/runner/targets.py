@@ -30,7 +30,7 @@ def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None
 
     A calibrated model is conditioned on the targets that its calibration chooses for the limit, see
     :func:`serving_level`; any other on the limit itself and the highest return that the dataset
-    reached within it, Eq. (11).
+    reached within it, Eq. 11.
 
     Args:
         record (dict[str, Any]): Of the model: ``frontier``; ``calibration``, which is None or as
