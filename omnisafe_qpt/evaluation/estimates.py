@@ -23,14 +23,14 @@ from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.settings.machine import resolve_device
 
 
-# Imagined episodes of each member at each level.
+# Model rollouts of each ensemble member at each level.
 DEFAULT_PARTICLES = 4
-# Fewer say nothing of how far the model is off.
+# With fewer episodes the model's error cannot be estimated.
 _FEWEST_EPISODES = 20
 
 
 class TooFewEpisodes(UserError):
-    """A dataset is too small to learn dynamics from and to test them."""
+    """The dataset is too small to train and test a dynamics model."""
 
 
 def estimate_run(
@@ -48,35 +48,36 @@ def estimate_run(
     dynamics: DynamicsConfig | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Estimate what a run would bring at cost limits, without its environment.
+    """Estimate a run's return and cost at cost limits, without its environment.
 
-    The policy is rolled out in dynamics that are learned from the dataset. Nothing is guaranteed:
-    the model is tested on a tenth of the episodes, which it has not seen, and the verdict says
-    whether that test and the imagined episodes themselves speak for it.
+    The policy is rolled out in dynamics learned from the dataset. There is no guarantee. The model
+    is tested on a held-out tenth of the episodes; the verdict depends on that test and on the model
+    rollouts.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
-        dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be.
+        dataset (str or os.PathLike): As ``train_cfgs:dataset``.
         cost_limits (Sequence[float], optional): Undiscounted costs of an episode. Defaults to the
             run's.
         candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
         rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
         candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        seed (int, optional): Fixes all that is drawn. Defaults to 0.
+        seed (int, optional): Seed of all random draws. Defaults to 0.
         device (str, optional): See :func:`omnisafe_qpt.load_policy`.
         checkpoint (str or int, optional): Which checkpoint of the run: ``last``, ``best`` or a
             number of epochs. Defaults to ``'last'``.
-        particles (int, optional): Imagined episodes of each of the model's members at each level.
-            Defaults to :data:`DEFAULT_PARTICLES`.
+        particles (int, optional): Model rollouts of each ensemble member at each level. Defaults to
+            :data:`DEFAULT_PARTICLES`.
         dynamics (DynamicsConfig, optional): The model's settings.
-        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+        on_progress (Callable, optional): Called with the current phase, the amount done and its
+            total.
 
     Returns:
-        Plain values: ``limits``, for each limit what the run asks for there (``target_return``,
+        Plain values: ``limits``, for each limit the run's targets (``target_return``,
         ``target_cost``), the estimates ``return_mean`` and ``cost_mean`` with their intervals, the
         share of ``novel`` steps, ``verdict`` and ``reason``; ``choices``, for each limit the target
-        cost and return that the model would choose, None where it would choose none; ``test``, the
-        model's errors on held-out episodes; ``dataset``, ``seconds`` and the settings.
+        cost and return that the model would choose, or None; ``test``, the model's errors on
+        held-out episodes; ``dataset``, ``seconds`` and the settings.
 
     Raises:
         UserError: If the run or the dataset does not exist, or they do not fit.
@@ -88,7 +89,7 @@ def estimate_run(
     if len(data.trajectories.rows) < _FEWEST_EPISODES:
         raise TooFewEpisodes(
             f'{data.path} has {len(data.trajectories.rows)} episodes; an estimate needs at least '
-            f'{_FEWEST_EPISODES}, a tenth of which tests it',
+            f'{_FEWEST_EPISODES}, a tenth of them for its test',
         )
     limits = cost_limits or [None]
     deployments = [
