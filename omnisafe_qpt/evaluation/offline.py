@@ -45,8 +45,8 @@ def evaluate_offline(
             ``auto``, ``sample``, or a name of OmniSafe's own datasets.
         cost_limits (Sequence[float], optional): Undiscounted costs of an episode: limits that
             divide the episodes and that the check of candidates uses. Defaults to the run's.
-        target_return (float, str or sequence, optional): Return asked for, one for all limits or
-            one for each; see :func:`omnisafe_qpt.load_policy`.
+        target_return (float, str or sequence, optional): Target return, one for all limits or one
+            for each; see :func:`omnisafe_qpt.load_policy`.
         candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
         rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
         candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.

@@ -87,9 +87,9 @@ def evaluate_runs(
             (``torch_save/epoch-N.pt``).
         cost_limits (float or sequence, optional): Undiscounted cost that an episode must not
             exceed, one or several. Defaults to each run's own.
-        target_return (float, str or sequence, optional): Return to ask for, one for all limits or
-            one for each; ``dsrl`` for DSRL's published one. Defaults to what
-            :func:`omnisafe_qpt.load_policy` asks for.
+        target_return (float, str or sequence, optional): Target return, one for all limits or one
+            for each; ``dsrl`` for DSRL's published one. Defaults to that of
+            :func:`omnisafe_qpt.load_policy`.
         episodes (int, optional): Episodes per row. Defaults to 20.
         candidates (int, optional): Return targets per step; 1 is the policy without selection.
             Defaults to the run's.
