@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which return and cost to condition a model on at a cost limit, and what is guaranteed there."""
+"""Target return and target cost of a model at a cost limit, and their guarantee."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 # Of a target calibration, in checkpoints and exported models.
 CALIBRATION_FORMAT = 2
 
-# What a target calibration may say of a cost limit.
+# Status of a target calibration at a cost limit.
 CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
 NO_SAFE_TARGET = 'no safe target found'
 
@@ -23,7 +23,7 @@ _ERROR_RATE = 0.05
 
 
 def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None, float]:
-    """Return which return and which cost to condition a model on at a cost limit.
+    """Return the target return and target cost of a model at a cost limit.
 
     A model that was trained with ``target_return: dsrl`` is conditioned on DSRL's published return
     where there is one for the limit.
@@ -50,13 +50,13 @@ def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None
             return None, cost_limit
         return level['target_return'], level['asked_cost']
     frontier = record['frontier']
-    # Where all episodes cost more than the limit, the one of least cost stands in.
+    # If all episodes cost more than the limit, the one of least cost is used.
     step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
     return frontier['returns'][max(step, 0)], cost_limit
 
 
 def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[str, Any], str]:
-    """Choose the target cost that serves a limit among those that a calibration has played.
+    """Choose the level of a calibration to use at a cost limit.
 
     Args:
         calibration (dict[str, Any]): See
@@ -64,10 +64,10 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
         cost_limit (float): Undiscounted cost of an episode to keep within.
 
     Returns:
-        The level, and what that says of the limit. ``CERTIFIED``: of the levels from the lowest up
-        to the first whose bound is above the limit, the one of the highest mean return.
-        ``NOT_CERTIFIED``: there is none; the lowest whose mean cost is within the limit.
-        ``NO_SAFE_TARGET``: none is; the least mean cost, which may be the zero action's.
+        The level, and its status. ``CERTIFIED``: the level of the highest mean return among those
+        below the first one whose bound is above the limit. ``NOT_CERTIFIED``: there is no such
+        level; the lowest level whose mean cost is within the limit. ``NO_SAFE_TARGET``: there is
+        none either; the level of the least mean cost, possibly the zero-action fallback.
     """
     levels = calibration['levels']
     certified: list[dict[str, Any]] = []
@@ -89,12 +89,12 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What a target calibration says of one cost limit; as text, two sentences.
+    """Guarantee of a target calibration for one cost limit; as text, two sentences.
 
-    Both statements are about new episodes of the level that serves the limit, and are false with a
-    probability of at most 5 % each, over calibrations. The choice among levels is accounted for:
-    in the first by testing them in a fixed sequence, in the second by dividing the 5 % among all
-    levels and numbers of episodes at which they could have been chosen.
+    Both statements are about new episodes of the chosen level. Each is false with a probability of
+    at most 5 %, over calibrations. They account for the choice among levels: the first by a fixed
+    sequence of tests, the second by dividing the 5 % among all levels and numbers of episodes at
+    which a level could have been chosen.
 
     Args:
         cost_limit (float): Undiscounted cost of an episode.
@@ -126,7 +126,7 @@ class Guarantee:
 
     @classmethod
     def at(cls, calibration: dict[str, Any], cost_limit: float) -> Guarantee:
-        """Read off a calibration what it says of a limit."""
+        """Return the guarantee of a calibration for a limit."""
         level, status = serving_level(calibration, cost_limit)
         costs, worst_cost = level['costs'], calibration['worst_cost']
         over = sum(cost > cost_limit for cost in costs)
@@ -145,7 +145,7 @@ class Guarantee:
 
     @property
     def mean_statement(self) -> str:
-        """What holds of the mean cost."""
+        """The statement on the mean cost."""
         limit = f'{self.cost_limit:g}'
         measured = f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}'
         if self.status == CERTIFIED and self.cost_limit >= self.worst_cost:
@@ -170,7 +170,7 @@ class Guarantee:
 
     @property
     def share_statement(self) -> str:
-        """What holds of the share of episodes over the limit."""
+        """The statement on the share of episodes over the limit."""
         return (
             f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
             'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
@@ -187,7 +187,7 @@ class Guarantee:
 
 
 def share_bound(over: int, episodes: int, error_rate: float = 0.05) -> float:
-    """Return what a share is at most with 95 % confidence, by Clopper and Pearson.
+    """Return the 95 % upper confidence bound of a share, by Clopper and Pearson.
 
     Args:
         over (int): How many of the episodes count.
@@ -196,8 +196,8 @@ def share_bound(over: int, episodes: int, error_rate: float = 0.05) -> float:
             0.05.
 
     Returns:
-        The largest share with which so few are over with that probability: of 10 episodes with
-        none over, 0.26.
+        The largest share for which this few episodes over the limit have that probability; for 0 of
+        10 it is 0.26.
     """
     if over >= episodes:
         return 1.0
