@@ -490,7 +490,7 @@ def test_evaluation_does_not_change_what_is_learned(
     rows = rows_of(run)
     assert not any(name.startswith(('Metrics/', 'Validation/')) for name in rows[0])
     assert not (run / 'best.json').exists()
-    with pytest.raises(omnisafe_qpt.UserError, match='no checkpoint is the best, as none was'):
+    with pytest.raises(omnisafe_qpt.UserError, match='no best checkpoint'):
         checkpoint_path(run, 'best')
     assert checkpoint_path(run).name == 'epoch-4.pt'
 
@@ -815,7 +815,7 @@ def test_latest_without_a_run_begins_one(
 ) -> None:
     options = options_of(dataset, tmp_path, total_steps=3, resume='latest')
     run = train(options)
-    assert f'No run of QPT in {ENV_ID} to go on with yet' in capsys.readouterr().out
+    assert f'No run of QPT in {ENV_ID} to resume' in capsys.readouterr().out
     options = options_of(dataset, tmp_path, total_steps=6, resume='latest')
     assert train(options) == run
     assert len(rows_of(run)) == 2

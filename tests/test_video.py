@@ -526,7 +526,7 @@ def test_a_folder_that_cannot_be_is_refused(
     assert f'--video {tmp_path / "file" / "clips"}: ' in capsys.readouterr().err
     monkeypatch.setattr(os, 'access', lambda *_: False)
     assert main(['evaluate', str(run), '--video', str(tmp_path)]) == 1
-    assert f'--video {tmp_path}: nothing can be written there' in capsys.readouterr().err
+    assert f'--video {tmp_path}: the folder is not writable' in capsys.readouterr().err
 
 
 def test_without_ffmpeg_the_command_names_the_package(
