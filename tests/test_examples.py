@@ -25,7 +25,8 @@ def run(name: str, *arguments: object) -> str:
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = run('train.py', '--updates', 8, '--log-dir', tmp_path_factory.mktemp('runs'))
+    folder = tmp_path_factory.mktemp('runs')
+    output = run('train.py', '--updates', 8, '--calibrate-episodes', 2, '--log-dir', folder)
     return Path(output.splitlines()[-1])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import signal
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +60,7 @@ class OfflineAlgorithm(BaseOffline):
     """
 
     # Arguments: sizes, units, :meth:`_learner_config`, device and ranks.
-    _learner_class: type[BaseLearner]
+    _learner_class: Callable[..., BaseLearner]
     # Elements of a batch, for messages.
     _unit = 'transitions'
     # Advice after losses that are not finite.
@@ -106,7 +107,7 @@ class OfflineAlgorithm(BaseOffline):
             torch.backends.cudnn.enabled = True
         # Filling new tensors with NaN detects reads of uninitialised memory. There are none here,
         # and it costs time in each step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def _init_model(self) -> None:
         """Build the learner in the dataset's units."""
@@ -187,7 +188,7 @@ class OfflineAlgorithm(BaseOffline):
         """Target return of deployment; None for a policy without one."""
         return None
 
-    def _train(self) -> None:  # type: ignore[override]
+    def _train(self) -> None:
         """Do one update; OmniSafe requires this method, the trainer does not use it."""
         self._update()
 
@@ -306,7 +307,7 @@ class OfflineAlgorithm(BaseOffline):
             settings=self._episodes,
             seed=self._cfgs.seed,
             deployment=self._deployment,
-            reference_returns=self._data.reference_returns,
+            data=self._data,
             more_metrics=self._evaluation_metrics,
             stop_signal=stop_signal,
         )

@@ -32,7 +32,7 @@ def best_epoch(rows: Sequence[dict[str, float]], cost_limit: float) -> dict[str,
         The content of ``best.json`` without the seeds: the rule, the epoch, its checkpoint and
         results, and the results of all epochs; None if no epoch was validated.
     """
-    figures = [
+    figures: list[dict[str, Any]] = [
         {
             'epoch': int(row['Train/Epoch']),
             'validation_return': row[VALIDATION_RETURN],

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
+from omnisafe_qpt.evaluation.estimates import check_episodes
+from omnisafe_qpt.evaluation.model_calibration import imagined_calibration
 from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.progress import ProgressReporter
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -21,6 +23,7 @@ from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoc
 from omnisafe_qpt.scores import normalized_cost, normalized_return
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import StopSignal
+from omnisafe_qpt.training.dataset_loading import TrainingData
 
 
 # Columns that come from episodes; left out without any.
@@ -40,30 +43,38 @@ class EpisodeSettings:
     Args:
         validation (int): Episodes after each epoch.
         final (int): Episodes of the report after the last epoch.
-        calibration (int): Largest number of episodes of target calibration for each target cost.
+        calibration (int): Largest number of simulated episodes of target calibration for each
+            target cost.
+        calibrates_on_data (bool): Whether target calibration uses the data alone, without a
+            simulator.
         processes (int or None): Worker processes; None is one per core.
     """
 
     validation: int
     final: int
     calibration: int
+    calibrates_on_data: bool
     processes: int | None
 
     @classmethod
     def from_config(cls, train_cfgs: Any) -> EpisodeSettings:
         """Read the settings from ``train_cfgs``."""
         processes = train_cfgs.evaluate_processes
+        # Algorithms that are not conditioned on a cost have neither.
+        options = {'calibrate': 'simulator', 'calibrate_episodes': 0, **train_cfgs.todict()}
+        on_data = options['calibrate'] == 'model'
         return cls(
             validation=train_cfgs.evaluate_epoisodes,
             final=train_cfgs.final_evaluate_episodes,
-            # Algorithms that are not conditioned on a cost have no calibration.
-            calibration=train_cfgs.todict().get('calibrate_episodes', 0),
+            calibration=0 if on_data else options['calibrate_episodes'],
+            calibrates_on_data=on_data,
             processes=None if processes == 'auto' else int(processes),
         )
 
     def after_epoch(self, is_last: bool) -> int:
-        """Return the number of episodes after an epoch."""
-        return self.validation + (self.final + self.calibration if is_last else 0)
+        """Return the number of episodes after an epoch; calibration on data counts as one."""
+        at_the_end = self.final + self.calibration + self.calibrates_on_data
+        return self.validation + (at_the_end if is_last else 0)
 
     def columns(self, more: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the columns that the episodes fill.
@@ -73,7 +84,8 @@ class EpisodeSettings:
         """
         validation = (VALIDATION_RETURN, VALIDATION_COST) if self.validation else ()
         # Calibration may run the zero-action fallback.
-        return (*_METRICS, *more, *validation) if self.after_epoch(is_last=True) else ()
+        are_simulated = self.validation or self.final or self.calibration
+        return (*_METRICS, *more, *validation) if are_simulated else ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,7 @@ class EpochEvaluation:
         settings (EpisodeSettings): Number of episodes in each part.
         seed (int): Of the run.
         deployment (DeploymentConfig): Settings of deployment.
-        reference_returns (tuple[float, float]): Returns that are normalised to 0 and 1.
+        data (TrainingData): The training data.
         more_metrics (Callable): Returns further metrics of an evaluation.
         stop_signal (StopSignal): Ends episodes.
 
@@ -126,7 +138,7 @@ class EpochEvaluation:
         settings: EpisodeSettings,
         seed: int,
         deployment: DeploymentConfig,
-        reference_returns: tuple[float, float],
+        data: TrainingData,
         more_metrics: Callable[[Evaluation], dict[str, float]],
         stop_signal: StopSignal,
     ) -> None:
@@ -135,7 +147,9 @@ class EpochEvaluation:
         self._env_id, self._horizon = env_id, horizon
         self.settings, self._seed = settings, seed
         self._deployment, self.cost_limit = deployment, deployment.cost_limit
-        self._reference_returns = reference_returns
+        self._data, self._reference_returns = data, data.reference_returns
+        if settings.calibrates_on_data:
+            check_episodes(data.trajectories)  # before anything is trained
         self._more_metrics = more_metrics
         self._stop_signal = stop_signal
 
@@ -216,31 +230,54 @@ class EpochEvaluation:
             )
 
     def _calibrate(self) -> Evaluation | None:
-        """Calibrate the target: run the policy at increasing target costs and deploy the result.
+        """Calibrate the target cost for each limit, and deploy the result.
 
         Returns:
-            The episodes of the zero-action fallback, if it is deployed.
+            The episodes of the zero-action fallback, if it is deployed and was simulated.
 
         Raises:
             Stopped: If a signal comes.
         """
-        if not self.settings.calibration:
+        if not (self.settings.calibration or self.settings.calibrates_on_data):
             return None
         networks = self.deployed.networks
+        record = self._imagine() if self.settings.calibrates_on_data else self._simulate()
+        networks.spec = {**networks.spec, 'calibration': record}
+        self._deploy(networks)
+        if self.deployed.target_return is not None or self.settings.calibrates_on_data:
+            return None
+        played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
+        return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
+
+    def _simulate(self) -> dict[str, Any]:
         with self._episodes_shown('Calibrating', 1) as report:
-            record = calibrate(
-                networks,
+            return calibrate(
+                self.deployed.networks,
                 self._deployment,
                 self.settings.calibration,
                 self.settings.processes,
                 report,
             )
-        networks.spec = {**networks.spec, 'calibration': record}
-        self._deploy(networks)
-        if self.deployed.target_return is not None:
-            return None
-        played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
-        return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
+
+    def _imagine(self) -> dict[str, Any]:
+        data = self._data
+        with ExitStack() as stack:
+            bars: dict[str, Callable[[int, int], None]] = {}
+
+            def report(what: str, done: int, total: int) -> None:
+                if what not in bars:
+                    stack.close()
+                    bars[what] = stack.enter_context(self._episodes_shown(what, total))
+                bars[what](done, total)
+
+            return imagined_calibration(
+                self.deployed.networks,
+                self._deployment,
+                data.trajectories,
+                {'path': data.record['path'], 'sha256': data.record['sha256']},
+                seed=self._seed,
+                on_progress=report,
+            )
 
     @contextmanager
     def _episodes_shown(self, label: str, steps: int) -> Iterator[Callable[[int, int], None]]:
