@@ -83,7 +83,7 @@ def refuse_reimport() -> None:
 
 @dataclass(frozen=True)
 class Partial:
-    """What a generator yields in a worker: its final value comes later."""
+    """A value that a generator yields in a worker, before its final value."""
 
     value: Any
 

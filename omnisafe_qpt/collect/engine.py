@@ -63,7 +63,7 @@ def collect(
     reproducible.
 
     Finished episodes are kept in the folder ``.NAME.partial`` beside the file. After an
-    interruption the same call goes on with them; when the file is written the folder is removed.
+    interruption the same call continues with them; when the file is written the folder is removed.
     SIGINT, SIGTERM and SIGHUP interrupt it where that is safe, a second Ctrl-C at once.
 
     Args:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a robot brings the box of the Push tasks to the goal. In the robot's frame, in metres."""
+"""Pushing the box of the Push tasks to the goal. In the robot's frame, in metres."""
 
 from __future__ import annotations
 

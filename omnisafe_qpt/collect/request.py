@@ -30,7 +30,7 @@ ALL, SPREAD, DENSITY = 'all', 'spread', 'density'
 
 @dataclass(frozen=True)
 class Request:
-    """What :func:`omnisafe_qpt.collect.collect` was asked for.
+    """The request of :func:`omnisafe_qpt.collect.collect`.
 
     Args:
         recipe (Recipe): The settings of the episodes.

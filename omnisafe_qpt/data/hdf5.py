@@ -87,7 +87,7 @@ def open_file(path: Path) -> Iterator[Any]:
 
 
 def _crashes(path: Path) -> bool:
-    """Whether HDF5 crashes when it opens what is in a file; a child process finds out.
+    """Return whether HDF5 crashes on opening a file's objects, tested in a child process.
 
     The library is known to read through invalid pointers in some damaged files.
     """
@@ -98,13 +98,13 @@ def _crashes(path: Path) -> bool:
         try:
             _open_all(path)
         finally:
-            os._exit(0)  # errors are found again, and reported, by whoever opens the file
+            os._exit(0)  # opening the file in this process reports the error
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) in _CRASHES
 
 
 def _open_all(path: Path) -> None:
-    """Open what is in a file, up to so many objects, in a process that may crash."""
+    """Open a file's objects, up to a number, in a process that may crash."""
     import h5py
 
     faulthandler.disable()

@@ -22,7 +22,7 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.SeedSequence:
 
     Args:
         seed (int): 0 or more.
-        purpose (str): ``batches``, ``augmentation``, ``candidates`` (whatever a policy draws in an
+        purpose (str): ``batches``, ``augmentation``, ``candidates`` (all draws of a policy in an
             episode), ``dropout`` (of all but the first process) or ``dynamics`` (learned ones).
         numbers (int): Distinguish several streams of a purpose.
     """

@@ -25,12 +25,12 @@ from omnisafe_qpt.settings.machine import resolve_device
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """How a trained run is deployed, where that is to differ from its own settings.
+    """Settings of deployment that override a run's own.
 
     The functions that take a run take these as keyword arguments.
 
     Args:
-        candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
+        candidates (int, optional): Return targets per step; 1 is the policy without selection.
             Defaults to the run's.
         rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
         candidate_shift (str, optional): ``history`` or ``last``; see
@@ -133,7 +133,7 @@ def _asked(targets: np.ndarray) -> list[tuple[float | None, float]]:
 
 
 class _ObservingPolicy(DeployedPolicy):
-    """Targets for a policy that acts on the observation alone: only for counting what is left."""
+    """Targets of a policy that acts on the observation alone: only for the remaining budget."""
 
     def _begin(self, row: int, seed: int) -> None:
         super()._begin(row, seed)

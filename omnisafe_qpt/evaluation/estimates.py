@@ -149,10 +149,10 @@ def _choice(
 
 
 def check_episodes(trajectories: Trajectories) -> None:
-    """Refuse a dataset that is too small.
+    """Check that a dataset is large enough.
 
     Raises:
-        TooFewEpisodes: If it is.
+        TooFewEpisodes: If it is too small.
     """
     found = len(trajectories.rows)
     if found < _FEWEST_EPISODES:

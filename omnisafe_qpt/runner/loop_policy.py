@@ -25,7 +25,7 @@ class LoopPolicy(ABC):
 
     Args:
         obs_dim (int): S.
-        num_episodes (int, optional): B, how many episodes go on at once. Then observations,
+        num_episodes (int, optional): B, the number of parallel episodes. Then observations,
             actions, rewards and costs have a first axis for them, and so have the properties.
             Defaults to None, one episode without that axis.
         action_range (dict[str, list[float]], optional): See :func:`in_environment_units`.
@@ -105,7 +105,7 @@ class LoopPolicy(ABC):
                 observations give the same actions. One for each episode begun; a single number is
                 the first episode's, and increases by one per episode. Defaults to 0.
             episodes (Sequence[int] or np.ndarray, optional): Which of several to begin, by number
-                or as (B,) bool; the others go on. Defaults to all.
+                or as (B,) bool; the others continue. Defaults to all.
 
         Raises:
             UserError: If the seeds or the episodes are invalid, or some episodes are begun while
@@ -181,8 +181,8 @@ class LoopPolicy(ABC):
         Args:
             cost_limit (float, Sequence[float] or np.ndarray): Undiscounted cost of an episode,
                 for all episodes or one each.
-            target_return (float, Sequence[float] or np.ndarray, optional): Undiscounted return of
-                an episode to ask for, at a cost of the limit. Defaults to the choice of the
+            target_return (float, Sequence[float] or np.ndarray, optional): Target return of a whole
+                episode, undiscounted, with the limit as target cost. Defaults to the choice of the
                 target calibration, which may be the zero-action fallback; without one to the
                 highest that the dataset reached within the limit, or the model's own target at its
                 own limit.
@@ -239,7 +239,7 @@ class LoopPolicy(ABC):
 
     @abstractmethod
     def _remaining(self) -> np.ndarray:
-        """Return what is left of return and cost, (B, 2)."""
+        """Return the remaining return and cost, (B, 2)."""
 
     def _rows(self, episodes: Sequence[int] | np.ndarray | None) -> list[int]:
         """Return the indices of a selection of episodes."""

@@ -17,7 +17,7 @@ CALIBRATION_FORMAT = 2
 # Status of a target calibration at a cost limit.
 CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
 NO_SAFE_TARGET = 'no safe target found'
-# In place of certified, where the episodes were imagined in learned dynamics.
+# In place of certified, for model rollouts in learned dynamics.
 ESTIMATED = 'estimated'
 # The method of such a calibration; others were measured in the simulator.
 MODEL = 'model'
@@ -113,10 +113,10 @@ class Guarantee:
     Args:
         cost_limit (float): Undiscounted cost of an episode.
         status (str): ``certified``, ``not certified`` or ``no safe target found``; ``estimated``
-            where the episodes were imagined in dynamics learned from data. Then nothing is
-            guaranteed, and the bound is an estimate.
-        target_cost (float or None): Of the level; None for the zero-action fallback.
-        episodes (int): Of calibration, of the level.
+            for model rollouts in dynamics learned from data. Then nothing is guaranteed, and the
+            bound is an estimate.
+        target_cost (float or None): Target cost of the level; None for the zero-action fallback.
+        episodes (int): Calibration episodes of the level.
         cost_mean (float): Their mean cost.
         cost_bound (float or None): The mean cost is at most this with 95 % confidence, if no
             episode costs more than ``worst_cost``; None without such a bound. Only where it is
@@ -206,13 +206,13 @@ class Guarantee:
     def _estimate_statement(self) -> str:
         limit = f'{self.cost_limit:g}'
         imagined = (
-            f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}, imagined in dynamics '
+            f'{self.episodes} model rollouts with mean cost {self.cost_mean:.4g}, in dynamics '
             'learned from data and not measured'
         )
         if self.status == ESTIMATED:
             return (
                 f'mean cost <= {limit} by estimate: at most {self.cost_bound:.4g}, the error of '
-                f'the dynamics on unseen episodes included, from {imagined}'
+                f'the dynamics on held-out episodes included, from {imagined}'
             )
         if self.status == NO_SAFE_TARGET:
             return f'no target with mean cost <= {limit} by estimate; in use: {imagined}'

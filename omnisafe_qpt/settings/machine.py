@@ -94,8 +94,8 @@ def resolve_threads(requested: str | int) -> int:
         UserError: If it is neither.
     """
     if requested == AUTO:
-        told = os.environ.get('OMP_NUM_THREADS', '')
-        return int(told) if told.isdigit() and int(told) > 0 else usable_cores()
+        value = os.environ.get('OMP_NUM_THREADS', '')
+        return int(value) if value.isdigit() and int(value) > 0 else usable_cores()
     if isinstance(requested, bool) or not isinstance(requested, int) or requested < 1:
         raise UserError(f'torch_threads must be auto or a positive integer, not {requested!r}')
     return requested

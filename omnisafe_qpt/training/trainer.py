@@ -261,7 +261,7 @@ class Trainer:
         if self._ranks.is_first:
             print(
                 f'Stopped after {self._learner.step} of {self._schedule.total_steps} '
-                f'updates. To go on: {self._resume_command}'
+                f'updates. To resume: {self._resume_command}'
                 f'{" (by way of torchrun, as before)" if self._ranks.size > 1 else ""}',
                 file=sys.stderr,
             )
@@ -273,10 +273,10 @@ class Trainer:
     def _evaluate_or_stop(self, is_last: bool) -> dict[str, float]:
         """Evaluate in the first process; the others wait until it has done or has to stop.
 
-        Training goes on as if there had been no evaluation.
+        Evaluation does not affect training.
 
         Returns:
-            What is logged of it; nothing in the others.
+            The metrics to log; empty in the others.
         """
         is_stopped, evaluated = False, {}
         if self._ranks.is_first:
@@ -297,15 +297,15 @@ class Trainer:
 
     def _saved_updates(self) -> str:
         return (
-            f'in the episodes after epoch {self._progress.epoch}, whose updates are saved; to go '
-            f'on with them: {self._resume_command}'
+            f'in the episodes after epoch {self._progress.epoch}, whose updates are saved; to '
+            f'resume: {self._resume_command}'
         )
 
     # ------------------------------------------------------------------ saves
 
     @property
     def _is_due(self) -> bool:
-        """Whether the epoch has a checkpoint whatever it brings."""
+        """Whether the epoch always gets a checkpoint."""
         return self._progress.epoch % self._schedule.save_every == 0
 
     def _save_before_episodes(self, is_last: bool) -> None:
@@ -326,9 +326,9 @@ class Trainer:
             self._state.save(self._run, self._progress.epoch - 1, shares)
 
     def _save(self, is_last: bool) -> None:
-        """Write the state to resume from, and at its turn, at its best or at the end a checkpoint.
+        """Write the state to resume from; and a checkpoint if due, best so far or last.
 
-        The state comes last: whatever is broken off is done again.
+        The state is written last, so that an interrupted save is repeated.
         """
         self._log.check_folder()
         epoch, best = self._progress.epoch, self._evaluation.best(self._progress.rows)

@@ -103,7 +103,7 @@ class OffPolicyEstimate:
         bound = self.interval('costs', index, cost_limit)[1]
         novel = float(imagined.novel.mean())
         if novel > _MOST_NOVEL:
-            reason = f'{novel:.0%} of its steps are outside the data'
+            reason = f'{novel:.0%} of the policy steps are outside the data'
             return Judgement(NOT_USABLE, reason, bound)
         if near < _FEWEST_NEAR:
             reason = f'only {near} held-out episodes are predicted near this limit'
@@ -111,9 +111,9 @@ class OffPolicyEstimate:
         return Judgement(RELIABLE, '', bound)
 
     def bound(self, index: int, least: float) -> tuple[float | None, str]:
-        """Return what a level's mean cost is not expected to exceed, at whatever limit.
+        """Return the estimated upper bound of a level's mean cost, for any limit.
 
-        The error on held-out episodes is that near the level's own cost.
+        It uses the error on held-out episodes near the level's own cost.
 
         Args:
             index (int): Of the level.
