@@ -241,7 +241,7 @@ def test_unknown_checks_are_refused_before_any_work(monkeypatch, capsys):
     monkeypatch.setattr(checks, 'run_check', lambda *_: pytest.fail('made a check'))
     assert main(['doctor', '--only', 'cache', 'metadrive']) == 1
     error = capsys.readouterr().err
-    assert error.startswith('Error: --only metadrive: is not a check; there are omnisafe, device')
+    assert error.startswith('Error: --only metadrive is not a check; choose from omnisafe, device')
     assert error.count('\n') == 1
 
 

@@ -256,11 +256,11 @@ def _print_entries(table: Table, console: Console) -> None:
 def check_writable(path: Path, option: str = '--json') -> None:
     """Check before the work that a result file can be written."""
     if path.is_dir():
-        raise UserError(f'{option} {path} is a folder; give the name of a file')
+        raise UserError(f'{option} {path}: is a folder; give the name of a file')
     if not path.parent.is_dir():
-        raise UserError(f'{option} {path}: no folder {path.parent}')
+        raise UserError(f'{option} {path}: there is no folder {path.parent}')
     if not os.access(path.parent, os.W_OK):
-        raise UserError(f'{option} {path}: the folder {path.parent} is not writable')
+        raise UserError(f'{option} {path}: you may not write in the folder {path.parent}')
 
 
 def write_json(content: Any, path: Path) -> None:

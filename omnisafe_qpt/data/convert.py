@@ -181,7 +181,7 @@ def _check_layout(source: Path, out: Path, arrays: Arrays) -> None:
         own |= {'timeouts': ['timeouts']} if 'timeouts' in arrays else {}
     if not arrays.notes and dict(arrays.names) == own:
         raise UserError(
-            f'{out} would have the format of {source}; there is nothing to convert',
+            f'{out}: would have the format of {source}; there is nothing to convert',
         )
 
 
@@ -194,7 +194,7 @@ def _check_names(source: Path, out: Path, overwrite: bool) -> None:
                 '.npz for OmniSafe',
             )
     if out.exists() and source.exists() and out.samefile(source):
-        raise UserError(f'{out} is the source file; give another name')
+        raise UserError(f'{out}: is the source file; give another name')
     if out.is_dir():
         raise UserError(f'{out}: is a folder; give the name of a file')
     if out.exists() and not overwrite:
