@@ -188,7 +188,7 @@ def test_rendering_names_what_to_set_for_other_programs(monkeypatch):
     assert answer.fix.startswith('export MUJOCO_GL=osmesa,')
     monkeypatch.setattr(video, 'find_graphics', lambda _: {})
     monkeypatch.setenv('MUJOCO_GL', 'egl')
-    assert checks._check_rendering() == Answer(OK, 'pictures with MUJOCO_GL=egl; clips')
+    assert checks._check_rendering() == Answer(OK, 'images with MUJOCO_GL=egl; clips')
 
 
 def test_rendering_that_fails_is_missing_with_what_was_tried(monkeypatch):
