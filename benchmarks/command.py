@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks' command lines have in common. Needs torch and numpy at most."""
+"""Shared code of the benchmarks' command lines. Needs at most torch and numpy."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the report says about the rows of a suite: notes, warnings, and where they come from."""
+"""Notes, warnings and origin of the rows of a suite, for the report."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _BASELINES = ('BCSafe', 'CDT', 'CPQ', 'FISOR')
 
 
 def _waits_for_multiplier(cell: Any) -> bool:
-    """Tell whether a training ended before its Lagrange multiplier was to move."""
+    """Return whether a training ended before its Lagrange multiplier could change."""
     start = cell.settings.get('algo_cfgs.lagrange_start_step')
     return start is not None and cell.updates <= start
 
 
 def _is_calibrated(cell: Any) -> bool:
-    """Tell whether target calibration ran in the simulator between training and evaluation.
+    """Return whether target calibration ran in the simulator between training and evaluation.
 
     It holds for the deployment settings of the training alone: with others it is not used.
     """
@@ -40,7 +40,7 @@ def _is_calibrated(cell: Any) -> bool:
 
 
 def _is_certified(cell: Any) -> bool:
-    """Tell whether target calibration states a guarantee, as it does in this version."""
+    """Return whether target calibration states a guarantee, as in this version."""
     return _is_calibrated(cell) and any(each.get('guarantee') for each in cell.asked or ())
 
 

@@ -37,7 +37,7 @@ Interval = tuple[float, float]
 
 
 def is_safe(costs: pd.Series) -> pd.Series:
-    """Tell which normalised costs keep within the limit, Eq. (16)."""
+    """Return which normalised costs are within the limit, Eq. 16."""
     return costs <= 1.0 + _ROUNDING
 
 

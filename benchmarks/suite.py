@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a suite compares: its YAML file, its cells, and when a cell is finished.
+"""Suites: the YAML file, the cells, and the state of a cell.
 
 A cell is one row of a table on one dataset with one seed. Cells that train alike and differ in
 how they are evaluated share one training.
@@ -131,7 +131,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Suite:
-    """What is compared with what, and how.
+    """Definition of a comparison.
 
     Args:
         path (Path): The YAML file.

@@ -394,7 +394,7 @@ class _Bench:
         }
 
     def _has_sizes_of_targets(self) -> bool:
-        """Tell whether the targets were set for this preset and batch."""
+        """Return whether the targets were set for this preset and batch."""
         aimed_at = PRESETS[TARGET_PRESET[self.device.type]]
         return (self.preset.config, self.batch_size) == (aimed_at.config, aimed_at.batch_size)
 

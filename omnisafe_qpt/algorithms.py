@@ -12,5 +12,5 @@ ALGORITHMS = {
     'CPQ': 'omnisafe_qpt.omnisafe_plugin.baseline_algorithms',
     'FISOR': 'omnisafe_qpt.omnisafe_plugin.baseline_algorithms',
 }
-# Those of which an update of the default size takes seconds on a CPU.
+# Algorithms whose default update takes seconds on a CPU.
 SLOW_ON_CPU = ('QPT', 'CDT')

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""OmniSafe's internals as the rest of the package uses them, and the versions they are known in.
+"""Access to OmniSafe's internals, for known versions.
 
 This module and the folder ``omnisafe_plugin`` are the only places that reach into OmniSafe's and
 Safety-Gymnasium's internals. Another release of OmniSafe needs changes in these alone.
@@ -23,14 +23,14 @@ KNOWN_VERSIONS = ('0.5.0',)
 
 
 class UnknownOmniSafe(Exception):
-    """The installed OmniSafe lacks something that is reached for."""
+    """The installed OmniSafe lacks a required attribute."""
 
 
 def reach(owner: Any, name: str) -> Any:
-    """Take something of OmniSafe's that another version may lack.
+    """Return an attribute of OmniSafe that other versions may lack.
 
     Raises:
-        UnknownOmniSafe: If it is not there.
+        UnknownOmniSafe: If it is missing.
     """
     if not hasattr(owner, name):
         raise UnknownOmniSafe(f'{owner.__name__} has no {name}')
@@ -39,7 +39,7 @@ def reach(owner: Any, name: str) -> Any:
 
 @functools.cache
 def check_version() -> None:
-    """Say once when the installed OmniSafe is not one that this module was written for."""
+    """Warn once if the installed version of OmniSafe is unknown."""
     version = omnisafe_version()
     if version not in KNOWN_VERSIONS:
         print(
@@ -60,15 +60,15 @@ def omnisafe_version() -> str:
 
 
 def remedy() -> str:
-    """Return the command that installs an OmniSafe which is known."""
+    """Return the command that installs a known version of OmniSafe."""
     return f"pip install 'omnisafe=={KNOWN_VERSIONS[-1]}'"
 
 
 def without_auto_reset(env: Any) -> Any:
-    """Keep an environment of OmniSafe's from resetting itself at the end of an episode.
+    """Disable the automatic reset of an OmniSafe environment.
 
-    OmniSafe asks Safety-Gymnasium for automatic resets and takes no other wish. Evaluation resets
-    with a seed of its own, and each reset of a navigation task takes seconds.
+    OmniSafe always enables automatic resets of Safety-Gymnasium. Evaluation resets with its own
+    seed, and each reset of a navigation task takes seconds.
 
     Args:
         env (CMDP): An environment as ``omnisafe.envs.core.make`` returns it, unwrapped.
@@ -86,10 +86,10 @@ def without_auto_reset(env: Any) -> Any:
 
 
 def unwrapped(env: Any) -> Any:
-    """Take an OmniSafe environment out of its wrappers, which hide its horizon.
+    """Return an OmniSafe environment without its wrappers, which hide its horizon.
 
     Args:
-        env (CMDP): The environment; a wrapper answers None to ``max_episode_steps``.
+        env (CMDP): The environment; a wrapper's ``max_episode_steps`` is None.
     """
     from omnisafe.envs.core import Wrapper
 
@@ -99,13 +99,13 @@ def unwrapped(env: Any) -> Any:
 
 
 def simulator_of(env: Any) -> Any:
-    """Return the simulator inside an OmniSafe environment, out of all wrappers.
+    """Return the simulator inside an OmniSafe environment, without wrappers.
 
     Args:
         env (CMDP): The environment; each of OmniSafe's keeps its simulator as ``_env``.
 
     Returns:
-        The simulator; the environment itself where it keeps none, as those that users write.
+        The simulator; the environment itself if it has none, as users' environments.
     """
     env = unwrapped(env)
     simulator = getattr(env, '_env', env)
@@ -119,20 +119,20 @@ def environment_class(env_id: str) -> type:
     return reach(core, 'ENV_REGISTRY').get_class(env_id, None)
 
 
-# What OmniSafe's algorithms call their policy in a checkpoint: online ones, offline ones, VAE-BC.
+# Keys of the policy in OmniSafe's checkpoints: online algorithms, offline ones, VAE-BC.
 _POLICY_NAMES = ('pi', 'actor', 'vae')
-# The policies of the offline algorithms, whose settings do not say; all others are Gaussian.
+# Policy types of the offline algorithms, which their settings lack; all others are Gaussian.
 _OFFLINE_ACTORS = {'BCQ': 'perturbation', 'BCQLag': 'perturbation', 'VAEBC': 'vae'}
 
 
 def policy_parameters(checkpoint: Any) -> dict[str, Any] | None:
-    """Take the policy's parameters out of a run's checkpoint.
+    """Return the policy's parameters from a run's checkpoint.
 
     Args:
-        checkpoint (Any): What ``torch_save/epoch-N.pt`` holds.
+        checkpoint (Any): Content of ``torch_save/epoch-N.pt``.
 
     Returns:
-        The parameters, or None where the algorithm has no policy but plans with a model.
+        The parameters, or None if the algorithm plans with a model and has no policy.
     """
     if not isinstance(checkpoint, dict) or 'dynamics' in checkpoint:
         return None
@@ -142,12 +142,12 @@ def policy_parameters(checkpoint: Any) -> dict[str, Any] | None:
 def load_actor(config: dict[str, Any], checkpoint: Any, obs_dim: int, act_dim: int) -> Any:
     """Build the policy of a run of one of OmniSafe's own algorithms.
 
-    OmniSafe's evaluator does so in private, with an environment of its own, and not for offline
+    OmniSafe's evaluator does this in private code, with its own environment, and not for offline
     algorithms.
 
     Args:
         config (dict[str, Any]): The run's ``config.json``.
-        checkpoint (Any): What ``torch_save/epoch-N.pt`` holds.
+        checkpoint (Any): Content of ``torch_save/epoch-N.pt``.
         obs_dim (int): Size of the policy's input.
         act_dim (int): A.
 
@@ -155,7 +155,7 @@ def load_actor(config: dict[str, Any], checkpoint: Any, obs_dim: int, act_dim: i
         The ``omnisafe.models.base.Actor``.
 
     Raises:
-        KeyError: If the settings lack something.
+        KeyError: If a setting is missing.
         RuntimeError: If the parameters do not fit the settings.
     """
     import numpy as np
@@ -178,12 +178,12 @@ def load_actor(config: dict[str, Any], checkpoint: Any, obs_dim: int, act_dim: i
 
 
 def frozen_normalizer(checkpoint: dict[str, Any]) -> Callable[[Any], Any]:
-    """Return how a run's policy sees observations, as its normaliser stood at the checkpoint.
+    """Return the observation normaliser of a run's policy, as saved in the checkpoint.
 
-    OmniSafe's own ``Normalizer`` goes on learning from whatever it normalises.
+    OmniSafe's own ``Normalizer`` updates its statistics with every input.
 
     Args:
-        checkpoint (dict[str, Any]): What ``torch_save/epoch-N.pt`` holds.
+        checkpoint (dict[str, Any]): Content of ``torch_save/epoch-N.pt``.
 
     Returns:
         A function of a tensor of shape (S,).
@@ -200,7 +200,7 @@ def frozen_normalizer(checkpoint: dict[str, Any]) -> Callable[[Any], Any]:
 
 
 def dataset_names() -> list[str]:
-    """List the datasets that OmniSafe's loader knows by name; it has no public list of them."""
+    """Return the dataset names of OmniSafe's loader, which has no public list."""
     from omnisafe.common.offline.dataset import OfflineDataset
 
     return list(reach(OfflineDataset, '_name_to_metadata'))
@@ -216,7 +216,7 @@ def load_omnisafe_dataset(
     Args:
         name (str): One of :func:`dataset_names`.
         horizon (int): The task's time limit in steps.
-        observer (Observer, optional): Is shown what is read. Defaults to None.
+        observer (Observer, optional): Receives the blocks. Defaults to None.
     """
     import torch
     from omnisafe.common.offline.dataset import OfflineDataset

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception type for mistakes that a user can mend, and text that is safe to print."""
+"""The exception type for errors that the user can fix, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """A mistake in a file, an option or a value that the user gave.
+    """An error in a file, an option or a value from the user.
 
-    The message is one line: it names the file or option, says what is wrong and how to mend it.
-    Command lines print it without a traceback and exit with status 1. What it quotes of names and
-    files has no control characters left.
+    The message is one line: the file or option, the fault and how to fix it. Commands print it
+    without a traceback and exit with status 1. Quoted names and file contents have no control
+    characters.
     """
 
     def __init__(self, *arguments: object) -> None:
@@ -29,12 +29,12 @@ class WriteError(UserError, OSError):
     """A file that cannot be written, for instance because the disk is full."""
 
 
-# What file systems answer where nothing can be written.
+# Error numbers of file systems that cannot be written.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def disk_problem(error: Exception) -> str | None:
-    """Say in one line what a file system refuses; None for any other error."""
+    """Return a file system's error in one line; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in _REFUSED:
         return None
     where = f'{error.filename}: ' if error.filename else ''
@@ -42,7 +42,7 @@ def disk_problem(error: Exception) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, its type where it has none."""
+    """Return the first line of an error's message, or its type without one."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -52,7 +52,7 @@ def damage_as_user_error(
     kind: str,
     errors: tuple[type[Exception], ...],
 ) -> Iterator[None]:
-    """Say in one line that a file cannot be read.
+    """Convert errors of reading a file to one line.
 
     Args:
         path (object): The file.
@@ -68,17 +68,16 @@ def damage_as_user_error(
         raise
     except errors as error:
         raise UserError(
-            f'{path}: not a readable {kind} file (cut short or corrupt: {first_line(error)}); '
+            f'{path}: not a readable {kind} file (truncated or corrupt: {first_line(error)}); '
             'get it again',
         ) from error
 
 
 def printable(text: str) -> str:
-    """Replace what is not printable, such as a terminal's escape sequences, by question marks.
+    """Replace unprintable characters, such as escape sequences, with question marks.
 
     Args:
-        text (str): For instance the name of a file, or what a file says. A line break becomes a
-            blank.
+        text (str): For instance the name or content of a file. A line break becomes a space.
     """
     if text.isprintable():
         return text
@@ -87,7 +86,7 @@ def printable(text: str) -> str:
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """Join words to a command that a shell takes as these words, whatever is in them.
+    """Join words to a shell command, quoted as needed.
 
     Args:
         words (Iterable[str]): The program and its arguments.
@@ -95,7 +94,7 @@ def shell_command(words: Iterable[str]) -> str:
     Returns:
         Printable text. Control characters become escapes in ``$'...'``, which bash and zsh know.
     """
-    import shlex  # everyone who imports gymnasium imports this module
+    import shlex  # every import of gymnasium imports this module
 
     return ' '.join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
 
@@ -105,7 +104,7 @@ def _escaped(word: str) -> str:
     return f"$'{''.join(letters)}'"
 
 
-# Printable ASCII but for the quote and the backslash.
+# Printable ASCII except the quote and the backslash.
 _PLAIN = frozenset(range(0x20, 0x7F)) - {0x27, 0x5C}
 
 
@@ -115,7 +114,7 @@ def nearest(
     count: int = 3,
     cutoff: float = 0.6,
 ) -> list[str]:
-    """Find the words that a mistyped one may have meant, best first."""
+    """Return the known words most similar to a mistyped one, best first."""
     import difflib
 
     return difflib.get_close_matches(word, sorted(words), n=count, cutoff=cutoff)

@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 EXTRA = ('onnx', 'onnxruntime', 'onnxscript')
 
-# In the order in which the model takes them, all with the episodes first.
+# In the model's order, all with the episodes as first axis.
 _INPUTS = ('states', 'actions', 'to_go', 'timesteps', 'mask', 'shifts')
-# The last two only where there are several candidates to value.
+# The last two only with several candidates.
 _OUTPUTS = ('action', 'candidate', 'reward_value', 'cost_value')
 
-# Situations in which the written model is held against torch, and how far it may be off; values
-# in the units of the scaling.
+# Number of inputs for the comparison with torch, and tolerances; values in the units of the
+# scaling.
 _NUM_CHECKED = 64
 _TOLERANCE = 1e-5
-# At the edge of the budget too, rounding may decide.
+# Rounding may also decide at the edge of the budget.
 _LEAST_AGREEMENT = 0.9
 
 
@@ -72,7 +72,7 @@ class _Step(nn.Module):
 
 
 class _Choice(RolloutPolicy):
-    """The deployed policy with its state handed in, so that it and the export share their code."""
+    """The deployed policy with its state as arguments, to share its code with the export."""
 
     def at(
         self,
@@ -110,15 +110,15 @@ def export_policy(
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
         path (str or os.PathLike): The file to write. An existing one stays until the new one is
-            complete and was found to act as torch does.
+            complete and its actions match torch's.
         cost_limit (float, optional): See :func:`omnisafe_qpt.load_policy`.
         target_return (float or str, optional): See :func:`omnisafe_qpt.load_policy`.
         options (Any): The fields of
             :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`; ``device`` is the CPU.
 
     Returns:
-        The file's metadata, with ``path``, ``bytes`` and ``difference``, the largest one found
-        between its actions and torch's.
+        The file's metadata, with ``path``, ``bytes`` and ``difference``, the largest deviation of
+        its actions from torch's.
 
     Raises:
         UserError: If onnx, onnxruntime or onnxscript is not installed, the run does not exist, a
@@ -159,7 +159,7 @@ def _write(
     path: Path,
 ) -> None:
     episodes = torch.export.Dim('episodes')
-    # Two, as a dimension of one would be taken for a constant.
+    # Two, as a dimension of one would be treated as a constant.
     program = torch.onnx.export(
         step,
         _examples(networks, config, 2),
@@ -183,15 +183,15 @@ def _metadata(
     target_return: float | None,
     source: Path,
 ) -> dict[str, Any]:
-    """Say all that a runner needs, in the units of the environment, and where it is from."""
+    """Return the metadata for the runner, in the units of the environment, and the origin."""
     spec, scaling = networks.spec, networks.scaling
     return {
         'omnisafe_qpt_format': FORMAT,
-        'omnisafe_qpt_sha256': BLANK_DIGEST,  # sealed once the rest is written
+        'omnisafe_qpt_sha256': BLANK_DIGEST,  # filled in once the rest is written
         'env_id': spec['env_id'],
         'obs_dim': spec['obs_dim'],
         'act_dim': spec['act_dim'],
-        # What the model's own output, in [-1, 1], is scaled to; None where it stays as it is.
+        # The range that the model's output in [-1, 1] is scaled to; None without scaling.
         'action_range': action_range_for(spec),
         'context_len': spec['policy']['context_len'],
         'horizon': spec['horizon'],
@@ -204,7 +204,7 @@ def _metadata(
         'candidates': config.candidates,
         'candidate_shift': config.candidate_shift,
         'target_spread': config.target_spread,
-        # What the candidates' draws are multiplied by, in returns.
+        # Scale of the candidates' draws, in returns.
         'shift_scale': (config.target_spread * scaling.return_unit).item(),
         'rule': config.rule,
         'return_unit': scaling.return_unit.item(),
@@ -228,7 +228,7 @@ def _examples(
     config: DeploymentConfig,
     count: int,
 ) -> tuple[torch.Tensor, ...]:
-    """Return situations of the kind that the model meets, some with a short history."""
+    """Return realistic inputs of the model, some with a short history."""
     generator = torch.Generator().manual_seed(0)
     spec, scaling = networks.spec, networks.scaling
     context_len = spec['policy']['context_len']
@@ -250,7 +250,7 @@ def _examples(
 
 
 def _opened(path: Path) -> OnnxPolicy:
-    """Open a written model as its users do.
+    """Open a written model with the runner.
 
     Raises:
         UserError: If it is refused.
@@ -269,8 +269,8 @@ def _difference(
 ) -> float:
     """Return the largest difference between the actions of a written model and torch's.
 
-    Where two candidates are worth the same up to rounding, each may choose another. Such
-    situations are left out.
+    If two candidates have equal values up to rounding, the selections may differ. Such inputs are
+    left out.
 
     Raises:
         UserError: If they differ by more than rounding.
@@ -295,7 +295,7 @@ def _difference(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on itself and on packages it could use off the screen."""
+    """Suppress the exporter's messages."""
     logger = logging.getLogger('torch.onnx')
     level = logger.level
     logger.setLevel(logging.ERROR)

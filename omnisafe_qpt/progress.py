@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Progress on screen: a bar with an ETA on a terminal, a line now and then in a log."""
+"""Progress on screen: a bar with an ETA on a terminal, periodic lines in a log."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rich.progress import (
 )
 
 
-# Where there is no terminal to redraw, a line this often.
+# Interval of lines without a terminal.
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressReporter:
-    """Shows how far a long piece of work is and when it will end.
+    """Shows the progress of long work and its ETA.
 
     Args:
-        label (str): What is being done.
-        total (int): Steps there are.
-        done (int, optional): Steps done before, in an earlier run. Defaults to 0.
-        unit (str, optional): What a step is. Defaults to ``'steps'``.
+        label (str): Label of the work.
+        total (int): Total number of steps.
+        done (int, optional): Steps done in an earlier session. Defaults to 0.
+        unit (str, optional): Unit of a step. Defaults to ``'steps'``.
         quiet (bool, optional): Whether to show nothing. Defaults to False.
     """
 
@@ -52,7 +52,7 @@ class ProgressReporter:
 
     @contextmanager
     def shown(self) -> Iterator[ProgressReporter]:
-        """Show progress while the block runs; elsewhere the screen belongs to other output."""
+        """Show progress while the block runs."""
         if not self._console.is_terminal:
             yield self
             return
@@ -73,7 +73,7 @@ class ProgressReporter:
         self._bar = None
 
     def update(self, done: int, total: int | None = None, label: str | None = None) -> None:
-        """Say how many steps are done; and of how many, and what is done, if that has changed."""
+        """Update the steps done, and optionally the total and the label."""
         self._done = done
         self._total = self._total if total is None else total
         self._label = self._label if label is None else label

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What files of a run must hold: checks of plain values, as small functions that are put together.
+"""Checks of the content of a run's files, composed of small functions.
 
 A check takes a value and the path of its field, and raises :class:`UserError` with one line if the
 value is not what it must be. Nothing is built or allocated before a file's checks have passed.
@@ -25,9 +25,8 @@ Settings = TypeVar('Settings')
 # Beyond this, squares may overflow float32.
 LARGEST_NUMBER = 1e15
 
-# The largest sizes that settings and files may have, by the name of the option or field. They are
-# far above all sensible runs, and refuse those that a machine would build for hours or have no
-# memory for.
+# The largest sizes in settings and files, by the name of the option or field. They are far above
+# sensible values, and reject those that would take hours or exceed the memory.
 LARGEST_SIZES = {
     'obs_dim': 1_000_000,
     'act_dim': 100_000,
@@ -47,7 +46,7 @@ LARGEST_SIZES = {
     'actor_blocks': 256,
     'batch_size': 10_000_000,
 }
-# Of each hidden layer, and how many there may be.
+# Largest hidden layer, and largest number of layers.
 LARGEST_LAYER, MOST_LAYERS = 65_536, 64
 
 _DEEPEST = 32
@@ -57,12 +56,12 @@ _LARGEST_JSON = 1 << 28
 
 
 def largest(name: str) -> float:
-    """Return the largest number that an option or field of this name may have."""
+    """Return the largest allowed number for an option or field of this name."""
     return LARGEST_SIZES.get(name, LARGEST_NUMBER)
 
 
 def show(value: Any) -> str:
-    """Write a value of a file for a message: short, and in one line whatever it is."""
+    """Format a value of a file for a message: short and in one line."""
     if isinstance(value, str):
         return repr(value) if len(value) <= 60 else f'{value[:60]!r}...'
     if value is None or isinstance(value, (bool, float)):
@@ -80,7 +79,7 @@ def _require(condition: bool, path: str, value: Any, needed: str) -> None:
 
 
 def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER) -> Check:
-    """Take a finite number in a range."""
+    """Check for a finite number in a range."""
 
     def check(value: Any, path: str) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -91,7 +90,7 @@ def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER) -> Chec
 
 
 def whole(least: int = 0, most: float = LARGEST_NUMBER) -> Check:
-    """Take an integer in a range."""
+    """Check for an integer in a range."""
 
     def check(value: Any, path: str) -> None:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
@@ -102,17 +101,17 @@ def whole(least: int = 0, most: float = LARGEST_NUMBER) -> Check:
 
 
 def size(name: str) -> Check:
-    """Take an integer from 1 to the largest that a field of this name may have."""
+    """Check for an integer from 1 to the largest for a field of this name."""
     return whole(1, largest(name))
 
 
 def flag(value: Any, path: str) -> None:
-    """Take a truth value."""
+    """Check for a boolean."""
     _require(isinstance(value, bool), path, value, 'true or false')
 
 
 def text(*choices: str) -> Check:
-    """Take a text, or one of some."""
+    """Check for a text, optionally one of some choices."""
 
     def check(value: Any, path: str) -> None:
         is_text = isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT
@@ -123,7 +122,7 @@ def text(*choices: str) -> Check:
 
 
 def maybe(check: Check) -> Check:
-    """Take None besides."""
+    """Also accept None."""
 
     def check_or_none(value: Any, path: str) -> None:
         if value is not None:
@@ -133,7 +132,7 @@ def maybe(check: Check) -> Check:
 
 
 def sequence(check: Check, least: int = 0, most: float = _MOST_VALUES) -> Check:
-    """Take a list of so many values, each of which is checked."""
+    """Check for a list of this many values, and check each value."""
 
     def check_all(value: Any, path: str) -> None:
         is_list = isinstance(value, (list, tuple))
@@ -146,12 +145,12 @@ def sequence(check: Check, least: int = 0, most: float = _MOST_VALUES) -> Check:
 
 
 def layers(least: int = 0) -> Check:
-    """Take the sizes of hidden layers."""
+    """Check for the sizes of hidden layers."""
     return sequence(whole(1, LARGEST_LAYER), least, MOST_LAYERS)
 
 
 def mapping(check: Check) -> Check:
-    """Take named values, each of which is checked."""
+    """Check for a mapping of names to values, and check each value."""
 
     def check_all(value: Any, path: str) -> None:
         _require(isinstance(value, Mapping), path, value, 'a mapping of names to values')
@@ -163,7 +162,7 @@ def mapping(check: Check) -> Check:
 
 
 def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """Take a mapping with these fields; others are left alone."""
+    """Check for a mapping with these fields; others are ignored."""
 
     def check(value: Any, path: str) -> None:
         _require(isinstance(value, Mapping), path or 'the content', value, 'a mapping of fields')
@@ -180,11 +179,11 @@ def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None =
 
 
 def anything(value: Any, path: str) -> None:
-    """Take whatever is there."""
+    """Accept any value."""
 
 
 def plain(value: Any, path: str, most: float = _MOST_VALUES) -> None:
-    """Take numbers, texts, lists and mappings of them, neither deeply nested nor without end."""
+    """Check for numbers, texts, lists and mappings of limited depth and size."""
     waiting, count = [(value, 0)], 0
     while waiting:
         each, depth = waiting.pop()
@@ -206,13 +205,13 @@ def plain(value: Any, path: str, most: float = _MOST_VALUES) -> None:
 
 
 def build(kind: type[Settings], values: Any, path: str, *may_lack: str) -> Settings:
-    """Make settings of a file's fields.
+    """Build settings from a file's fields.
 
     Args:
         kind (type): A dataclass, which checks its values.
         values (Any): What the file holds for it.
         path (str): The field that holds it.
-        may_lack (str): Fields that files of earlier versions do not have.
+        may_lack (str): Fields that files of earlier versions may lack.
 
     Raises:
         UserError: If a field is missing, unknown or impossible.
@@ -231,15 +230,15 @@ def build(kind: type[Settings], values: Any, path: str, *may_lack: str) -> Setti
 
 
 def checked(file: str | os.PathLike[str], content: Any, check: Check) -> Any:
-    """Return a file's content if it is what it must be.
+    """Check a file's content and return it.
 
     Args:
         file (str or os.PathLike): The file, for the message.
         content (Any): What was read from it.
-        check (Check): What it must be.
+        check (Check): The check.
 
     Raises:
-        UserError: If it is not; the message names the file and the field.
+        UserError: If the check fails; the message names the file and the field.
     """
     try:
         check(content, '')
@@ -256,8 +255,8 @@ def read_json(path: Path, check: Check = plain) -> Any:
 
     Args:
         path (Path): The file.
-        check (Check, optional): What it must hold. Defaults to :func:`plain`, which is checked in
-            any case.
+        check (Check, optional): The check of its content. Defaults to :func:`plain`, which always
+            applies.
 
     Raises:
         UserError: If it cannot be read or holds something else.

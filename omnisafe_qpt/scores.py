@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Normalised scores, Eq. (15)-(16), as DSRL defines them."""
+"""Normalised scores, Eq. 15-16, as DSRL defines them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 # Added to both sides of the ratio where the cost limit is zero.
 _ZERO_LIMIT_EPSILON = 1.0
-# 97.5 % quantiles of Student's t with 1, 2, ... 30 degrees of freedom; beyond, the last one, which
-# is some 4 % too wide for very many.
+# 97.5 % quantiles of Student's t with 1, 2, ... 30 degrees of freedom; the last one also for more,
+# where it is up to 4 % too wide.
 _STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
@@ -21,7 +21,7 @@ _STUDENT_T = (
 
 
 def normalized_return(episode_return: float, low: float, high: float) -> float:
-    """Return a return on the scale where ``low`` is 0 and ``high`` is 1, Eq. (15).
+    """Return a return on the scale where ``low`` is 0 and ``high`` is 1, Eq. 15.
 
     The paper multiplies by 100; DSRL does not, and its tables, like the paper's, show values
     about 1.
@@ -30,13 +30,13 @@ def normalized_return(episode_return: float, low: float, high: float) -> float:
 
 
 def normalized_cost(cost: float, cost_limit: float) -> float:
-    """Return a cost as a share of the limit, Eq. (16); at most 1 is safe."""
+    """Return a cost as a share of the limit, Eq. 16; at most 1 is safe."""
     epsilon = _ZERO_LIMIT_EPSILON if cost_limit == 0 else 0.0
     return (cost + epsilon) / (cost_limit + epsilon)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % Student t interval of the mean that values were drawn about.
+    """Return the 95 % Student t interval of the mean.
 
     It assumes independent values, roughly normal: good for runs with different seeds, of which two
     or three give a wide one (12.7 and 4.3 standard errors to each side).
@@ -45,7 +45,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
         values (Sequence[float]): One for each run.
 
     Returns:
-        Its two ends, or None for a single value, which tells nothing about the spread.
+        Its two ends, or None for a single value, which has no spread.
     """
     if len(values) < 2:
         return None
@@ -60,7 +60,7 @@ def mean_bound(
     largest: float,
     error_rate: float = 0.05,
 ) -> float | None:
-    """Return what a mean stays below with 95 % confidence, if no value exceeds ``largest``.
+    """Return the 95 % upper confidence bound of a mean, if no value exceeds ``largest``.
 
     If the mean were m or more, the product of (largest - value) / (largest - m) over the values so
     far would be a nonnegative supermartingale that starts at 1: the capital of a gambler who bets
@@ -93,5 +93,5 @@ def mean_bound(
 
 
 def fixed(value: float, digits: int) -> str:
-    """Write a score with that many digits; what rounds to nothing gets no minus."""
+    """Format a score with this many digits, without a negative zero."""
     return f'{round(value, digits) + 0.0:.{digits}f}'

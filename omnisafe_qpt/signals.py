@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C, a scheduler's SIGTERM, a lost terminal's SIGHUP: remembered, acted on where it is safe.
+"""Deferred handling of SIGINT, SIGTERM and SIGHUP at safe points.
 
-Raised where they come, they may be lost (Python drops what is raised while an object is deleted)
-or break off what has to be whole.
+An exception raised directly in the handler may be lost (Python drops exceptions during the deletion
+of an object) or interrupt an atomic operation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-# One press of Ctrl-C may arrive twice, from the terminal and from a launcher.
+# One Ctrl-C may arrive twice, from the terminal and from a launcher.
 _SECONDS_OF_ONE_PRESS = 1.0
 
 _SECONDS_AFTER_A_FAILURE = 0.5
@@ -39,10 +39,10 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class Stopped(KeyboardInterrupt):
-    """The user or a scheduler has asked this process to end, and it may now.
+    """Raised at a safe point after a signal from the user or a scheduler.
 
     Args:
-        number (signal.Signals): What was received.
+        number (signal.Signals): The received signal.
     """
 
     def __init__(self, number: signal.Signals) -> None:
@@ -52,7 +52,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """What a shell shows for a process that this signal has ended: 129, 130 or 143."""
+        """Exit status in a shell after this signal: 129, 130 or 143."""
         return 128 + self.signal
 
 
@@ -79,7 +79,7 @@ class StopSignal:
         self._terminals: list[int] = []
 
     def __enter__(self) -> StopSignal:
-        """Begin to remember."""
+        """Install the signal handlers."""
         self._terminals = [descriptor for descriptor in (1, 2) if _is_terminal(descriptor)]
         if threading.current_thread() is threading.main_thread():
             for number in stop_signals():
@@ -92,13 +92,13 @@ class StopSignal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave signals to whom they were left before."""
+        """Restore the earlier signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._handlers = {}
 
     def check(self) -> None:
-        """Stop here if the signal has come.
+        """Raise :class:`Stopped` if a signal has been received.
 
         Raises:
             Stopped: If so.
@@ -108,7 +108,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def blamed_for_failures(self) -> Iterator[None]:
-        """Take the signal for the reason of a failure in the block, if it comes with it.
+        """Attribute a failure in the block to a signal that arrives with it.
 
         Sent to a whole group of processes, it may end others before this one hears of it.
 
@@ -126,7 +126,7 @@ class StopSignal:
         del frame
         now = time.monotonic()
         for descriptor in self._terminals:
-            if not _is_terminal(descriptor):  # gone: what is printed from now on must not fail
+            if not _is_terminal(descriptor):  # the terminal is gone: later prints must not fail
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, descriptor)
                 os.close(null)

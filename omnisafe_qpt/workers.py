@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worker processes: evaluation and collection run their simulators in them.
 
-No library pool does what is needed here. If the parent is killed, the workers of
-``ProcessPoolExecutor`` and loky stay behind; if a worker dies, ``multiprocessing.Pool`` waits for
-ever. None of them addresses one worker, whose simulators keep their state, or tells progress.
+Library pools do not suffice. If the parent is killed, the workers of ``ProcessPoolExecutor`` and
+loky stay alive; if a worker dies, ``multiprocessing.Pool`` waits for ever. None of them can address
+one worker, whose simulators keep state, or report progress.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REIMPORTED = 87
 
 
 class WorkerDied(UserError):
-    """A worker process has ended by itself.
+    """A worker process has ended unexpectedly.
 
     Args:
         exit_code (int, optional): Its exit code; minus the signal's number if a signal killed it;
@@ -53,7 +53,7 @@ class WorkerDied(UserError):
                 'a worker process imports the script that started it, which would train or '
                 "evaluate again: put that part of the script under if __name__ == '__main__':"
             )
-        elif exit_code == 1:  # Python's own for an error
+        elif exit_code == 1:  # Python's exit code for an error
             reason = 'a worker process could not start; its error is printed above'
         else:
             reason = (
@@ -83,7 +83,7 @@ def refuse_reimport() -> None:
 
 @dataclass(frozen=True)
 class Partial:
-    """What a generator yields in a worker: its final value comes later."""
+    """A value that a generator yields in a worker, before its final value."""
 
     value: Any
 
@@ -121,7 +121,7 @@ class Worker:
             args=(theirs, build, os.getpid()),
             daemon=True,
         )
-        with StopSignal() as stop:  # what a signal raises within a fork is lost
+        with StopSignal() as stop:  # an exception from a signal within a fork is lost
             self._process.start()
         theirs.close()
         if stop.received is not None:
@@ -142,7 +142,7 @@ class Worker:
 
     def submit(self, name: str, *arguments: Any) -> None:
         """Request a call of a method, or the value of an attribute, after all earlier requests."""
-        with contextlib.suppress(OSError):  # it has died, which the result will tell
+        with contextlib.suppress(OSError):  # it has died; receiving the result reports that
             self.connection.send((name, arguments))
 
     def result(self) -> Any:
@@ -177,7 +177,7 @@ def gather(workers: Sequence[Worker], name: str) -> list[Any]:
 
 # -- a pool ---------------------------------------------------------------------------------------
 
-# Called now and then while tasks run; what it raises ends them.
+# Called from time to time while tasks run; an exception ends them.
 Check = Callable[[], None]
 
 
@@ -199,7 +199,7 @@ def worker_pool(
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: several threads may add up in another order
+    torch.set_num_threads(1)  # as in a worker: several threads may sum in another order
     try:
         with contextlib.closing(build()) as target:
             yield LocalPool(target)
@@ -395,7 +395,7 @@ class _Channel:
 
     @contextlib.contextmanager
     def sending_failures(self, call: str) -> Iterator[None]:
-        """Send an error in the block to the parent, and go on after the block."""
+        """Send an error in the block to the parent, and continue after the block."""
         try:
             yield
         except ParentExited:

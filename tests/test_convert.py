@@ -233,9 +233,9 @@ def test_names_that_do_not_fit_are_refused(tmp_path, arrays):
     link.symlink_to(source)
     (tmp_path / 'folder.npz').mkdir()
     for out, reason in (
-        (source, 'is the file to be read'),
-        (link, 'is the file to be read'),
-        (tmp_path / 'b.h5', 'has the format'),
+        (source, 'source file'),
+        (link, 'source file'),
+        (tmp_path / 'b.h5', 'have the format'),
         (tmp_path / 'b.csv', "unknown dataset format '.csv'"),
         (tmp_path / 'b', "unknown dataset format ''"),
         (tmp_path / 'folder.npz', 'is a folder'),

@@ -188,7 +188,7 @@ def test_rendering_names_what_to_set_for_other_programs(monkeypatch):
     assert answer.fix.startswith('export MUJOCO_GL=osmesa,')
     monkeypatch.setattr(video, 'find_graphics', lambda _: {})
     monkeypatch.setenv('MUJOCO_GL', 'egl')
-    assert checks._check_rendering() == Answer(OK, 'pictures with MUJOCO_GL=egl; clips')
+    assert checks._check_rendering() == Answer(OK, 'images with MUJOCO_GL=egl; clips')
 
 
 def test_rendering_that_fails_is_missing_with_what_was_tried(monkeypatch):
@@ -241,7 +241,7 @@ def test_unknown_checks_are_refused_before_any_work(monkeypatch, capsys):
     monkeypatch.setattr(checks, 'run_check', lambda *_: pytest.fail('made a check'))
     assert main(['doctor', '--only', 'cache', 'metadrive']) == 1
     error = capsys.readouterr().err
-    assert error.startswith('Error: --only metadrive: is not a check; there are omnisafe, device')
+    assert error.startswith('Error: --only metadrive is not a check; choose from omnisafe, device')
     assert error.count('\n') == 1
 
 

@@ -518,10 +518,10 @@ def test_the_command_that_convert_prints_names_the_file(tmp_path, arrays, capsys
 
 def test_what_has_the_layout_already_is_not_converted(tmp_path, arrays):
     source = write_flat(tmp_path / 'data.hdf5', arrays)
-    with pytest.raises(UserError, match='has the format'):
+    with pytest.raises(UserError, match='have the format'):
         convert(source, tmp_path / 'out.hdf5')
     convert(source, tmp_path / 'out.npz')
-    with pytest.raises(UserError, match='has the format'):
+    with pytest.raises(UserError, match='have the format'):
         convert(tmp_path / 'out.npz', tmp_path / 'again.npz')
     dsrl_in_npz = write_flat(tmp_path / 'dsrl.npz', arrays)
     convert(dsrl_in_npz, tmp_path / 'again.npz')

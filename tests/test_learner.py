@@ -173,12 +173,12 @@ class SlowAlgorithm:
         return metrics
 
     def _update_critics(self, windows, metrics):
-        """Eq. (6), (7); returns the denominators of Eq. (9), (10), of the first of each pair."""
+        """Eq. 6-7; returns the denominators of Eq. 9-10, of the first of each pair."""
         critic_loss, magnitude = 0.0, {}
         for kind, key in (('reward', 'Qr'), ('cost', 'Qc')):
             errors, values, targets = [[], []], [], []
             for w in windows:
-                last = len(w['states']) - 1  # t in Eq. (6)
+                last = len(w['states']) - 1  # t in Eq. 6
                 bootstrap = self._bootstrap(kind, w)
                 for m in range(last):
                     target = self.config.gamma ** (last - m) * bootstrap
@@ -202,7 +202,7 @@ class SlowAlgorithm:
         return magnitude
 
     def _update_policy(self, windows, magnitude, metrics):
-        """Eq. (8), with the first of each pair of critics."""
+        """Eq. 8, with the first of each pair of critics."""
         squares, values = [], {'reward': [], 'cost': []}
         for w in windows:
             predicted = self._act(self.policy, w)

@@ -349,7 +349,7 @@ def test_a_stopped_run_goes_on_within_the_epoch(
     assert [signal.getsignal(each) for each in STOPPING] == handlers
     run = only_run(tmp_path)
     said = capsys.readouterr().err
-    assert f'Stopped after {updates} of 12 updates. To go on: omnisafe train --algo QPT' in said
+    assert f'Stopped after {updates} of 12 updates. To resume: omnisafe train --algo QPT' in said
     assert f"--custom-cfgs train_cfgs:resume --custom-cfgs '{run}'" in said
     assert torch.load(run / 'training_state.pt')['learner']['step'] == updates
     torch.rand(3)  # what is drawn in between does not matter
@@ -387,7 +387,7 @@ def test_a_signal_in_an_evaluation_leaves_no_process(
     (os.killpg if to_group else os.kill)(process.pid, number)
     _, errors = finish(process, 128 + number)
     assert 'Traceback' not in errors
-    assert errors.count('Stopped after 3 of 12 updates. To go on: ') == 1
+    assert errors.count('Stopped after 3 of 12 updates. To resume: ') == 1
     assert children_of(process.pid) == []
 
 
@@ -424,7 +424,7 @@ def test_two_processes_stop_together_and_go_on(dataset: Path, tmp_path: Path) ->
     time.sleep(0.4)
     process.send_signal(signal.SIGTERM)  # torchrun sends it to both
     _, errors = process.communicate(timeout=60)
-    assert errors.count('updates. To go on: ') == 1
+    assert errors.count('updates. To resume: ') == 1
     run = only_run(tmp_path / 'half')
     state = torch.load(run / 'training_state.pt')
     assert state['learner']['step'] % 200, 'within an epoch'
@@ -490,7 +490,7 @@ def test_evaluation_does_not_change_what_is_learned(
     rows = rows_of(run)
     assert not any(name.startswith(('Metrics/', 'Validation/')) for name in rows[0])
     assert not (run / 'best.json').exists()
-    with pytest.raises(omnisafe_qpt.UserError, match='no checkpoint is the best, as none was'):
+    with pytest.raises(omnisafe_qpt.UserError, match='no best checkpoint'):
         checkpoint_path(run, 'best')
     assert checkpoint_path(run).name == 'epoch-4.pt'
 
@@ -815,7 +815,7 @@ def test_latest_without_a_run_begins_one(
 ) -> None:
     options = options_of(dataset, tmp_path, total_steps=3, resume='latest')
     run = train(options)
-    assert f'No run of QPT in {ENV_ID} to go on with yet' in capsys.readouterr().out
+    assert f'No run of QPT in {ENV_ID} to resume' in capsys.readouterr().out
     options = options_of(dataset, tmp_path, total_steps=6, resume='latest')
     assert train(options) == run
     assert len(rows_of(run)) == 2

@@ -96,7 +96,7 @@ def test_means_over_parts_average_to_the_mean_over_all_of_them():
     )
 
 
-# ---------------------------------------------------------------------- Eq. (3)
+# ---------------------------------------------------------------------- Eq. 3
 
 
 def test_imitation_loss_is_equation_3():
@@ -135,7 +135,7 @@ def test_imitation_loss_of_padding_alone_is_zero():
     assert gradient.abs().max() == 0
 
 
-# ---------------------------------------------------------------------- Eq. (6), (7)
+# ---------------------------------------------------------------------- Eq. 6-7
 
 
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 0.99, 1.0])
@@ -208,7 +208,7 @@ def test_critic_loss_of_padding_alone_is_zero():
     assert losses.critic_loss(normal(2, B, K), normal(B, K), mask) == 0
 
 
-# ---------------------------------------------------------------------- Eq. (9), (10)
+# ---------------------------------------------------------------------- Eq. 9-10
 
 
 def penalty_weight(values, mask, eta):

@@ -347,7 +347,7 @@ def test_each_run_has_a_thin_line_if_there_are_several():
 
 def test_the_diagonal_and_what_was_asked_for_are_shown():
     return_axes, cost_axes = drawn_limits(limit_rows())
-    (wanted,) = (line for line in return_axes.lines if line.get_label() == 'return asked for')
+    (wanted,) = (line for line in return_axes.lines if line.get_label() == 'target return')
     assert list(wanted.get_xdata()) == [5, 10, 40]
     assert list(wanted.get_ydata()) == pytest.approx([0.475, 0.5, 0.65])
     (diagonal,) = (line for line in cost_axes.lines if line.get_label() == 'cost = limit')

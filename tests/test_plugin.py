@@ -224,7 +224,9 @@ def test_an_unknown_version_is_named_once(capsys):
 def test_a_missing_internal_is_reported_when_qpt_is_asked_for(name, monkeypatch, trained):
     monkeypatch.setattr(import_hooks, '_problems', [])
     import_hooks._run_hook(name, types.ModuleType(name))
-    with pytest.raises(UserError, match=f'does not know OmniSafe 0.6.0: {name} has no') as raised:
+    with pytest.raises(
+        UserError, match=f'does not support OmniSafe 0.6.0: {name} has no'
+    ) as raised:
         omnisafe.Agent('QPT', ENV_ID)
     assert "pip install 'omnisafe==0.5.0'" in str(raised.value)
     assert not trained
@@ -403,8 +405,8 @@ def test_without_cuda_it_trains_on_the_cpu_and_says_what_to_expect(trained):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--device', 'cuda'], 'device cuda is not there'),
-        (['--device', 'cuda:1'], 'device cuda:1 is not there'),
+        (['--device', 'cuda'], 'device cuda does not exist'),
+        (['--device', 'cuda:1'], 'device cuda:1 does not exist'),
         (['--device', 'gpu'], "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
         (['--parallel', 2], 'parallel must be 1'),
         (['--vector-env-nums', 4], 'vector_env_nums must be 1'),
@@ -572,7 +574,7 @@ def test_a_configuration_file_may_have_sections_by_environment(tmp_path, trained
     [
         ('SafetyCarButton1-v0', {}, 'no target for CarButton1 at cost limit 10, only at 20'),
         (ENV_ID, {'algo_cfgs__cost_limit': '15'}, 'no target for BallRun at cost limit 15'),
-        ('SafetyPointGoal0-v0', {}, 'SafetyPointGoal0-v0 is none of the 38 tasks of DSRL'),
+        ('SafetyPointGoal0-v0', {}, 'SafetyPointGoal0-v0 is not a task of DSRL'),
     ],
 )
 def test_without_a_published_target_nothing_starts(env_id, options, message, trained):

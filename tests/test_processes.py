@@ -135,7 +135,7 @@ def test_who_fails_first_speaks_first(rank, error, patience, told, launch_as, mo
         raise error
     assert sum(waited) == patience
     if patience == 10:
-        assert 'another process of this training has ended' in str(raised.value)
+        assert 'another process' in str(raised.value)
     else:
         assert raised.value is error
 

@@ -210,7 +210,7 @@ def test_what_was_not_evaluated_is_left_out(
     assert report(run, tmp_path / 'page.html', '--no-simulator') == 0
     found = Page(tmp_path / 'page.html')
     assert found.pictures('training') == (1 if cells == 'all' else 3)
-    assert ('Return and cost are not drawn' in found.text('training')) == (cells == 'all')
+    assert ('Return and cost are not shown' in found.text('training')) == (cells == 'all')
     for text in found.texts.values():
         assert 'nan' not in ' '.join(text).lower().split()
 
@@ -308,9 +308,9 @@ def test_without_a_simulator_the_rest_is_there(
 @pytest.mark.parametrize(
     ('spoil', 'told'),
     [
-        (lambda path: path.unlink(), 'no longer where it was'),
-        (lambda path: write_dataset(path, seed=5), 'its sha256 is another'),
-        (lambda path: path.write_bytes(b'gone'), 'cannot be read any more'),
+        (lambda path: path.unlink(), 'no longer at its path'),
+        (lambda path: write_dataset(path, seed=5), 'sha256 differs'),
+        (lambda path: path.write_bytes(b'gone'), 'no longer be read'),
     ],
 )
 def test_a_dataset_that_is_gone_or_changed_is_said_to_be(
@@ -545,8 +545,8 @@ def test_the_choice_is_told_in_shares_of_steps() -> None:
     result = gather.LimitResult(10.0, [{'costs': [1.0, 2.0], 'traces': episodes}])
     with figures.open_studio() as studio:
         (picture,) = studio.chosen_shifts([result])
-    assert f'chosen at {np.mean(chosen == 0):.0%} of steps' in picture.caption
-    assert f'asks for more at {np.mean(chosen != 0):.0%}, for less at 0%' in picture.caption
+    assert f'selected at {np.mean(chosen == 0):.0%} of steps' in picture.caption
+    assert f'higher target at {np.mean(chosen != 0):.0%}, a lower one at 0%' in picture.caption
 
 
 def test_only_losses_over_more_than_a_decade_get_a_logarithmic_scale() -> None:
@@ -614,7 +614,7 @@ def test_runs_of_two_tasks_are_refused(run: Path, capsys: pytest.CaptureFixture[
 
 def test_contradicting_options_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(run, run / 'page.html', '--no-simulator', '--episodes', 3) == 1
-    assert_one_line(capsys, 'leave out the ones or the others')
+    assert_one_line(capsys, 'leave out')
     with pytest.raises(SystemExit, match='2'):
         report(run, run / 'page.html', '--no-simulator', '--evaluation', 'rows.json')
     with pytest.raises(SystemExit, match='2'):

@@ -114,7 +114,7 @@ class Record:
 
 
 def slow_select(reward_values, cost_values, budget, rule):
-    """Eq. (13)-(14) for one episode, candidate by candidate."""
+    """Eq. 13-14 for one episode, candidate by candidate."""
     if rule == 'paced' and cost_values[0] > budget:
         return 0
     bound = min(budget, cost_values[0]) if rule == 'bounded' else budget
@@ -613,7 +613,7 @@ def test_an_even_spend_is_what_trained_critics_say_of_it(stops):
     """One state, no choice, and a cost in each step: whatever the critics see converges to it."""
     gamma, steps, cost = 0.9, 10, 0.3
     values = [0.0] * (steps + 1)
-    for _ in range(300):  # the fixed point of Eq. (7) with a window of two
+    for _ in range(300):  # the fixed point of Eq. 7 with a window of two
         # Without the time all states are the same one, and a time limit is bootstrapped through.
         following = values[1:] if stops else [sum(values[:steps]) / steps] * steps
         values[:steps] = [cost + gamma * value for value in following]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Normalised scores, Eq. (15)-(16)."""
+"""Normalised scores, Eq. 15-16."""
 
 from __future__ import annotations
 

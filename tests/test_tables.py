@@ -62,7 +62,7 @@ ESTIMATED = {
     'cost_mean': 1234.0,
     'cost_interval': [0.0, 12345.0],
     'verdict': 'not usable',
-    'reason': 'the policy leaves the data in 71% of its steps',
+    'reason': '71% of the policy steps are outside the data',
 }
 ERRORS = {'error_absolute': 12345.0, 'mean': -98765.0}
 REPORT = {

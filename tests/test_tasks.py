@@ -145,7 +145,7 @@ def test_a_published_target_is_found_or_refused_with_the_limits_that_have_one(ta
 
 
 def test_what_is_no_task_has_no_published_target():
-    with pytest.raises(UserError, match='MyRobot-v0 is none of the 38 tasks'):
+    with pytest.raises(UserError, match='MyRobot-v0 is not a task'):
         published_target('MyRobot-v0', 10.0)
 
 

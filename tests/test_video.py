@@ -416,7 +416,7 @@ def test_the_refusal_names_all_that_was_tried_and_the_remedies(tried: Any) -> No
     assert '\n' not in message
     for part in (
         'MUJOCO_GL=egl: its process ended with SIGKILL',
-        'MUJOCO_GL=osmesa: the picture is blank',
+        'MUJOCO_GL=osmesa: the frame is blank',
         'apt-get install libegl1',
         'apt-get install libosmesa6',
     ):
@@ -426,7 +426,7 @@ def test_the_refusal_names_all_that_was_tried_and_the_remedies(tried: Any) -> No
 def test_no_answer_is_an_answer(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, '_SECONDS_FOR_A_PICTURE', 0.0)
     message, _ = tried({'MUJOCO_GL': 'egl'})
-    assert 'no picture within 0 s' in message
+    assert 'no frame within 0 s' in message
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ def test_without_graphics_nothing_is_evaluated(tmp_path: Path) -> None:
     assert done.returncode == 1
     message = done.stderr.splitlines()[-1]  # gymnasium-robotics has said something before
     task = 'SafetySwimmerVelocity-v1'
-    assert message.startswith(f'Error: {task} cannot be drawn here (tried MUJOCO_GL=glfw: '), (
+    assert message.startswith(f'Error: {task} cannot be rendered here (tried MUJOCO_GL=glfw: '), (
         done.stderr
     )
     assert 'MUJOCO_GL=egl' in message
@@ -526,7 +526,7 @@ def test_a_folder_that_cannot_be_is_refused(
     assert f'--video {tmp_path / "file" / "clips"}: ' in capsys.readouterr().err
     monkeypatch.setattr(os, 'access', lambda *_: False)
     assert main(['evaluate', str(run), '--video', str(tmp_path)]) == 1
-    assert f'--video {tmp_path}: nothing can be written there' in capsys.readouterr().err
+    assert f'--video {tmp_path}: the folder is not writable' in capsys.readouterr().err
 
 
 def test_without_ffmpeg_the_command_names_the_package(

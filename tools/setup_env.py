@@ -58,7 +58,7 @@ def read_pins(path: Path) -> dict[str, str]:
 
 
 def has_nvidia_gpu() -> bool:
-    """Tell whether this machine has an NVIDIA GPU with a driver."""
+    """Return whether this machine has an NVIDIA GPU with a driver."""
     if any(Path('/dev').glob('nvidia[0-9]*')):
         return True
     command = shutil.which('nvidia-smi')
@@ -122,7 +122,7 @@ class Environment:
         self._variables = dict(os.environ)
 
     def is_ready(self) -> bool:
-        """Tell whether an earlier run came to its end, here and with the same files."""
+        """Return whether an earlier run was completed here with the same files."""
         return self._record == self._describe()
 
     def build(self) -> None:
@@ -223,7 +223,7 @@ class Environment:
         return [exact]
 
     def _offers(self, *arguments: str) -> bool:
-        """Tell whether a package can be had, without waiting long for a server that is silent."""
+        """Return whether a package is available, with a short timeout."""
         impatient = {
             'UV_HTTP_TIMEOUT': '10',
             'UV_HTTP_RETRIES': '0',

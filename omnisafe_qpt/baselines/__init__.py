@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""CDT's rivals: learners of BC-Safe, CPQ and FISOR. Imports torch and numpy only."""
+"""Baselines: learners of BC-Safe, CPQ and FISOR. Imports torch and numpy only."""

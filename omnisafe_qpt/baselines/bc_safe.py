@@ -20,9 +20,9 @@ def cloning_loss(predicted: torch.Tensor, actions: torch.Tensor) -> torch.Tensor
 
 
 class BCSafeLearner(BaselineLearner):
-    """Clones a deterministic policy from what it is given.
+    """Behaviour cloning with a deterministic policy.
 
-    That are to be the safe episodes alone, :func:`omnisafe_qpt.data.transitions.select_safe`.
+    Give it only the safe episodes, :func:`omnisafe_qpt.data.transitions.select_safe`.
 
     References:
         - Title: Datasets and Benchmarks for Offline Safe Reinforcement Learning

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the baselines; impossible values are refused with the reason."""
+"""Settings of the baselines, with checks of their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import check_numbers
 
 
-# What a value must be, and how that is called.
+# Conditions on values, with their text for messages.
 _Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: _Rule = (lambda value: value > 0, 'positive')
 _NOT_NEGATIVE: _Rule = (lambda value: value >= 0, '0 or more')
@@ -58,7 +58,7 @@ _RULES: dict[str, _Rule] = {
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """What all baselines have in common.
+    """Settings that all baselines share.
 
     Args:
         total_steps (int): Updates in the whole run.
@@ -67,7 +67,7 @@ class BaselineConfig:
     total_steps: int = 100_000
 
     def __post_init__(self) -> None:
-        """Check each value by itself."""
+        """Check each value."""
         check_numbers(self)
         for field in fields(self):
             value, (is_sound, needed) = getattr(self, field.name), _RULES[field.name]
@@ -78,7 +78,7 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class BCSafeConfig(BaselineConfig):
-    """Settings of BC-Safe: those of BC in OSRL, the library of Liu et al. (2023), DSRL.
+    """Settings of BC-Safe, from BC in OSRL, the library of Liu et al. (2023), DSRL.
 
     Args:
         total_steps (int): Updates in the whole run; DSRL's results are after 100,000.
@@ -92,27 +92,28 @@ class BCSafeConfig(BaselineConfig):
 
 @dataclass(frozen=True)
 class CPQConfig(BaselineConfig):
-    """Settings of CPQ: those of OSRL, the library of Liu et al. (2023), for DSRL.
+    """Settings of CPQ, from OSRL, the library of Liu et al. (2023), for DSRL.
 
     Args:
         total_steps (int): Updates in the whole run (OSRL).
         cost_limit (float): Undiscounted cost of an episode that must not be exceeded; 10 as in the
             QPT paper.
-        horizon (int): Steps in an episode, over which the limit is spread.
+        horizon (int): Steps in an episode; the limit is spread over them.
         gamma (float): Discount of both critics (OSRL).
-        polyak (float): Share of a target network kept at each update; OSRL's tau of 0.005.
+        polyak (float): Weight of the old target network in each update; OSRL's tau of 0.005.
         actor_lr (float): Learning rate of Adam for the policy (OSRL).
-        critic_lr (float): And for the critics (OSRL).
-        vae_lr (float): And for the autoencoder (OSRL).
-        alpha_lr (float): Step of alpha, the weight by which the cost values of unknown actions
-            are raised (OSRL).
+        critic_lr (float): Learning rate for the critics (OSRL).
+        vae_lr (float): Learning rate for the autoencoder (OSRL).
+        alpha_lr (float): Step size of alpha, the weight that raises the cost values of unknown
+            actions (OSRL).
         actor_hidden_sizes (tuple[int, ...]): Hidden layers of the policy, with ReLU (OSRL).
-        critic_hidden_sizes (tuple[int, ...]): And of each of the two reward and two cost critics
-            (OSRL).
-        vae_hidden_sizes (tuple[int, ...]): And of the autoencoder's two halves (OSRL).
+        critic_hidden_sizes (tuple[int, ...]): Hidden layers of each of the two reward and two cost
+            critics (OSRL).
+        vae_hidden_sizes (tuple[int, ...]): Hidden layers of the encoder and of the decoder (OSRL).
         vae_beta (float): Weight of the autoencoder's divergence from its prior (OSRL).
-        sampled_actions (int): Actions of the policy tried for unknown ones at each state (OSRL).
-        unknown_share (float): Share of these that count as unknown, those of largest divergence;
+        sampled_actions (int): Actions sampled from the policy at each state to find unknown ones
+            (OSRL).
+        unknown_share (float): Share of these that count as unknown: those of largest divergence;
             OSRL's quantile of 0.75.
         unknown_cost (float): Cost value that unknown actions are raised to, as a multiple of the
             limit's; OSRL's ``qc_scalar``.
@@ -143,31 +144,31 @@ class CPQConfig(BaselineConfig):
 
 @dataclass(frozen=True)
 class FISORConfig(BaselineConfig):
-    """Settings of FISOR: those of its authors' code for DSRL, of Zheng et al. (2024).
+    """Settings of FISOR, from its authors' code for DSRL, Zheng et al. (2024).
 
-    Its limit is a hard one, no cost at all in any step, so there is no cost limit here.
+    FISOR has a hard constraint, no cost in any step, so there is no cost limit.
 
     Args:
         total_steps (int): Updates in the whole run; the authors do 1,000,000.
         horizon (int): Steps in an episode, which sets the unit of reward: the largest return of
             the dataset becomes the horizon (theirs does it for the span of returns).
         gamma (float): Discount of all values.
-        polyak (float): Share of a target critic kept at each update; their tau of 0.005.
-        actor_lr (float): Learning rate of Adam for the denoiser at first; it falls as theirs, along
-            two thirds of a half cosine, to a quarter.
-        critic_lr (float): And for the critics and values, constant.
+        polyak (float): Weight of the old target critic in each update; their tau of 0.005.
+        actor_lr (float): Initial learning rate of Adam for the denoiser. As in their code it falls
+            along two thirds of a half cosine, to a quarter.
+        critic_lr (float): Learning rate for the critics and values, constant.
         actor_width (int): Width of the denoiser.
         actor_blocks (int): Residual blocks of the denoiser.
-        actor_dropout (float): At the entry of each of them.
-        actor_polyak (float): Share of the deployed, averaged denoiser kept at each update; their
-            actor tau of 0.001.
+        actor_dropout (float): Dropout at the input of each block.
+        actor_polyak (float): Weight of the old averaged denoiser, which is deployed, in each
+            update; their actor tau of 0.001.
         critic_hidden_sizes (tuple[int, ...]): Hidden layers of critics and values, with ReLU.
         diffusion_steps (int): T.
-        candidates (int): Actions drawn at deployment, N, of which the safest is taken.
+        candidates (int): Actions sampled in deployment, N; the safest one is used.
         violation (float): h at a state with cost, M in the paper; it is -1 at others.
         expectile (float): tau of both expectile regressions, for reward and for cost.
-        reward_temperature (float): Of the weights in feasible states, alpha_1.
-        cost_temperature (float): Of the weights in infeasible states, alpha_2.
+        reward_temperature (float): Temperature of the weights in feasible states, alpha_1.
+        cost_temperature (float): Temperature of the weights in infeasible states, alpha_2.
         max_reward_weight (float): Largest weight in a feasible state.
         max_cost_weight (float): Largest weight in an infeasible state.
     """

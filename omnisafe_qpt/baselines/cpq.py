@@ -15,7 +15,7 @@ from omnisafe_qpt.baselines.networks import ActionVAE, Ensemble, GaussianPolicy
 from omnisafe_qpt.data.transitions import TransitionBatch
 
 
-# Of alpha, as in OSRL's first release.
+# Largest alpha, as in OSRL's first release.
 _ALPHA_MAX = 1.0
 
 
@@ -27,15 +27,15 @@ def penalized_reward_target(
     gamma: float,
     threshold: float,
 ) -> torch.Tensor:
-    r"""The constraints penalized Bellman operator: what comes after an unsafe action is worth 0.
+    r"""The constraints penalized Bellman operator: the value after an unsafe action is 0.
 
     .. math:: r + \gamma \, 1[Q_c(s', a') \le l] \, Q_r(s', a')
 
     Args:
         reward (torch.Tensor): (B,).
-        terminal (torch.Tensor): (B,) bool, whether nothing comes after.
+        terminal (torch.Tensor): (B,) bool, whether the next state is terminal.
         next_reward_value (torch.Tensor): (B,) of the policy's action at the next state.
-        next_cost_value (torch.Tensor): (B,) of the same.
+        next_cost_value (torch.Tensor): (B,) of the same action.
         gamma (float): Discount.
         threshold (float): l, the largest cost value that is safe.
     """
@@ -63,12 +63,12 @@ def actor_loss(
     cost_value: torch.Tensor,
     threshold: float,
 ) -> torch.Tensor:
-    """The policy seeks reward where it is safe: minus the mean of 1[Qc <= l] Qr, both (B,)."""
+    """Return the policy's loss: minus the mean of 1[Qc <= l] Qr, both (B,)."""
     return -torch.where(cost_value <= threshold, reward_value, 0.0).mean()
 
 
 class Multiplier(nn.Module):
-    """Alpha, the weight by which the cost values of unknown actions are raised; at first 0."""
+    """Alpha, the weight that raises the cost values of unknown actions; initially 0."""
 
     def __init__(self) -> None:
         """Initialize an instance of :class:`Multiplier`."""
@@ -76,25 +76,24 @@ class Multiplier(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def follow(self, shortfall: torch.Tensor, lr: float) -> None:
-        """Grow while the values are too low by ``shortfall`` on average, shrink otherwise."""
+        """Increase alpha if the mean ``shortfall`` of the values is positive, else decrease it."""
         self.alpha.add_(lr * shortfall).clamp_(0.0, _ALPHA_MAX)
 
 
 class CPQLearner(BaselineLearner):
-    """Learns values in which unsafe and unknown actions are worth nothing, and a policy by them.
+    """Learns critics that give unsafe and unknown actions no value, and a policy from them.
 
-    The cost critics' values of actions that the data does not have are raised until they are over
-    the limit, so that the indicator in the reward's target and in the policy's loss takes them for
-    unsafe. Which of the policy's actions are unknown tells an autoencoder of the data's actions.
+    The cost values of actions outside the data are raised above the limit, so that the indicator in
+    the reward target and in the policy's loss treats them as unsafe. An autoencoder of the data's
+    actions decides which of the policy's actions are unknown.
 
-    Departures from OSRL: the raised values get a gradient, as the paper has it; in OSRL that term
-    is a constant. Alpha begins at 0 and moves in proportion to what the mean over the unknown
-    actions lacks, as in OSRL's first release, but for the known ones among the sampled, which count
-    as 0 there; later releases begin at 1 and move its logarithm, and with a gradient the cost
-    values then stay far too high for thousands of updates. Nothing is bootstrapped from a terminal
-    state, for cost as for reward; both targets use the same action; observations are standardised,
-    and rewards are in the units of all critics here. As in OSRL, the smaller of two critics counts,
-    for cost too.
+    Departures from OSRL: the raised values get a gradient, as in the paper; in OSRL that term is a
+    constant. Alpha starts at 0 and changes in proportion to the mean shortfall over the unknown
+    actions, as in OSRL's first release, which however counts the known ones among the sampled as 0.
+    Later releases start at 1 and change its logarithm; with a gradient the cost values then stay
+    far too high for thousands of updates. There is no bootstrap from a terminal state, for cost and
+    reward. Both targets use the same action. Observations are standardised, and rewards are in the
+    units of all critics here. As in OSRL, the smaller of the two critics is used, also for cost.
 
     References:
         - Title: Constraints Penalized Q-learning for Safe Offline Reinforcement Learning
@@ -198,7 +197,7 @@ class CPQLearner(BaselineLearner):
         target: torch.Tensor,
         metrics: dict[str, torch.Tensor],
     ) -> None:
-        """Fit the data's costs, and raise the values of unknown actions."""
+        """Fit the costs of the data, and raise the values of unknown actions."""
         unknown = self._unknown_actions(obs)
         values, raised = self.cost_critic(
             *(torch.cat(pair) for pair in zip((obs, batch.action), unknown)),
@@ -215,7 +214,7 @@ class CPQLearner(BaselineLearner):
 
     @torch.no_grad()
     def _unknown_actions(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return those of the policy's actions that are least like the data's, with their states.
+        """Return the policy's actions that are least like the data's, with their states.
 
         Returns:
             (U, S) and (U, A).
@@ -244,5 +243,5 @@ class CPQLearner(BaselineLearner):
         return {'hidden_sizes': list(self.config.actor_hidden_sizes)}
 
     def actor_state(self) -> dict[str, torch.Tensor]:
-        """Return the state of the policy, which acts by its mean."""
+        """Return the state of the policy, which acts with its mean."""
         return self.actor.state_dict()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Deployment of policies without memory: the action depends on the observation alone."""
+"""Deployment of memoryless policies, which act on the observation alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _POLICIES: dict[str, Callable[..., nn.Module]] = {
     'cpq': GaussianPolicy,
     'fisor': DiffusionPolicy,
 }
-# The sizes by which it is built.
+# The sizes to build it.
 _SIZES: dict[str, Check] = {
     'bc_safe': record({'hidden_sizes': layers()}),
     'cpq': record({'hidden_sizes': layers()}),
@@ -53,15 +53,15 @@ def _check_spec(spec: Any, path: str) -> None:
 
 
 class DeployableActor(nn.Module):
-    """What a trained baseline needs to act: its policy, with what that chooses by, and units.
+    """A trained baseline for deployment: its policy, with selection networks if any, and units.
 
-    Its state dict carries its own sizes as extra state, so that it can be rebuilt from nothing
-    else (:meth:`from_state_dict`), and holds only tensors and plain Python values.
+    The state dict holds only tensors and plain Python values. It includes the sizes as extra state,
+    so that :meth:`from_state_dict` needs nothing else.
 
     Args:
         spec (dict[str, Any]): ``actor``, the baseline's name; ``obs_dim``, ``act_dim`` and
-            ``sizes``, by which its policy is built; and whatever else the checkpoint should tell
-            (horizon, environment, dataset, versions).
+            ``sizes``, to build its policy; and further records of the checkpoint (horizon,
+            environment, dataset, versions).
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -79,7 +79,8 @@ class DeployableActor(nn.Module):
 
         Args:
             learner (BaselineLearner): The learner.
-            spec (dict[str, Any]): What the learner does not know: horizon, environment and so on.
+            spec (dict[str, Any]): Entries that the learner does not know, such as horizon and
+                environment.
         """
         actor = cls(
             {
@@ -109,7 +110,7 @@ class DeployableActor(nn.Module):
         return self.spec
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over a spec; its sizes were used when the policy was built."""
+        """Set the spec; the policy was already built with its sizes."""
         self.spec = state
 
     @property
@@ -122,12 +123,12 @@ class DeployableActor(nn.Module):
         observations: torch.Tensor,
         generators: Sequence[np.random.Generator],
     ) -> torch.Tensor:
-        """Choose actions.
+        """Return actions.
 
         Args:
             observations (torch.Tensor): (B, S) in raw units, on the actor's device.
-            generators (Sequence[np.random.Generator]): One for each of the B episodes, to draw
-                from where the policy draws.
+            generators (Sequence[np.random.Generator]): One for each of the B episodes, for a
+                stochastic policy.
 
         Returns:
             (B, A) actions in [-1, 1].
@@ -136,19 +137,19 @@ class DeployableActor(nn.Module):
         return cast('_Actor', self.policy).act(states, generators)
 
     def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> MemorylessPolicy:
-        """Make a policy that acts in several episodes at once.
+        """Make a policy for several parallel episodes.
 
         Args:
             config (DeploymentConfig): Without effect: there are no candidates, and the limit was
                 fixed in training.
-            num_episodes (int, optional): How many. Defaults to 1.
+            num_episodes (int, optional): Number of episodes. Defaults to 1.
         """
         del config
         return MemorylessPolicy(self.eval(), num_episodes)
 
 
 class ObservationPolicy:
-    """Any function of the observation as a policy that can be deployed.
+    """A deployable policy from any function of the observation.
 
     It can be pickled if the function can.
 
@@ -157,7 +158,7 @@ class ObservationPolicy:
             actions.
         obs_dim (int): S.
         act_dim (int): A.
-        spec (dict[str, Any], optional): Whatever should be known of it. Defaults to None, nothing.
+        spec (dict[str, Any], optional): Further records. Defaults to None.
         device (torch.device or str, optional): Where the function expects observations. Defaults
             to ``'cpu'``.
     """
@@ -181,7 +182,7 @@ class ObservationPolicy:
         observations: torch.Tensor,
         generators: Sequence[np.random.Generator],
     ) -> torch.Tensor:
-        """Call the function; nothing is drawn.
+        """Call the function.
 
         Args:
             observations (torch.Tensor): (B, S).
@@ -198,12 +199,12 @@ class ObservationPolicy:
         if actions.shape != (len(observations), self.act_dim):
             raise UserError(
                 f'the policy returned actions of shape {tuple(actions.shape)}; '
-                f'{(len(observations), self.act_dim)} is needed',
+                f'it must be {(len(observations), self.act_dim)}',
             )
         return actions
 
     def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> MemorylessPolicy:
-        """Make a policy that acts in several episodes at once; see :class:`DeployableActor`."""
+        """Make a policy for several parallel episodes; see :class:`DeployableActor`."""
         del config
         return MemorylessPolicy(self, num_episodes)
 
@@ -223,17 +224,16 @@ class _Actor(Protocol):
 
 
 class MemorylessPolicy:
-    """A deployed policy over B episodes at once, used as a ``RolloutPolicy`` is.
+    """A deployed policy over B episodes at once, with the interface of ``RolloutPolicy``.
 
-    What it draws in an episode comes from the episode's own seed, so episodes do not depend on
-    which others are in the batch.
+    It draws from the episode's own seed, so episodes do not depend on the others in the batch.
 
     Args:
-        actor (DeployableActor or ObservationPolicy): What acts.
+        actor (DeployableActor or ObservationPolicy): The policy.
         num_episodes (int): B.
     """
 
-    # There are no candidates to choose from.
+    # There are no candidates.
     choice = None
 
     def __init__(self, actor: _Actor, num_episodes: int) -> None:
@@ -252,11 +252,10 @@ class MemorylessPolicy:
         """Begin new episodes.
 
         Args:
-            target_return (float): Without effect: such a policy cannot be asked for a return.
+            target_return (float): Without effect: the policy is not conditioned on a return.
             cost_limit (float, optional): Without effect: the limit was fixed in training.
                 Defaults to None.
-            seeds (Sequence[int], optional): One for each episode begun; they fix what is drawn.
-                Defaults to ``(0,)``.
+            seeds (Sequence[int], optional): One for each episode begun. Defaults to ``(0,)``.
             episodes (Sequence[int], optional): Which of the B to begin. Defaults to all.
 
         Raises:
@@ -267,12 +266,12 @@ class MemorylessPolicy:
         if len(seeds) != len(episodes):
             raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
         for episode, seed in zip(episodes, seeds):
-            # The simulator draws from the seed itself.
+            # The simulator draws from the same seed.
             self._generators[episode] = np.random.default_rng(stream(seed, 'candidates'))
 
     @torch.inference_mode()
     def act(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Choose the actions at new observations.
+        """Return the actions for new observations.
 
         Args:
             observations (np.ndarray or torch.Tensor): (B, S).
@@ -282,7 +281,7 @@ class MemorylessPolicy:
 
         Raises:
             UserError: If an observation has another size or is not finite, or an action would not
-                be. Then the policy is as it was before.
+            be. The policy is then unchanged.
         """
         observations = checked_observations(
             observations,
@@ -303,7 +302,7 @@ class MemorylessPolicy:
         rewards: float | np.ndarray | torch.Tensor,
         costs: float | np.ndarray | torch.Tensor,
     ) -> None:
-        """Look at what the last actions brought; the policy does not depend on it.
+        """Check the rewards and costs of the last actions; the policy does not depend on them.
 
         Args:
             rewards (float, np.ndarray or torch.Tensor): (B,) rewards.
@@ -315,14 +314,14 @@ class MemorylessPolicy:
         checked_signals(rewards, costs)
 
     def record_actions(self, actions: torch.Tensor) -> None:
-        """Note that other actions were executed; the policy does not depend on it.
+        """Accept that other actions were executed; the policy does not depend on it.
 
         Args:
             actions (torch.Tensor): (B, A) in [-1, 1].
         """
 
     def finish(self, episodes: Sequence[int]) -> None:
-        """Say that episodes have ended; they are not counted anyway.
+        """Accept that episodes have ended; this policy counts no steps.
 
         Args:
             episodes (Sequence[int]): Which of the B.

@@ -15,7 +15,7 @@ from omnisafe_qpt.baselines.networks import Denoiser, Ensemble
 from omnisafe_qpt.data.transitions import TransitionBatch
 
 
-# Share of a half cosine that the denoiser's learning rate goes along in a run.
+# Share of a half cosine that the denoiser's learning rate follows in a run.
 _COSINE_SHARE = 2 / 3
 
 
@@ -24,7 +24,7 @@ def expectile_loss(difference: torch.Tensor, expectile: float) -> torch.Tensor:
 
     Args:
         difference (torch.Tensor): (B,), u.
-        expectile (float): tau; near 1 the minimiser is near the largest.
+        expectile (float): tau; near 1 the minimiser is near the largest value.
     """
     weight = torch.where(difference < 0, 1.0 - expectile, expectile)
     return (weight * difference.square()).mean()
@@ -50,7 +50,7 @@ def feasibility_target(
 
     .. math:: (1 - \gamma) h(s) + \gamma \max(h(s), V_h(s'))
 
-    Where nothing comes after, it is h(s).
+    At a terminal state it is h(s).
 
     Args:
         violation (torch.Tensor): (B,), h(s).
@@ -68,16 +68,15 @@ def feasibility_weights(
     cost_state_value: torch.Tensor,
     config: FISORConfig,
 ) -> torch.Tensor:
-    """Weigh the data's actions for cloning.
+    """Return weights of the data's actions for cloning.
 
-    In a feasible state those count that stay feasible, the more the better they are; in an
-    infeasible one the less they violate.
+    In a feasible state only actions that stay feasible count, weighted by their advantage. In an
+    infeasible state the weight falls with the violation.
 
     Args:
         reward_advantage (torch.Tensor): (B,), Qr(s, a) - Vr(s).
         cost_value (torch.Tensor): (B,), Qh(s, a).
-        cost_state_value (torch.Tensor): (B,), Vh(s); the state is feasible where it is not
-            positive.
+        cost_state_value (torch.Tensor): (B,), Vh(s); the state is feasible if it is not positive.
         config (FISORConfig): Temperatures and largest weights.
 
     Returns:
@@ -93,16 +92,16 @@ def feasibility_weights(
 
 
 class FISORLearner(BaselineLearner):
-    """Learns which states can be kept free of cost, and clones by diffusion what does so best.
+    """Learns which states are feasible, and clones the best feasible actions by diffusion.
 
-    The feasible values are those of Hamilton-Jacobi reachability: the largest violation that is
-    still to come at best. Where that is none, a policy is cloned that stays so and has the highest
-    reward value; elsewhere, one that violates least.
+    The feasible values are those of Hamilton-Jacobi reachability: the smallest achievable maximum
+    of future violations. In feasible states the cloned policy stays feasible and maximises the
+    reward value; in other states it minimises the violation.
 
     Departures from the authors' code: the denoiser is updated once with the whole batch, not
     twice with halves of it, and the critics see the whole batch too; weights in infeasible states
-    may fall below 1, as in the paper; nothing is bootstrapped from a terminal state, while an
-    episode goes on after its time limit; observations are standardised.
+    may fall below 1, as in the paper; there is no bootstrap from a terminal state, but there is one
+    at a time limit; observations are standardised.
 
     References:
         - Title: Safe Offline Reinforcement Learning with Feasibility-Guided Diffusion Model
@@ -152,7 +151,7 @@ class FISORLearner(BaselineLearner):
         self.target_cost_critic = self._following(self.cost_critic, 1.0 - config.polyak)
 
     def _fill_learning_rates(self) -> None:
-        """Let the denoiser's rate fall along a part of a half cosine."""
+        """Set the denoiser's rate along a part of a half cosine."""
         progress = min(1.0, self.step / self.config.total_steps)
         ratio = 0.5 * (1.0 + math.cos(math.pi * _COSINE_SHARE * progress))
         for group in self._denoiser_optimizer.param_groups:
@@ -197,7 +196,7 @@ class FISORLearner(BaselineLearner):
         batch: TransitionBatch,
         metrics: dict[str, torch.Tensor],
     ) -> None:
-        """Fit the critics to what comes next by the state values."""
+        """Fit the critics to targets from the next state's values."""
         gamma = self.config.gamma
         with torch.no_grad():
             next_obs = self.scaling.observation(batch.next_obs)
@@ -223,7 +222,7 @@ class FISORLearner(BaselineLearner):
         weights: torch.Tensor,
         metrics: dict[str, torch.Tensor],
     ) -> None:
-        """Clone the data's actions by diffusion, each as much as it weighs."""
+        """Clone the data's actions by diffusion, weighted."""
         step = torch.randint(self.config.diffusion_steps, (len(obs),), device=self.device)
         noise = torch.randn_like(batch.action)
         estimate = self.denoiser(obs, self.denoiser.blur(batch.action, step, noise), step)
@@ -241,7 +240,7 @@ class FISORLearner(BaselineLearner):
         }
 
     def actor_sizes(self) -> dict[str, Any]:
-        """Return the sizes of the denoiser and of the cost critics that choose."""
+        """Return the sizes of the denoiser and of the cost critics for selection."""
         return {
             'candidates': self.config.candidates,
             'critic_hidden_sizes': list(self.config.critic_hidden_sizes),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the learners of all baselines share: how they are made, and the order of an update."""
+"""Base class of the baselines' learners: construction, and the order of an update."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from omnisafe_qpt.qpt.scaling import Scaling
 
 
 class BaselineLearner(BaseLearner):
-    """Networks, target networks and optimisers of an algorithm, and one update of them all.
+    """Base class: networks, target networks and optimisers of a baseline, and one update.
 
     Random numbers come from torch's default generator.
 
-    A subclass names its networks and metrics, makes them in :meth:`_build`, and does an update of
-    its networks in :meth:`_learn`.
+    A subclass names its metrics, makes its networks in :meth:`_build`, and updates them in
+    :meth:`_learn`.
 
     Args:
         obs_dim (int): S.
         act_dim (int): A.
         scaling (Scaling): Units of the dataset.
-        config (BaselineConfig): Everything else.
-        device (torch.device or str, optional): Where all of it lives. Defaults to ``'cpu'``.
+        config (BaselineConfig): The other settings.
+        device (torch.device or str, optional): Device of the networks. Defaults to ``'cpu'``.
         ranks (Ranks, optional): The processes that train this model together. Each updates
             with its own slice of a batch, and their gradients are averaged. Defaults to None, this
             process alone.
@@ -55,7 +55,7 @@ class BaselineLearner(BaseLearner):
         super().__init__(self.METRICS, scaling, device, ranks)
         self.config = config
         self.obs_dim, self.act_dim = obs_dim, act_dim
-        # Target networks, what they follow, and by which share in each update.
+        # Target networks, their online networks, and the share of each update.
         self._followers: list[tuple[list[torch.Tensor], list[torch.Tensor], float]] = []
         self._build()
 
@@ -70,7 +70,7 @@ class BaselineLearner(BaseLearner):
         raise NotImplementedError
 
     def actor_sizes(self) -> dict[str, Any]:
-        """Return what a policy needs besides S and A to be built, in plain values."""
+        """Return the arguments of the policy other than S and A, in plain values."""
         raise NotImplementedError
 
     def actor_state(self) -> dict[str, torch.Tensor]:
@@ -78,7 +78,7 @@ class BaselineLearner(BaseLearner):
         raise NotImplementedError
 
     def _trained(self, network: nn.Module) -> Any:
-        """Take a network to train; with several ranks it gets the first one's weights."""
+        """Register a network to train; with several ranks it gets the first one's weights."""
         network = network.to(self.device)
         for parameter in network.parameters():
             self.ranks.broadcast(parameter)
@@ -101,7 +101,7 @@ class BaselineLearner(BaseLearner):
         )
 
     def _descend(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Take a step of an optimiser on a loss that reaches its parameters alone."""
+        """Take an optimiser step on a loss whose gradient reaches only its parameters."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._average_gradients(optimizer)

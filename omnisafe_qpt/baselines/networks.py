@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks that the baselines are made of."""
+"""Networks of the baselines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Ensemble(nn.Module):
     """Independent networks of linear layers and ReLU with one output each, evaluated together.
 
     Args:
-        members (int): How many networks, E.
+        members (int): Number of networks, E.
         in_dim (int): Size of the input.
         hidden_sizes (Sequence[int]): Hidden layers of each.
     """
@@ -68,12 +68,12 @@ class Ensemble(nn.Module):
             self.biases.append(torch.empty(members, 1, fan_out).uniform_(-bound, bound))
 
     def forward(self, *inputs: torch.Tensor, frozen: bool = False) -> torch.Tensor:
-        """Value inputs.
+        """Return the values of inputs.
 
         Args:
-            inputs (torch.Tensor): (B, ...) each, put side by side.
-            frozen (bool, optional): Whether gradients reach the inputs only, not the networks'
-                own parameters. Defaults to False.
+            inputs (torch.Tensor): (B, ...) each, concatenated.
+            frozen (bool, optional): Whether gradients reach only the inputs, not the parameters.
+                Defaults to False.
 
         Returns:
             (E, B) values.
@@ -107,12 +107,12 @@ class TanhPolicy(MLP):
         return super().forward(obs).tanh()
 
     def act(self, obs: torch.Tensor, generators: Sequence[np.random.Generator]) -> torch.Tensor:
-        """Act at standardised states (B, S); nothing is drawn."""
+        """Return actions for standardised states (B, S), deterministic."""
         del generators
         return self(obs)
 
 
-# Of the logarithm of a standard deviation; beyond, it is 0 or useless.
+# Range of the logarithm of a standard deviation; beyond, it is 0 or useless.
 _LOG_STD_RANGE = (-20.0, 2.0)
 
 
@@ -135,11 +135,11 @@ class GaussianPolicy(MLP):
         return mean, log_std.clamp(*_LOG_STD_RANGE).exp()
 
     def sample(self, obs: torch.Tensor, count: int = 1) -> torch.Tensor:
-        """Draw actions at standardised states (B, S); gradients reach the policy.
+        """Sample actions for standardised states (B, S); gradients reach the policy.
 
         Args:
             obs (torch.Tensor): (B, S).
-            count (int, optional): How many at each state, n. Defaults to 1.
+            count (int, optional): Number per state, n. Defaults to 1.
 
         Returns:
             (n B, A), all states with their first action, then all with their second.
@@ -148,7 +148,7 @@ class GaussianPolicy(MLP):
         return (mean + std * torch.randn_like(mean)).tanh()
 
     def act(self, obs: torch.Tensor, generators: Sequence[np.random.Generator]) -> torch.Tensor:
-        """Act at standardised states (B, S) by the mean; nothing is drawn."""
+        """Return the mean actions for standardised states (B, S), deterministic."""
         del generators
         return self(obs)[0].tanh()
 
@@ -158,7 +158,7 @@ class ActionVAE(nn.Module):
 
     Args:
         obs_dim (int): S.
-        act_dim (int): A; there are twice as many latent dimensions.
+        act_dim (int): A; the latent space has 2 A dimensions.
         hidden_sizes (Sequence[int]): Hidden layers of the encoder, and of the decoder.
     """
 
@@ -174,7 +174,7 @@ class ActionVAE(nn.Module):
         obs: torch.Tensor,
         actions: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode, draw and decode.
+        """Encode, sample and decode.
 
         Args:
             obs (torch.Tensor): (B, S), standardised.
@@ -188,7 +188,7 @@ class ActionVAE(nn.Module):
         return self.decoder(torch.cat([obs, latent], dim=-1)).tanh(), _divergence(mean, log_std)
 
     def divergence(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Return how far the latent distribution of actions is from its prior, (B,).
+        """Return the divergence of the latent distribution of actions from its prior, (B,).
 
         The Kullback-Leibler divergence from the standard normal, a mean over dimensions.
         """
@@ -207,7 +207,7 @@ def _divergence(mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
     return 0.5 * (mean.square() + (2.0 * log_std).exp() - 1.0 - 2.0 * log_std).mean(-1)
 
 
-# Of the noise schedule, and of the features of a diffusion step.
+# Constants of the noise schedule and of the features of a diffusion step.
 _BETA_MIN, _BETA_MAX = 0.1, 10.0
 _TIME_FREQUENCIES = 32
 _TIME_FREQUENCY_STD = 0.2
@@ -228,15 +228,15 @@ def variance_preserving_betas(steps: int) -> torch.Tensor:
 
 
 class Denoiser(nn.Module):
-    """Tells the noise in a noisy action: a residual network with layer norms.
+    """Predicts the noise in a noisy action: a residual network with layer norms.
 
     Args:
         obs_dim (int): S.
         act_dim (int): A.
         steps (int): Diffusion steps, T.
-        width (int): Of the residual stream; blocks widen it four times inside.
+        width (int): Width of the residual stream; four times wider inside a block.
         blocks (int): Residual blocks.
-        dropout (float): At the entry of each block.
+        dropout (float): Dropout at the input of each block.
     """
 
     betas: torch.Tensor
@@ -258,7 +258,7 @@ class Denoiser(nn.Module):
         betas = variance_preserving_betas(steps)
         left = (1.0 - betas).cumprod(0)
         self.register_buffer('betas', betas, persistent=False)
-        # Of what a noisy action consists of after each step.
+        # Coefficients of action and noise after each step.
         self.register_buffer('signal', left.sqrt(), persistent=False)
         self.register_buffer('noise', (1.0 - left).sqrt(), persistent=False)
         self.frequencies = nn.Parameter(_TIME_FREQUENCY_STD * torch.randn(_TIME_FREQUENCIES))
@@ -292,7 +292,7 @@ class Denoiser(nn.Module):
         Args:
             obs (torch.Tensor): (B, S), standardised.
             noisy (torch.Tensor): (B, A), actions with noise.
-            step (torch.Tensor): (B,) int64 in [0, T), the diffusion step that they are at.
+            step (torch.Tensor): (B,) int64 in [0, T), their diffusion step.
 
         Returns:
             (B, A).
@@ -311,16 +311,16 @@ class Denoiser(nn.Module):
         step: torch.Tensor,
         noise: torch.Tensor,
     ) -> torch.Tensor:
-        """Put noise into actions, all (B, A), as the diffusion steps 0..``step`` (B,) do."""
+        """Add the noise of the diffusion steps 0..``step`` (B,) to actions, all (B, A)."""
         return self.signal[step, None] * actions + self.noise[step, None] * noise
 
     def denoise(self, obs: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Make actions of noise, by the reverse process of Ho et al. (2020).
+        """Denoise to actions, by the reverse process of Ho et al. (2020).
 
         Args:
             obs (torch.Tensor): (B, S), standardised.
-            draws (torch.Tensor): (T, B, A) standard normal numbers: what is begun with, then what
-                is added after each step but the last.
+            draws (torch.Tensor): (T, B, A) standard normal numbers: the start, then the noise after
+                each step except the last.
 
         Returns:
             (B, A) actions in [-1, 1].
@@ -338,12 +338,12 @@ class Denoiser(nn.Module):
 
 
 class DiffusionPolicy(nn.Module):
-    """Draws several actions by diffusion and takes the safest.
+    """Samples several actions by diffusion and selects the safest.
 
     Args:
         obs_dim (int): S.
         act_dim (int): A.
-        candidates (int): How many actions are drawn, N.
+        candidates (int): Number of sampled actions, N.
         critic_hidden_sizes (Sequence[int]): Hidden layers of the cost critics.
         sizes (Any): ``steps``, ``width`` and ``blocks`` of the :class:`Denoiser`.
     """
@@ -363,7 +363,7 @@ class DiffusionPolicy(nn.Module):
         self.cost_critic = Ensemble(2, obs_dim + act_dim, critic_hidden_sizes)
 
     def act(self, obs: torch.Tensor, generators: Sequence[np.random.Generator]) -> torch.Tensor:
-        """Act at standardised states (B, S), each with numbers from its own generator."""
+        """Return actions for standardised states (B, S), each with its own generator."""
         shape = (self.denoiser.steps, self.candidates, self.denoiser.act_dim)
         draws = np.stack(
             [each.standard_normal(shape, dtype=np.float32) for each in generators],

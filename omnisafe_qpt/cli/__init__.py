@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The ``omnisafe-qpt`` command: what OmniSafe's own command line has no word for.
+"""The ``omnisafe-qpt`` command: deployment and data; training is OmniSafe's own command.
 
-Exit status: 0 on success, 1 on a user's mistake with one line on stderr, 2 on wrong usage.
-Each command is a module with an ``add`` that declares it. Everything heavy is imported when the
-command runs, so that ``--help`` answers at once.
+Exit status: 0 on success, 1 on a user error with one line on stderr, 2 on wrong usage. Each command
+is a module with a function ``add`` that declares it. Slow imports happen when the command runs, so
+that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from omnisafe_qpt.errors import UserError, disk_problem
 from omnisafe_qpt.version import __version__
 
 
-# In the order in which the help lists them.
+# In the order of the help.
 _COMMANDS = (doctor, tasks, evaluate, calibrate, export, report)
 _DATA_COMMANDS = (data_download, data_info, data_plot, data_convert, data_collect)
 
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments (Sequence[str], optional): What follows the program's name. Defaults to
-            ``sys.argv``'s.
+        arguments (Sequence[str], optional): Arguments after the program's name. Defaults to those
+            of ``sys.argv``.
 
     Returns:
         The exit status.
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         print('Interrupted', file=sys.stderr)
-        return getattr(error, 'exit_status', 130)  # another one after SIGTERM
+        return getattr(error, 'exit_status', 130)  # other statuses after SIGTERM
     except Exception as error:
         problem = opengl_problem(error) or disk_problem(error)
         if problem is None:
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import_modules(modules: list[str]) -> None:
-    """Import what registers the user's environments.
+    """Import the modules that register the user's environments.
 
-    OmniSafe comes first: while it is imported, QPT joins it.
+    OmniSafe is imported first, so that its hooks register QPT.
     """
     import omnisafe
 
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(commands: Any) -> None:
     data = commands.add_parser(
-        'data', help='get, look at and make datasets', description='Get, look at and make datasets.'
+        'data', help='get, inspect and make datasets', description='Get, inspect and make datasets.'
     )
     data_commands = data.add_subparsers(title='commands', required=True, metavar='COMMAND')
     for command in _DATA_COMMANDS:

@@ -30,22 +30,22 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'calibrate',
-        'run a trained policy at increasing target costs in its simulator, and choose the target '
-        'cost for each limit by that from then on',
+        'calibrate targets online: run a trained policy at increasing target costs in its '
+        'simulator; deployment then uses the best certified target cost for each limit',
         "omnisafe-qpt calibrate 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' \\\n"
         '    --episodes 150',
     )
     parser.add_argument(
         'run',
         metavar='RUN',
-        help="a run's folder, or one of its torch_save/epoch-N.pt, where the result is kept",
+        help="a run's folder, or one of its torch_save/epoch-N.pt; stores the result",
     )
     add_checkpoint(parser)
     parser.add_argument(
         '--episodes',
         type=positive,
         metavar='N',
-        help='for each target cost, at most; to certify a mean cost of L takes at least 3 W / L, '
+        help='largest number per target cost; to certify a mean cost of L takes at least 3 W / L, '
         'where W is the cost of the worst episode in the dataset (default: 80)',
     )
     add_deployment_options(parser)
@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
         help='simulate nothing: run the policy in dynamics learned from this dataset, a file or a '
         'name as in train_cfgs:dataset; the result is an estimate and certifies nothing',
     )
-    parser.add_argument('--json', type=Path, metavar='F', help='write the result to this file too')
+    parser.add_argument('--json', type=Path, metavar='F', help='also write the result to this file')
     parser.set_defaults(run_command=_run)
 
 
@@ -96,7 +96,7 @@ def _calibrate(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
 
 def _print_table(record: dict[str, Any]) -> None:
-    """Print a line for each target cost, and what serves the limits about the run's own."""
+    """Print a line for each target cost, and the targets for limits near the run's own."""
     columns = ('Target cost', 'Target return', 'Episodes', 'Return', 'Cost', 'Bound')
     table = result_table('', '', columns)
     for level in record['levels']:
@@ -117,10 +117,10 @@ def _print_table(record: dict[str, Any]) -> None:
         _print_estimate(record)
         return
     say(
-        'Bound: the mean cost is at most that with 95 % confidence, if no episode costs more\n'
-        f'than {record["worst_cost"]:g}; none where one did. A cost limit is certified for the\n'
-        'target costs from the lowest up to the first with a bound above the limit, and served\n'
-        'by the one of them with the highest return.',
+        'Bound: upper bound of the mean cost with 95 % confidence, if no episode costs more\n'
+        f'than {record["worst_cost"]:g}; none where one did. Certified for a cost limit are the\n'
+        'target costs below the first one with a bound above the limit. Deployment uses the\n'
+        'certified one with the highest return.',
     )
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: how they are declared and how they write results."""
+"""Shared code of the commands: declaration of options, tables and result files."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-# As wide as any table, in a pipe, which has no width.
+# Width in a pipe, which has none; larger than any table.
 _PIPE_WIDTH = 10_000
-# What a column of text that may be broken into lines keeps at least.
+# Smallest width of a column that may wrap.
 _TEXT_WIDTH = 24
 
 
 def print_in_any_encoding() -> None:
-    """Print question marks for what a terminal's encoding lacks, such as ± in ASCII."""
+    """Print question marks for characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='replace')
 
 
 def printable_lines(text: str) -> str:
-    """Replace what is not printable in each of several lines."""
+    """Replace unprintable characters in each of several lines."""
     return '\n'.join(map(printable, text.split('\n')))
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print lines that may hold names and what files say."""
+    """Print lines that may contain text from files."""
     print(printable_lines(text), file=file, flush=True)
 
 
@@ -50,13 +50,13 @@ def add_command(commands: Any, name: str, summary: str, example: str) -> argpars
     """Declare a command with an example of its use.
 
     Args:
-        commands (Any): The group that it belongs to.
-        name (str): What is typed.
-        summary (str): What it does, in lower case and without a full stop.
+        commands (Any): The group of the command.
+        name (str): Name of the command.
+        summary (str): One line of help, in lower case and without a full stop.
         example (str): A command line that works.
 
     Returns:
-        The parser, to which the command adds its options.
+        The parser, for the command's options.
     """
     parser = commands.add_parser(
         name,
@@ -76,33 +76,33 @@ def add_command(commands: Any, name: str, summary: str, example: str) -> argpars
 
 
 def add_deployment_options(parser: argparse.ArgumentParser) -> None:
-    """Declare how candidates are made and chosen; what is not given is the run's own."""
+    """Declare the options of candidates and selection; defaults are the run's."""
     parser.add_argument(
         '--candidates',
         type=positive,
         metavar='M',
-        help="return targets tried at each step; 1 is the plain policy (default: the run's)",
+        help="return targets per step; 1 is the policy without selection (default: the run's)",
     )
     parser.add_argument(
         '--rule',
         choices=('paper', 'bounded', 'paced'),
-        help="how a candidate is chosen (default: the run's)",
+        help="selection rule (default: the run's)",
     )
     parser.add_argument(
         '--candidate-shift',
         choices=('history', 'last'),
-        help="where the candidates' targets differ: in the whole history, or in the last step "
-        "alone, which takes a fraction of the time (default: the run's)",
+        help="shift the candidates' return-to-go in the whole history, or in the last step "
+        "only, which takes a fraction of the time (default: the run's)",
     )
 
 
 def add_uncalibrated(parser: argparse.ArgumentParser) -> None:
-    """Declare the way round a calibration."""
+    """Declare the option that ignores a calibration."""
     parser.add_argument(
         '--uncalibrated',
         action='store_true',
-        help='ask for the limit itself and the return that the dataset reached within it, as the '
-        'paper does, even if the policy is calibrated',
+        help='ignore the target calibration: use the limit as target cost and the highest return '
+        'of the dataset within it as target return, as in the paper',
     )
 
 
@@ -114,7 +114,7 @@ def deployment_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def target_return(text: str) -> float | str:
-    """Read a return to ask for: a number, or ``dsrl``."""
+    """Parse a target return: a number, or ``dsrl``."""
     return text if text == 'dsrl' else float(text)
 
 
@@ -122,7 +122,7 @@ target_return.__name__ = 'return'  # argparse names the type in its messages
 
 
 def positive(text: str) -> int:
-    """Read a whole number of at least 1."""
+    """Parse an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'{text} is not a positive number')
@@ -133,38 +133,38 @@ positive.__name__ = 'number'  # argparse names the type in its messages
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Declare which of a run's checkpoints is meant."""
+    """Declare the option that selects a checkpoint."""
     parser.add_argument(
         '--checkpoint',
         default='last',
         metavar='W',
-        help='which one of a run: last, best (by its validation in training, see its best.json) '
+        help='checkpoint of the run: last, best (by validation in training, see best.json) '
         'or a number of epochs (default: last)',
     )
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what a policy acts on, and how many processes simulate."""
+    """Declare the options of the device and of the simulating processes."""
     parser.add_argument(
         '--device',
         metavar='D',
-        help='cpu, cuda or cuda:N (default: CUDA if there)',
+        help='cpu, cuda or cuda:N (default: CUDA if available)',
     )
     parser.add_argument(
         '--processes',
         type=positive,
         metavar='P',
-        help='processes that run episodes at the same time, which does not change the results '
-        '(default: one a core)',
+        help='processes that run episodes in parallel; no effect on the results '
+        '(default: one per core)',
     )
 
 
 def result_console() -> Console:
-    """Return where results are printed: a terminal, or a pipe, where lines may have any length."""
+    """Return the console for results: a terminal, or a pipe with lines of any length."""
     from rich.console import Console
 
     class PlainConsole(Console):
-        """Prints names and what files say without their control characters."""
+        """Prints text without control characters."""
 
         def render_str(self, text: str, **options: Any) -> Any:
             return super().render_str(printable_lines(text), **options)
@@ -201,9 +201,9 @@ def result_table(
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """Print a table whole: where the terminal is too narrow, as a list of its rows' entries.
+    """Print a table completely: in a terminal that is too narrow, as a list of entries.
 
-    Only columns that may wrap are broken into lines; no number ever is.
+    Only columns that may wrap are wrapped; numbers never are.
 
     Args:
         table (Table): The table.
@@ -224,7 +224,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
         else:
             _print_entries(table, console)
     text = capture.get()
-    if not console.is_terminal:  # where blanks at the ends of lines are no part of a picture
+    if not console.is_terminal:  # trailing blanks have no meaning there
         text = '\n'.join(line.rstrip() for line in text.split('\n'))
     print(text, end='')
 
@@ -240,7 +240,7 @@ def _print_entries(table: Table, console: Console) -> None:
     for row in zip(*(column.cells for column in table.columns)):
         words = [word for entry in row for word in str(entry).split()]
         if max(map(len, words), default=0) + width + 2 > console.width:
-            # Only the terminal is to break a name that is longer than a line: it may be copied.
+            # Only the terminal may wrap a long name, because users copy it.
             for name, entry in zip(names, row):
                 console.print(f'{name:<{width}}  {entry}', soft_wrap=True)
         else:
@@ -254,7 +254,7 @@ def _print_entries(table: Table, console: Console) -> None:
 
 
 def check_writable(path: Path, option: str = '--json') -> None:
-    """Refuse a result file that cannot be written before the work rather than after it."""
+    """Check before the work that a result file can be written."""
     if path.is_dir():
         raise UserError(f'{option} {path}: is a folder; give the name of a file')
     if not path.parent.is_dir():

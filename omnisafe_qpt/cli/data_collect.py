@@ -46,25 +46,25 @@ def add(commands: Any) -> None:
         '--precision',
         type=positive,
         metavar='BITS',
-        help='mantissa bits kept of observations and actions; fewer make a smaller file '
+        help='mantissa bits of observations and actions to keep; fewer make a smaller file '
         '(default: 23, all)',
     )
     parser.add_argument(
         '--max-steps',
         type=positive,
         metavar='T',
-        help="cut episodes after so many steps (default: the task's horizon)",
+        help="truncate episodes after this many steps (default: the task's horizon)",
     )
     parser.add_argument(
         '--workers',
         type=positive,
         metavar='W',
-        help='processes, which do not change the result (default: one a core)',
+        help='processes; no effect on the result (default: one per core)',
     )
     parser.add_argument(
         '--overwrite',
         action='store_true',
-        help='replace the file if it exists, and drop an unfinished collection with other settings',
+        help='replace an existing file, and delete an unfinished collection with other settings',
     )
     parser.add_argument('--json', type=Path, metavar='F', help='write a summary to this file')
     parser.set_defaults(run_command=_run)
@@ -73,16 +73,16 @@ def add(commands: Any) -> None:
 def _add_behaviours(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         'who acts',
-        'Without --agent, the scripted controllers of the task, which have noise of their own.',
+        'Without --agent, the scripted controllers of the task, with their own noise.',
     )
     group.add_argument(
         '--agent',
         action='append',
         default=[],
         metavar='RUN[:EPOCH][:WEIGHT]',
-        help="folder of a run of OmniSafe's in this environment, of any algorithm with a policy; "
+        help='folder of an OmniSafe run in this environment, of any algorithm with a policy; '
         "EPOCH: a checkpoint's number, last (default), or all, which divides WEIGHT among all "
-        'checkpoints; WEIGHT: how often it is drawn, relative to the others (default: 1; after '
+        'checkpoints; WEIGHT: probability relative to the others (default: 1; after '
         'RUN directly, with a decimal point); scripted[:WEIGHT] adds the scripted controllers; '
         'may be given several times',
     )
@@ -90,14 +90,14 @@ def _add_behaviours(parser: argparse.ArgumentParser) -> None:
         '--noise',
         type=float,
         metavar='X',
-        help="agents' actions get noise of a standard deviation that each episode draws from 0 to "
+        help="noise on agents' actions: each episode draws its standard deviation from 0 to "
         'X; half of the episodes white, half slowly varying (default: 0.2)',
     )
     group.add_argument(
         '--switch',
         type=float,
         metavar='P',
-        help="share of the agents' episodes in which another draw takes over at a random step "
+        help="share of the agents' episodes that switch to another agent at a random step "
         '(default: 0.2)',
     )
     group.add_argument(
@@ -110,18 +110,18 @@ def _add_behaviours(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('what is kept')
+    group = parser.add_argument_group('selection of episodes')
     group.add_argument(
         '--candidates',
         type=positive,
         metavar='M',
-        help='collect M episodes, of which at most N are kept (default: N)',
+        help='collect M episodes and keep at most N (default: N)',
     )
     group.add_argument(
         '--select',
         choices=('spread', 'density'),
-        help="spread: N with a spread of returns and costs; density: what DSRL's density filter "
-        "leaves, N at most; both drop costs above those of DSRL's dataset (default: spread with "
+        help="spread: N episodes spread over returns and costs; density: DSRL's density filter, "
+        "at most N; both drop costs above those of DSRL's dataset (default: spread with "
         '--candidates, else all are kept)',
     )
     group.add_argument(
@@ -136,15 +136,15 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10.0,
         metavar='C',
-        help='cost up to which an episode counts as safe (default: 10)',
+        help='largest cost of a safe episode (default: 10)',
     )
     group.add_argument(
         '--density',
         type=int,
         nargs=4,
         metavar=('COST_BINS', 'RETURN_BINS', 'MOST', 'LEAST'),
-        help='with density, the grid, the most episodes kept of a cell, and the number up to which '
-        "the episodes of a cell are dropped as outliers (default: 60 50 10 1, DSRL's)",
+        help='with density: the grid, the most episodes per cell, and the number up to '
+        "which a cell's episodes are dropped as outliers (default: 60 50 10 1, DSRL's)",
     )
 
 
@@ -167,7 +167,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         summary = _collect(options)
     except KeyboardInterrupt:
-        say('Finished episodes are kept: the same command goes on with them', file=sys.stderr)
+        say('Finished episodes are kept: the same command continues with them', file=sys.stderr)
         raise
     say(
         f'{summary["out"]}: {summary["episodes"]} episodes, {summary["transitions"]} transitions, '

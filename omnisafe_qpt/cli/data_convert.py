@@ -13,7 +13,7 @@ from omnisafe_qpt.cli.data_info import reading
 from omnisafe_qpt.errors import UserError, shell_command
 
 
-# As in data/convert.py, which takes too long to import for a --help.
+# As in data/convert.py, whose import is too slow for --help.
 _BUILT_INS = ('VAEBC', 'BCQ', 'BCQLag', 'CRR', 'CCRR', 'COptiDICE')
 
 
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
         'omnisafe-qpt data convert BallRun.hdf5 BallRun.npz --for COptiDICE\n'
         '  omnisafe-qpt data convert mine.hdf5 BallRun.hdf5 --map costs=info/hazard\n\n'
         "Minari's and robomimic's files are read too, one group for each episode, and the usual\n"
-        'names of other projects; omnisafe-qpt data info tells which array was taken for what.',
+        'names of other projects; omnisafe-qpt data info shows how arrays are mapped.',
     )
     parser.add_argument('source', type=Path, metavar='IN', help='.hdf5, .h5 or .npz to read')
     parser.add_argument(
@@ -51,14 +51,14 @@ def add(commands: Any) -> None:
         type=lambda text: text.split(','),
         default=[],
         metavar='A,B,...',
-        help='where observations are a group of arrays, those to put side by side, in this order',
+        help='if observations are a group of arrays: those to concatenate, in this order',
     )
     parser.add_argument(
         '--for',
         dest='algorithm',
         choices=_BUILT_INS,
         metavar='ALGORITHM',
-        help=f'which built-in an npz is for, of {", ".join(_BUILT_INS)}; COptiDICE needs other '
+        help=f'the built-in algorithm of an npz, of {", ".join(_BUILT_INS)}; COptiDICE needs other '
         'shapes than the rest (default: any but COptiDICE)',
     )
     limit = parser.add_mutually_exclusive_group()
@@ -66,12 +66,10 @@ def add(commands: Any) -> None:
         '--horizon',
         type=positive,
         metavar='N',
-        help="the task's time limit in steps, at which an end is no terminal state; needed where "
+        help="the task's time limit in steps, where an end is not terminal; needed where "
         'one flag marks both, as the done of an npz without timeouts',
     )
-    limit.add_argument(
-        '--env-id', metavar='ID', help="a task of DSRL, whose time limit is the task's"
-    )
+    limit.add_argument('--env-id', metavar='ID', help='a DSRL task; sets the time limit')
     parser.add_argument('--overwrite', action='store_true', help='replace OUT if it exists')
     parser.add_argument('--json', type=Path, metavar='F', help='write a summary to this file')
     parser.set_defaults(run_command=_run)
@@ -114,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
     if done.rounded:
         say(f'Rounded to float32: {", ".join(done.rounded)}')
     if done.over_horizon:
-        say(f'Longer than the time limit: {done.over_horizon} episodes; is it the right task?')
+        say(f'Longer than the time limit: {done.over_horizon} episodes; check the task')
     named = done.env_id if done.env_id and done.env_id.isprintable() else 'ENV_ID'
     say(_training(done.out, options.algorithm, options.env_id or named))
     if options.json is not None:
@@ -122,7 +120,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _training(out: str, algorithm: str | None, env_id: str) -> str:
-    """Say how to train on the file."""
+    """Print how to train on the file."""
     path = str(Path(out).resolve())
     if not path.endswith('.npz'):
         words = ['omnisafe', 'train', '--algo', 'QPT', '--env-id', env_id]
@@ -144,5 +142,5 @@ def _horizon(options: argparse.Namespace) -> int | None:
 
     task = find_task(options.env_id)
     if task is None:
-        raise UserError(f'--env-id {options.env_id}: no task of DSRL; give --horizon instead')
+        raise UserError(f'--env-id {options.env_id} is not a task of DSRL; give --horizon instead')
     return task.horizon

@@ -20,11 +20,11 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'download',
-        "get DSRL's datasets from Hugging Face, or check those that are there",
+        "download DSRL's datasets from Hugging Face, or verify existing ones",
         'omnisafe-qpt data download CarButton1 SafetyBallRun-v0\n\n'
-        'A download that was stopped goes on where it was. A dataset that is there is compared\n'
-        'with the sha256 recorded when it came, never downloaded again. HF_ENDPOINT names a\n'
-        'mirror, DSRL_DATASET_DIR the folder that training looks in.',
+        'A stopped download resumes. An existing dataset is compared\n'
+        'with the sha256 recorded at download, and never downloaded again. HF_ENDPOINT sets a\n'
+        'mirror, DSRL_DATASET_DIR the folder of datasets for training.',
     )
     parser.add_argument(
         'task',
@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
         '--folder',
         type=Path,
         metavar='DIR',
-        help='where to put them (default: $DSRL_DATASET_DIR, else ~/.dsrl/datasets)',
+        help='target folder (default: $DSRL_DATASET_DIR, else ~/.dsrl/datasets)',
     )
     parser.add_argument(
         '--json',
@@ -63,7 +63,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     try:
         rows = [_get(task, folder) for task in tasks]
     except KeyboardInterrupt:
-        say('What has come is kept: the same command goes on from there.', file=sys.stderr)
+        say('The partial download is kept: the same command resumes it.', file=sys.stderr)
         raise
     if options.json is not None:
         write_json(rows, options.json)
@@ -92,7 +92,7 @@ def _print_estimate(tasks: list[Task], folder: Path) -> None:
 
 
 def _get(task: Task, folder: Path) -> dict[str, Any]:
-    """Get one dataset and say what became of it."""
+    """Download one dataset and print the result."""
     from rich.filesize import decimal
 
     from omnisafe_qpt.data.download import download, download_url

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from omnisafe_qpt.data.summary import DatasetSummary
 
 
-# Metadata such as a list of every episode's controller is told in one line.
+# Long metadata, such as every episode's controller, is shortened to one line.
 _ATTRIBUTE_WIDTH = 60
 # More dimensions than this are not listed.
 _MAX_DIMENSIONS = 32
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'info',
-        'tell what a dataset holds, what it offers within a cost limit, and what is wrong with it',
+        'summarise a dataset: content, best return within cost limits, and faults',
         'omnisafe-qpt data info CarButton1 --cost-limit 25',
     )
     add_dataset(parser)
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
-    """Declare the dataset that a command looks at."""
+    """Declare the argument that names a dataset."""
     parser.add_argument(
         'dataset',
         metavar='FILE|TASK',
@@ -72,10 +72,10 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def limit(text: str) -> float:
-    """Read a cost limit: a finite number, 0 or more."""
+    """Parse a cost limit: a finite number, 0 or more."""
     value = float(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f'{text} is no cost limit; it must be 0 or more')
+        raise argparse.ArgumentTypeError(f'{text} is not a cost limit; it must be 0 or more')
     return value
 
 
@@ -96,14 +96,14 @@ def _run(options: argparse.Namespace) -> None:
 
 @contextmanager
 def reading(path: Path, label: str = 'Reading') -> Iterator[Callable[[int, int], None]]:
-    """Show on stderr how far a file has been read, if that is a terminal.
+    """Show the progress of reading a file on stderr, if that is a terminal.
 
     Args:
         path (Path): The file.
-        label (str, optional): What is being done. Defaults to ``'Reading'``.
+        label (str, optional): Label of the bar. Defaults to ``'Reading'``.
 
     Yields:
-        What is to be called with how much is read, and of how much.
+        A callback for the amount read and the total.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -193,7 +193,7 @@ def _frontier_text(summary: DatasetSummary) -> str:
 
 
 def _action_text(summary: DatasetSummary) -> str:
-    """Tell what each dimension of the actions spans."""
+    """Return the range of each dimension of the actions, as text."""
     span = summary.ranges['actions']
     texts = [f'{_number(low)} to {_number(high)}' for low, high in zip(span.low, span.high)]
     if len(set(texts)) == 1 or len(texts) > _MAX_DIMENSIONS:
@@ -203,7 +203,7 @@ def _action_text(summary: DatasetSummary) -> str:
 
 
 def _shorten(text: str, width: int) -> str:
-    """Keep the beginning of a text, whole words and numbers of it."""
+    """Shorten a text at a word boundary."""
     line = ' '.join(text.split())
     if len(line) <= width:
         return line
@@ -224,7 +224,7 @@ def _limit_table(summary: DatasetSummary) -> Table:
     columns += ['normalised'] if summary.task else []
     table = result_table('Within a cost limit', '', tuple(columns), first_is_text=True)
     for row in summary.limits:
-        # Where no episode is within the limit, the target is the cheapest episode's.
+        # If no episode is within the limit, the target is that of the cheapest episode.
         mark = '' if row.episodes else '*'
         cells = [f'{row.cost_limit:g}', f'{row.episodes:,}', f'{row.share:.1%}']
         cells.append(_number(row.target_return) + mark)
@@ -232,7 +232,7 @@ def _limit_table(summary: DatasetSummary) -> Table:
             cells.append(f'{row.normalized:.3f}{mark}')
         table.add_row(*cells)
     if any(row.episodes == 0 for row in summary.limits):
-        table.caption = '* none is within: the return of the cheapest episode'
+        table.caption = '* no episode within: the return of the cheapest episode'
     return table
 
 

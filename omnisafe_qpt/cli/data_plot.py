@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
         '--cost-limit',
         type=limit,
         metavar='X',
-        help="undiscounted cost of an episode up to which it is safe (default: training's)",
+        help="largest undiscounted cost of a safe episode (default: training's)",
     )
     parser.add_argument(
         '--augmentation',
@@ -53,7 +53,9 @@ def add(commands: Any) -> None:
         metavar='S',
         help='seed of the relabelling, as in training (default: 0)',
     )
-    parser.add_argument('--json', type=Path, metavar='F', help='write what is drawn to this file')
+    parser.add_argument(
+        '--json', type=Path, metavar='F', help='write the plotted data to this file'
+    )
     parser.set_defaults(run_command=_run)
 
 

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'doctor',
-        'check what works on this machine, and say how to mend what does not',
+        'check the installation on this machine, and print fixes',
         'omnisafe-qpt doctor --only omnisafe safety-gymnasium',
     )
     parser.add_argument(
@@ -55,13 +55,13 @@ def _run(options: argparse.Namespace) -> None:
     names = options.only or list(CHECKS)
     for name in names:
         if name not in CHECKS:
-            raise UserError(f'--only {name}: is not a check; there are {", ".join(CHECKS)}')
+            raise UserError(f'--only {name} is not a check; choose from {", ".join(CHECKS)}')
     found = versions()
     rows = []
     console = Console(stderr=True, highlight=False)
     for number, name in enumerate(names, start=1):
         step = f'Checking {name} ({number} of {len(names)})'
-        if not console.is_terminal:  # where a spinner leaves no trace
+        if not console.is_terminal:  # where a spinner can be erased
             console.print(step)
         with console.status(step):
             rows.append({'check': name, **vars(run_check(name, options.timeout))})
@@ -88,7 +88,7 @@ def _print_answers(found: dict[str, str], rows: list[dict[str, Any]]) -> None:
     console = result_console()
     console.print(', '.join(installed))
     print_table(table, console)
-    # Below the table and unbroken, so that commands can be copied.
+    # Below the table without wrapping, so that commands can be copied.
     fixes: dict[str, list[str]] = {}
     for row in rows:
         if row['fix']:

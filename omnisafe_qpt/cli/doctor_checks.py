@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Does it work here? What ``omnisafe-qpt doctor`` asks, each question in a process of its own.
+"""The checks of ``omnisafe-qpt doctor``, each in its own process.
 
-A simulator that crashes takes its process with it, and one that hangs has to be stopped from
-outside. So a check is a function in this module that runs in a new process, which leaves its
-answer in a file: no answer means that it came to a bad end.
+A simulator that crashes ends its process, and one that hangs must be stopped from outside. So a
+check is a function in this module that runs in a new process and writes its result to a file. No
+result means that the process failed.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PACKAGES = (
     *('metadrive-simulator', 'panda3d'),
 )
 
-# Return and cost of an episode that MetaDrive's own driver (IDM) drives, by task and seed of the
-# traffic; equal on Python 3.10 and 3.11. Other processors may round differently, after which the
-# traffic takes another course: over seeds the returns of the first two scatter by 3 %.
+# Return and cost of an episode with MetaDrive's own driver (IDM), by task and seed of the traffic;
+# equal on Python 3.10 and 3.11. Other processors may round differently, which changes the traffic:
+# over seeds the returns of the first two tasks vary by 3 %.
 IDM_EPISODES = {
     'easysparse': (0, 425.06, 94.60),
     'mediummean': (0, 259.11, 54.14),
@@ -48,13 +48,13 @@ _TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Answer:
-    """What came out of a check.
+    """Result of a check.
 
     Args:
-        state (str): ``ok``, ``missing`` for what is not installed, or ``FAILED``.
-        detail (str): What was found, in one line.
-        fix (str, optional): How to mend it, in one line. Defaults to ``''``.
-        seconds (float, optional): How long it took. Defaults to 0.0.
+        state (str): ``ok``, ``missing`` (not installed) or ``FAILED``.
+        detail (str): Details in one line.
+        fix (str, optional): How to fix it, in one line. Defaults to ``''``.
+        seconds (float, optional): Duration. Defaults to 0.0.
     """
 
     state: str
@@ -64,7 +64,7 @@ class Answer:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter; empty for missing ones."""
+    """Return the versions of Python and of the main packages; empty for missing ones."""
     found = {'python': '.'.join(map(str, sys.version_info[:3]))}
     for package in _PACKAGES:
         try:
@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
 
 
 def _check_omnisafe() -> Answer:
-    """Whether OmniSafe knows QPT, which needs gymnasium's entry points to be in order."""
+    """Check that QPT is registered with OmniSafe, through gymnasium's entry points."""
     from omnisafe import algorithms
 
     from omnisafe_qpt.algorithms import ALGORITHMS
@@ -140,34 +140,34 @@ def _check_simulator(suite: str, env_id: str, steps: int = 20) -> Answer:
 
 
 def _check_rendering() -> Answer:
-    """Draw a task of MuJoCo; the Bullet and MetaDrive tasks need no graphics system."""
+    """Render a MuJoCo task; the Bullet and MetaDrive tasks need no graphics system."""
     reason = why_unavailable('safety_gymnasium')
     if reason is not None:
         return _not_installed(reason)
     from omnisafe_qpt.evaluation.video import ffmpeg_program, find_graphics
 
-    # Training and evaluation do without pictures: what fails here is missing rather than broken.
+    # Training and evaluation need no rendering, so a failure counts as missing.
     try:
         graphics = find_graphics('SafetyHopperVelocity-v1')
     except UserError as error:
         detail = str(error).removesuffix(f': {OPENGL_HELP}')
-        return Answer(MISSING, detail, f'{OPENGL_HELP}; for pictures of MuJoCo only')
+        return Answer(MISSING, detail, f'{OPENGL_HELP}; only for rendering MuJoCo')
     try:
         ffmpeg_program()
     except UserError as error:
-        return Answer(MISSING, 'pictures, but no clips', str(error))
+        return Answer(MISSING, 'images, but no clips', str(error))
     if not graphics:
-        return Answer(OK, f'pictures with MUJOCO_GL={os.environ.get("MUJOCO_GL", "unset")}; clips')
+        return Answer(OK, f'images with MUJOCO_GL={os.environ.get("MUJOCO_GL", "unset")}; clips')
     backend = graphics['MUJOCO_GL']
     return Answer(
         OK,
-        f'pictures with MUJOCO_GL={backend}, which evaluate --video finds by itself; clips',
-        f'export MUJOCO_GL={backend}, for omnisafe eval and for programs of your own that draw',
+        f'images with MUJOCO_GL={backend}, which evaluate --video sets itself; clips',
+        f'export MUJOCO_GL={backend}, for omnisafe eval and your own programs that render',
     )
 
 
 def _check_cache() -> Answer:
-    """Whether datasets can be downloaded to where they belong."""
+    """Check that datasets can be downloaded to their folder."""
     from omnisafe_qpt.data.resolve import cache_folder
 
     folder = cache_folder()
@@ -182,7 +182,7 @@ def _check_cache() -> Answer:
 
 
 def _check_metadrive(task: str) -> Answer:
-    """Run an episode with MetaDrive's own driver and compare it with what it should bring."""
+    """Run an episode with MetaDrive's own driver and compare return and cost with a reference."""
     reason = why_unavailable('metadrive')
     if reason is not None:
         return _not_installed(reason)
@@ -213,7 +213,7 @@ def _not_installed(reason: str) -> Answer:
     return Answer(MISSING, detail, command)
 
 
-# In the order in which they are made.
+# In the order of execution.
 CHECKS: dict[str, Callable[[], Answer]] = {
     'omnisafe': _check_omnisafe,
     'device': _check_device,
@@ -231,11 +231,11 @@ CHECKS: dict[str, Callable[[], Answer]] = {
 
 
 def run_check(name: str, timeout: float) -> Answer:
-    """Make a check in a new process.
+    """Run a check in a new process.
 
     Args:
         name (str): One of :data:`CHECKS`.
-        timeout (float): Seconds after which it is stopped.
+        timeout (float): Time limit in seconds.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +257,7 @@ def run_check(name: str, timeout: float) -> Answer:
         else:
             answer = _read_answer(file) or _without_answer(status, log)
         finally:
-            # The processes that it started go with it.
+            # Ends its child processes too.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -275,7 +275,7 @@ def _without_answer(status: int, log: Path) -> Answer:
 
 
 def _make_check(name: str, file: Path) -> None:
-    """Make a check in this process and write its answer."""
+    """Run a check in this process and write its result."""
     try:
         answer = CHECKS[name]()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
@@ -288,4 +288,4 @@ def _make_check(name: str, file: Path) -> None:
 
 if __name__ == '__main__':
     _make_check(sys.argv[1], Path(sys.argv[2]))
-    os._exit(0)  # the answer counts, not what a simulator does when Python takes it down
+    os._exit(0)  # the result counts, not a crash of the simulator at exit

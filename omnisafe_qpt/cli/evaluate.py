@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-# Where not said otherwise.
+# Default.
 _EPISODES = 20
 
 
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
         type=float,
         action='append',
         metavar='X',
-        help="undiscounted cost of an episode to keep within (default: the run's); may be given "
+        help="undiscounted cost that an episode must not exceed (default: the run's); may be given "
         'several times',
     )
     parser.add_argument(
@@ -70,9 +70,9 @@ def add(commands: Any) -> None:
         type=target_return,
         action='append',
         metavar='R',
-        help="return to ask for, at a cost of the limit, or dsrl for DSRL's published one; once "
-        'for all limits, or once for each (default: the choice of the target calibration; without '
-        'one the highest that the dataset reached within the limit)',
+        help="target return, with the limit as target cost, or dsrl for DSRL's published one; once "
+        "for all limits, or once for each (default: the target calibration's choice; without "
+        'one the highest in the dataset within the limit)',
     )
     parser.add_argument(
         '--episodes',
@@ -87,16 +87,16 @@ def add(commands: Any) -> None:
         type=int,
         default=0,
         metavar='S',
-        help='seed of the first episode, each further one has the next; the same for all limits '
+        help='seed of the first episode; increases by one per episode; the same for all limits '
         'and runs (default: 0)',
     )
     add_machine_options(parser)
     parser.add_argument(
         '--offline',
         metavar='DATASET',
-        help='run nothing: estimate return and cost in dynamics learned from a dataset (a file, or '
-        'a name as in train_cfgs:dataset), and check actions, critics and choices on it; of the '
-        "run's own file on the episodes held out of training, if any",
+        help='no simulator: estimate return and cost in dynamics learned from a dataset (file or '
+        'name as in train_cfgs:dataset), and check actions, critics and selection on it; of the '
+        "run's own file only the held-out episodes are used, if any",
     )
     parser.add_argument(
         '--no-estimate',
@@ -107,14 +107,14 @@ def add(commands: Any) -> None:
         '--plot',
         type=Path,
         metavar='F',
-        help='draw return and cost against the limit, or with --offline what came against what the '
-        'critics predict: F.png, F.pdf or F.svg',
+        help='plot return and cost against the limit, or with --offline realised against '
+        'predicted values of the critics: F.png, F.pdf or F.svg',
     )
     parser.add_argument(
         '--video',
         type=Path,
         metavar='DIR',
-        help='write a clip (MP4) of the first episode at each limit of each run to this folder',
+        help='write a clip (MP4) of the first episode for each limit of each run to this folder',
     )
     parser.add_argument(
         '--json',
@@ -132,12 +132,12 @@ def add(commands: Any) -> None:
 
 
 def _refuse_episodes(options: argparse.Namespace) -> None:
-    """Refuse options for episodes in the environment beside ``--offline``."""
+    """Check that ``--offline`` is not combined with options of the simulator."""
     if options.video is not None:
-        raise UserError('--video shows episodes in the environment; leave out --offline or it')
+        raise UserError('--video shows episodes in the environment; leave out --offline or --video')
     for name in ('episodes', 'processes'):
         if getattr(options, name) is not None:
-            raise UserError(f'--{name}: nothing is run with --offline; leave out one of them')
+            raise UserError(f'--{name} has no effect with --offline; leave out one of them')
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -177,12 +177,12 @@ def _run(options: argparse.Namespace) -> None:
     if options.plot is not None:
         plot_limits(rows, options.plot)
     _print_tables(rows, averages)
-    if film is not None:  # last, so that nothing of the evaluation is lost if it fails
+    if film is not None:  # last, so that a failure here loses no results
         film([{**row, 'traces': trace} for row, trace in zip(rows, traces)])
 
 
 def _prepare_film(options: argparse.Namespace) -> Callable[[list[dict[str, Any]]], None]:
-    """Find out whether clips can be made, and return what makes them of the rows."""
+    """Check that clips can be made; returns the function that makes them from rows."""
     from omnisafe_qpt.evaluation.video import check_video, write_clips
     from omnisafe_qpt.progress import ProgressReporter
 
@@ -199,7 +199,7 @@ def _prepare_film(options: argparse.Namespace) -> Callable[[list[dict[str, Any]]
 
 
 def _check_files(files: dict[str, Path | None]) -> None:
-    """Refuse files that cannot be written before the work rather than after it."""
+    """Check before the work that the result files can be written."""
     named: dict[Path, str] = {}
     for option, path in files.items():
         if path is not None:
@@ -210,7 +210,7 @@ def _check_files(files: dict[str, Path | None]) -> None:
 
 
 def _print_tables(rows: list[dict[str, Any]], averages: list[dict[str, Any]]) -> None:
-    """Print a table for each run, and one of the averages where there are several."""
+    """Print a table for each run, and one of the means if there are several."""
     console = result_console()
     runs: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -240,7 +240,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
     if any(row['asked_cost'] not in (None, row['cost_limit']) for row in rows):
         notes.append('target: return @ target cost, chosen by the target calibration')
     if any(row['holds_still'] for row in rows):
-        notes.append('none: no safe target found, every action is zero')
+        notes.append('none: no safe target found, zero-action fallback')
     table = result_table(
         title,
         '\n'.join(notes),
@@ -261,7 +261,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _statements(rows: list[dict[str, Any]]) -> list[str]:
-    """Say what holds at each limit: by these episodes, and by the target calibration."""
+    """Print the guarantees at each limit: from these episodes, and from target calibration."""
     lines = []
     for row in rows:
         over = round(row['unsafe_share'] * row['episodes'])
@@ -289,10 +289,10 @@ def _average_table(averages: list[dict[str, Any]]) -> Table:
     """Make a line for each limit, averaged over runs."""
     notes = (
         '±: 95 % Student t interval over runs, wide for two or three;\n'
-        'safe: mean normalised cost at most 1, and in how many runs'
+        'safe: mean normalised cost at most 1, and the number of such runs'
     )
     if any(row['runs_without_target'] for row in averages):
-        notes += ';\n-: no safe target found in one of the runs, whose actions are all zero'
+        notes += ';\n-: no safe target found in one of the runs (zero-action fallback)'
     table = result_table(
         f'{averages[0]["algo"]} on {averages[0]["env_id"]}, mean over runs',
         notes,

@@ -32,32 +32,32 @@ def add(commands: Any) -> None:
         ' --cost-limit 20',
     )
     parser.add_argument('run', help="a run's folder, or one of its torch_save/epoch-N.pt")
-    parser.add_argument('out', type=Path, metavar='OUT.onnx', help='the file to write')
+    parser.add_argument('out', type=Path, metavar='OUT.onnx', help='file to write')
     add_checkpoint(parser)
     parser.add_argument(
         '--cost-limit',
         type=float,
         metavar='X',
-        help="the file's default, any other can be asked for where it runs (default: the run's)",
+        help="default cost limit of the file; can be changed at run time (default: the run's)",
     )
     parser.add_argument(
         '--target-return',
         type=target_return,
         metavar='R',
-        help="asked for at the file's default limit, or dsrl for DSRL's published one (default: "
-        'the choice of the target calibration; without one the highest return that the dataset '
-        'reached within it)',
+        help="target return at the default limit, or dsrl for DSRL's published one (default: "
+        "the target calibration's choice; without one the highest return of the dataset "
+        'within the limit)',
     )
     add_deployment_options(parser)
     add_uncalibrated(parser)
-    parser.add_argument('--json', type=Path, metavar='F', help='write what was done to this file')
+    parser.add_argument('--json', type=Path, metavar='F', help='write a report to this file')
     parser.set_defaults(run_command=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
     check_writable(options.out, 'OUT.onnx')
     if options.out.suffix != '.onnx':
-        raise UserError(f'OUT.onnx {options.out}: its name must end in .onnx')
+        raise UserError(f'OUT.onnx {options.out}: the name must end in .onnx')
     if options.json is not None:
         check_writable(options.json)
     from omnisafe_qpt import runner
@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
         f'Candidates: {report["candidates"]}, rule: {report["rule"]}, shift: '
         f'{report["candidate_shift"]}; by default cost limit {report["cost_limit"]:g} and '
         f'{asked}\n'
-        f'Actions as torch chooses them, within {report["difference"]:.1g}\n'
+        f'Actions equal those of torch within {report["difference"]:.1g}\n'
         'To run it, with numpy and onnxruntime alone: omnisafe_qpt.runner.OnnxPolicy, or copy the '
         f'folder {Path(runner.__file__).parent}',
     )

@@ -36,13 +36,13 @@ _UNDEFINED = '-'
 
 
 def run_offline(options: argparse.Namespace) -> None:
-    """Check each run on ``options.offline`` and tell what was found.
+    """Check each run on the dataset ``options.offline`` and print the results.
 
     Args:
-        options (argparse.Namespace): Those of ``omnisafe-qpt evaluate``.
+        options (argparse.Namespace): Options of ``omnisafe-qpt evaluate``.
     """
     if options.summary is not None:
-        raise UserError('--summary averages episodes in the environment; leave out --offline or it')
+        raise UserError('--summary is for episodes in the environment; give --offline or --summary')
     from omnisafe_qpt.evaluation.offline import evaluate_offline
     from omnisafe_qpt.plots import check_suffix, plot_calibrations
     from omnisafe_qpt.progress import ProgressReporter
@@ -66,7 +66,7 @@ def run_offline(options: argparse.Namespace) -> None:
             say(report['dataset_warning'], file=sys.stderr)
         report['estimate'] = None if options.no_estimate else _estimate(run, options)
         reports.append(report)
-    # Before anything is printed, so that they are there even if the reader of the tables is gone.
+    # Before the tables are printed, so that the files exist even if the pipe is closed.
     if options.json is not None:
         write_json(reports, options.json)
     has_critics = any(report['calibrations'] is not None for report in reports)
@@ -75,11 +75,11 @@ def run_offline(options: argparse.Namespace) -> None:
     for report in reports:
         _print_report(report)
     if options.plot is not None and not has_critics:
-        raise UserError(f'--plot {options.plot}: the run trained no critics, nothing can be drawn')
+        raise UserError(f'--plot {options.plot}: the run trained no critics, nothing to plot')
 
 
 def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    """Estimate a run's return and cost, with a bar for each part of the work."""
+    """Estimate a run's return and cost, with a progress bar for each phase."""
     from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, estimate_run
 
     with parts_of_work() as show:
@@ -98,9 +98,9 @@ def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 _ESTIMATE_NOTE = (
-    'Imagined in dynamics learned from these data, not measured in the environment, and no '
+    'Model rollouts in dynamics learned from these data, not measured in the environment, no '
     'guarantee. In brackets: 90 % intervals. Choice: the target cost with the highest return whose '
-    'interval of the cost is within the limit, by the model.'
+    'cost interval is within the limit, by the model.'
 )
 
 
@@ -140,12 +140,12 @@ def _print_report(report: dict[str, Any]) -> None:
         _print_estimate(console, report['estimate'])
     _print_table(console, _action_table(report), _ACTION_NOTE)
     if report['calibrations'] is None:
-        console.print('\nThe run trained no critics: nothing to calibrate or to choose by.')
+        console.print('\nThe run trained no critics: no calibration and no selection.')
         return
     _print_table(console, _critic_table(report), _critic_note(report))
     _print_table(console, _bin_table(report), _BIN_NOTE)
     if report['candidates'] is None:
-        console.print('\nThe policy has one candidate: nothing to choose.')
+        console.print('\nThe policy has one candidate: no selection.')
         return
     _print_table(console, _candidate_table(report), _CANDIDATE_NOTE)
 
@@ -154,7 +154,7 @@ def _print_estimate(console: Console, estimate: dict[str, Any]) -> None:
     _print_table(console, _estimate_table(estimate), _ESTIMATE_NOTE)
     test = estimate['test']
     console.print(
-        f'On {test["episodes"]} unseen episodes the model missed the cost by '
+        f'On {test["episodes"]} held-out episodes the model missed the cost by '
         f'{_number(test["costs"]["error_absolute"])} and the return by '
         f'{_number(test["returns"]["error_absolute"])} on average (their means: '
         f'{_number(test["costs"]["mean"])} and {_number(test["returns"]["mean"])}).'
@@ -165,15 +165,15 @@ def _print_estimate(console: Console, estimate: dict[str, Any]) -> None:
 
 
 def _print_table(console: Console, table: Table, note: str) -> None:
-    # Not as the table's caption, which would be as narrow as the table.
+    # Not the table's caption, which would be as narrow as the table.
     console.print()
     print_table(table, console)
     console.print(note, style='italic dim')
 
 
 _ACTION_NOTE = (
-    "The policy is given the data's own targets. Mean action: always that of these data. Ratio: 0 "
-    'is perfect, 1 is no better than the mean action.'
+    "The policy is conditioned on the data's targets. Mean action: that of these data. "
+    'Ratio: 0 is perfect, 1 is no better than the mean action.'
 )
 
 
@@ -202,7 +202,7 @@ def _action_table(report: dict[str, Any]) -> Table:
 
 def _critic_table(report: dict[str, Any]) -> Table:
     table = result_table(
-        "Critics: values of the data's actions, and what came",
+        "Critics: predicted and realised values of the data's actions",
         '',
         ('Sum', 'Predicted', 'Realised', 'Bias', 'RMSE', 'Corr.', 'Rank corr.'),
         first_is_text=True,
@@ -220,25 +220,21 @@ def _critic_table(report: dict[str, Any]) -> Table:
 
 
 def _critic_note(report: dict[str, Any]) -> str:
-    texts = [
-        f'Sums are discounted by {report["gamma"]:g}; the plain one is not, as a budget is not.'
-    ]
+    texts = [f'Sums are discounted by {report["gamma"]:g}; the plain one, like a budget, is not.']
     cut = report['time_limit_episodes']
     if cut:
         texts += [
-            f'A time limit cut {cut:,} of {report["episodes"]:,} episodes.',
-            'To the end: what would have come after it is left out,',
+            f'A time limit truncated {cut:,} of {report["episodes"]:,} episodes.',
+            'To the end: without the steps after it,',
             f'{report["uncounted_weight"]:.0%} of the discounted future.',
-            "And beyond: the critic's own value of the last state stands for it.",
+            "And beyond: with the critic's own value of the last state.",
         ]
     if any(row['rank_correlation'] is None for row in report['calibrations'].values()):
-        texts.append(f'{_UNDEFINED}: not defined, as all values on one side are the same.')
+        texts.append(f'{_UNDEFINED}: not defined, as all values on one side are equal.')
     return ' '.join(texts)
 
 
-_BIN_NOTE = (
-    'Means over bins of as many states each, from low to high Q^r, and from low to high Q^c.'
-)
+_BIN_NOTE = 'Means over bins of equal size, from low to high Q^r, and from low to high Q^c.'
 
 
 def _bin_table(report: dict[str, Any]) -> Table:
@@ -265,8 +261,8 @@ def _bin_table(report: dict[str, Any]) -> Table:
 
 
 _CANDIDATE_NOTE = (
-    'Budget at a state: the limit less the cost so far in its episode of the data. Spent: it is '
-    'below 0. Infeasible: no candidate fits it. Changed: not the unshifted candidate is chosen.'
+    "Budget at a state: the limit minus the episode's cost so far in the data. Spent: it is "
+    'below 0. Infeasible: no feasible candidate. Changed: a shifted candidate is selected.'
 )
 
 

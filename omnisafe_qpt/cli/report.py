@@ -38,15 +38,15 @@ def add(commands: Any) -> None:
         '--out',
         type=Path,
         metavar='F',
-        help="page to write, an HTML file that needs no other (default: report.html in the run's "
-        'folder, or in the one that holds all runs)',
+        help="page to write, a self-contained HTML file (default: report.html in the run's "
+        'folder, or in the common folder of all runs)',
     )
     parser.add_argument(
         '--cost-limit',
         type=limit,
         action='append',
         metavar='X',
-        help='undiscounted cost of an episode to keep within; may be given several times '
+        help='undiscounted cost that an episode must not exceed; may be given several times '
         "(default: 5, 10, 20, 40 and the run's)",
     )
     parser.add_argument(
@@ -60,12 +60,12 @@ def add(commands: Any) -> None:
         '--evaluation',
         type=Path,
         metavar='JSON',
-        help='take the results from this file of omnisafe-qpt evaluate --json, simulate nothing',
+        help='read the results from this file of omnisafe-qpt evaluate --json, without simulation',
     )
     source.add_argument(
         '--no-simulator',
         action='store_true',
-        help='simulate nothing and report on training and data alone',
+        help='report on training and data only, without simulation',
     )
     parser.add_argument(
         '--json',
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> None:
     page = make_page(runs, rows, _datasets(runs))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding='utf-8')
-    say(f'{path}: open it in a browser, it needs no other file')
+    say(f'{path}: a self-contained page, for a browser')
     if options.json is not None:
         write_json(
             [{key: row[key] for key in row if key != 'traces'} for row in rows], options.json
@@ -104,8 +104,8 @@ def _check_options(options: argparse.Namespace) -> None:
     simulates = options.evaluation is None and not options.no_simulator
     if not simulates and (options.cost_limit or options.episodes):
         raise UserError(
-            '--cost-limit and --episodes say what to simulate, --evaluation and --no-simulator '
-            'that nothing is; leave out the ones or the others',
+            '--cost-limit and --episodes set the simulation, which --evaluation and --no-simulator '
+            'turn off; leave out one or the other',
         )
 
 

@@ -22,7 +22,7 @@ from omnisafe_qpt.data.tasks import SUITES, Task, all_tasks
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Widths that hold the longest entry of every suite, so that their tables line up in 80 columns.
+# Widths for the longest entry of all suites, so that their tables align in 80 columns.
 _COLUMNS = {
     'Environment': 29,
     'Steps': 5,
@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'tasks',
-        "list DSRL's 38 tasks: sizes, reference returns, what is downloaded, what can run here",
+        "list DSRL's 38 tasks: sizes, reference returns, downloaded data, installed simulators",
         'omnisafe-qpt tasks --suite bullet_safety_gym --json tasks.json',
     )
     parser.add_argument('--suite', choices=SUITES, help='only the tasks of this suite')
@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         '--json',
         type=Path,
         metavar='F',
-        help='write everything to this file, published targets and addresses of the data included',
+        help='write all details to this file, with published targets and URLs of the data',
     )
     parser.set_defaults(run_command=_run)
 
@@ -71,12 +71,12 @@ def _run(options: argparse.Namespace) -> None:
         )
         print_table(_table(tasks, folder), console)
         if obstacle is not None:
-            # In one piece: it ends in a command to copy.
+            # Not wrapped: it ends in a command to copy.
             console.print(obstacle, soft_wrap=True)
         console.print()
     print(
-        "Return and cost are those of the episodes in DSRL's dataset. Datasets here are in\n"
-        f'{folder}; ~ is the size, at most, of one that is not. To get one:\n'
+        "Return and cost: range over DSRL's dataset. Datasets here are in\n"
+        f'{folder}; ~ is an upper bound of the size of a missing one. To get one:\n'
         f'omnisafe-qpt data download {rows[0]["name"]}',
     )
     if options.json is not None:
@@ -116,7 +116,7 @@ def _size(count: int) -> str:
 
 
 def _describe(task: Task, folder: Path, obstacle: str | None) -> dict[str, Any]:
-    """Give everything that is known of a task."""
+    """Return all details of a task."""
     path = folder / task.dataset_file
     cached = path.is_file()
     targets = [

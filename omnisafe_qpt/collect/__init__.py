@@ -2,19 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Offline datasets collected in the real simulators.
 
-Each episode draws who acts in it: a scripted controller of its task with a risk of its own, or one
-of a mixture of trained agents, so that returns and costs are spread. An episode depends on the
-environment, the seed, the mixture and its number only: neither the number of processes nor the
-other episodes change it, and a broken collection goes on where it was.
+Each episode draws its behaviour: a scripted controller of its task with its own risk, or one of a
+mixture of trained agents, so that returns and costs are spread. An episode depends only on the
+environment, the seed, the mixture and its index: not on the number of processes or on other
+episodes. An interrupted collection resumes.
 
-- ``engine``: :func:`collect`, from what is asked for to the file.
-- ``request``: what is asked for, checked.
+- ``engine``: :func:`collect`, from the request to the file.
+- ``request``: the checked request.
 - ``episodes``: running and recording episodes.
 - ``store``: finished episodes on disk, until the file is written.
-- ``selection``: which of the collected episodes are kept.
+- ``selection``: selection of the episodes to keep.
 - ``agents``: policies trained by OmniSafe as behaviours.
-- ``controller``, ``simulator``: what scripted controllers are, and the simulator as they see it.
-- ``families``: which scripted controllers an environment id has; the other modules are theirs.
+- ``controller``, ``simulator``: interfaces of scripted controllers and of the simulator.
+- ``families``: the scripted controllers of an environment id; the other modules define them.
 """
 
 from __future__ import annotations

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from omnisafe_qpt.collect.simulator import Simulator
 
 
-# Slow noise forgets this share of itself at each step (Ornstein-Uhlenbeck).
+# Decay of the slow noise per step (Ornstein-Uhlenbeck).
 _FORGETTING = 0.15
 
 
 class AgentController:
-    """Trained policies in one episode: a draw from a mixture, perhaps a second one later on.
+    """Trained policies in one episode: a draw from a mixture, and possibly a second one later.
 
     Args:
-        mixture (Mixture): What to draw from.
+        mixture (Mixture): The mixture.
         draws (np.random.Generator): The episode's own generator.
         simulator (Simulator): The simulator, for its spaces.
         steps (int): Steps in the episode.
@@ -49,7 +49,7 @@ class AgentController:
 
         torch.manual_seed(int(draws.integers(2**31)))
         switches = draws.random() < mixture.switch
-        # As likely from 10 to 100 as from 100 to 1000: weak policies end an episode early.
+        # Log-uniform, as weak policies end an episode early.
         step = int(steps ** draws.random())
         self._switch_step = step if switches else None
         self._behaviours = [_Behaviour(mixture, draws, simulator) for _ in range(2)]
@@ -64,7 +64,7 @@ class AgentController:
         return self._current.act(observation)
 
     def observe(self, reward: float, cost: float) -> None:
-        """Take in what the last action brought."""
+        """Record the reward and the cost of the last action."""
         self._current.policy.observe(reward, cost)
 
 
@@ -95,7 +95,7 @@ class _Behaviour:
 
     @property
     def policy(self) -> _Policy:
-        """The policy, loaded and at the start of its episode when it is first asked for."""
+        """The policy, loaded and reset on first use."""
         if self._policy is None:
             self._policy = _load_policy(self._agent, self._simulator)
             self._policy.begin(self._seed)
@@ -107,7 +107,7 @@ class _Behaviour:
 
 
 class _Policy(Protocol):
-    """A trained policy in one episode after another."""
+    """Interface of a trained policy over successive episodes."""
 
     def begin(self, seed: int) -> None:
         """Begin an episode."""
@@ -116,7 +116,7 @@ class _Policy(Protocol):
         """Return the action, shape (A,), drawn from the policy's distribution or its mean."""
 
     def observe(self, reward: float, cost: float) -> None:
-        """Take in the reward and the cost of the last action."""
+        """Record the reward and the cost of the last action."""
 
 
 def _load_policy(agent: Agent, simulator: Simulator) -> _Policy:
@@ -130,7 +130,7 @@ def _load_cached(algorithm: str, checkpoint: str, obs_dim: int, act_dim: int) ->
 
     from omnisafe_qpt.algorithms import ALGORITHMS
 
-    # Networks draw initial weights; an episode must not feel whether it was the one to load them.
+    # Networks draw initial weights; an episode must not depend on whether it loads them.
     with torch.random.fork_rng(devices=[]):
         if algorithm in ALGORITHMS:
             return _OwnPolicy(checkpoint)
@@ -203,12 +203,12 @@ class _OmniSafePolicy:
 
 @dataclass
 class _SafetyBudget:
-    """What algorithms of the Saute kind add to the observation: the share of the budget left.
+    """Extra observation of Saute algorithms: the remaining share of the budget.
 
     Args:
         total (float): The budget, discounted as OmniSafe does.
         discount (float): Per step.
-        left (float): The share that is left.
+        left (float): The remaining share.
     """
 
     total: float
@@ -217,7 +217,7 @@ class _SafetyBudget:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> _SafetyBudget | None:
-        """Return the budget of a run, None for all other algorithms."""
+        """Return the budget of a run of a Saute algorithm, else None."""
         settings = config.get('algo_cfgs', {})
         if 'saute_gamma' not in settings:
             return None
@@ -226,5 +226,5 @@ class _SafetyBudget:
         return cls(settings['safety_budget'] * mean_discount, discount)
 
     def spend(self, cost: float) -> None:
-        """Take off the cost of a step."""
+        """Subtract the cost of a step."""
         self.left = (self.left - cost / self.total) / self.discount

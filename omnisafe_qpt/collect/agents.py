@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mixtures of trained policies and scripted controllers, as the user names them."""
+"""Mixtures of trained policies and scripted controllers, from the user's options."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Agent:
     """A checkpoint of a run, one of the policies of a mixture.
 
     Args:
-        label (str): What it is called in the dataset's metadata.
-        run (str): The run's folder as the user named it.
+        label (str): Name in the dataset's metadata.
+        run (str): The run's folder as given by the user.
         algorithm (str): OmniSafe's name of the algorithm.
         epoch (int): Epochs that it was trained for.
         checkpoint (str): The file.
-        sha256 (str): Of the file.
+        sha256 (str): SHA-256 of the file.
         weight (float): Its weight in the mixture.
     """
 
@@ -49,7 +49,7 @@ class Agent:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Who acts in a collection, and how each episode draws.
+    """The behaviours of a collection, and their parameters.
 
     Args:
         agents (tuple[Agent, ...], optional): Trained policies. Defaults to none.
@@ -57,7 +57,7 @@ class Mixture:
             to 1.0.
         noise (float, optional): Largest standard deviation of the noise on the agents' actions.
             Defaults to 0.0.
-        switch (float, optional): Share of the agents' episodes in which another one takes over.
+        switch (float, optional): Share of the agents' episodes that switch to another agent.
             Defaults to 0.0.
         sample (float, optional): Share of the agents' episodes in which actions are drawn from
             the policy's distribution rather than its mean. Defaults to 0.0.
@@ -76,11 +76,11 @@ class Mixture:
 
     @property
     def scripted_share(self) -> float:
-        """The share of the episodes that scripted controllers run."""
+        """Share of the episodes with scripted controllers."""
         return self.scripted_weight / self.total_weight
 
     def describe(self) -> list[dict[str, Any]]:
-        """List who acts in how large a share of the episodes, in plain values."""
+        """Return the behaviours and their shares of the episodes, in plain values."""
         policies: list[dict[str, Any]] = []
         if self.scripted_weight:
             policies.append({'label': SCRIPTED, 'share': self.scripted_share})
@@ -105,14 +105,14 @@ SCRIPTED_ONLY = Mixture()
 
 
 def read_agents(texts: Sequence[str], env_id: str) -> tuple[tuple[Agent, ...], float]:
-    """Find the checkpoints that ``RUN[:EPOCH][:WEIGHT]`` name.
+    """Find the checkpoints for ``RUN[:EPOCH][:WEIGHT]``.
 
     Args:
-        texts (Sequence[str]): What was given to ``--agent``.
+        texts (Sequence[str]): Values of ``--agent``.
         env_id (str): The environment that they must have been trained in.
 
     Returns:
-        The agents, and the weight of the scripted controllers, 0.0 where none was given.
+        The agents, and the weight of the scripted controllers, 0.0 if none was given.
 
     Raises:
         UserError: If there is no such run or checkpoint, it cannot be used here, or a weight is
@@ -132,12 +132,11 @@ def read_agents(texts: Sequence[str], env_id: str) -> tuple[tuple[Agent, ...], f
 
 
 def parse_agent(text: str) -> tuple[str, str, float]:
-    """Split ``RUN[:EPOCH][:WEIGHT]``, from the right, as a path may hold colons.
+    """Split ``RUN[:EPOCH][:WEIGHT]`` from the right, as a path may contain colons.
 
     Args:
-        text (str): A number alone after the run is an epoch if it is whole, else a weight; for
-            ``scripted`` it is a weight always. Where there are several readings, a run that
-            exists is meant.
+        text (str): A single number after the run is an epoch if it is an integer, else a weight;
+            for ``scripted`` it is always a weight. An ambiguous text refers to a run that exists.
 
     Returns:
         The run, the epoch as a number, ``last`` or ``all``, and the weight.
@@ -193,13 +192,13 @@ def _read_run(run: str, epoch: str, weight: float, number: int, env_id: str) -> 
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """Read the settings of a run of OmniSafe's.
+    """Read the settings of an OmniSafe run.
 
     Args:
         folder (Path): The run's folder.
 
     Raises:
-        UserError: If they are not there or are not OmniSafe's.
+        UserError: If they are missing or not OmniSafe's.
     """
     path = folder / 'config.json'
     try:
@@ -212,7 +211,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_checkpoint(file: Path, algorithm: str) -> None:
-    """Refuse at the start what would fail hours later."""
+    """Check at the start that the checkpoint holds a usable policy."""
     from omnisafe_qpt.compat import policy_parameters
     from omnisafe_qpt.runs.checkpoint import load_file
 

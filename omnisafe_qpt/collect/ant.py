@@ -89,9 +89,9 @@ class Gait:
 
 
 # Both gaits were found by the cross-entropy method (populations of 16 to 40, some dozens of
-# generations) on the task's own return with a little noise on the actions. Without further noise,
-# the first one reaches 2.0 metres a second and a return of 820 to 840 in AntRun, the second one,
-# started from the first, 1.1 metres a second and a return of 180 in 400 steps of AntCircle.
+# generations) on the task's return with slight noise on the actions. Without further noise, the
+# first one reaches 2.0 metres a second and a return of 820 to 840 in AntRun. The second one,
+# started from the first, reaches 1.1 metres a second and a return of 180 in 400 steps of AntCircle.
 RUN_GAIT = Gait(
     strides=1.73,
     front=LegCycle(0.64, 1.03, 0.73, 0.10, 0.78, 0.53),
@@ -165,7 +165,7 @@ def yaw_of(quaternion: np.ndarray) -> float:
 
 
 def leg_targets(gait: Gait, phase: float, swings: np.ndarray) -> np.ndarray:
-    """Return where hips and ankles shall be.
+    """Return the target angles of hips and ankles.
 
     Args:
         gait (Gait): The way of walking.
@@ -188,7 +188,7 @@ def _column(cycle: LegCycle) -> np.ndarray:
 
 
 def draw_gait(rng: np.random.Generator, gait: Gait) -> Gait:
-    """Draw a gait near one, now and then a poor one."""
+    """Draw a gait near the given one, sometimes a poor one."""
     # Roots, as a gait breaks down sooner than the steering of a wheel.
     return replace(
         gait,

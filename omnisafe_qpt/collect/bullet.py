@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Controllers of the Ball and the Car in Bullet-Safety-Gym's Run and Circle tasks.
 
-They decide on the observation and the time step alone: it tells position, velocity and heading.
+They use only the observation, with position, velocity and heading, and the time step.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def make_ball_runner(rng: np.random.Generator, _simulator: Simulator, steps: int
 
 def make_car_runner(rng: np.random.Generator, _simulator: Simulator, steps: int) -> Runner:
     """Draw a controller for an episode of CarRun."""
-    # The car takes its time to get above the limit, and these steps cost nothing: ten more of
-    # them reach DSRL's highest cost, 40. It also fails to break the limit more often than others.
+    # The car needs some steps to exceed the limit, which cost nothing: ten more steps reach DSRL's
+    # highest cost, 40. It also fails to exceed the limit more often than other robots.
     limits = RunLimits(speed=1.5, offset=2.0, top_speed=4.0, max_cost=50.0)
     plan = draw_run_plan(rng, steps, limits, draw_risk(rng, safe_share=0.3))
     car = Car(
@@ -114,7 +114,7 @@ def make_ball_circler(rng: np.random.Generator, _simulator: Simulator, steps: in
     """Draw a controller for an episode of BallCircle."""
     plan = draw_circle_plan(rng, steps, CIRCLE, draw_risk(rng))
     ball = Ball(top_speed=8.0, gain=rng.uniform(0.5, 2.0))
-    # So far ahead, the gain turns the velocity just as fast as the circle turns.
+    # At this look-ahead the gain turns the velocity as fast as the circle turns.
     look_ahead = 0.26 / ball.gain * plan.pace * ball.top_speed * draw_mistuning(rng)
     return Circler(plan, ball, draw_disturbance(rng, 2, 0.4), look_ahead)
 
@@ -123,7 +123,7 @@ def make_car_circler(rng: np.random.Generator, _simulator: Simulator, steps: int
     """Draw a controller for an episode of CarCircle."""
     plan = draw_circle_plan(rng, steps, CIRCLE, draw_risk(rng))
     car = Car(
-        # More than it reaches: most episodes drive at full throttle, the best thing to do.
+        # Above its top speed: most episodes drive at full throttle, which is optimal.
         top_speed=4.0,
         gain=draw_mistuning(rng),
         steering=2.0 * draw_mistuning(rng),

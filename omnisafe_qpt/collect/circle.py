@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Controllers of Safety-Gymnasium's Circle tasks.
 
-They decide on the observation and the time step alone: the magnetometer tells the heading, the
-lidar where the circle's centre lies, and so both tell the position.
+They use only the observation and the time step: the magnetometer gives the heading, the lidar the
+circle's centre, and both together the position.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_axes(observation: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Mover:
-    """One of Safety-Gymnasium's robots, told where to by velocities along the world's axes.
+    """One of Safety-Gymnasium's robots, controlled by velocities along the world's axes.
 
     Args:
         robot (robots.Robot): The robot.
@@ -96,7 +96,7 @@ def make_circler(rng: np.random.Generator, simulator: Simulator, steps: int) -> 
 
     Args:
         rng (np.random.Generator): Random generator of the episode.
-        simulator (Simulator): The simulator; only its id is looked at.
+        simulator (Simulator): The simulator; only its id is used.
         steps (int): Steps in the episode.
 
     Returns:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a scripted controller is, and how the controllers of a task are drawn."""
+"""Interfaces of scripted controllers and of their random construction."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Controller(Protocol):
-    """Chooses the actions of one episode.
+    """Interface: selects the actions of one episode.
 
-    One that has to know what its actions brought has a method ``observe(reward, cost)`` besides,
-    called after each step.
+    A controller that needs rewards and costs also has a method ``observe(reward, cost)``, called
+    after each step.
     """
 
     @property
@@ -34,13 +34,13 @@ class Controller(Protocol):
             step (int): Steps taken in the episode so far.
 
         Returns:
-            The action, shape (A,); what lies outside [-1, 1] is clipped.
+            The action, shape (A,); it is clipped to [-1, 1].
         """
 
 
 @dataclass(frozen=True)
 class Family:
-    """How the controllers of some tasks are drawn.
+    """Random construction of the controllers of some tasks.
 
     Args:
         make_controller (Callable): From the episode's random generator, the simulator, which has

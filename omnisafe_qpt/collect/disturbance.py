@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Disturbance:
-    """Noise on the actions, and now and then a jolt from which a controller has to recover.
+    """Noise on the actions, with occasional jolts from which a controller must recover.
 
     Args:
         rng (np.random.Generator): Source of the noise.
@@ -18,7 +18,7 @@ class Disturbance:
         scale (float): Standard deviation of the noise.
         persistence (float, optional): Correlation of the noise from one step to the next; 0 is
             white noise, above it an Ornstein-Uhlenbeck process. Defaults to 0.0.
-        jolt_rate (float, optional): How often a step starts a jolt, some steps of one random
+        jolt_rate (float, optional): Probability that a step starts a jolt, some steps of one random
             action. Defaults to 0.0.
     """
 
@@ -40,7 +40,7 @@ class Disturbance:
         self._jolt_steps = 0
 
     def disturb(self, action: np.ndarray) -> np.ndarray:
-        """Return what becomes of an action, shape (A,)."""
+        """Return the disturbed action, shape (A,)."""
         fresh = self._scale * self._rng.standard_normal(len(self._noise))
         self._noise = (
             self._persistence * self._noise + math.sqrt(1.0 - self._persistence**2) * fresh

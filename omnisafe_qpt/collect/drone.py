@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Controllers of the Drone in Bullet-Safety-Gym's Run and Circle tasks.
 
-They decide on the observation alone: it tells position, velocity, attitude and turning rates.
+They use only the observation, with position, velocity, attitude and turning rates.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _SLIP_SPEED = 8.76
 _TOP_PUSH = 4.5
 _ROTORS = np.array(
     [
-        # What each rotor adds to: climbing, rolling, pitching and yawing. Those in front and
-        # behind turn counter-clockwise, the others clockwise.
+        # Effect of each rotor on climbing, rolling, pitching and yawing. Front and rear rotors turn
+        # counter-clockwise, the others clockwise.
         [1.0, 0.0, -1.0, -1.0],
         [1.0, -1.0, 0.0, 1.0],
         [1.0, 0.0, 1.0, -1.0],
@@ -53,7 +53,7 @@ _ROTORS = np.array(
 
 @dataclass(frozen=True)
 class FlightGains:
-    """How hard a drone corrects itself.
+    """Control gains of a drone.
 
     Args:
         speed (float): Acceleration for each metre a second that is missing, 1/s.
@@ -82,7 +82,7 @@ class Drone:
     Args:
         top_speed (float): Metres a second to plan for.
         height (float): Metres above the ground at which to fly.
-        gains (FlightGains): How hard it corrects itself.
+        gains (FlightGains): Control gains.
     """
 
     top_speed: float
@@ -135,7 +135,7 @@ _CIRCLE_GAINS = FlightGains(speed=2.0, height=0.8, climb=1.5, tilt=3.0, turning=
 
 
 def draw_gains(rng: np.random.Generator, gains: FlightGains) -> FlightGains:
-    """Draw gains near well-tuned ones, now and then poor ones."""
+    """Draw gains near well-tuned ones, sometimes poor ones."""
     tuned = np.array(astuple(gains))
     return FlightGains(*(tuned * draw_mistunings(rng, len(tuned))).tolist())
 
@@ -156,7 +156,7 @@ def make_drone_circler(rng: np.random.Generator, _simulator: Simulator, steps: i
     risk = draw_risk(rng)
     plan = draw_circle_plan(rng, steps, limits, risk)
     drone = Drone(5.6 if risk else 4.6, rng.uniform(0.5, 1.5), draw_gains(rng, _CIRCLE_GAINS))
-    # A second ahead makes up for the time that it takes to turn its velocity.
+    # Looking a second ahead compensates for the time to turn its velocity.
     look_ahead = plan.pace * drone.top_speed * draw_mistuning(rng)
     return Circler(plan, drone, draw_disturbance(rng, 4, 0.2), look_ahead)
 

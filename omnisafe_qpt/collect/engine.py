@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""From what is asked for to the file: episodes run, kept, chosen and written."""
+"""Collection of a dataset: episodes are run, stored, selected and written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from omnisafe_qpt.signals import StopSignal
 __all__ = ['collect', 'run_episode', 'supported_env_ids']
 
 _LICENCE = 'Apache-2.0'
-# What simulates, besides the packages that every result depends on.
+# Simulators, in addition to the packages that every result depends on.
 _SIMULATOR_PACKAGES = ('pybullet', 'pybullet-svl', 'metadrive-simulator', 'panda3d')
 
 
@@ -58,12 +58,12 @@ def collect(
 ) -> dict[str, Any]:
     """Collect a dataset in the simulator and write it in DSRL's HDF5 layout.
 
-    Who acts is drawn anew for each episode: a scripted controller, or one of the agents. The same
-    arguments give the same data, bit for bit, with any number of workers and on any machine where
-    the simulator itself computes the same.
+    Each episode draws a scripted controller or one of the agents. The same arguments give the same
+    data, bit by bit, with any number of workers and on any machine where the simulator itself is
+    reproducible.
 
     Finished episodes are kept in the folder ``.NAME.partial`` beside the file. After an
-    interruption the same call goes on with them; when the file is written the folder is removed.
+    interruption the same call continues with them; when the file is written the folder is removed.
     SIGINT, SIGTERM and SIGHUP interrupt it where that is safe, a second Ctrl-C at once.
 
     Args:
@@ -82,11 +82,11 @@ def collect(
         noise (float, optional): Agents' actions get noise of a standard deviation that each
             episode draws between 0 and this, in half of the episodes white, in the others slowly
             varying (Ornstein-Uhlenbeck). Defaults to 0.2.
-        switch (float, optional): Share of the agents' episodes in which another draw takes over
-            at a random step. Defaults to 0.2.
+        switch (float, optional): Share of the agents' episodes that switch to another draw at a
+            random step. Defaults to 0.2.
         sample (float, optional): Share of the agents' episodes in which actions are drawn from
             the policy's distribution rather than its mean. Defaults to 0.5.
-        candidates (int, optional): Collect so many episodes, of which some are kept. Defaults to
+        candidates (int, optional): Number of episodes to collect before selection. Defaults to
             ``episodes``.
         select (str, optional): Which are kept. ``spread``: ``episodes`` of them with a spread of
             returns and costs (:func:`~omnisafe_qpt.collect.selection.select_spread`).
@@ -96,8 +96,7 @@ def collect(
             more candidates than episodes, else all are kept.
         safe_share (float, optional): With ``spread``, the share of the kept episodes that is to
             be within ``cost_limit``. Defaults to 0.5.
-        cost_limit (float, optional): The cost of an episode up to which it counts as safe.
-            Defaults to 10.0.
+        cost_limit (float, optional): Largest cost of a safe episode. Defaults to 10.0.
         density (Sequence[int], optional): With ``density``, the numbers of cells along cost and
             return, the most episodes kept of a cell, and the number up to which the episodes of a
             cell are dropped. Defaults to (60, 50, 10, 1).
@@ -105,12 +104,12 @@ def collect(
             The policies see the rounded observations and the simulator gets the rounded actions,
             so the data are exact all the same, and compress well. Defaults to 23, all that a
             float32 has.
-        max_steps (int, optional): Cut episodes after so many steps. Defaults to the horizon of
-            the task.
-        workers (int, optional): Processes that run the simulator. Defaults to one a core.
-        overwrite (bool, optional): Replace the file if it exists, and throw away what is there of
-            an unfinished collection with other settings. Defaults to False.
-        progress (bool, optional): Show how far it is. Defaults to True.
+        max_steps (int, optional): Truncate episodes after this many steps. Defaults to the task's
+            horizon.
+        workers (int, optional): Processes that run the simulator. Defaults to one per core.
+        overwrite (bool, optional): Replace an existing file, and delete an unfinished collection
+            with other settings. Defaults to False.
+        progress (bool, optional): Whether to show progress. Defaults to True.
 
     Returns:
         What was written: ``out``, ``env_id``, ``episodes``, ``candidates``, ``transitions``,
@@ -180,10 +179,9 @@ def _versions() -> dict[str, str]:
 
 
 def _settings(request: Request, versions: dict[str, str]) -> dict[str, Any]:
-    """Return all that decides an episode besides its number.
+    """Return the settings that determine an episode, besides its index.
 
-    How many are collected and which are kept may change from one attempt to the next, and so may
-    the place where a run lies.
+    The number of episodes, the selection and the path of a run may change between attempts.
     """
     settings = asdict(request.recipe)
     mixture = settings.pop('mixture')
@@ -198,7 +196,7 @@ def _run_missing(
     progress: bool,
     stop: StopSignal,
 ) -> None:
-    """Run the episodes that are not there yet."""
+    """Run the missing episodes."""
     from omnisafe_qpt.progress import ProgressReporter
 
     missing = [number for number in range(request.candidates) if number not in store.finished]
@@ -230,7 +228,7 @@ def _columns(
 
 
 def _choose(request: Request, store: EpisodeStore) -> list[int]:
-    """Choose the episodes that go into the file."""
+    """Select the episodes for the file."""
     if request.select == ALL:
         return list(range(request.episodes))
     totals = [store.finished[number] for number in range(request.candidates)]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes: how one is run, recorded and laid out."""
+"""Episodes: running, recording and array layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.workers import WorkerDied, worker_pool
 
 
-# Mantissa bits that a float32 has besides the leading one.
+# Mantissa bits of a float32 without the leading one.
 FLOAT32_BITS = 23
 
 
@@ -29,7 +29,7 @@ class Episode:
     """One recorded episode of L steps.
 
     Args:
-        number (int): Its number in the collection, which with the recipe decides everything in it.
+        number (int): Its index in the collection, which with the recipe determines the episode.
         kind (str): The kind of its controller.
         states (np.ndarray): Shape (L + 1, S), the final observation included.
         actions (np.ndarray): Shape (L, A).
@@ -76,7 +76,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides an episode, besides its number.
+    """The settings that determine an episode, besides its index.
 
     Args:
         env_id (str): Environment id.
@@ -84,7 +84,7 @@ class Recipe:
         precision (int, optional): Mantissa bits kept in observations and actions. Defaults to 23.
         max_steps (int, optional): Steps after which an episode is cut. Defaults to None, the
             task's horizon.
-        mixture (Mixture, optional): Who acts. Defaults to the scripted controllers alone.
+        mixture (Mixture, optional): The behaviours. Defaults to the scripted controllers alone.
     """
 
     env_id: str
@@ -125,7 +125,7 @@ class Recorder:
             The episode.
 
         Raises:
-            UserError: If the simulator is not there or a policy cannot be loaded.
+            UserError: If the simulator is missing or a policy cannot be loaded.
         """
         import torch
 
@@ -182,10 +182,9 @@ def _make_controller(
     simulator: Simulator,
     steps: int,
 ) -> Controller:
-    """Draw who acts in an episode.
+    """Draw the behaviour of an episode.
 
-    The draws for the mixture are apart from the others, so that a scripted episode is the same in
-    any mixture.
+    The mixture has its own random stream, so that a scripted episode is the same in any mixture.
     """
     draws = np.random.default_rng(np.random.SeedSequence([recipe.seed, number], spawn_key=(1,)))
     if draws.random() < recipe.mixture.scripted_share:
@@ -199,14 +198,14 @@ def run_episodes(
     processes: int,
     check: Callable[[], None] | None = None,
 ) -> Iterator[Episode]:
-    """Run episodes in several processes, or in this one where one is enough.
+    """Run episodes in several processes, or in this one if one suffices.
 
     Args:
         recipe (Recipe): What decides the episodes.
         numbers (Sequence[int]): Their numbers.
-        processes (int): Processes at most.
-        check (Callable, optional): Called now and then; what it raises ends the episodes. Defaults
-            to None.
+        processes (int): Largest number of processes.
+        check (Callable, optional): Called from time to time; an exception ends the episodes.
+            Defaults to None.
 
     Yields:
         The episodes, each as soon as it is finished.
@@ -217,7 +216,7 @@ def run_episodes(
     """
     processes = min(processes, len(numbers))
     if processes > 1:
-        # Once for all: the workers are forked with it.
+        # Imported once: the workers are forked with it.
         import omnisafe  # noqa: F401
 
         import omnisafe_qpt.envs.environments  # noqa: F401
@@ -228,7 +227,7 @@ def run_episodes(
                 yield episode
     except WorkerDied as error:
         raise UserError(
-            f'{error}; the same command goes on with the finished episodes, also with fewer '
+            f'{error}; the same command continues with the finished episodes, also with fewer '
             '--workers',
         ) from error
 
@@ -258,7 +257,7 @@ def run_episode(
 
 
 def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
-    """Round float32 numbers to so many mantissa bits, ties to even.
+    """Round float32 numbers to this many mantissa bits, ties to even.
 
     The relative error is at most 2 ** -(bits + 1), and the freed bits are zeros, which compress.
 
@@ -274,7 +273,7 @@ def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
         return rounded
     shift = np.uint32(FLOAT32_BITS - bits)
     raw = rounded.view(np.uint32)
-    # A carry out of the mantissa rightly raises the exponent: the fields are adjacent.
+    # A carry out of the mantissa correctly raises the exponent: the fields are adjacent.
     raw += (np.uint32(1) << (shift - np.uint32(1))) - np.uint32(1) + ((raw >> shift) & np.uint32(1))
     raw &= ~((np.uint32(1) << shift) - np.uint32(1))
     return rounded

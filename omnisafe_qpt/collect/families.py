@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which controllers an environment id has."""
+"""The scripted controllers of each environment id."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Controllers of Safety-Gymnasium's Goal, Button and Push tasks.
 
-They read positions and velocities from the simulator and steer by :mod:`~.steering`'s rule. What
-they are willing to risk is drawn anew for each episode.
+They read positions and velocities from the simulator and steer by :mod:`~.steering`'s rule. Each
+episode draws its risk.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Frame:
 
 
 def see_obstacles(task: Any, robot: Robot, frame: Frame) -> list[Obstacles]:
-    """Read from the simulator what costs to touch, and pillars even where they cost nothing.
+    """Read the obstacles from the simulator: objects with a cost, and all pillars.
 
     Args:
         task (Any): Safety-Gymnasium's task.
@@ -90,13 +90,13 @@ def see_obstacles(task: Any, robot: Robot, frame: Frame) -> list[Obstacles]:
 
 
 def see_scene(task: Any, robot: Robot, steering: Steering, pusher: Pusher) -> Scene:
-    """Read from the simulator what the robot has to decide on.
+    """Read the robot's scene from the simulator.
 
     Args:
         task (Any): Safety-Gymnasium's task.
         robot (Robot): The robot in it.
-        steering (Steering): The knobs, which decide where a box is pushed along.
-        pusher (Pusher): What decides how, where there is a box.
+        steering (Steering): The parameters, which determine where a box is pushed along.
+        pusher (Pusher): Plans the pushing, if there is a box.
 
     Returns:
         The scene.
@@ -128,11 +128,11 @@ class Navigator:
     """Drives a robot.
 
     Args:
-        kind (str): What its knobs are called.
+        kind (str): Name of its parameters.
         rng (np.random.Generator): Source of the noise.
         task (Any): Safety-Gymnasium's task, which it reads.
         robot (Robot): The robot.
-        schedule (Sequence[tuple[int, Steering]]): From which step on which knobs hold.
+        schedule (Sequence[tuple[int, Steering]]): Steps from which each set of parameters holds.
         noise (float): Standard deviation of the noise on the actions.
         jolt_rate (float): How often a step starts a jolt, some steps of one random action, from
             which the driver has to recover.
@@ -150,7 +150,7 @@ class Navigator:
     _jolt_steps: int = field(default=0, init=False)
 
     def act(self, _observation: np.ndarray, step: int) -> np.ndarray:
-        """Return the action for what the simulator shows."""
+        """Return the action for the simulator's state."""
         noise = self.noise * self.rng.standard_normal(2)
         if self._jolt_steps == 0 and self.rng.random() < self.jolt_rate:
             self._jolt_steps = int(self.rng.integers(4, 16))
@@ -168,12 +168,12 @@ class Navigator:
 
 @dataclass(frozen=True)
 class Nerve:
-    """How the weight of obstacles falls as the risk rises, in some tasks.
+    """Weight of obstacles as a function of the risk, for some tasks.
 
     Args:
-        last (float): Where it falls to.
-        power (float): How fast it falls: the higher, the lower it is at the risks between.
-        least (float, optional): What it never falls below. Defaults to no such weight.
+        last (float): Final value.
+        power (float): Exponent of the decrease: the higher, the lower the weight at medium risks.
+        least (float, optional): Lower bound. Defaults to none.
         pull (float, optional): Metres around hazards from which those with a weight below 0 are
             drawn into them. Defaults to 0.25.
     """
@@ -197,16 +197,16 @@ def draw_steering(
     risk: float,
     nerve: Nerve = _AMONG_GREMLINS,
 ) -> Steering:
-    """Draw the knobs that take so much risk.
+    """Draw steering parameters for a risk.
 
     Args:
         rng (np.random.Generator): Random generator.
         risk (float): From 0, slow and well clear of everything, to 1, straight and at full speed.
-        nerve (Nerve, optional): What the weight is at which risk. Defaults to that of the Button
+        nerve (Nerve, optional): Weight as a function of the risk. Defaults to that of the Button
             tasks.
 
     Returns:
-        The knobs.
+        The parameters.
     """
     weight = nerve.weight_at(risk) * rng.uniform(0.7, 1.3)
     return Steering(
@@ -218,7 +218,7 @@ def draw_steering(
     )
 
 
-# How often each kind of driver is drawn, and between which risks.
+# Probability of each type of driver, with its range of risks.
 _KINDS = {
     'very careful': (0.15, 0.0, 0.15),
     'careful': (0.25, 0.15, 0.4),
@@ -245,13 +245,13 @@ def make_navigator(
 
     Args:
         rng (np.random.Generator): Random generator of the episode.
-        simulator (Simulator): What the driver is to read.
+        simulator (Simulator): The simulator that the driver reads.
         steps (int): Steps in the episode.
 
     Keyword Args:
         robot (Robot): The robot of the task.
         blind_to (tuple[str, ...]): The kinds of obstacle that a blind driver may not see.
-        nerve (Nerve): What weight obstacles have at which risk.
+        nerve (Nerve): Weight of obstacles as a function of the risk.
 
     Returns:
         The driver.
@@ -283,8 +283,8 @@ def make_navigator(
     )
 
 
-# What a blind driver may not see, and what the weight of obstacles is. Hazards can be driven
-# through and hardly lie in the way of who does not care: the boldest have to look for them.
+# The obstacles that a blind driver does not see, and the weight of obstacles. Hazards can be driven
+# through, and a straight path rarely meets one, so drivers of high risk must seek them.
 _TASKS = {
     'Goal1': (('hazards',), Nerve(-0.25, 4.0)),
     'Goal2': (('hazards', 'vases'), Nerve(0.1, 4.0)),
@@ -296,7 +296,7 @@ _TASKS = {
 
 
 def _families() -> dict[str, Family]:
-    """Name the controllers of the twelve tasks."""
+    """Return the controllers of the twelve tasks."""
     return {
         f'Safety{name}{task}-v0': Family(
             partial(make_navigator, robot=robot, blind_to=blind_to, nerve=nerve),

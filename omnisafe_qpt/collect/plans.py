@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the controllers of Run and Circle tasks aim for.
+"""Plans of the controllers of Run and Circle tasks.
 
-A plan knows the task and no robot: where to be and how fast to go at each step. Half of the
-episodes or so keep the limits; the others break them on purpose for some of their steps, and the
-risk knob says for how many. :class:`Runner` and :class:`Circler` turn a plan into the velocity
-that is wanted now, and a :class:`Robot` turns that into an action.
+A plan depends on the task but not on the robot: position and speed at each step. About half of the
+episodes keep the limits; the others exceed them on purpose, in a number of steps given by the risk.
+:class:`Runner` and :class:`Circler` convert a plan to the current target velocity, and a
+:class:`Robot` converts that to an action.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CARE_KINDS = {'careful': 0.4, 'slow': 0.2, 'swerving': 0.2, 'wandering': 0.2}
 
 
 def draw_risk(rng: np.random.Generator, safe_share: float = 0.45) -> float:
-    """Draw the risk knob of an episode.
+    """Draw the risk of an episode.
 
     Args:
         rng (np.random.Generator): Random generator of the episode.
-        safe_share (float, optional): How often it is 0. Defaults to 0.45.
+        safe_share (float, optional): Probability of 0. Defaults to 0.45.
 
     Returns:
         0, or anything up to 1, the highest cost that is wanted in a dataset.
@@ -52,7 +52,7 @@ def draw_moments(rng: np.random.Generator, steps: int, count: int) -> tuple[str,
     Args:
         rng (np.random.Generator): Random generator of the episode.
         steps (int): Steps in the episode.
-        count (int): How many of them to draw.
+        count (int): Number of steps to draw.
 
     Returns:
         What the pattern is called, ``'early'``, ``'late'`` or ``'bursts'``, and for each step
@@ -80,7 +80,7 @@ def draw_waves(rng: np.random.Generator, steps: int, number: int) -> np.ndarray:
     Args:
         rng (np.random.Generator): Random generator of the episode.
         steps (int): Steps in the episode.
-        number (int): How many sines.
+        number (int): Number of sines.
 
     Returns:
         A value for each step, shape (steps,).
@@ -92,7 +92,7 @@ def draw_waves(rng: np.random.Generator, steps: int, number: int) -> np.ndarray:
 
 
 class Robot(Protocol):
-    """A robot that can be told a velocity."""
+    """Interface of a robot that is controlled by a velocity."""
 
     @property
     def top_speed(self) -> float:
@@ -119,7 +119,7 @@ class Robot(Protocol):
 
 @dataclass(frozen=True)
 class RunLimits:
-    """A Run task as a plan for it needs it.
+    """Parameters of a Run task for its plans.
 
     Args:
         speed (float): Speed above which a step costs, in metres a second.
@@ -139,7 +139,7 @@ class RunPlan:
     """How fast to run, and how far from the middle, at each step of an episode.
 
     Args:
-        kind (str): What it is called.
+        kind (str): Name of the plan.
         speeds (np.ndarray): Metres a second, shape (steps,).
         offsets (np.ndarray): Metres to the left, shape (steps,).
     """
@@ -195,12 +195,12 @@ def draw_run_plan(
 
 @dataclass
 class Runner:
-    """Runs as a plan says.
+    """Runs according to a plan.
 
     Args:
         plan (RunPlan): The plan.
         robot (Robot): The robot that runs.
-        disturbance (Disturbance): What happens to the actions.
+        disturbance (Disturbance): Disturbance of the actions.
         reach (float): Metres ahead at which it aims for the middle of its lane.
     """
 
@@ -211,7 +211,7 @@ class Runner:
 
     @property
     def kind(self) -> str:
-        """What it is called."""
+        """Name of the plan."""
         return self.plan.kind
 
     def act(self, observation: np.ndarray, step: int) -> np.ndarray:
@@ -228,7 +228,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class CircleLimits:
-    """A Circle task as a plan for it needs it.
+    """Parameters of a Circle task for its plans.
 
     Args:
         radius (float): Metres from the origin at which circling is rewarded most.
@@ -288,7 +288,7 @@ class CirclePlan:
     """Which of two closed paths to follow at each step, and how fast.
 
     Args:
-        kind (str): What it is called.
+        kind (str): Name of the plan.
         calm (ClosedPath): The path that keeps the limits.
         bold (ClosedPath): The path that breaks them.
         dares (np.ndarray): Whether to follow the bold one, for each step, shape (steps,).
@@ -355,12 +355,12 @@ def draw_circle_plan(
 
 @dataclass
 class Circler:
-    """Circles as a plan says.
+    """Circles according to a plan.
 
     Args:
         plan (CirclePlan): The plan.
         robot (Robot): The robot that circles.
-        disturbance (Disturbance): What happens to the actions.
+        disturbance (Disturbance): Disturbance of the actions.
         look_ahead (float): Metres ahead along the path at which it aims.
     """
 
@@ -371,7 +371,7 @@ class Circler:
 
     @property
     def kind(self) -> str:
-        """What it is called."""
+        """Name of the plan."""
         return self.plan.kind
 
     def act(self, observation: np.ndarray, step: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a robot brings the box of the Push tasks to the goal. In the robot's frame, in metres."""
+"""Pushing the box of the Push tasks to the goal. In the robot's frame, in metres."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def box_way(
     steering: Steering,
     robot: Robot,
 ) -> np.ndarray:
-    """Choose where the box is to move: to the goal, clear of pillars, and of what costs behind it.
+    """Choose the box's direction: to the goal, clear of pillars and of obstacles behind it.
 
     The robot has to have a place behind the box.
 
@@ -81,7 +81,7 @@ def box_way(
 
 @dataclass
 class Pusher:
-    """Decides where to go so that a box moves as wanted: around it, then against it.
+    """Plans the robot's path to push a box in a direction: around it, then against it.
 
     Args:
         pushing (bool, optional): Whether the robot is behind the box. Defaults to False.
@@ -137,7 +137,7 @@ class Pusher:
         return place, [Obstacles('box', box[None], clear - 0.1, least_weight=SOLID_WEIGHT)]
 
     def _is_stuck(self, speed: float) -> bool:
-        """Tell whether the robot has to back off, because pushing has not moved it for a while."""
+        """Return whether the robot must back off, because pushing has not moved it for a while."""
         if self._backing_steps > 0:
             self._backing_steps -= 1
         elif self.pushing and speed < _STUCK_SPEED:
@@ -160,7 +160,7 @@ def _way_around(
 ) -> float:
     """Choose the angle to go on a circle around the box: the shorter way that is not blocked.
 
-    The robot does not turn back for little: it would dither on the far side of the box.
+    The robot does not turn back for a small gain, which would make it oscillate behind the box.
     """
     ways = []
     for turn in (-error, math.copysign(2.0 * math.pi, error) - error):

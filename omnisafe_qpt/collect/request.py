@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a collection is asked for: checked, in order, and as a command line."""
+"""The request for a collection: checked, and as a command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from omnisafe_qpt.data.tasks import find_task
 from omnisafe_qpt.errors import UserError, shell_command
 
 
-# Where there are agents, their data are to be spread.
+# With agents, the default is a spread selection.
 DEFAULT_NOISE = 0.2
 DEFAULT_SWITCH = 0.2
 DEFAULT_SAMPLE = 0.5
@@ -30,20 +30,20 @@ ALL, SPREAD, DENSITY = 'all', 'spread', 'density'
 
 @dataclass(frozen=True)
 class Request:
-    """What :func:`omnisafe_qpt.collect.collect` was asked for.
+    """The request of :func:`omnisafe_qpt.collect.collect`.
 
     Args:
-        recipe (Recipe): What decides the episodes.
-        agents (tuple[str, ...]): Who acts, as the user named them; empty for scripted controllers.
+        recipe (Recipe): The settings of the episodes.
+        agents (tuple[str, ...]): The user's agents; empty for scripted controllers.
         episodes (int): Episodes to keep.
         candidates (int): Episodes to collect.
-        select (str): Which of them are kept: ``all``, a ``spread``, or by ``density``.
+        select (str): Selection: ``all``, ``spread`` or ``density``.
         safe_share (float): With ``spread``, share of the kept episodes within the cost limit.
-        cost_limit (float): The cost of an episode up to which it counts as safe.
+        cost_limit (float): Largest cost of a safe episode.
         density (Density): With ``density``, DSRL's filter.
         out (Path): The HDF5 file to write.
         overwrite (bool): Whether an existing file, or another request's episodes, may be replaced.
-        workers (int): Processes. They do not change the result.
+        workers (int): Processes; no effect on the result.
     """
 
     recipe: Recipe
@@ -65,7 +65,7 @@ class Request:
         return math.inf if task is None else task.max_cost
 
     def command(self) -> str:
-        """Return the command line that makes the same data again."""
+        """Return the command line that reproduces the data."""
         recipe = self.recipe
         words = ['omnisafe-qpt', 'data', 'collect', '--env-id', recipe.env_id]
         for agent in self.agents:
@@ -180,7 +180,7 @@ def _check_mixture(
     switch: float | None,
     sample: float | None,
 ) -> Mixture:
-    """Find out who acts."""
+    """Return the mixture of behaviours."""
     given = {'noise': noise, 'switch': switch, 'sample': sample}
     found, scripted_weight = read_agents(agents, env_id)
     if not agents:
@@ -190,7 +190,7 @@ def _check_mixture(
     if not found:
         for name, value in given.items():
             if value is not None:
-                raise UserError(f'{name}: is for trained agents only, and there is no --agent')
+                raise UserError(f'{name} is for trained agents only, and there is no --agent')
         return Mixture(scripted_weight=scripted_weight)
     defaults = {'noise': DEFAULT_NOISE, 'switch': DEFAULT_SWITCH, 'sample': DEFAULT_SAMPLE}
     values: dict[str, Any] = {
@@ -215,10 +215,10 @@ def _no_controllers(env_id: str) -> str:
 
 
 def _check_out(out: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Refuse before minutes of simulation what could not be written after them."""
+    """Check before the simulation that the file can be written."""
     path = Path(out).expanduser()
     if path.suffix not in HDF5_SUFFIXES:
-        raise UserError(f'{path}: the file to write must end in {" or ".join(HDF5_SUFFIXES)}')
+        raise UserError(f'{path}: the file name must end in {" or ".join(HDF5_SUFFIXES)}')
     if path.is_dir():
         raise UserError(f'{path}: is a folder; give the name of a file')
     if path.exists() and not overwrite:

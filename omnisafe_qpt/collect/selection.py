@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the collected episodes are kept."""
+"""Selection of the collected episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def select_spread(
     cost_limit: float,
     max_cost: float,
 ) -> list[int]:
-    """Choose episodes whose returns and costs are spread.
+    """Select episodes with spread returns and costs.
 
     Episodes above ``max_cost`` are dropped. Among the safe ones and among the others, the one
     with the highest return comes first, and then always the one farthest from those chosen, in
@@ -31,7 +31,7 @@ def select_spread(
     Args:
         returns (np.ndarray): Return of each candidate.
         costs (np.ndarray): Cost of each candidate.
-        count (int): How many to choose.
+        count (int): Number to select.
 
     Keyword Args:
         safe_share (float): Share of the chosen ones that is to be within ``cost_limit``.
@@ -91,7 +91,7 @@ class Density(NamedTuple):
 
     @classmethod
     def checked(cls, values: Sequence[int] | None) -> Density:
-        """Take the user's four numbers, or the defaults.
+        """Build the settings from the user's four numbers, or the defaults.
 
         Raises:
             UserError: If one of them is impossible.
@@ -113,9 +113,8 @@ def density_filter(
 ) -> list[int]:
     """Choose episodes as DSRL's density filter does.
 
-    The ranges of cost and return are cut into cells. Of a crowded cell, ``density.most`` episodes
-    drawn at random stay; the few of a cell that holds at most ``density.least`` are outliers and
-    go.
+    The ranges of cost and return are divided into cells. A crowded cell keeps ``density.most``
+    random episodes. The episodes of a cell with at most ``density.least`` are dropped as outliers.
 
     Args:
         returns (np.ndarray): Return of each candidate.
@@ -143,7 +142,7 @@ def density_filter(
 
 
 def _cells(values: np.ndarray, bins: int) -> np.ndarray:
-    """Number the cells of values; the largest value has one of its own, as in DSRL."""
+    """Return the cell indices of values; the largest value has its own cell, as in DSRL."""
     width = np.ptp(values) / bins if len(values) else 0.0
     if width == 0.0:
         return np.zeros(len(values))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""An OmniSafe environment as the controllers and the recorder see it: in numpy arrays."""
+"""An OmniSafe environment with numpy arrays, for controllers and recorder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Simulator:
         horizon (int): Steps in an episode.
         observation_space (Box): Its shape is (S,).
         action_space (Box): Its shape is (A,).
-        forgets (bool): Whether a reset leaves nothing of the episode before. Safety-Gymnasium's
-            does not promise it: SafetyCarCircle1-v0 starts its second episode 1e-16 off.
+        forgets (bool): Whether a reset clears all state of the previous episode. Safety-Gymnasium
+            does not guarantee it: SafetyCarCircle1-v0 starts its second episode 1e-16 off.
         raw (Any): The simulator itself, out of all wrappers, for controllers that read positions.
 
     Raises:
@@ -30,8 +30,8 @@ class Simulator:
 
     def __init__(self, env_id: str) -> None:
         """Initialize an instance of :class:`Simulator`."""
-        # OmniSafe takes seconds to import, and the tables of controllers are asked for without it.
-        # It comes first: while it is imported, QPT joins it, which imports what follows here.
+        # OmniSafe takes seconds to import, and the tables of controllers do not need it. It comes
+        # first: its import registers QPT, which imports the modules below.
         import omnisafe  # noqa: F401
 
         from omnisafe_qpt.compat import unwrapped
@@ -47,7 +47,7 @@ class Simulator:
 
     @property
     def raw(self) -> Any:
-        """The simulator itself; a reset may put another one in its place."""
+        """The simulator itself; a reset may replace it."""
         from omnisafe_qpt.compat import simulator_of
 
         return simulator_of(self._env)

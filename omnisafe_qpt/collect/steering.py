@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 
-# A robot that drives against what does not give way stays there: even the reckless go around it.
+# A robot that drives against a fixed obstacle gets stuck, so all robots avoid it.
 SOLID_WEIGHT = 2.0
-_STEP = 0.2  # seconds between the moments looked at
+_STEP = 0.2  # seconds between the predicted moments
 _TIMES = np.arange(1, 16) * _STEP
 _LATER = 15.0  # in steps
 _HEADINGS = np.arange(40) * (2.0 * math.pi / 40)
 UNITS = np.stack([np.cos(_HEADINGS), np.sin(_HEADINGS)], axis=1)
-# What the robot can choose: each heading at full and at half speed, and, last, standing still.
+# Options of the robot: each heading at full and at half speed, and, last, no motion.
 OPTIONS = np.concatenate([UNITS, 0.5 * UNITS, np.zeros((1, 2))])  # (81, 2)
 _UNIT_OPTIONS = np.concatenate([UNITS, UNITS, np.zeros((1, 2))])
 
@@ -87,7 +87,7 @@ class Obstacles:
 
 @dataclass(frozen=True)
 class Steering:
-    """The knobs of :func:`option_scores`; weight, margin, look-ahead and pace are the risk knob.
+    """Parameters of :func:`option_scores`; weight, margin, look-ahead and pace follow the risk.
 
     Args:
         weight (float): How much time close to obstacles counts against the way to the target.
@@ -119,7 +119,7 @@ class Steering:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a robot has to decide on.
+    """Inputs of a robot's decision.
 
     Args:
         target (np.ndarray): Where to go, shape (2,).
@@ -163,7 +163,7 @@ def option_scores(scene: Scene, steering: Steering, body: Body) -> np.ndarray:
 
     Args:
         scene (Scene): What the robot sees.
-        steering (Steering): The knobs.
+        steering (Steering): The parameters.
         body (Body): How the robot moves.
 
     Returns:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finished episodes on disk until the dataset is written, so that a broken run can go on."""
+"""Finished episodes on disk until the dataset is written, to resume after an interruption."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from omnisafe_qpt.errors import UserError
 
 @dataclass(frozen=True)
 class Totals:
-    """What selection needs to know of an episode.
+    """Data of an episode for selection.
 
     Args:
         length (int): Steps.
@@ -46,19 +46,19 @@ class Totals:
 
 
 class EpisodeStore:
-    """The folder ``.NAME.partial`` beside the dataset to be, for one process at a time.
+    """The folder ``.NAME.partial`` beside the future dataset, for one process at a time.
 
     Args:
-        out (Path): The dataset to be.
-        settings (dict[str, Any]): All that decides the episodes, in plain values. Episodes found
-            there belong to this collection only if they were made with the same settings.
-        overwrite (bool): Whether episodes of other settings may be thrown away.
+        out (Path): The future dataset.
+        settings (dict[str, Any]): The settings that determine the episodes, in plain values. Stored
+            episodes belong to this collection only if their settings are equal.
+        overwrite (bool): Whether episodes of other settings may be deleted.
 
     Attributes:
-        finished (dict[int, Totals]): By number, the episodes that are there.
+        finished (dict[int, Totals]): The stored episodes by index.
 
     Raises:
-        UserError: If another process is at it, or what is there belongs to other settings.
+        UserError: If another process holds the lock, or stored episodes have other settings.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], overwrite: bool) -> None:
@@ -70,7 +70,7 @@ class EpisodeStore:
         self.finished: dict[int, Totals] = {}
 
     def __enter__(self) -> EpisodeStore:
-        """Lock the folder and look through it."""
+        """Lock the folder and read it."""
         from filelock import FileLock, Timeout
 
         self._lock = FileLock(self._folder / 'lock')
@@ -88,7 +88,7 @@ class EpisodeStore:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Let others at the folder; without episodes it goes."""
+        """Unlock the folder, and remove it if it has no episodes."""
         if not self.finished:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()
@@ -101,7 +101,7 @@ class EpisodeStore:
                 raise UserError(
                     f'{self._folder} holds episodes of an unfinished collection with other '
                     f'settings ({", ".join(differences)}); repeat its command to finish it, give '
-                    'another --out, or throw them away with --overwrite',
+                    'another --out, or delete them with --overwrite',
                 )
             if differences:
                 self.clear()
@@ -112,7 +112,7 @@ class EpisodeStore:
             self.finished[number] = Totals.of(self.load(number))
 
     def _differences(self, path: Path) -> list[str]:
-        """Name the settings that are not those of the episodes which are there."""
+        """Return the names of settings that differ from the stored episodes'."""
         try:
             there = json.loads(path.read_text(encoding='utf-8'))
         except ValueError:
@@ -124,8 +124,8 @@ class EpisodeStore:
         return self._folder / f'episode-{number:06d}.npz'
 
     def add(self, episode: Episode) -> None:
-        """Keep an episode."""
-        # By way of memory: zipfile complains on its own where a file cannot be written.
+        """Store an episode."""
+        # Through memory: zipfile raises other errors if a file cannot be written.
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -161,11 +161,11 @@ class EpisodeStore:
                     costs=arrays['costs'],
                     terminated=bool(arrays['terminated']),
                 )
-        except Exception as error:  # zip, numpy and the file system each have their own
-            raise UserError(f'{path}: cannot be read ({error}); delete it and go on') from error
+        except Exception as error:  # zip, numpy and the file system each raise their own types
+            raise UserError(f'{path}: cannot be read ({error}); delete it and continue') from error
 
     def clear(self) -> None:
-        """Throw the episodes away, for instance because they are in the dataset."""
+        """Delete the episodes, for instance because they are in the dataset."""
         for file in self._folder.glob('episode-*.npz'):
             file.unlink()
         self.finished = {}

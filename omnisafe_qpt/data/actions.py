@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Units of recorded actions: [-1, 1], in which the policies learn, or the environment's own."""
+"""Units of recorded actions: [-1, 1], as in training, or the environment's own."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 AUTO, NORMALIZED, ENVIRONMENT = 'auto', 'normalized', 'environment'
-# The attribute by which a dataset file says which of the two it has.
+# The attribute of a dataset file that declares the unit.
 
-# An action may be out of its range by this share of it, for rounding.
+# Tolerance for rounding, as a share of the range.
 _TOLERANCE = 1e-3
-# Normalised actions that come this close to 1 fill their range.
+# Normalised actions this close to 1 fill their range.
 _FILLED = 0.99
 _BLOCK_ROWS = 1 << 16
 
@@ -33,11 +33,11 @@ ActionRange = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Unit:
-    """In which unit a dataset's actions are.
+    """The unit of a dataset's actions.
 
     Args:
         name (str): :data:`NORMALIZED` or :data:`ENVIRONMENT`.
-        warning (str): One line on what is doubtful; empty if nothing is.
+        warning (str): A warning in one line; may be empty.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Unit:
 
 
 def find_unit(data: Trajectories, action_range: ActionRange, declared: str = AUTO) -> Unit:
-    """Find out in which unit actions are, and check that they are within it.
+    """Detect the unit of actions, and check that they are within its range.
 
-    Where values fit both units, they are taken for the environment's, unless they fill [-1, 1] and
-    not the environment's range.
+    If values fit both units, the environment's is assumed, unless they fill [-1, 1] and not the
+    environment's range.
 
     Args:
         data (Trajectories): The dataset.
@@ -56,8 +56,7 @@ def find_unit(data: Trajectories, action_range: ActionRange, declared: str = AUT
         declared (str, optional): The unit, if it is known. Defaults to ``'auto'``.
 
     Raises:
-        UserError: If none is declared and values fit neither, or another one is declared than
-            there are.
+        UserError: If none is declared and values fit neither, or the declared one is unknown.
     """
     low, high = _bounds(action_range)
     if (low == -1.0).all() and (high == 1.0).all():
@@ -82,13 +81,13 @@ def find_unit(data: Trajectories, action_range: ActionRange, declared: str = AUT
             return Unit(declared)
         return Unit(
             declared,
-            f'{found} are outside {ranges[declared]}, in whose unit they are declared to be: the '
+            f'{found} are outside {ranges[declared]}, the range of their declared unit: the '
             'policy cannot imitate them',
         )
     if not any(fits.values()):
         raise UserError(
             f'{data.name}: {found} are outside {ranges[NORMALIZED]} and outside '
-            f'{ranges[ENVIRONMENT]}: the dataset is of another environment, or in another unit; '
+            f'{ranges[ENVIRONMENT]}: the dataset is from another environment, or in another unit; '
             f'declare it with train_cfgs:action_unit {NORMALIZED} or {ENVIRONMENT} to train anyway',
         )
     if not all(fits.values()):
@@ -99,21 +98,21 @@ def find_unit(data: Trajectories, action_range: ActionRange, declared: str = AUT
     name = NORMALIZED if largest >= _FILLED and not fills_own else ENVIRONMENT
     return Unit(
         name,
-        f'{found} fit both {ranges[NORMALIZED]} and {ranges[ENVIRONMENT]}: they are taken to be '
+        f'{found} fit both {ranges[NORMALIZED]} and {ranges[ENVIRONMENT]}: they are assumed to be '
         f'in the unit {name}; if that is wrong, declare the other one, train_cfgs:action_unit '
         f'{ENVIRONMENT if name == NORMALIZED else NORMALIZED}',
     )
 
 
 def recorded_unit(path: str | os.PathLike[str]) -> str:
-    """Return the unit that a dataset file says its actions are in; ``auto`` where it does not."""
+    """Return the unit of actions that a dataset file declares, else ``auto``."""
     return str(read_attributes(path).get(UNIT_ATTRIBUTE, AUTO))
 
 
 def normalize(data: Trajectories, action_range: ActionRange) -> None:
-    """Turn actions in the environment's unit into [-1, 1], in place.
+    """Scale actions in the environment's unit to [-1, 1], in place.
 
-    What has the range [-1, 1] already keeps its bits. The row of an episode's last state, which has
+    Dimensions with the range [-1, 1] do not change. The row of an episode's last state, which has
     no action, stays zero.
 
     Args:
@@ -134,7 +133,7 @@ def normalize(data: Trajectories, action_range: ActionRange) -> None:
 
 
 def normalized(actions: np.ndarray, action_range: ActionRange) -> np.ndarray:
-    """Turn actions (..., A) of a range into [-1, 1], float32."""
+    """Scale actions (..., A) of a range to [-1, 1], float32."""
     low, high = _bounds(action_range)
     scaled = 2.0 * (actions.astype(np.float64) - low) / (high - low) - 1.0
     return np.where((low == -1.0) & (high == 1.0), actions, scaled.astype(np.float32))
@@ -148,7 +147,7 @@ def _bounds(action_range: ActionRange) -> tuple[np.ndarray, np.ndarray]:
 def action_extremes(data: Trajectories) -> tuple[np.ndarray, np.ndarray]:
     """Return the least and the largest value of each action, (A,) each, as float64.
 
-    The rows of last states hold zeros, which are no actions.
+    The rows of last states hold zeros, which are not actions.
     """
     is_action = np.ones(len(data.table), dtype=bool)
     is_action[(data.rows.starts + data.rows.lengths).numpy()] = False
@@ -167,7 +166,7 @@ def _is_within(least: np.ndarray, most: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def _show(values: np.ndarray) -> str:
-    """Show one number for all dimensions if they are alike, else each of them."""
+    """Format one number for all dimensions if they are equal, else each of them."""
     texts = [f'{value:.4g}' for value in values]
     if len(set(texts)) == 1:
         return texts[0]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a dataset's arrays, and reading them in blocks: shared by all that read datasets."""
+"""Checks of a dataset's arrays, and reading them in blocks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from omnisafe_qpt.data.layouts import COLUMNS
 from omnisafe_qpt.errors import UserError
 
 
-# What every reader takes as float32.
+# Arrays that every reader converts to float32.
 NUMBERS = ('observations', 'next_observations', 'actions', 'rewards', 'costs')
 # A next observation further than this from the following observation is the end of an episode.
 _GAP_TOLERANCE = 1e-3
-# More unmarked gaps than this share of the transitions is a broken file, not odd episode ends.
+# Above this share of unmarked gaps the file is damaged.
 _MAX_GAP_SHARE = 0.1
 
 
@@ -41,7 +41,7 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
     for key in ('observations', 'next_observations', 'actions'):
         if len(arrays[key].shape) != 2 or 0 in arrays[key].shape[1:]:
             raise UserError(
-                f'{name}: {key} has shape {tuple(arrays[key].shape)}; needed is one row of numbers '
+                f'{name}: {key} has shape {tuple(arrays[key].shape)}; it needs one row of numbers '
                 'for each transition',
             )
     total, obs_dim = arrays['observations'].shape
@@ -52,19 +52,19 @@ def check_shapes(arrays: Mapping[str, Any], name: str) -> tuple[int, int, int]:
     for key, shapes in allowed.items():
         if key in arrays and tuple(arrays[key].shape) not in shapes:
             raise UserError(
-                f'{name}: {key} has shape {tuple(arrays[key].shape)}; needed for observations of '
-                f'shape {(total, obs_dim)} is {shapes[0]}',
+                f'{name}: {key} has shape {tuple(arrays[key].shape)}; for observations of '
+                f'shape {(total, obs_dim)} it must be {shapes[0]}',
             )
     return total, obs_dim, act_dim
 
 
 def block_bytes(arrays: Mapping[str, Any], rows: int) -> int:
-    """Return how much memory a block of :func:`row_blocks` of all arrays takes at most.
+    """Return an upper bound of the memory for a block of :func:`row_blocks` of all arrays.
 
     Args:
-        arrays (Mapping[str, Any]): The arrays, which are read, in float64 at most as a rule, and
-            turned to float32.
-        rows (int): About how many rows a block should have.
+        arrays (Mapping[str, Any]): The arrays, usually of at most float64, which are converted to
+            float32.
+        rows (int): Approximate number of rows in a block.
     """
     step = min(_block_rows(arrays['observations'], rows), len(arrays['observations']))
     return sum(12 * step * math.prod(array.shape[1:]) for array in arrays.values())
@@ -73,12 +73,12 @@ def block_bytes(arrays: Mapping[str, Any], rows: int) -> int:
 def row_blocks(array: Any, rows: int) -> Iterator[tuple[int, int]]:
     """Split an array's rows into blocks to be read one after another.
 
-    HDF5 decompresses whole chunks. Where the array has some, blocks begin and end at theirs, so
-    that none is decompressed twice.
+    HDF5 decompresses whole chunks. Blocks begin and end at chunks, so that none is decompressed
+    twice.
 
     Args:
         array (Any): An array of :func:`open_dataset`, or any other.
-        rows (int): About how many rows a block should have.
+        rows (int): Approximate number of rows in a block.
 
     Yields:
         First row of a block and the first one after it.
@@ -96,7 +96,7 @@ def number_blocks(
 
     Args:
         arrays (Mapping[str, Any]): The arrays under DSRL's names.
-        rows (int): About how many rows a block should have.
+        rows (int): Approximate number of rows in a block.
 
     Yields:
         First row of a block, the first one after it, and :data:`NUMBERS` of these rows in float32.
@@ -107,19 +107,19 @@ def number_blocks(
 
 def _block_rows(array: Any, rows: int) -> int:
     chunk_rows = (getattr(array, 'chunks', None) or (1,))[0]
-    # Never much larger than asked for, because blocks bound the memory.
+    # Never much larger than requested, because blocks bound the memory.
     return max(rows // chunk_rows, 1) * chunk_rows if chunk_rows <= 4 * rows else rows
 
 
 def is_gap(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Tell where next observations are not the following observations, beyond rounding.
+    """Return where next observations differ from the following observations, beyond rounding.
 
     Args:
         reached (np.ndarray): (N, S), next observation of each transition.
         following (np.ndarray): (N, S), observation of the transition after it.
 
     Returns:
-        (N,) bool. What is not a number is no gap.
+        (N,) bool. NaN is not a gap.
     """
     with np.errstate(over='ignore', invalid='ignore'):
         tolerance = _GAP_TOLERANCE * (1.0 + np.abs(following))
@@ -127,14 +127,14 @@ def is_gap(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
 
 
 def check_marked(marked: np.ndarray, name: str) -> None:
-    """Refuse a dataset in which no episode ends.
+    """Check that some transition marks the end of an episode.
 
     Args:
         marked (np.ndarray): (N,) bool, the transitions with a flag of either kind.
         name (str): Named in errors.
 
     Raises:
-        UserError: If none has.
+        UserError: If there is none.
     """
     if not marked.any():
         raise UserError(
@@ -144,12 +144,12 @@ def check_marked(marked: np.ndarray, name: str) -> None:
 
 
 def too_many_gaps(gaps: int, total: int) -> bool:
-    """Tell whether there are more gaps without an end flag than training takes."""
+    """Return whether there are more gaps without an end flag than training accepts."""
     return gaps > _MAX_GAP_SHARE * total
 
 
 def check_order(gaps: int, total: int, name: str) -> None:
-    """Refuse transitions that do not follow one another.
+    """Check that transitions follow one another.
 
     Args:
         gaps (int): Transitions without an end flag whose next observation is not the following
@@ -168,7 +168,7 @@ def check_order(gaps: int, total: int, name: str) -> None:
 
 
 def check_finite(values: np.ndarray, rows: Sequence[int], array: str, name: str) -> None:
-    """Refuse rows with a number that is none.
+    """Check that rows hold finite numbers.
 
     Args:
         values (np.ndarray): (n,) or (n, D) float32.
@@ -203,12 +203,12 @@ def as_flags(values: Any, array: str, name: str) -> np.ndarray:
     """
     values = np.asarray(values).reshape(-1)
     if not np.isfinite(values).all():
-        raise UserError(f'{name}: {array} holds NaN or infinity; needed is 0 or 1')
+        raise UserError(f'{name}: {array} holds NaN or infinity; it must be 0 or 1')
     return values > 0
 
 
 def as_float32(values: Any) -> np.ndarray:
-    """Return values as training sees them; what float32 cannot hold becomes infinite."""
+    """Return values as float32, as in training; larger values become infinite."""
     with np.errstate(over='ignore'):
         return np.asarray(values).astype(np.float32, copy=False)
 

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A file's arrays under DSRL's names, whatever its layout.
+"""A file's arrays under DSRL's names, for any supported layout.
 
-Episodes in groups are put one after another, and next observations that are missing are the
-following observations.
+Episodes in groups are concatenated, and missing next observations are the following observations.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from omnisafe_qpt.errors import UserError, printable
 
 
 def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arrays:
-    """Give a file's arrays under DSRL's names.
+    """Return a file's arrays under DSRL's names.
 
     Args:
         path (Path): The file, for messages.
         sources (Sequence[Source]): See :func:`find_sources`.
-        options (ReadOptions): What the user says about the file.
+        options (ReadOptions): The user's options for the file.
 
     Returns:
-        The arrays; without ``timeouts`` where one flag marks both kinds of end.
+        The arrays; without ``timeouts`` if one flag marks both kinds of end.
 
     Raises:
         UserError: If an array is missing or the arrays of a group do not fit together.
@@ -56,7 +55,7 @@ def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arra
         len(names) == 1 and (name in (*COLUMNS, DONES) or found[name].ndim > 1)
         for name, names in chosen.items()
     )
-    # Only what is written as it stands is read as it stands; an npz of ours has done for terminals.
+    # Plain arrays are read directly; in our npz, done stands for terminals.
     is_ours = set(NPZ_NAMES.values()) <= set(sources[0].leaves) and chosen.get('timeouts') == [
         'timeouts'
     ]
@@ -73,7 +72,7 @@ def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arra
 
 
 def _naming(chosen: Mapping[str, Sequence[str]], leaves: Any) -> tuple[str, ...]:
-    """Say which arrays are read, unless the file has the names of DSRL or of OmniSafe."""
+    """Return a note on which arrays are read, unless the names are DSRL's or OmniSafe's."""
     if all([name] == names for name, names in chosen.items()):
         return ()
     if set(NPZ_NAMES.values()) <= set(leaves):
@@ -87,14 +86,14 @@ def _naming(chosen: Mapping[str, Sequence[str]], leaves: Any) -> tuple[str, ...]
 
 
 class Runs:
-    """An array put together of runs of rows of other arrays, read as it is sliced.
+    """An array composed of runs of rows from other arrays, read when it is sliced.
 
     Args:
-        sources (Sequence[Sequence[Any]]): Of each source the arrays that are put side by side.
+        sources (Sequence[Sequence[Any]]): For each source the arrays to concatenate along columns.
         source (np.ndarray): (R,) int64, the source of each run.
         first (np.ndarray): (R,) int64, its first row there, ascending within a source.
         count (np.ndarray): (R,) int64, its number of rows.
-        as_rows (bool): Whether a row is a vector even where it is one number.
+        as_rows (bool): Whether a row is a vector even if it is one number.
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class Runs:
         wanted = np.arange(first, last)
         run = np.searchsorted(self._ends, wanted, side='right')
         row = self._first[run] + wanted - self._begins[run]
-        # One reading of each source, because a reading costs more than some rows too many.
+        # One read per source, because a read costs more than some extra rows.
         borders = np.flatnonzero(np.diff(self._source[run])) + 1
         return np.concatenate(
             [
@@ -156,13 +155,13 @@ def _rows(array: Any) -> int:
 
 
 class _Episodes:
-    """Puts together what is not a plain table of DSRL's or OmniSafe's.
+    """Assembles a dataset that is not a plain table of DSRL's or OmniSafe's layout.
 
     Args:
         path (Path): The file, for messages.
         sources (Sequence[Source]): A whole dataset, or one source for each episode.
         chosen (Mapping[str, list[str]]): The names of the arrays.
-        options (ReadOptions): What the user says about the file.
+        options (ReadOptions): The user's options for the file.
     """
 
     def __init__(
@@ -175,7 +174,7 @@ class _Episodes:
         """Initialize an instance of :class:`_Episodes`."""
         self._path, self._chosen, self._horizon = path, chosen, options.horizon
         self._is_grouped = bool(sources[0].name)
-        # An episode that was begun and not recorded has nothing to learn from.
+        # An episode without transitions has no data.
         self._sources = [each for each in sources if _rows(each.leaves[chosen['actions'][0]])]
         if not self._sources:
             raise UserError(f'{path}: the dataset has no transitions')
@@ -187,7 +186,7 @@ class _Episodes:
         )
         self._derives = 'next_observations' not in chosen and not self._has_final_state
         if self._derives and not self._is_grouped:
-            # Rows are read twice, for which an npz would begin anew each time.
+            # Rows are read twice; an npz would start again each time.
             leaves = {n: sources[0].leaves[n] for names in chosen.values() for n in names}
             archived = [name for name, array in leaves.items() if isinstance(array, NpzArray)]
             check_memory(str(path), sum(leaves[name].num_bytes for name in archived))
@@ -205,7 +204,7 @@ class _Episodes:
                     raise UserError(
                         f'{self._path}: {printable(name)}{place(source)} has shape '
                         f'{tuple(array.shape)}; '
-                        f'needed for {length} actions is {(int(length), *array.shape[1:])}',
+                        f'for {length} actions it must be {(int(length), *array.shape[1:])}',
                     )
                 if array.shape[1:] != example.shape[1:]:
                     raise UserError(
@@ -226,7 +225,7 @@ class _Episodes:
             if is_mixed and self._horizon is not None:
                 terminals, timeouts = self._told_apart(terminals, self._horizon)
             elif is_mixed:
-                notes.append('one flag marks every end: all are taken for terminal states')
+                notes.append('one flag marks every end: all are treated as terminal states')
             before = len(terminals)
             kept, reached, terminals, timeouts = self._following(terminals, timeouts)
             is_mixed = False
@@ -251,9 +250,9 @@ class _Episodes:
         return arrays
 
     def _following(self, terminals: np.ndarray, timeouts: np.ndarray) -> tuple[Any, ...]:
-        """Take the following observations for next observations.
+        """Use the following observations as next observations.
 
-        An episode that no terminal state ends loses its last transition.
+        An episode without a terminal state loses its last transition.
 
         Returns:
             The runs of transitions that are kept, those of their next observations, and the flags
@@ -295,7 +294,7 @@ class _Episodes:
         leaves = self._chosen[name]
         arrays = [[each.leaves[leaf] for leaf in leaves] for each in self._sources]
         if name not in ('observations', 'next_observations'):
-            # What a reset tells comes before the first transition.
+            # The entry of the reset comes before the first transition.
             surplus = np.array([_rows(parts[0]) for parts in arrays]) - self._lengths
             first = first + surplus[source]
         return Runs(arrays, source, first, count, as_rows=name not in COLUMNS)
@@ -312,7 +311,7 @@ class _Episodes:
         return as_flags(np.concatenate(parts), leaf, str(self._path))
 
     def _ends(self) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Tell where episodes end.
+        """Return where episodes end.
 
         Returns:
             Terminals and timeouts, (N,) bool each, and whether the former stand for both kinds.
@@ -332,7 +331,7 @@ class _Episodes:
                 )
             return none if terminals is None else terminals, none, True
         if dones is not None:
-            # robomimic's also tell success, after which a demonstration may go on.
+            # robomimic's also mark success, after which a demonstration may continue.
             dones = dones & is_last if self._is_grouped else dones
             if timeouts is not None:
                 terminals = dones & ~timeouts
@@ -348,7 +347,7 @@ class _Episodes:
 
     @staticmethod
     def _told_apart(dones: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tell terminal states from time limits by the horizon."""
+        """Distinguish terminal states from time limits by the horizon."""
         starts, ends = episode_bounds(dones)
         timeouts = np.zeros_like(dones)
         timeouts[ends[ends + 1 - starts >= horizon]] = True

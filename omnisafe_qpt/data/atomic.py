@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files whole or not at all, and their hashes."""
+"""Atomic writing of files, and their hashes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` that becomes ``path`` when the block succeeds.
+    """Yield a temporary name beside ``path``, renamed to ``path`` when the block succeeds.
 
-    A reader never sees a half-written file, and a failure leaves what was there before.
+    A reader never sees an incomplete file, and a failure keeps an earlier file.
 
     Args:
-        path (str or os.PathLike): The final name. Its folder is made if it is absent.
+        path (str or os.PathLike): The final name. Its folder is created if absent.
 
     Yields:
         The temporary name, with the same suffix.
 
     Raises:
-        WriteError: If the file system refuses; what was there before stays.
+        WriteError: If the file system refuses; an earlier file stays.
     """
     path = Path(path)
     with write_errors(path), _temporary_file(path) as temporary:
@@ -46,17 +46,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Say in one line that a file cannot be written, and how much room there is.
+    """Convert errors of writing a file to one line, with the free space.
 
     Args:
         path (Path): Its final name.
 
     Raises:
-        WriteError: In place of what the file system raises.
+        WriteError: In place of the file system's error.
     """
     try:
         yield
-    except (UserError, BrokenPipeError):  # which is of no file
+    except (UserError, BrokenPipeError):  # an error without a file
         raise
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
@@ -79,7 +79,7 @@ def _temporary_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp's files are private; a result file gets what the user's umask gives any other.
+        # mkstemp's files are private; a result file gets the permissions of the user's umask.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)

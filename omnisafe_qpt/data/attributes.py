@@ -19,9 +19,9 @@ from omnisafe_qpt.data.npz import open_archive
 from omnisafe_qpt.errors import UserError, first_line, printable
 
 
-# What an npz of ours has beside its arrays, as OmniSafe's has no metadata.
+# Entry of our npz files for metadata, which OmniSafe's lack.
 NPZ_ATTRIBUTES = 'hdf5_attributes'
-# The attributes that something depends on, both text, and how much all may take.
+# The attributes that the package uses, both text, and the size limit of all.
 ENV_ID_ATTRIBUTE, UNIT_ATTRIBUTE = 'env_id', 'action_unit'
 _ATTRIBUTE_BYTES = 1 << 24
 
@@ -34,11 +34,11 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         The attributes of the HDF5 file and of its group ``data`` as plain Python values, texts,
-        numbers and arrays of them. What is nested becomes JSON; what is neither is left out.
+        numbers and arrays of them. Nested values become JSON; others are left out.
 
     Raises:
-        UserError: If the file is absent, cut short or of another kind, the attributes are too
-            many, or one that something depends on is no text.
+        UserError: If the file is absent, truncated or of another type, the attributes are too
+        large, or one that the package uses is not text.
     """
     path = check_file(path)
     if path.suffix == '.npz':
@@ -52,7 +52,7 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
     for key in (ENV_ID_ATTRIBUTE, UNIT_ATTRIBUTE):
         if key in found and not isinstance(attributes.get(key), str):
             raise UserError(
-                f'{path}: attribute {key!r} is no text but {type(found[key]).__name__}; store it '
+                f'{path}: attribute {key!r} is {type(found[key]).__name__}, not text; store it '
                 'as text, or remove it',
             )
     return attributes
@@ -61,12 +61,12 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _too_many_attributes(path: Path) -> str:
     return (
         f'{path}: its attributes take more than {format_bytes(_ATTRIBUTE_BYTES)}; remove those '
-        'that are no metadata'
+        'that are not metadata'
     )
 
 
 def _hdf5_attributes(path: Path, holder: Any) -> dict[str, Any]:
-    """Read the attributes of a file, group or dataset; none of anything else."""
+    """Read the attributes of a file, group or dataset; empty for other objects."""
     from h5py import h5a
 
     found: dict[str, Any] = {}
@@ -99,18 +99,18 @@ def _npz_attributes(path: Path) -> dict[str, Any]:
         json.dumps(found)  # which may be too deep, too
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f'{path}: array {NPZ_ATTRIBUTES!r} is no JSON ({first_line(error)}); remove it',
+            f'{path}: array {NPZ_ATTRIBUTES!r} is not JSON ({first_line(error)}); remove it',
         ) from error
     if not isinstance(found, dict):
         raise UserError(
-            f'{path}: array {NPZ_ATTRIBUTES!r} holds {type(found).__name__}; needed is a JSON '
+            f'{path}: array {NPZ_ATTRIBUTES!r} holds {type(found).__name__}; it must be a JSON '
             'object, or no such array',
         )
     return {printable(key): value for key, value in found.items()}
 
 
 def _plain_attribute(value: Any) -> Any:
-    """Turn metadata into what every format can hold; None for what has no such form."""
+    """Convert metadata to a form that every format can store; None if impossible."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (str, bytes)):
@@ -132,7 +132,7 @@ def _plain_attribute(value: Any) -> Any:
 
 
 def _plain_nested(value: list[Any] | dict[str, Any]) -> Any:
-    """Keep a list of texts or an array of numbers as it is; the rest becomes JSON."""
+    """Keep a list of texts or an array of numbers; convert other values to JSON."""
     with suppress(ValueError, OverflowError):  # of unequal lengths, too deep
         if isinstance(value, list) and np.asarray(value).dtype.kind in 'biuf':
             return value

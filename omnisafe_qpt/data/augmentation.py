@@ -29,24 +29,23 @@ def relabel_frontier(
     num_episodes: int,
     generator: np.random.Generator,
 ) -> EpisodeRows:
-    r"""Relabel frontier episodes with infeasible targets, Algorithm 2 and Eq. (11)-(12).
+    r"""Relabel frontier episodes with infeasible targets, Algorithm 2 and Eq. 11-12.
 
     .. math::
 
         \kappa \sim U(c_{min}, c_{max}), \quad \rho \sim U(RF(\kappa), r_{max}), \quad
         \tau^* = \arg\max_{C(\tau) \le \kappa} R(\tau)
 
-    Only the to-go tokens change; rewards and costs, from which the critics learn, stay as they
-    were.
+    Only the to-go tokens change; rewards and costs, from which the critics learn, stay the same.
 
     Args:
         trajectories (Trajectories): The dataset; r_max is its highest return.
-        num_episodes (int): How many episodes to add, N.
+        num_episodes (int): Number of episodes to add, N.
         generator (np.random.Generator): Source of the targets.
 
     Returns:
-        N episode rows: the frontier episode of each sampled cost, and how far its return-to-go
-        and cost-to-go are shifted.
+        N episode rows: the frontier episode of each sampled cost, and the shifts of its
+        return-to-go and cost-to-go.
     """
     returns = trajectories.returns.double().cpu().numpy()
     costs = trajectories.cost_returns.double().cpu().numpy()
@@ -74,7 +73,7 @@ def load_hook(name: str) -> AugmentationHook:
     """Import the augmentation hook called ``package.module:function``.
 
     Args:
-        name (str): Where the function is.
+        name (str): Path of the function.
 
     Raises:
         UserError: If there is no such function.
@@ -103,12 +102,12 @@ def augment(
     Args:
         trajectories (Trajectories): The dataset of E episodes.
         fraction (float): Relabelled episodes as a share of E.
-        seed (int): Fixes the targets; see :mod:`omnisafe_qpt.data.streams`.
-        hook (AugmentationHook, optional): What relabels. Defaults to :func:`relabel_frontier`.
+        seed (int): Seed of the targets; see :mod:`omnisafe_qpt.data.streams`.
+        hook (AugmentationHook, optional): Relabels episodes. Defaults to :func:`relabel_frontier`.
 
     Returns:
-        All episode rows, original ones first, and a report of what was added: the number of
-        episodes, how many distinct ones they came from, and the ranges of their targets.
+        All episode rows, original ones first, and a report on the added ones: the number of
+        episodes, the number of distinct source episodes, and the ranges of the targets.
 
     Raises:
         UserError: If the fraction is negative or not finite.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong or odd about a dataset: each check yields one line for each thing it finds."""
+"""Checks of a dataset: each yields one line per finding."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import numpy as np
 from omnisafe_qpt.data.scan import Inspector
 
 
-# What a finding means: training refuses the file; results would suffer; good to know.
+# Levels of findings: training refuses the file; results would suffer; information.
 REFUSED, WARNING, NOTE = 'REFUSED', 'warning', 'note'
-# The code of a finding that does not hold where actions are in the environment's unit.
+# The code of a finding that does not apply to actions in the environment's unit.
 ACTIONS_OUT_OF_RANGE = 'actions_out_of_range'
 
-# DSRL's reference values are sums in another order; as a share of their range.
+# Tolerance as a share of the range, since DSRL's reference values are sums in another order.
 _REFERENCE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem or a peculiarity of a dataset.
+    """A finding about a dataset.
 
     Args:
         level (str): :data:`REFUSED`, :data:`WARNING` or :data:`NOTE`.
         code (str): A short name that programs can rely on.
-        text (str): One line: what, how many, where, and how to mend it.
+        text (str): One line: what, how many, where, and how to fix it.
     """
 
     level: str
@@ -73,7 +73,7 @@ def _check_order(seen: Inspector) -> Iterator[Finding]:
             WARNING,
             'unmarked_ends',
             'episodes without an end flag, cut where the next observation is not the following '
-            f'one ({seen.first(unmarked)}): training takes these ends for time limits; set '
+            f'one ({seen.first(unmarked)}): training treats these ends as time limits; set '
             'terminals or timeouts there',
         )
 
@@ -106,7 +106,7 @@ def _check_sizes(seen: Inspector) -> Iterator[Finding]:
                 REFUSED,
                 'wrong_sizes',
                 f'{name} have {given} numbers, those of {seen.task.env_id} {needed}: the data are '
-                'of another environment, or of another version of it',
+                'from another environment, or another version of it',
             )
 
 
@@ -125,7 +125,7 @@ def _check_actions(seen: Inspector) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             'constant_actions',
-            f'{_dimensions(span.constant)} of the actions without any change: there is nothing '
+            f'{_dimensions(span.constant)} of the actions constant: there is nothing '
             'to learn about them; check the recording',
         )
 
@@ -173,8 +173,8 @@ def _check_time_limits(seen: Inspector) -> Iterator[Finding]:
             WARNING,
             'time_limits_as_terminals',
             f'{count(len(both), "end")} at the time limit with terminals set (first: episode '
-            f'{both[0]}, transition {last[both[0]]}): the critics will take these states for '
-            'worthless; set timeouts alone',
+            f'{both[0]}, transition {last[both[0]]}): the critics will treat these states as '
+            'terminal; set only timeouts',
         )
 
 
@@ -184,7 +184,7 @@ def _check_last_end(seen: Inspector) -> Iterator[Finding]:
             WARNING,
             'last_not_ended',
             f'the last episode ({len(seen.episodes) - 1}) has no end flag after '
-            f'{seen.episodes.lengths[-1]} steps: training takes it for a time limit; set '
+            f'{seen.episodes.lengths[-1]} steps: training treats it as a time limit; set '
             'timeouts, or remove the episode if it is incomplete',
         )
 
@@ -197,7 +197,7 @@ def _check_final_states(seen: Inspector) -> Iterator[Finding]:
             'final_state_replaced',
             "episodes whose final next observation is the following episode's first observation "
             f'({seen.first(replaced)}): store the state before the reset, or unset the flag if '
-            'the episode goes on',
+            'the episode continues',
         )
 
 
@@ -230,7 +230,7 @@ def _check_costs(seen: Inspector) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             'limit_below_any_cost',
-            f'the least cost of a step that costs anything is {least:.4g}, above the cost '
+            f'the smallest positive cost of a step is {least:.4g}, above the cost '
             f'limit {", ".join(too_low)}: only episodes without any cost are within; are costs '
             'and limit in one unit?',
         )
@@ -268,7 +268,7 @@ def _check_frontier(seen: Inspector) -> Iterator[Finding]:
             NOTE,
             'flat_frontier',
             'the cheapest episode also has the highest return: the target is the same at every '
-            'cost limit, and relabelling asks for no more return',
+            'cost limit, and relabelling adds no higher return',
         )
 
 
@@ -298,8 +298,8 @@ def _check_observations(seen: Inspector) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             'constant_observations',
-            f'{_dimensions(constant)} of the observations without any change: harmless, but check '
-            'that they are meant to be there',
+            f'{_dimensions(constant)} of the observations constant: harmless, but check '
+            'that this is intended',
         )
 
 
@@ -308,7 +308,7 @@ def _check_task(seen: Inspector) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             'unknown_task',
-            'the file does not tell its task, so that horizon, sizes and reference values are not '
+            'the file does not name its task, so horizon, sizes and reference values are not '
             'checked; name it with --task if DSRL has it',
         )
 
@@ -324,7 +324,7 @@ def _dimensions(indices: list[int]) -> str:
     return f'{count(len(indices), "dimension")} ({shown})'
 
 
-# In the order in which training meets what it refuses.
+# In the order of training's own checks.
 _CHECKS: tuple[Callable[[Inspector], Iterator[Finding]], ...] = (
     _check_flags,
     _check_order,
@@ -346,7 +346,7 @@ _CHECKS: tuple[Callable[[Inspector], Iterator[Finding]], ...] = (
 
 
 def find(seen: Inspector) -> list[Finding]:
-    """Return what is wrong or odd about a dataset that was read, the gravest first."""
+    """Return the findings about a dataset, the most severe first."""
     return sorted(
         (finding for check in _CHECKS for finding in check(seen)),
         key=lambda finding: (REFUSED, WARNING, NOTE).index(finding.level),

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converting datasets to DSRL's HDF5 or to the npz of OmniSafe's built-in offline algorithms.
 
-What is read may have any layout of :mod:`omnisafe_qpt.data.layouts`.
+The source may have any layout of :mod:`omnisafe_qpt.data.layouts`.
 
 An npz holds what OmniSafe reads, all in float32: ``obs``, ``action``, ``reward``, ``cost``,
 ``next_obs`` and ``done``, where ``done`` is set in terminal states alone, because the built-ins
@@ -61,24 +61,24 @@ INIT_OBS_ALGORITHM = 'COptiDICE'
 BUILT_INS = (*COLUMN_ALGORITHMS, INIT_OBS_ALGORITHM)
 
 _STATES = ('observations', 'next_observations')
-# What is in memory at a time, of each array that is read.
+# Rows in memory at a time, of each array.
 _BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """Report of a conversion.
 
     Args:
         out (str): The file.
         transitions (int): N.
         terminals (int): Transitions into terminal states.
         timeouts (int): Transitions at which a time limit ends the episode, or a gap.
-        over_horizon (int): Episodes that are longer than the horizon, where one was needed.
-        rounded (tuple[str, ...]): Arrays that float32 does not hold exactly.
+        over_horizon (int): Episodes longer than the horizon, if one was needed.
+        rounded (tuple[str, ...]): Arrays that were rounded to float32.
         bytes (int): Size of the file.
         env_id (str, optional): The environment, if the source names it.
-        notes (tuple[str, ...]): Notes for the user on how the source was read.
+        notes (tuple[str, ...]): Notes on how the source was read.
     """
 
     out: str
@@ -102,15 +102,15 @@ def convert(
     observation_keys: Sequence[str] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Convert a dataset to DSRL's HDF5 or to OmniSafe's npz; to which, the suffix says.
+    """Convert a dataset to DSRL's HDF5 or to OmniSafe's npz, by the suffix of ``out``.
 
-    Rows are read and written in blocks, so that the memory needed hardly grows with the file.
+    Rows are read and written in blocks, so that the memory hardly grows with the file.
 
     Args:
         source (str or os.PathLike): The file to read.
         out (str or os.PathLike): The file to write; it appears only when it is complete.
-        algorithm (str, optional): Of OmniSafe's built-ins, the one that an npz is for. Defaults
-            to None, which means any but COptiDICE.
+        algorithm (str, optional): OmniSafe's built-in algorithm for an npz. Defaults to None, any
+            except COptiDICE.
         horizon (int, optional): The task's time limit in steps. Needed to tell time limits from
             terminal states where one flag marks both. Defaults to None.
         overwrite (bool, optional): Whether to replace ``out``. Defaults to False.
@@ -130,17 +130,17 @@ def convert(
     to_npz = out.suffix == '.npz'
     if algorithm not in (None, *BUILT_INS):
         raise UserError(
-            f'--for {algorithm}: no offline algorithm of OmniSafe; use one of '
+            f'--for {algorithm}: not an offline algorithm of OmniSafe; use one of '
             f'{", ".join(BUILT_INS)}',
         )
     if algorithm is not None and not to_npz:
-        raise UserError(f'--for {algorithm}: is about an npz, and {out} is none')
+        raise UserError(f'--for {algorithm} is only for an npz, which {out} is not')
     attributes = read_attributes(source)
     with open_dataset(source, ReadOptions(names, observation_keys, horizon)) as arrays:
         if (source.suffix == '.npz') == to_npz:
             _check_layout(source, out, arrays)
         with_init_obs = algorithm == INIT_OBS_ALGORITHM
-        # What is read: each array once, and the states before, to find where episodes end.
+        # Each array is read once, and the states once more, to find where episodes end.
         to_read = [*NUMBERS, *_STATES, *(['observations'] if with_init_obs else [])]
         reader = _Reader(source, arrays, to_read, on_progress)
         if not reader.has_timeouts and horizon is None:
@@ -173,7 +173,7 @@ def convert(
 
 
 def _check_layout(source: Path, out: Path, arrays: Arrays) -> None:
-    """Refuse to convert what has the layout to be written already."""
+    """Check that the source does not already have the target layout."""
     own = {name: [name] for name in HDF5_NAMES}
     if out.suffix == '.npz':
         own = {name: [key] for name, key in NPZ_NAMES.items() if name != 'terminals'}
@@ -181,12 +181,12 @@ def _check_layout(source: Path, out: Path, arrays: Arrays) -> None:
         own |= {'timeouts': ['timeouts']} if 'timeouts' in arrays else {}
     if not arrays.notes and dict(arrays.names) == own:
         raise UserError(
-            f'{out}: has the format of {source} already; there is nothing to convert',
+            f'{out}: would have the format of {source}; there is nothing to convert',
         )
 
 
 def _check_names(source: Path, out: Path, overwrite: bool) -> None:
-    """Refuse names that do not fit."""
+    """Check the names of the files."""
     for path in (source, out):
         if path.suffix not in (*HDF5_SUFFIXES, '.npz'):
             raise UserError(
@@ -194,7 +194,7 @@ def _check_names(source: Path, out: Path, overwrite: bool) -> None:
                 '.npz for OmniSafe',
             )
     if out.exists() and source.exists() and out.samefile(source):
-        raise UserError(f'{out}: is the file to be read; give another name to write')
+        raise UserError(f'{out}: is the source file; give another name')
     if out.is_dir():
         raise UserError(f'{out}: is a folder; give the name of a file')
     if out.exists() and not overwrite:
@@ -202,11 +202,11 @@ def _check_names(source: Path, out: Path, overwrite: bool) -> None:
 
 
 def _check_room(out: Path, reader: _Reader) -> None:
-    """Refuse to write more than the disk has room for, as far as the declared sizes tell."""
+    """Check by the declared sizes that the disk has enough room."""
     if not out.parent.is_dir():
-        return  # it is made, or is told about, when the file is written
-    # Compressed, an HDF5 file takes less; how much less is known only afterwards. It has each state
-    # once, and what is written as it stands on top of it is found out while writing.
+        return  # it is created, or its error reported, when the file is written
+    # A compressed HDF5 file takes less, by an unknown amount. It has each state once; whether next
+    # observations are stored too is known only while writing.
     states = 1 if out.suffix in HDF5_SUFFIXES else 2
     row = states * math.prod(reader.shape('observations')[1:])
     row += math.prod(reader.shape('actions')[1:]) + len(COLUMNS)
@@ -219,7 +219,7 @@ def _check_room(out: Path, reader: _Reader) -> None:
 
 
 def _unit_notes(out: Path, attributes: Mapping[str, Any]) -> list[str]:
-    """Say that OmniSafe's own algorithms do not know the unit of actions."""
+    """Return a note if OmniSafe's own algorithms cannot use the unit of actions."""
     if out.suffix != '.npz' or attributes.get(UNIT_ATTRIBUTE) != ENVIRONMENT:
         return []
     note = (
@@ -234,8 +234,8 @@ class _Reader:
 
     Args:
         path (Path): The file, for messages.
-        arrays (Mapping): What :func:`open_dataset` gives.
-        to_read (Sequence[str]): The arrays that will be read, one name for each time.
+        arrays (Mapping): Arrays from :func:`open_dataset`.
+        to_read (Sequence[str]): The arrays that will be read, one name per read.
         on_progress (Callable, optional): Called with the bytes read and their total.
 
     Raises:
@@ -272,7 +272,7 @@ class _Reader:
 
     @property
     def has_timeouts(self) -> bool:
-        """Whether time limits are told apart from terminal states."""
+        """Whether time limits are distinguished from terminal states."""
         return 'timeouts' in self._arrays
 
     def flags(self, name: str) -> np.ndarray:
@@ -280,10 +280,10 @@ class _Reader:
         return as_flags(self._arrays[name][:], name, self.name)
 
     def blocks(self, name: str) -> Iterator[np.ndarray]:
-        """Yield an array as consecutive blocks of as many rows as for any other array."""
+        """Yield an array in consecutive blocks, with equal rows for all arrays."""
         array = self._arrays[name]
         for first, last in row_blocks(self._arrays['observations'], self._rows):
-            with reading(self._path):  # lest a failure be taken for one of the file that is written
+            with reading(self._path):  # so that an error is not attributed to the written file
                 block = as_float32(array[first:last])
             check_finite(block, range(first, last), name, self.name)
             yield block.reshape(-1) if name in COLUMNS else block
@@ -296,7 +296,7 @@ class _Reader:
 
         Returns:
             Where they differ in any bit, (N,) bool, and where they differ by more than rounding,
-            (N,) bool. Nothing follows the last transition, so that it is in both.
+            (N,) bool. The last transition is in both, as nothing follows it.
         """
         differs, gaps = np.zeros((2, self.total), dtype=bool)
         first, carried = 0, None
@@ -318,7 +318,7 @@ def _episode_ends(
     gaps: np.ndarray,
     horizon: int | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Tell terminal states from time limits, by the horizon where one flag marks both.
+    """Distinguish terminal states from time limits, by the horizon if one flag marks both.
 
     Returns:
         Terminals and timeouts, (N,) bool each, and how many episodes are over the horizon.
@@ -364,7 +364,7 @@ def _npz_arrays(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the arrays for :func:`write_npz`.
 
-    They are COptiDICE's where ``is_first`` tells which transitions begin an episode.
+    With ``is_first``, which marks the first transitions of episodes, they are for COptiDICE.
     """
     column = (reader.total, 1) if is_first is None else (reader.total,)
     for name in NUMBERS:
@@ -372,8 +372,8 @@ def _npz_arrays(
         yield NPZ_NAMES[name], shape, reader.blocks(name)
     yield NPZ_NAMES['terminals'], column, [terminals.astype(np.float32)]
     if is_first is not None:
-        # An observation repeated for a whole episode: deflated to some percent at once, and read as
-        # fast as from a disk. The rest hardly shrinks and would be slow to read.
+        # An observation repeated for a whole episode compresses to a few percent, and is read as
+        # fast as from a disk. Other arrays hardly shrink and would be slow to read.
         shape = reader.shape('observations')
         yield 'init_obs', shape, _first_observations(reader, is_first), zipfile.ZIP_DEFLATED
     yield 'timeouts', timeouts.shape, [timeouts]

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""DSRL's datasets from the Hugging Face hub into a folder, checked and never half-written.
+"""Download of DSRL's datasets from the Hugging Face hub, verified and atomic.
 
-Beside a dataset ``F`` lie ``F.sha256``, its hash in ``sha256sum``'s format, recorded when it
-first came, and a hidden lock. A download that was interrupted leaves ``F.VERSION.part``.
+Beside a dataset ``F`` are ``F.sha256``, its hash at download in ``sha256sum``'s format, and a
+hidden lock. An interrupted download leaves ``F.VERSION.part``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _HUGGING_FACE = 'https://huggingface.co'
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset in its folder, whole and unchanged.
+    """A verified dataset in its folder.
 
     Args:
         path (Path): The file.
         sha256 (str): Its hash.
-        is_new (bool): Whether it came just now.
+        is_new (bool): Whether it was just downloaded.
     """
 
     path: Path
@@ -47,31 +47,31 @@ class Dataset:
 
 
 def download_url(task: Task) -> str:
-    """Return where a task's file is fetched from; ``$HF_ENDPOINT`` names a mirror."""
+    """Return the URL of a task's file; ``$HF_ENDPOINT`` sets a mirror."""
     mirror = (os.environ.get('HF_ENDPOINT') or _HUGGING_FACE).rstrip('/')
     return task.url.replace(_HUGGING_FACE, mirror, 1)
 
 
 def download(task: Task, folder: Path) -> Dataset:
-    """Get a task's dataset, or check the one that is there.
+    """Download a task's dataset, or verify an existing one.
 
-    A file that is there is never downloaded again: its hash is compared with the recorded one. If
-    none is recorded (the user copied the file), its structure is checked and its hash recorded.
+    An existing file is never downloaded again: its hash is compared with the recorded one. If none
+    is recorded (the user copied the file), its structure is checked and its hash recorded.
 
     Args:
         task (Task): Which dataset.
-        folder (Path): Where to put it; made if it is absent.
+        folder (Path): Target folder; created if absent.
 
     Raises:
-        UserError: If it cannot be downloaded, with the command that fetches it by hand; if it
-            cannot be written; or if the file that is there is damaged or has changed.
+        UserError: If it cannot be downloaded, with the command to fetch it by hand; if it cannot be
+        written; or if an existing file is damaged or has changed.
     """
     path = folder / task.dataset_file
     with _disk_errors(path):
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(task, path):
-                if not path.exists():  # else the process that had the lock brought it
+                if not path.exists():  # else the process with the lock has downloaded it
                     return _bring(task, path)
         return _check(task, path)
 
@@ -82,26 +82,26 @@ def _tell(task: Task, text: str) -> None:
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system raises into an error for the user."""
+    """Convert errors of the file system to user errors."""
     try:
         yield
     except UserError:
         raise
     except OSError as error:
         raise UserError(
-            f'{path}: cannot be read or written ({error.strerror or error}); mend that or choose '
+            f'{path}: cannot be read or written ({error.strerror or error}); fix that or choose '
             'another folder with DSRL_DATASET_DIR',
         ) from error
 
 
 @contextmanager
 def _locked(task: Task, path: Path) -> Iterator[None]:
-    """Keep other processes from writing the same file, waiting for one that does."""
+    """Lock the file against other processes, waiting for the lock."""
     lock = FileLock(path.with_name(f'.{path.name}.lock'))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _tell(task, 'another process is downloading it, waiting for that')
+        _tell(task, 'another process is downloading it; waiting')
         lock.acquire()
     try:
         yield
@@ -110,7 +110,7 @@ def _locked(task: Task, path: Path) -> Iterator[None]:
 
 
 def _bring(task: Task, path: Path) -> Dataset:
-    """Download a dataset, check it, and only then give it its name."""
+    """Download a dataset, verify it, then rename it."""
     try:
         part, announced = _fetch(task, path)
         digest = file_sha256(part)
@@ -119,7 +119,7 @@ def _bring(task: Task, path: Path) -> Dataset:
                 raise UserError(f'its sha256 is {digest}, not {announced} as announced')
             _check_structure(task, part)
         except UserError as error:
-            part.unlink()  # complete and wrong: nothing to go on with
+            part.unlink()  # complete but wrong: nothing to resume
             reason = str(error).removeprefix(f'{part}: ').replace('; get it again', '')
             raise UserError(reason) from error
     except UserError as error:
@@ -137,14 +137,14 @@ def _bring(task: Task, path: Path) -> Dataset:
 
 
 def _fetch(task: Task, path: Path) -> tuple[Path, str | None]:
-    """Download a dataset into a partial file, from where an earlier download of it stopped.
+    """Download a dataset into a partial file, resuming an earlier download.
 
-    ``huggingface_hub.hf_hub_download`` starts again after an interruption (its issue 4196), so the
-    two functions below it are called: the one that asks for size and version, and the one that
-    transfers, which tries again and resumes.
+    ``huggingface_hub.hf_hub_download`` restarts after an interruption (its issue 4196). So two
+    lower functions are called: one reads size and version, the other transfers, with retries and
+    resume.
 
     Returns:
-        The file and its sha256 as the hub announces it, None if it announces another version.
+        The file and the sha256 that the hub announces; None if it announces another version.
 
     Raises:
         UserError: If the server does not send the file, with the reason in a few words.
@@ -162,14 +162,14 @@ def _fetch(task: Task, path: Path) -> tuple[Path, str | None]:
         raise UserError(f'the server announces {size} bytes, too many for this dataset')
     sha256 = version if len(version) == 64 else None
     part = path.with_name(f'{path.name}.{version[:16]}.part')
-    _drop_parts(path, keep=part)  # the others are of versions that are no longer there
+    _drop_parts(path, keep=part)  # the others are of outdated versions
     done = part.stat().st_size if part.exists() else 0
-    if done and (sha256 is None or done > size):  # nothing would show that the rest does not fit
+    if done and (sha256 is None or done > size):  # a mismatch of the rest could not be detected
         part.unlink()
         done = 0
     free = shutil.disk_usage(path.parent).free
     if size - done > free:
-        reason = f'{decimal(size - done)} are still to come and {decimal(free)} are free'
+        reason = f'{decimal(size - done)} are missing and {decimal(free)} are free'
         raise OSError(errno.ENOSPC, reason, str(part))
     _tell(task, f'{decimal(size)} from {url}' + (f', {decimal(done)} are here' if done else ''))
     with _BoundedFile(part, size) as file:
@@ -198,11 +198,11 @@ def _drop_parts(path: Path, keep: Path | None = None) -> None:
 
 
 class _WrongSizeError(UserError):
-    """The server sent another number of bytes than it announced."""
+    """The server sent a different number of bytes than it announced."""
 
 
 class _BoundedFile(io.BufferedWriter):
-    """A file to append to that takes no more bytes than announced; a server may never stop."""
+    """A file for appending at most the announced bytes; a server may never stop."""
 
     def __init__(self, path: Path, size: int) -> None:
         """Initialize an instance of :class:`_BoundedFile`."""
@@ -218,20 +218,20 @@ class _BoundedFile(io.BufferedWriter):
 
 @contextmanager
 def _network_errors() -> Iterator[None]:
-    """Turn what huggingface_hub and the libraries below it raise into a few words."""
+    """Convert errors of huggingface_hub and its libraries to a short reason."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # many kinds, of several libraries
+    except Exception as error:  # many types, from several libraries
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the file that is written
+            raise  # an error of the local file
         kind = _WrongSizeError if type(error) is OSError else UserError
         raise kind(_reason(error)) from error
 
 
 def _reason(error: BaseException) -> str:
-    """Find the few words that matter in a chain of exceptions."""
+    """Return the short reason from a chain of exceptions."""
     response = getattr(error, 'response', None)
     if response is not None:
         return f'the server answered {response.status_code} {response.reason_phrase[:80]}'
@@ -246,13 +246,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _most_bytes(task: Task) -> int:
-    """Return how large a task's file can be: with all numbers in 8 bytes, and twice that."""
+    """Return an upper bound of a task's file size: twice all numbers in 8 bytes."""
     numbers = task.max_transitions * (2 * task.obs_dim + task.act_dim + 4)
     return 2 * 8 * numbers + (64 << 20)
 
 
 def _check_structure(task: Task, path: Path) -> None:
-    """Refuse a file that is no dataset of the task.
+    """Check that a file is a dataset of the task.
 
     Raises:
         UserError: With what is wrong.
@@ -280,10 +280,10 @@ def _check_structure(task: Task, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Record:
-    """What was written down of a file when it came.
+    """Record of a file at download.
 
-    Size and time of modification tell in no time that a file is the same; where they differ, as
-    after a copy, the hash decides.
+    Equal size and modification time show quickly that a file is unchanged. If they differ, as after
+    a copy, the hash decides.
     """
 
     sha256: str
@@ -316,7 +316,7 @@ def _write_record(path: Path, digest: str) -> None:
 
 
 def _check(task: Task, path: Path) -> Dataset:
-    """Check a file that is there against its record, or record it if it has none."""
+    """Verify an existing file against its record, or record it if it has none."""
     digest = file_sha256(path)
     record = _read_record(path)
     if record is None:
@@ -332,15 +332,15 @@ def _check(task: Task, path: Path) -> Dataset:
             'to download it again, or give it by its path to use it as it is',
         )
     if record is None or record.stamp != _stamp(path):
-        with suppress(OSError):  # a shared folder that is only readable needs no record
+        with suppress(OSError):  # a read-only shared folder needs no record
             _write_record(path, digest)
     return Dataset(path, digest, is_new=False)
 
 
 def check_unchanged(task: Task, path: Path) -> None:
-    """Check a dataset that is there, at no cost unless it looks different from what was recorded.
+    """Verify an existing dataset, quickly unless size or time differ from the record.
 
-    A file without a record is taken as it is; what reads it says what may be wrong.
+    A file without a record is accepted; reading it reports errors.
 
     Raises:
         UserError: If it has changed since it was recorded.

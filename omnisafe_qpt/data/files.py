@@ -1,13 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Opening dataset files: HDF5 and npz, DSRL's layout and others.
+"""Opening dataset files: HDF5 and npz, in DSRL's and other layouts.
 
-All layouts are presented under DSRL's names, one row per transition, whole episodes in order, and
-are read in blocks of rows, so that a dataset need not fit into memory; what is found under which
-name, :mod:`omnisafe_qpt.data.layouts` says. OmniSafe's ``done`` mixes terminal states and time
-limits. An npz of ours has ``timeouts`` beside it, which OmniSafe ignores; in any other the two are
-told apart by the task's horizon when the episodes are cut
-(:meth:`omnisafe_qpt.data.trajectories.Trajectories.from_arrays`).
+All layouts are presented under DSRL's names (:mod:`omnisafe_qpt.data.layouts`), one row per
+transition, whole episodes in order. They are read in blocks of rows, so that a dataset need not fit
+into memory. OmniSafe's ``done`` mixes terminal states and time limits. Our npz files also have
+``timeouts``, which OmniSafe ignores; in others the task's horizon distinguishes the two when the
+episodes are cut (:meth:`omnisafe_qpt.data.trajectories.Trajectories.from_arrays`).
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ def open_dataset(
 ) -> Iterator[Arrays]:
     """Open a dataset file for reading.
 
-    Arrays are read from disk only where they are sliced, those of an npz best from first to last.
+    Arrays are read from disk only when sliced; those of an npz are best read in order.
 
     Args:
         path (str or os.PathLike): A ``.hdf5``, ``.h5`` or ``.npz`` file in one of the layouts of
             :mod:`omnisafe_qpt.data.layouts`.
-        options (ReadOptions, optional): What the user says about it. Defaults to None.
+        options (ReadOptions, optional): The user's options for it. Defaults to None.
 
     Yields:
         The arrays under DSRL's names, each sliceable, with the number of transitions first.
@@ -51,7 +50,7 @@ def open_dataset(
     try:
         with (_open_npz if path.suffix == '.npz' else open_hdf5)(path, options) as arrays:
             yield arrays
-    except MemoryError as error:  # what is free can be taken by another process meanwhile
+    except MemoryError as error:  # another process may take the free memory meanwhile
         raise UserError(
             f'{path}: there is not enough memory to read it; use a smaller file or a machine with '
             'more memory',
@@ -59,7 +58,7 @@ def open_dataset(
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
-    """Refuse what is no dataset file by its name and size; return its path."""
+    """Check a dataset file's name and size; returns its path."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'{path}: no such dataset file')
@@ -74,7 +73,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def open_hdf5(path: Path, options: ReadOptions | None = None) -> Iterator[Arrays]:
-    """Open an HDF5 file whatever it is called; see :func:`open_dataset`."""
+    """Open an HDF5 file of any name; see :func:`open_dataset`."""
     options = options or ReadOptions()
     with open_file(path) as file:
         with damage(path):
@@ -85,10 +84,10 @@ def open_hdf5(path: Path, options: ReadOptions | None = None) -> Iterator[Arrays
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Say in one line that an array of an open HDF5 file cannot be read."""
+    """Convert errors of reading an open HDF5 file to one line."""
     try:
         yield
-    except UserError:  # of a file that is written meanwhile, too
+    except UserError:  # also for a file that is being written
         raise
     except OSError as error:
         raise UserError(

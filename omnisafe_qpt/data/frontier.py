@@ -10,16 +10,16 @@ import numpy as np
 
 
 def frontier_episodes(returns: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Find the episodes on the frontier: each has a higher return than all that cost no more.
+    """Return the episodes on the frontier: each has a higher return than all of no higher cost.
 
-    Among equal costs it is the episode of the highest return, among equal returns the cheaper one.
+    Ties: among equal costs the highest return, among equal returns the lower cost.
 
     Args:
         returns (np.ndarray): (E,) undiscounted reward of each episode.
         costs (np.ndarray): (E,) undiscounted cost of each episode.
 
     Returns:
-        Their numbers, int64, in order of cost. Costs and returns are strictly increasing.
+        Their indices, int64, in order of cost. Costs and returns are strictly increasing.
     """
     order = np.lexsort((-returns, costs))
     best = np.maximum.accumulate(returns[order])
@@ -46,11 +46,11 @@ class Frontier:
         return cls(costs=tuple(costs[found].tolist()), returns=tuple(returns[found].tolist()))
 
     def target_return(self, cost_limit: float) -> float:
-        """Return the highest return with cost at most ``cost_limit``, Eq. (11).
+        """Return the highest return with cost at most ``cost_limit``, Eq. 11.
 
-        Eq. (39) asks for a cost *equal* to the limit, a set that is empty for a continuous limit,
-        so "at most" is meant. Where every episode costs more than the limit, the episode of
-        least cost stands in.
+        Eq. 39 requires a cost *equal* to the limit; that set is empty for a continuous limit, so
+        "at most" is used. If every episode costs more than the limit, the episode of least cost is
+        used.
 
         Args:
             cost_limit (float): Undiscounted cost of an episode.

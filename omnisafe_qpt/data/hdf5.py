@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading HDF5 files that are not trusted.
+"""Reading untrusted HDF5 files.
 
-HDF5 can keep data outside the file: in external storage, behind links to other files, in views of
-other files, and packed by filters that it loads as plugins. Nothing of that is opened: a dataset is
-what is in its own file. Views of the file's own arrays, as ours are, and soft links are followed.
+HDF5 can refer to data outside the file: external storage, links to other files, views of other
+files, and filters that it loads as plugins. None of these is opened; only data within the file is
+read. Views of the file's own arrays, as in our files, and soft links are followed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from omnisafe_qpt.errors import UserError, damage_as_user_error, printable
 
 # gzip, shuffle, fletcher32, szip, nbit, scaleoffset and h5py's lzf, by HDF5's numbers.
 _GZIP, _FILTERS = 1, (1, 2, 3, 4, 5, 6, 32000)
-# A byte that gzip stored becomes this many at most.
+# Largest expansion factor of gzip.
 _MOST_OF_GZIP = 1032
-# What is stored in fewer bytes than this cannot fill the memory.
+# Smaller stored data cannot fill the memory.
 _SMALL_STORAGE = 1 << 20
-# Soft links in a row, arrays within a group, and groups that are looked into.
+# Limits on chained soft links, arrays within a group, and searched groups.
 _MAX_HOPS, _MAX_LEAVES, _MAX_GROUPS = 16, 1000, 1000
-# Signals of a crash, and the seconds after which a file that has not crashed is taken to be sound.
+# Signals of a crash, and the seconds without one after which a file is accepted.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 _SECONDS_TO_OPEN = 20
-# What h5py raises where a file is damaged.
+# Errors that h5py raises for damaged files.
 _ERRORS = (
     OSError,
     KeyError,
@@ -50,7 +50,7 @@ _ERRORS = (
 
 
 class Broken:
-    """A name in a group behind which there is no object.
+    """A name in a group without an object.
 
     Args:
         reason (str): What is wrong, as a predicate.
@@ -65,7 +65,7 @@ class Broken:
 
 
 def damage(path: Path) -> AbstractContextManager[None]:
-    """Say in one line that an HDF5 file is damaged, in place of what h5py raises."""
+    """Convert h5py's errors for a damaged file to one line."""
     return damage_as_user_error(path, 'HDF5', _ERRORS)
 
 
@@ -74,7 +74,7 @@ def open_file(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading, without plugins.
 
     Raises:
-        UserError: If it is none, is cut short, or is damaged such that HDF5 crashes on it.
+        UserError: If it is not an HDF5 file, is truncated, or is so damaged that HDF5 crashes.
     """
     import h5py  # takes a second, and only HDF5 needs it
 
@@ -87,7 +87,7 @@ def open_file(path: Path) -> Iterator[Any]:
 
 
 def _crashes(path: Path) -> bool:
-    """Whether HDF5 crashes when it opens what is in a file; a child process finds out.
+    """Return whether HDF5 crashes on opening a file's objects, tested in a child process.
 
     The library is known to read through invalid pointers in some damaged files.
     """
@@ -98,13 +98,13 @@ def _crashes(path: Path) -> bool:
         try:
             _open_all(path)
         finally:
-            os._exit(0)  # errors are found again, and reported, by whoever opens the file
+            os._exit(0)  # opening the file in this process reports the error
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) in _CRASHES
 
 
 def _open_all(path: Path) -> None:
-    """Open what is in a file, up to so many objects, in a process that may crash."""
+    """Open a file's objects, up to a number, in a process that may crash."""
     import h5py
 
     faulthandler.disable()
@@ -117,7 +117,7 @@ def _open_all(path: Path) -> None:
 
 @contextmanager
 def _without_plugins() -> Iterator[None]:
-    """Keep HDF5 from loading plugins, as it would for a filter that a file asks for."""
+    """Keep HDF5 from loading plugins for filters that a file requests."""
     from h5py import h5pl
 
     paths = [h5pl.get(number) for number in range(h5pl.size())]
@@ -131,7 +131,7 @@ def _without_plugins() -> Iterator[None]:
 
 
 def members(group: Any) -> dict[str, Any]:
-    """Return what a group holds by its names: groups, datasets, types, or :class:`Broken`.
+    """Return the members of a group by name: groups, datasets, types, or :class:`Broken`.
 
     Args:
         group (h5py.Group): The group.
@@ -143,7 +143,7 @@ def members(group: Any) -> dict[str, Any]:
 
 
 def member(group: Any, name: str) -> Any:
-    """Return what a group holds under one name, None if it has none; see :func:`members`."""
+    """Return the member of a group by name, or None; see :func:`members`."""
     if not group.id.links.exists(_encoded(name)):
         return None
     return _open(group, name, _MAX_HOPS)
@@ -164,7 +164,7 @@ def _open(group: Any, name: str, hops: int) -> Any:
         target = links.get_val(_encoded(name)).decode('utf-8', 'surrogateescape')
         return _follow(group, target, hops - 1)
     raise UserError(
-        f'{group.file.filename}: {printable(name)} is a link to another file; only what is in the '
+        f'{group.file.filename}: {printable(name)} is a link to another file; only data in the '
         'file is read: copy the data into it (h5py: file.copy with expand_external=True)',
     )
 
@@ -178,9 +178,9 @@ def _follow(group: Any, target: str, hops: int) -> Any:
         if part in ('', '.'):
             continue
         if hops <= 0:
-            return Broken('is a soft link that leads back to itself')
+            return Broken('is a circular soft link')
         if not isinstance(at, h5py.Group) or not at.id.links.exists(_encoded(part)):
-            return Broken(f'is a soft link to {printable(target)}, which is not there')
+            return Broken(f'is a soft link to {printable(target)}, which is missing')
         at = _open(at, part, hops)
         if isinstance(at, Broken):
             return at
@@ -190,7 +190,7 @@ def _follow(group: Any, target: str, hops: int) -> Any:
 def leaves(group: Any) -> dict[str, Any]:
     """Return all arrays within a group by their paths in it, up to :data:`_MAX_LEAVES`.
 
-    Those nearest to the group come first. What is not an array is a :class:`Broken`.
+    Those nearest to the group come first. Other objects are :class:`Broken`.
     """
     import h5py
 
@@ -206,7 +206,7 @@ def leaves(group: Any) -> dict[str, Any]:
                 found[prefix + name] = item
             elif not isinstance(item, h5py.Group):
                 found[prefix + name] = Broken('is a type without data')
-            elif _address(item) not in above:  # a group may hold itself
+            elif _address(item) not in above:  # a group may contain itself
                 waiting.append((f'{prefix}{name}/', item, (*above, _address(item))))
     return found
 
@@ -218,15 +218,15 @@ def _address(group: Any) -> int:
 
 
 def check_storage(path: str, name: str, dataset: Any) -> None:
-    """Refuse a dataset whose data are outside the file, or that only a plugin can read.
+    """Check that a dataset's data are in the file and need no plugin.
 
     Args:
         path (str): The file, for messages.
-        name (str): The dataset's name and place, likewise.
-        dataset (h5py.Dataset): The dataset. Not even its size is asked for before.
+        name (str): The dataset's name and place, for messages.
+        dataset (h5py.Dataset): The dataset. Not even its size has been read before.
 
     Raises:
-        UserError: If it is one of those, or takes more memory than there is.
+        UserError: If the check fails, or it needs more memory than is free.
     """
     from h5py import h5d
 
@@ -254,11 +254,11 @@ def check_storage(path: str, name: str, dataset: Any) -> None:
             _check_chunks(path, name, dataset, size)
 
 
-_COPY = 'only what is in the file is read: copy the data into it'
+_COPY = 'only data in the file is read: copy the data into it'
 
 
 def _check_view(path: str, name: str, dataset: Any, plist: Any) -> None:
-    """Refuse a view (virtual dataset) of another file; ours are of an array in the same one."""
+    """Check that a view (virtual dataset) is of an array in the same file, as ours are."""
     import h5py
     from h5py import h5d
 
@@ -272,7 +272,7 @@ def _check_view(path: str, name: str, dataset: Any, plist: Any) -> None:
         stored = _follow(dataset.file, source, _MAX_HOPS)
         if not isinstance(stored, h5py.Dataset):
             raise UserError(
-                f'{path}: {name} is a view of {printable(source)}, which is no array of the file; '
+                f'{path}: {name} is a view of {printable(source)}, not an array of the file; '
                 'get it again',
             )
         if stored.id.get_create_plist().get_layout() == h5d.VIRTUAL:
@@ -281,7 +281,7 @@ def _check_view(path: str, name: str, dataset: Any, plist: Any) -> None:
 
 
 def _check_chunks(path: str, name: str, dataset: Any, chunk_bytes: int) -> None:
-    """Refuse a chunk that gzip would unpack to more than a chunk: HDF5 finds out afterwards."""
+    """Check that gzip unpacks no chunk beyond its size; HDF5 checks only afterwards."""
     if dataset.id.get_storage_size() < _SMALL_STORAGE:
         return
     free = free_memory()
@@ -302,7 +302,7 @@ def _check_chunks(path: str, name: str, dataset: Any, chunk_bytes: int) -> None:
             try:
                 size += len(unpacker.decompress(rest, 1 << 22))
             except zlib.error:
-                break  # HDF5 says what is wrong with it
+                break  # HDF5 reports the error
             rest = unpacker.unconsumed_tail
         if size > chunk_bytes + 4:
             raise UserError(

@@ -22,10 +22,10 @@ from omnisafe_qpt.errors import UserError
 _CHUNK_BYTES = 256 * 1024
 # h5py's default. Level 9 makes lidar observations 2 % smaller and takes 15 times as long.
 _GZIP_LEVEL = 4
-# States are stored once where they come in runs of at least this many transitions on average, and
-# in no more runs than this: a reader looks through all runs for each block that it reads.
+# States are stored once if their runs have at least this many transitions on average, and there are
+# at most this many runs: a reader searches all runs for each block.
 _MIN_RUN, _MAX_RUNS = 4, 1 << 15
-# Room kept for what HDF5 writes when it closes a file.
+# Room for the data that HDF5 writes when it closes a file.
 _SPARE_BYTES = 1 << 23
 
 
@@ -49,10 +49,10 @@ def write_hdf5(
     total = len(arrays['rewards'])
     lengths = {name: len(arrays[name]) for name in HDF5_NAMES}
     if set(lengths.values()) != {total}:
-        raise UserError(f'{path}: the arrays to be written differ in length: {lengths}')
+        raise UserError(f'{path}: the arrays differ in length: {lengths}')
     ends = np.flatnonzero(arrays['terminals'] | arrays['timeouts'])
     if not len(ends) or ends[-1] != total - 1:
-        raise UserError(f'{path}: the last transition must end an episode to be written')
+        raise UserError(f'{path}: the last transition must end an episode')
     inner = np.setdiff1d(np.arange(total), ends, assume_unique=True)
     if not np.array_equal(arrays['next_observations'][inner], arrays['observations'][inner + 1]):
         raise UserError(f'{path}: next_observations differ from the following observations')
@@ -108,7 +108,7 @@ def write_hdf5_blocks(
 
 
 def _check_room(path: Path, block: Mapping[str, np.ndarray]) -> None:
-    """Raise before the disk is full, because HDF5 crashes if it cannot write what it holds."""
+    """Raise an error before the disk is full, because HDF5 crashes on a failed write."""
     needed = sum(array.nbytes for array in block.values()) + _SPARE_BYTES
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(errno.ENOSPC, f'{os.strerror(errno.ENOSPC)}, {needed} bytes are needed')
@@ -135,7 +135,7 @@ def _with_states(block: Mapping[str, np.ndarray], ends: np.ndarray) -> dict[str,
 
 
 def _create(file: Any, name: str, total: int, like: np.ndarray) -> Any:
-    """Create a dataset for ``total`` rows such as those of ``like``.
+    """Create a dataset for ``total`` rows with the type of ``like``.
 
     While it is open, HDF5 keeps the chunk that is being written in its cache, so that one which is
     written in parts is compressed once.
@@ -157,8 +157,8 @@ def _create(file: Any, name: str, total: int, like: np.ndarray) -> Any:
 def _create_views(file: Any, ends: np.ndarray) -> None:
     """Create observations and next_observations as virtual datasets of runs of rows of ``states``.
 
-    By the low-level interface, because only it can leave out the time of creation, without which
-    equal data would not give equal bytes.
+    Only the low-level interface can leave out the creation time, so that equal data gives equal
+    bytes.
     """
     from h5py import h5d, h5p, h5s, h5t
 

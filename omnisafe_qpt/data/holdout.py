@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes kept out of training, for checks on data that the model has not seen."""
+"""Held-out episodes, for checks on data that the model has not seen."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 
 
-# Not the run's seed: runs that differ in their seed alone are to be compared on the same episodes.
+# Not the run's seed, so that runs with different seeds hold out the same episodes.
 _SEED = 0
 
 
 def choose_held_out(trajectories: Trajectories, share: float) -> torch.Tensor:
-    """Choose the episodes that training does not see: the same ones for the same data and share.
+    """Choose the held-out episodes: the same ones for the same data and share.
 
-    In order of cost, and of return where the cost is the same, the episodes are cut into as many
-    groups as are held out, equal but for one, and one episode is drawn of each. So they
-    are of all kinds, and every episode is about as likely as any other.
+    The episodes are sorted by cost, then return, and divided into as many groups of nearly equal
+    size as there are held-out episodes. One episode is drawn from each group. So they cover the
+    range, and every episode is about equally likely.
 
     Args:
         trajectories (Trajectories): The dataset of E episodes.
-        share (float): The share of them to hold out.
+        share (float): The share to hold out.
 
     Returns:
-        (H,) int64, their numbers, ascending; none for a share of 0.
+        (H,) int64, their indices, ascending; empty for a share of 0.
 
     Raises:
-        UserError: If the share is not at least 0 and below 1, or if with it no episode is held
-            out or none is left.
+        UserError: If the share is not in [0, 1), or no episode is held out or none is left.
     """
     if not 0 <= share < 1:
         raise UserError(f'train_cfgs:holdout_share is {share}; it must be at least 0 and below 1')
@@ -56,14 +55,14 @@ def split_off(
     trajectories: Trajectories,
     chosen: torch.Tensor,
 ) -> tuple[Trajectories, Trajectories]:
-    """Part the episodes that are left from those that are held out; both share the table.
+    """Split the episodes into training and held-out ones; both share the table.
 
     Args:
         trajectories (Trajectories): The dataset of E episodes.
         chosen (torch.Tensor): (H,) int64, the episodes held out.
 
     Returns:
-        The episodes left, and those held out.
+        The training episodes, and the held-out ones.
     """
     is_chosen = torch.zeros(len(trajectories.rows), dtype=torch.bool)
     is_chosen[chosen] = True

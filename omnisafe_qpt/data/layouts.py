@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a file's arrays are what: names of several projects, episodes in groups.
+"""Layouts of dataset files: array names of several projects, episodes in groups.
 
-DSRL's names are the ones used from here on. Other projects have other names, and Minari and
-robomimic write one group for each episode. :mod:`omnisafe_qpt.data.assemble` gives the arrays under
-DSRL's names.
+The package uses DSRL's names. Other projects use other names, and Minari and robomimic write one
+group per episode. :mod:`omnisafe_qpt.data.assemble` returns the arrays under DSRL's names.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from omnisafe_qpt.data.memory import check_memory
 from omnisafe_qpt.errors import UserError, printable, shell_command
 
 
-# The arrays of a dataset by DSRL's name, and the name OmniSafe's npz has for each.
+# The arrays of a dataset by DSRL's name, with the name in OmniSafe's npz.
 NPZ_NAMES = {
     'observations': 'obs',
     'next_observations': 'next_obs',
@@ -34,7 +33,7 @@ HDF5_NAMES = (*NPZ_NAMES, 'timeouts')
 COLUMNS = ('rewards', 'costs', 'terminals', 'timeouts')
 # One flag for both kinds of end, terminal states and time limits.
 DONES = 'dones'
-# The names that are looked for, the first that is there; upper and lower case are the same.
+# Accepted names, in order of preference; case is ignored.
 ALIASES = {
     'observations': ('observations', 'observation', 'obs'),
     'next_observations': ('next_observations', 'next_observation', 'next_obs', 'obs_next'),
@@ -48,9 +47,9 @@ ALIASES = {
 _REQUIRED = ('observations', 'actions', 'rewards', 'costs')
 # More names than this are not listed in a message.
 _MAX_LISTED = 16
-# What every reader keeps of a transition besides its arrays: columns, ends, numbers of rows.
+# Bytes per transition that every reader keeps besides the arrays: columns, ends, row indices.
 ROW_BYTES = 64
-# numpy's letters for the types that are read, and names for the others.
+# numpy's codes of accepted types, and names of the others.
 _NUMBERS, _FLAGS = 'iuf', 'biuf'
 _KINDS = {
     'b': 'true or false',
@@ -69,7 +68,7 @@ class Arrays(dict[str, Any]):
 
     Attributes:
         names (Mapping[str, Sequence[str]]): The file's names for them.
-        notes (tuple[str, ...]): Notes for the user on how the arrays were found, a line each.
+        notes (tuple[str, ...]): Notes on how the arrays were found, a line each.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -78,12 +77,12 @@ class Arrays(dict[str, Any]):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read a file, where the user says so.
+    """The user's options for reading a file.
 
     Args:
         names (Mapping[str, str]): DSRL's names, or ``dones``, and the file's names for them.
-        observation_keys (Sequence[str]): Where observations are a group of arrays, those that are
-            put side by side, in this order.
+        observation_keys (Sequence[str]): If observations are a group of arrays, those to
+            concatenate, in this order.
         horizon (int, optional): The task's time limit in steps, to tell time limits from terminal
             states where one flag marks both and next observations are missing.
     """
@@ -98,7 +97,7 @@ class Source:
     """Arrays of a whole file, or of one episode's group.
 
     Args:
-        name (str): The group's, for messages; empty for a whole file.
+        name (str): Name of the group, for messages; empty for a whole file.
         leaves (Mapping[str, Any]): The arrays by their names, those of inner groups with a slash.
     """
 
@@ -111,10 +110,10 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
 
     Args:
         file (h5py.File): The file.
-        options (ReadOptions): What the user says about it.
+        options (ReadOptions): The user's options for it.
 
     Returns:
-        One source of a whole dataset, or one with a name for each episode, by their numbers.
+        One source of a whole dataset, or one named source per episode, in order.
 
     Raises:
         UserError: If several groups hold a dataset each.
@@ -128,12 +127,12 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
             return [Source('', leaves(container))]
         groups = _groups(container) if found is None else found
         with_actions = [name for name, group in groups.items() if _find(group, wanted)]
-        # Episodes have numbers; a group without one, such as train, is a whole dataset.
+        # Groups of episodes have numbers; a group without one, such as train, is a dataset.
         whole = [name for name in with_actions if not re.search(r'\d', name)]
         if len(whole) > 1:
             raise UserError(
                 f'{file.filename}: the groups {_listed(prefix + name for name in whole)} hold '
-                'actions each: if they are datasets, write the one to use into a file of its own; '
+                'actions each: if they are datasets, write the one to use to a separate file; '
                 'if they are episodes, number them (episode_0, ...)',
             )
         if whole:
@@ -141,7 +140,7 @@ def find_sources(file: Any, options: ReadOptions) -> list[Source]:
         example = next(iter(with_actions), None)
         if example is not None:
             stem = example.rstrip('0123456789')
-            # Those without actions too, if they look like the others: that is an error to report.
+            # Also those without actions, if they look like the others: that is an error to report.
             names = [
                 name
                 for name, group in groups.items()
@@ -164,7 +163,7 @@ def _groups(group: Any) -> dict[str, Any]:
 
 
 def _find(names: Any, wanted: Sequence[str]) -> str | None:
-    """Return the first of the wanted names that is there, as it is written there."""
+    """Return the first wanted name that exists, in its original spelling."""
     present = {name.lower(): name for name in names}
     return next((present[name.lower()] for name in wanted if name.lower() in present), None)
 
@@ -174,11 +173,11 @@ def check_arrays(
     sources: Sequence[Source],
     chosen: Mapping[str, list[str]],
 ) -> None:
-    """Refuse arrays that cannot be read as numbers, before any of them is read.
+    """Check that arrays can be read as numbers, before any is read.
 
     Raises:
-        UserError: If one is missing, is no array of the file, does not hold numbers, or has no
-            rows, and if all of them together have more rows than the memory takes.
+        UserError: If one is missing, is not an array of the file, does not hold numbers, or has no
+        rows, or all together need more memory than is free.
     """
     total = 0
     for source in sources:
@@ -197,7 +196,7 @@ def check_arrays(
 
 
 def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
-    """Refuse one array that cannot be read as numbers; return how many rows it declares."""
+    """Check that an array can be read as numbers; returns its declared number of rows."""
     array, where = source.leaves[leaf], f'{printable(leaf)}{place(source)}'
     if isinstance(array, Broken):
         raise UserError(f'{path}: {where} {array.reason}; get it again')
@@ -205,7 +204,7 @@ def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
         check_storage(str(path), where, array)
     is_column = name in (*COLUMNS, DONES)
     needed = 'one number' if is_column else 'one row of numbers'
-    needed = f'needed is {needed} for each transition'
+    needed = f'it must be {needed} for each transition'
     if array.shape is None:
         raise UserError(f'{path}: {where} is empty (a null dataspace); {needed}')
     problem = _type_problem(array, _FLAGS if is_column and name != 'rewards' else _NUMBERS)
@@ -222,7 +221,7 @@ def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
 
 
 def _type_problem(array: Any, allowed: str) -> str:
-    """Name the type of an array that does not hold numbers; empty if it does."""
+    """Return the name of an array's type if it does not hold numbers, else an empty text."""
     try:
         dtype = array.dtype
     except (TypeError, ValueError, KeyError):  # h5py's, for what numpy has no type for
@@ -242,7 +241,7 @@ def _type_problem(array: Any, allowed: str) -> str:
 
 
 def choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[str]]:
-    """Find the names of the arrays that are read, several for observations in parts.
+    """Find the names of the arrays to read, several for observations in parts.
 
     Args:
         path (Path): The file, for messages.
@@ -250,7 +249,7 @@ def choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[s
         options (ReadOptions): What the user says about the file.
 
     Raises:
-        UserError: If an array is missing, or what the user says does not fit.
+        UserError: If an array is missing, or the user's options do not fit.
     """
     chosen: dict[str, list[str]] = {}
     given = dict(options.names or {})
@@ -272,7 +271,7 @@ def choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[s
                 f'(found{place(source)}: {_listed(source.leaves)})',
             )
     if {'terminals', 'timeouts'} <= chosen.keys():
-        chosen.pop(DONES, None)  # it can tell nothing more
+        chosen.pop(DONES, None)  # it gives no more information
     _check_complete(path, source, chosen)
     if options.observation_keys and '/' not in chosen['observations'][0]:
         raise UserError(
@@ -283,7 +282,7 @@ def choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[s
 
 
 def _check_complete(path: Path, source: Source, chosen: Mapping[str, list[str]]) -> None:
-    """Refuse a file that lacks an array, with what it has."""
+    """Raise the error for a missing array, with the arrays of the file."""
     needed = [*_REQUIRED, *([] if DONES in chosen else ['terminals'])]
     missing = next((name for name in needed if name not in chosen), None)
     if missing is not None:
@@ -320,7 +319,7 @@ def _choose_parts(
         advice = 'none of them has one row of numbers for each transition'
         if flat:
             advice = (
-                'name those to put side by side, in the order of the environment: '
+                'name those to concatenate, in the order of the environment: '
                 f'{convert_command(path)} --observation-keys {flat}'
             )
         raise UserError(
@@ -338,12 +337,12 @@ def _choose_parts(
 
 
 def convert_command(path: Path) -> str:
-    """Return the command to convert a file, to which options are added."""
+    """Return the command to convert a file, without its options."""
     return shell_command(['omnisafe-qpt', 'data', 'convert', str(path), 'OUT.hdf5'])
 
 
 def place(source: Source) -> str:
-    """Say in which group an array is, for messages; nothing for a whole file."""
+    """Return the group of an array as text, for messages; empty for a whole file."""
     return f' in group {printable(source.name)}' if source.name else ''
 
 

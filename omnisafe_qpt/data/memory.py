@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory is free, compared with what a file declares before anything is read."""
+"""Check of the free memory against the sizes that a file declares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from omnisafe_qpt.errors import UserError
 
 
-# What is always taken for free: below this no check is worth its time.
+# Smaller sizes are not checked.
 _SMALL = 1 << 26
 _UNITS = ('B', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')
 _MEMINFO = Path('/proc/meminfo')
@@ -21,40 +21,40 @@ _INACTIVE = re.compile(r'^(?:total_)?inactive_file (\d+)', re.MULTILINE)
 
 
 def free_memory() -> int | None:
-    """Return how many bytes this process can still take, None where the system does not tell.
+    """Return how many bytes this process can still allocate, None if unknown.
 
-    It is the least of what the machine has, what the process's control group leaves (a container's
-    limit) and what its own address space may grow by (``ulimit -v``).
+    It is the minimum of the machine's free memory, the rest of the control group's limit (a
+    container) and the rest of the address space limit (``ulimit -v``).
     """
     found = [value for value in (_of_machine(), _of_cgroups(), _of_process()) if value is not None]
     return max(0, min(found)) if found else None
 
 
 def check_memory(name: str, needed: int) -> None:
-    """Refuse a file whose arrays take more memory than there is.
+    """Check that a file's arrays fit into the free memory.
 
     Args:
         name (str): The file, for messages.
         needed (int): Bytes, as the file declares them.
 
     Raises:
-        UserError: If fewer are free.
+        UserError: If fewer bytes are free.
     """
     free = free_memory() if needed > _SMALL else None
     if free is not None and needed > free:
         raise UserError(
-            f'{name}: to read it takes {format_bytes(needed)} of memory by the sizes that it '
+            f'{name}: reading it needs {format_bytes(needed)} of memory by the sizes that it '
             f'declares, and {format_bytes(free)} are free; use a smaller file or a machine with '
             'more memory, or get the file again if it should be smaller',
         )
 
 
 def format_bytes(count: float) -> str:
-    """Say how many bytes there are: ``23.1 GB``.
+    """Format a number of bytes: ``23.1 GB``.
 
-    Not by rich, as files are also read where there is no more than torch and numpy.
+    Without rich, as files are also read with only torch and numpy installed.
     """
-    count = min(count, 10**24)  # a damaged file may declare what no float holds
+    count = min(count, 10**24)  # a damaged file may declare more than a float holds
     for unit in _UNITS[:-1]:
         if count < 1000:
             return f'{count:.3g} {unit}'
@@ -74,7 +74,7 @@ def _of_machine() -> int | None:
 
 
 def _of_cgroups() -> int | None:
-    """Return what the control groups leave, of version 2 or 1, this one's and those above it."""
+    """Return the rest of the limits of the control groups (version 2 or 1), with their parents."""
     found = []
     for line in _text(_CGROUPS).splitlines():
         _, controllers, path = line.split(':', 2)
@@ -90,7 +90,7 @@ def _of_cgroups() -> int | None:
         for place in (folder, *folder.parents):
             texts = _text(place / limit).strip(), _text(place / usage).strip()
             if texts[0].isdigit() and texts[1].isdigit():
-                # The cache of files counts as used, but is given up when memory is wanted.
+                # The file cache counts as used, but is freed when memory is needed.
                 cache = re.search(_INACTIVE, _text(place / 'memory.stat'))
                 found.append(int(texts[0]) - int(texts[1]) + (int(cache[1]) if cache else 0))
             if place == root:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Npz archives row by row: reading files that are not trusted, writing more than memory holds.
+"""Npz archives row by row: reading untrusted files, writing more than fits into memory.
 
 Nothing is ever unpickled.
 """
@@ -27,8 +27,8 @@ _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# RuntimeError: a damaged header says that it is encrypted, or, as NotImplementedError, asks for a
-# compression that there is not; KeyError: it has another name.
+# RuntimeError: a damaged header declares encryption or (NotImplementedError) an unknown
+# compression; KeyError: it has another name.
 _ERRORS = (
     OSError,
     EOFError,
@@ -47,10 +47,10 @@ def _damage(path: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Mapping[str, NpzArray]]:
-    """Open an npz file; each array is opened when it is asked for."""
+    """Open an npz file; each array is opened on first access."""
     with ExitStack() as stack:
         with _damage(path):
-            # Opened here, because an archive leaves its file open while a stream in it is.
+            # Opened here, because an archive keeps its file open while a stream is open.
             file = stack.enter_context(path.open('rb'))
             archive = stack.enter_context(zipfile.ZipFile(file))
         yield _Archive(path, archive)
@@ -73,7 +73,7 @@ class _Archive(Mapping[str, 'NpzArray']):
 
 
 class NpzArray:
-    """An array of an npz file that is read as it is sliced.
+    """An array of an npz file that is read when it is sliced.
 
     The file is a zip archive of streams, so rows are cheap to read in order. A slice before
     the last one starts again at the first row.
@@ -120,7 +120,7 @@ class NpzArray:
             return self._read(last - first)
 
     def _rewind(self) -> None:
-        """Open the stream, read its header and stand at the first row."""
+        """Open the stream and read its header, up to the first row."""
         self._stream = self._archive.open(f'{self._key}.npy')
         version = np.lib.format.read_magic(self._stream)
         if version not in _READ_HEADER:
@@ -129,7 +129,9 @@ class NpzArray:
             header = _READ_HEADER[version](self._stream)
             self.shape: tuple[int, ...] = tuple(map(operator.index, header[0]))
             self.dtype: np.dtype = header[2]
-        except Exception as error:  # numpy evaluates the header as a literal, which may be anything
+        except (
+            Exception
+        ) as error:  # numpy evaluates the header as a literal, which may raise any error
             raise ValueError(
                 f'the header of array {printable(self._key)!r}: {first_line(error)}',
             ) from error
@@ -137,14 +139,14 @@ class NpzArray:
         self._next_row = 0
 
     def _check_size(self) -> None:
-        """Refuse a header that declares another size than the archive, before that is believed."""
+        """Check that the header declares the same size as the archive, before it is used."""
         info = self._archive.getinfo(f'{self._key}.npy')
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UserError(
-                f'{self._path}: array {printable(self._key)!r} is packed by another method than '
+                f'{self._path}: array {printable(self._key)!r} is packed by a method other than '
                 "numpy's; write the file with numpy.savez",
             )
-        if self.dtype.hasobject:  # never unpickled, and refused where it is to be read
+        if self.dtype.hasobject:  # never unpickled; reading it raises an error
             return
         needed = self.num_bytes
         if min(self.shape, default=0) < 0 or self._stream.tell() + needed != info.file_size:
@@ -164,7 +166,7 @@ class NpzArray:
         if self.shape or self.dtype.kind not in 'SU':
             raise UserError(
                 f'{self._path}: array {printable(self._key)!r} has the type {self.dtype} and the '
-                f'shape {self.shape}; needed is one text',
+                f'shape {self.shape}; it must be one text',
             )
         with _damage(self._path):
             content = self._stream.read()
@@ -177,11 +179,11 @@ class NpzArray:
             raise EOFError(f'array {self._key!r} ends early')
         self._next_row += count
         if self._next_row == len(self):
-            self._stream.read(1)  # the end of the stream is where its checksum is checked
+            self._stream.read(1)  # the checksum is checked at the end of the stream
         return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
     def _by_columns(self) -> np.ndarray:
-        """Read an array that is stored column by column, whose rows cannot be read apart."""
+        """Read an array in Fortran order, whose rows cannot be read separately."""
         if self._in_columns is None:
             check_memory(str(self._path), self.num_bytes)
             with self._archive.open(f'{self._key}.npy') as stream:
@@ -190,7 +192,7 @@ class NpzArray:
 
 
 def write_npz(path: Path, arrays: Iterable[tuple[Any, ...]]) -> None:
-    """Write arrays as streams, as ``np.savez`` would write them whole.
+    """Write arrays as streams, with the result of ``np.savez``.
 
     Args:
         path (Path): The file to write; it appears only when it is complete.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of a dataset that stays in the host's memory, gathered ahead of their use."""
+"""Prefetching of batches from a dataset in host memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from omnisafe_qpt.data.sampling import BatchSampler
 
 
-# Share of a device's free memory that the dataset may take; networks and activations need the rest.
+# Largest share of a device's free memory for the dataset; networks and activations need the rest.
 _DEVICE_SHARE = 0.7
 
 
@@ -25,10 +25,10 @@ def fits_on(
     num_bytes: int,
     free_bytes: int | None = None,
 ) -> bool:
-    """Return whether a dataset is to be kept on the learner's device.
+    """Return whether to keep a dataset on the learner's device.
 
-    It is if it takes at most 70 % of the memory that is free there. A device other than a CUDA one
-    works in the host's memory, where the dataset is already.
+    A CUDA device keeps it if it takes at most 70 % of the free memory. Other devices use host
+    memory, where the dataset already is.
 
     Args:
         device (torch.device or str): The learner's device.
@@ -44,16 +44,15 @@ def fits_on(
 
 
 class PrefetchSampler:
-    """A :class:`BatchSampler` on the host whose batches are made ahead and put on a device.
+    """A :class:`BatchSampler` in host memory whose batches are prefetched to a device.
 
     A thread draws and gathers the next few batches on the host and starts copying them to the
-    device, so that :meth:`sample` only hands one over. The batches and their order are those of
-    the sampler within, however many are made ahead, and :attr:`generator` stands where that
-    sampler's would stand: what was made ahead and not yet handed over does not show in it. To
-    resume, set its state as one would there.
+    device, so that :meth:`sample` only returns one. The batches and their order are those of the
+    inner sampler, for any depth. :attr:`generator` has the state after the last returned batch;
+    prefetched batches do not affect it. To resume, set its state as for the inner sampler.
 
-    The thread starts with the first batch. It ends with :meth:`close`, when nothing refers to the
-    sampler any longer, and when the interpreter exits.
+    The thread starts with the first batch. It ends with :meth:`close`, when the sampler is deleted,
+    and when the interpreter exits.
 
     ::
 
@@ -66,10 +65,9 @@ class PrefetchSampler:
     capture with ``capture_error_mode='thread_local'``.
 
     Args:
-        sampler (BatchSampler): Its table is on the host. It must not be used otherwise.
-        device (torch.device or str): Where the batches are to be.
-        depth (int, optional): How many batches at most are made ahead of the one that the device
-            is using. Defaults to 4.
+        sampler (BatchSampler): A sampler with its table in host memory. Do not use it otherwise.
+        device (torch.device or str): Device of the batches.
+        depth (int, optional): Largest number of prefetched batches. Defaults to 4.
     """
 
     def __init__(
@@ -96,10 +94,10 @@ class PrefetchSampler:
         return self._sampler.unpack(parts)
 
     def sample_parts(self) -> list[torch.Tensor]:
-        """Return the few tensors that make up the next batch, on the device.
+        """Return the tensors of the next batch, on the device.
 
         Raises:
-            Exception: Whatever went wrong in the thread. The next call starts anew.
+            Exception: The error of the thread. The next call starts anew.
         """
         state = self.generator.get_state()
         if self._worker is None or not self._worker.continues(state):
@@ -116,7 +114,7 @@ class PrefetchSampler:
         return made.parts
 
     def close(self) -> None:
-        """End the thread, and drop what it made ahead."""
+        """End the thread, and drop its prefetched batches."""
         if self._stop is not None:
             self._stop()
         self._worker = self._stop = None
@@ -124,7 +122,7 @@ class PrefetchSampler:
 
 @dataclass(frozen=True)
 class _Made:
-    """A batch made ahead: its parts, the generator after it, and when the device has it."""
+    """A prefetched batch: its parts, the generator's state after it, and the event of its copy."""
 
     parts: list[torch.Tensor]
     state: torch.Tensor
@@ -132,12 +130,12 @@ class _Made:
 
 
 class _Worker:
-    """The thread that makes batches ahead; it knows nothing of the sampler that it works for.
+    """The prefetching thread; it has no reference to the :class:`PrefetchSampler`.
 
     Args:
         sampler (BatchSampler): Draws and gathers on the host.
-        device (torch.device): Where the batches are to be.
-        depth (int): How many batches it makes ahead.
+        device (torch.device): Device of the batches.
+        depth (int): Largest number of prefetched batches.
         state (torch.Tensor): State of the generator before its first batch.
     """
 
@@ -156,7 +154,7 @@ class _Worker:
         self._generator.set_state(state)
         self._state = state  # after the last batch taken
         self._made: queue.SimpleQueue[_Made | Exception] = queue.SimpleQueue()
-        # A turn for each batch ahead, with the event after which the device has done with one.
+        # A slot per prefetched batch, with the event after which the device no longer uses it.
         self._turns: queue.SimpleQueue[torch.cuda.Event | None] = queue.SimpleQueue()
         for _ in range(depth):
             self._turns.put(None)
@@ -167,7 +165,7 @@ class _Worker:
 
     def continues(self, state: torch.Tensor) -> bool:
         """Return whether the next batch is the one that follows a generator's state."""
-        # A forked child has this object and not the thread.
+        # A forked child has this object but not the thread.
         return self._process == os.getpid() and self._state.equal(state)
 
     def take(self) -> _Made:
@@ -180,20 +178,20 @@ class _Worker:
         return made
 
     def _enter(self, made: _Made) -> torch.cuda.Event | None:
-        """Let the current stream wait for a batch; returns the end of all that it had to do."""
+        """Let the current stream wait for a batch; returns an event after its earlier work."""
         if made.ready is None:
             return None
         stream = torch.cuda.current_stream(self._device)
         used = stream.record_event(torch.cuda.Event(blocking=True))
         stream.wait_event(made.ready)
         for part in made.parts:
-            part.record_stream(stream)  # not to be lent again before this stream has used it
+            part.record_stream(stream)  # not to be reused before this stream has used it
         return used
 
     def stop(self) -> None:
-        """End the thread; the batch it is at is finished."""
-        # A forked child's locks may be held for ever by the thread it does not have, and a
-        # collection of garbage may drop the sampler within the thread itself.
+        """End the thread after its current batch."""
+        # In a forked child the missing thread may hold the locks for ever, and garbage collection
+        # may delete the sampler within the thread itself.
         self._is_stopped = True
         if self._process == os.getpid():
             self._turns.put(None)
@@ -207,7 +205,7 @@ class _Worker:
                 if self._is_stopped:
                     return
                 if used is not None:
-                    # Otherwise updates that the device has yet to do would hoard their batches.
+                    # Otherwise pending updates on the device would keep many batches alive.
                     used.synchronize()
                 self._made.put(self._make())
         except Exception as error:  # noqa: BLE001 - whatever it is, sample() must raise it
@@ -219,10 +217,10 @@ class _Worker:
         state = self._generator.get_state()
         if self._stream is None:
             return _Made(self._sampler.gather(window), state, ready=None)
-        # Gathered into page-locked memory, from where alone a copy runs beside everything else.
-        # The table itself need not be locked: the device never reads it, only the processor does,
-        # and to lock it would double it for a while and take its memory from everyone else. The
-        # buffers are torch's, which lends one again only when the copies from it are done.
+        # Gathered into page-locked memory, since only copies from there are asynchronous. The table
+        # itself need not be locked: only the CPU reads it, and locking would double it for a while
+        # and take memory from other processes. Torch reuses a buffer only when the copies from it
+        # are done.
         with torch.cuda.stream(self._stream):
             parts = [
                 part.to(self._device, non_blocking=True)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a dataset's name to its file: a path, the cache, a download, or a bundled sample."""
+"""Resolve a dataset's name to its file: a path, the cache, a download, or a bundled sample."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from omnisafe_qpt.errors import UserError
 
 
 AUTO, SAMPLE = 'auto', 'sample'
-# The environments of the bundled samples, that of the first run first.
+# The environments of the bundled samples; the first one is that of the quickstart.
 SAMPLE_ENV_IDS = ('SafetyBallCircle-v0', 'SafetyCarButton1-v0')
 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A dataset's file and what to say about it.
+    """A dataset's file, with its name and a warning.
 
     Args:
         path (Path): The file.
         name (str): A short name without separators, for run folders.
-        warning (str, optional): What the user must not miss. Defaults to None.
+        warning (str, optional): A warning for the user. Defaults to None.
     """
 
     path: Path
@@ -47,11 +47,11 @@ def sample_file(env_id: str, option: str = 'train_cfgs:dataset') -> Path:
 
     Args:
         env_id (str): OmniSafe's environment id.
-        option (str, optional): What errors tell the user to change. Defaults to
+        option (str, optional): The option that errors refer to. Defaults to
             ``'train_cfgs:dataset'``.
 
     Raises:
-        UserError: If there is none; the message says which environments have one.
+        UserError: If there is none; the message lists the environments with one.
     """
     if env_id not in SAMPLE_ENV_IDS:
         raise UserError(
@@ -66,21 +66,21 @@ def resolve_dataset(
     env_id: str,
     option: str = 'train_cfgs:dataset',
 ) -> DatasetSource:
-    """Find the file that a dataset's name means.
+    """Find the file for a dataset's name.
 
     Args:
         dataset (str): A path of a DSRL HDF5 or OmniSafe npz file; ``sample``, the bundled one of
             the environment; or ``auto``: the environment's DSRL file from the cache, else
             downloaded, else the bundled sample where there is one, with a warning.
         env_id (str): OmniSafe's environment id.
-        option (str, optional): What errors tell the user to change. Defaults to
+        option (str, optional): The option that errors refer to. Defaults to
             ``'train_cfgs:dataset'``.
 
     Returns:
-        The file, its short name, and a warning if it is a stand-in.
+        The file, its short name, and a warning if it is a substitute.
 
     Raises:
-        UserError: If nothing fits; the message lists the ways out.
+        UserError: If there is no such file; the message lists alternatives.
     """
     if dataset == SAMPLE:
         return DatasetSource(sample_file(env_id, option), SAMPLE)
@@ -128,7 +128,7 @@ def _stand_in(task: Task, error: UserError) -> DatasetSource:
 
 
 def find_dataset_file(name: str) -> Path:
-    """Find the file that a path, a DSRL task or a bundled sample's name means.
+    """Find the file for a path, a DSRL task or the name of a bundled sample.
 
     Args:
         name (str): A dataset file; DSRL's name or the environment id of a task, which means its
@@ -136,13 +136,13 @@ def find_dataset_file(name: str) -> Path:
             ``sample``, the bundled sample of SafetyBallCircle-v0.
 
     Raises:
-        UserError: If there is no such file; the message says how to get it.
+        UserError: If there is no such file; the message tells how to get it.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         raise UserError(f'{path}: is a folder; give a dataset file')
     if path.exists() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
-        return path  # opening it says what may be wrong with it
+        return path  # opening it reports errors
     kind, _, of = name.partition(':')
     if name == SAMPLE:
         return sample_file(SAMPLE_ENV_IDS[0])
@@ -162,7 +162,7 @@ def find_dataset_file(name: str) -> Path:
 
 
 def identify_task(path: str | os.PathLike[str], attributes: Mapping[str, Any]) -> Task | None:
-    """Tell which DSRL task a file is of, by its ``env_id`` attribute, else by its name.
+    """Return the DSRL task of a file, by its ``env_id`` attribute, else by its name.
 
     Args:
         path (str or os.PathLike): The file.

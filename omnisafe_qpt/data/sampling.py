@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all samplers share: drawing equally likely items by number, each process its share."""
+"""Base class of samplers: uniform draws of items by index, with a shard per process."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from omnisafe_qpt.errors import UserError
 
 
 class BatchSampler(ABC):
-    """Draws batches of items, each equally likely; a subclass numbers and gathers them.
+    """Draws batches of items uniformly; a subclass indexes and gathers them.
 
     Args:
-        num_items (int): How many there are.
+        num_items (int): Number of items.
         batch_size (int): B.
-        seed (int): Fixes what is drawn; see :mod:`omnisafe_qpt.data.streams`.
+        seed (int): Seed of the draws; see :mod:`omnisafe_qpt.data.streams`.
         shard (tuple[int, int]): Rank and number of the processes that share each batch. With the
             same seed all draw the same B items, and each gathers its own B / size of them: laid end
             to end in order of rank, the shards are the whole batch.
-        device (torch.device): Where numbers are drawn and items gathered.
+        device (torch.device): Device of the draws and of the items.
 
     Attributes:
-        generator (torch.Generator): What :meth:`sample` draws from.
+        generator (torch.Generator): Source of :meth:`sample`.
 
     Raises:
         UserError: If the batch is not positive or cannot be shared equally.
@@ -60,16 +60,16 @@ class BatchSampler(ABC):
     def sample(self) -> Any:
         """Draw B items, and gather those of this shard.
 
-        Nothing here waits for the device or depends on what is drawn, so a CUDA graph may hold
-        it, with :attr:`generator` registered.
+        Nothing here waits for the device or depends on the drawn values, so a CUDA graph can
+        contain it, with :attr:`generator` registered.
         """
         return self.batch(self.draw(self.generator))
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """Draw the numbers of B items, and return those of this shard, (B / size,) int64.
+        """Draw the indices of B items, and return those of this shard, (B / size,) int64.
 
         Args:
-            generator (torch.Generator): What to draw from, on the sampler's device.
+            generator (torch.Generator): Source of the draws, on the sampler's device.
         """
         numbers = torch.randint(
             self.num_items,
@@ -89,7 +89,7 @@ class BatchSampler(ABC):
 
     @abstractmethod
     def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
-        """Gather items by number into the few tensors that make up a batch.
+        """Gather items by index into the tensors of a batch.
 
         Args:
             number (torch.Tensor): (B,) int64 in [0, num_items).
@@ -98,4 +98,4 @@ class BatchSampler(ABC):
 
     @abstractmethod
     def unpack(self, parts: list[torch.Tensor]) -> Any:
-        """Make the batch of what :meth:`gather` returned, here or copied to another device."""
+        """Make the batch from the result of :meth:`gather`, here or copied to another device."""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One pass over a dataset, sound or not: what its arrays span, and its episodes.
+"""One pass over a dataset, valid or not: ranges of its arrays, and its episodes.
 
 Memory does not grow with the observations, and nothing here raises an error about the data.
 """
@@ -28,7 +28,7 @@ from omnisafe_qpt.data.tasks import Task
 from omnisafe_qpt.scores import normalized_return
 
 
-# How an episode ends: by a flag, by a jump to another state without one, at the file's end.
+# How an episode ends: by a flag, at a gap between states without a flag, at the file's end.
 ENDS = ('terminal', 'time limit', 'gap', 'cut')
 
 # Rows read at a time.
@@ -61,7 +61,7 @@ class EpisodeTable:
 
     @cached_property
     def is_finite(self) -> np.ndarray:
-        """(E,) bool, whether both return and cost are numbers."""
+        """(E,) bool, whether both return and cost are finite."""
         return np.isfinite(self.returns) & np.isfinite(self.costs)
 
     @cached_property
@@ -72,7 +72,7 @@ class EpisodeTable:
         return Frontier.of(self.returns[self.is_finite], self.costs[self.is_finite])
 
     def locate(self, transition: int) -> str:
-        """Say where a transition is, for messages."""
+        """Return the place of a transition as text, for messages."""
         episode = int(np.searchsorted(self.starts, transition, side='right')) - 1
         return (
             f'transition {transition} (episode {episode}, step {transition - self.starts[episode]})'
@@ -81,14 +81,14 @@ class EpisodeTable:
 
 @dataclass(frozen=True)
 class LimitRow:
-    """What a dataset offers within a cost limit.
+    """Statistics of a dataset within a cost limit.
 
     Args:
         cost_limit (float): Undiscounted cost of an episode.
         episodes (int): Episodes that cost at most that.
         share (float): Their share of all.
-        target_return (float): The frontier's return: the highest within the limit, or where no
-            episode is, that of the cheapest.
+        target_return (float): The frontier's return: the highest within the limit, or that of the
+            cheapest episode if none is within.
         normalized (float, optional): That return on DSRL's scale, None for an unknown task.
     """
 
@@ -100,7 +100,7 @@ class LimitRow:
 
     @classmethod
     def of(cls, limit: float, episodes: EpisodeTable, task: Task | None) -> LimitRow:
-        """Return what these episodes offer."""
+        """Return the statistics of these episodes."""
         within = int((episodes.costs <= limit).sum())
         target = episodes.frontier.target_return(limit) if episodes.frontier else math.nan
         scale = None if task is None else (task.min_return, task.max_return)
@@ -110,7 +110,7 @@ class LimitRow:
 
 @dataclass(frozen=True)
 class ValueRange:
-    """What the D columns of an array span; NaN, infinity and what float32 cannot hold left out.
+    """Ranges of the D columns of an array, without NaN, infinity and values beyond float32.
 
     Args:
         low (np.ndarray): (D,) float32, lowest values, infinite where a column holds no number.
@@ -128,7 +128,7 @@ class ValueRange:
     def of(cls, block: np.ndarray) -> ValueRange:
         """Return the range of a block of rows, (N, D) float32."""
         low, high = block.min(axis=0), block.max(axis=0)
-        # Both are finite only if every value is; so most blocks need no closer look.
+        # Both are finite only if every value is, so most blocks need no further check.
         if np.isfinite(low).all() and np.isfinite(high).all():
             return cls(low, high)
         finite = np.isfinite(block)
@@ -154,27 +154,27 @@ class ValueRange:
 
     @property
     def constant(self) -> list[int]:
-        """The columns that hold one value only."""
+        """The constant columns."""
         return np.flatnonzero(self.low == self.high).tolist()
 
 
 class Inspector:
-    """Collects what a dataset holds while it is read: ranges, gaps between states, episodes.
+    """Collects statistics of a dataset while it is read: ranges, gaps, episodes.
 
     Args:
         task (Task, optional): The DSRL task, None if it is none or unknown.
         horizon (int, optional): The time limit in steps, if it is known.
         cost_limits (Sequence[float]): Undiscounted costs of an episode.
-        declares_own_unit (bool, optional): Whether the file says that actions are in the
-            environment's own unit. Defaults to False.
+        declares_own_unit (bool, optional): Whether the file declares actions in the environment's
+            own unit. Defaults to False.
 
     Attributes:
         rewards, costs (np.ndarray): (N,) float32.
         terminals, timeouts (np.ndarray): (N,) bool; what is no number is not set. Without
             ``timeouts``, which are None then, one flag stands for both kinds of end.
         marked (np.ndarray): (N,) bool, whether a flag says that an episode ends.
-        bad_flags (dict[str, int]): How many flags of an array are no number.
-        ranges (dict[str, ValueRange]): What each array spans.
+        bad_flags (dict[str, int]): Number of invalid flags in an array.
+        ranges (dict[str, ValueRange]): Range of each array.
         gaps (np.ndarray): (N,) bool, whether the next observation is not the following one.
         joined (np.ndarray): (N,) bool, whether it is; neither where a number is missing.
         wild_actions (np.ndarray): (N,) bool, whether an action is outside [-1, 1].
@@ -192,7 +192,7 @@ class Inspector:
         self.declares_own_unit = declares_own_unit
 
     def begin(self, arrays: Mapping[str, Any]) -> None:
-        """Take note of the arrays, whose shapes fit together."""
+        """Record the arrays, whose shapes match."""
         self.rewards, self.costs = (
             as_float32(arrays[name][:]).reshape(-1) for name in ('rewards', 'costs')
         )
@@ -222,7 +222,7 @@ class Inspector:
                 on_progress(last, len(self.rewards))
 
     def add(self, first: int, block: Mapping[str, np.ndarray]) -> None:
-        """Take note of the rows from ``first`` on, which follow one another, float32."""
+        """Record consecutive rows from ``first`` on, float32."""
         last = first + len(block['actions'])
         block = {name: values.reshape(last - first, -1) for name, values in block.items()}
         carried = self._carried if first else block['next_observations'][:0]
@@ -234,7 +234,7 @@ class Inspector:
         with np.errstate(invalid='ignore'):
             is_wild = np.abs(block['actions']) > 1 + _ACTION_TOLERANCE
         self.wild_actions[first:last] = is_wild.any(axis=1)
-        # Of the transition before the block, if there is one, and of all in it but the last.
+        # For the transition before the block, if there is one, and all in it except the last.
         reached = np.concatenate([carried, block['next_observations'][:-1]])
         compared = slice(last - 1 - len(reached), last - 1)
         self.gaps[compared], self.joined[compared] = _compare(
@@ -258,7 +258,7 @@ class Inspector:
     def episodes(self) -> EpisodeTable:
         """The episodes, cut where training would.
 
-        Where the transitions are in no order, jumps say nothing, and the flags alone count.
+        If the transitions are not in order, gaps have no meaning, and only the flags count.
         """
         starts, ends = episode_bounds(self.marked if self.is_shuffled else self.marked | self.gaps)
         lengths = ends + 1 - starts
@@ -276,29 +276,31 @@ class Inspector:
 
     @cached_property
     def limits(self) -> list[LimitRow]:
-        """What there is within each cost limit."""
+        """Statistics within each cost limit."""
         return [LimitRow.of(limit, self.episodes, self.task) for limit in self._cost_limits]
 
     def episode_keys(self) -> np.ndarray:
-        """Return a number for each episode, (E,) uint64, equal for equal episodes."""
+        """Return a hash of each episode, (E,) uint64, equal for equal episodes."""
         starts, lengths = self.episodes.starts, self.episodes.lengths
         steps = np.arange(len(self._keys)) - np.repeat(starts, lengths)
         return np.add.reduceat(_mix(self._keys + _mix(steps.astype(np.uint64))), starts)
 
     def first(self, rows: np.ndarray) -> str:
-        """Say how often (N,) bool is true and where for the first time."""
+        """Return how often (N,) bool is true, and the first place, as text."""
         found = np.flatnonzero(rows)
         return f'{len(found)}, first: {self.episodes.locate(int(found[0]))}'
 
 
 def scan_bytes(arrays: Mapping[str, Any]) -> int:
-    """Return how much memory :meth:`Inspector.read` takes at most for a block of the arrays."""
+    """Return an upper bound of :meth:`Inspector.read`'s memory for a block of the arrays."""
     return block_bytes(arrays, _BLOCK_ROWS)
 
 
 def _compare(reached: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tell which rows differ and which agree, as training does; neither where one is NaN."""
-    differs = np.flatnonzero((reached != following).any(axis=1))  # few, so that the rest is cheap
+    """Return which rows differ and which agree, as in training; neither where one is NaN."""
+    differs = np.flatnonzero(
+        (reached != following).any(axis=1)
+    )  # few, so that the exact comparison is cheap
     gaps = np.zeros(len(reached), dtype=bool)
     gaps[differs] = is_gap(reached[differs], following[differs])
     joined = ~gaps
@@ -309,7 +311,7 @@ def _compare(reached: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _row_keys(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return a number for each row of arrays side by side, float32 -> (N,) uint64."""
+    """Return a hash of each row of concatenated arrays, float32 -> (N,) uint64."""
     keys = np.zeros(len(parts[0]), dtype=np.uint64)
     generator = np.random.default_rng(0)
     for part in parts:
@@ -320,7 +322,7 @@ def _row_keys(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _mix(keys: np.ndarray) -> np.ndarray:
-    """Scatter numbers over all 64 bits, so that their sums tell different sets apart."""
+    """Mix numbers over all 64 bits, so that sums of different sets differ."""
     # The finaliser of SplitMix64.
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

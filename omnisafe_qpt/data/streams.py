@@ -12,19 +12,19 @@ from __future__ import annotations
 import numpy as np
 
 
-# A purpose's place is part of what a seed draws: append only. runner/, which imports nothing of
-# the package, has the place of the candidates once more.
+# A purpose's position determines its draws: append only. runner/, which imports nothing from the
+# package, repeats the position of the candidates.
 _PURPOSES = ('batches', 'augmentation', 'candidates', 'dropout', 'dynamics')
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.SeedSequence:
-    """Return the stream of a seed for a purpose, independent of those for all others.
+    """Return a seed's stream for a purpose, independent of its other streams.
 
     Args:
         seed (int): 0 or more.
-        purpose (str): ``batches``, ``augmentation``, ``candidates`` (whatever a policy draws in an
+        purpose (str): ``batches``, ``augmentation``, ``candidates`` (all draws of a policy in an
             episode), ``dropout`` (of all but the first process) or ``dynamics`` (learned ones).
-        numbers (int): Tell several streams of a purpose apart.
+        numbers (int): Distinguish several streams of a purpose.
     """
     return np.random.SeedSequence(seed, spawn_key=(_PURPOSES.index(purpose), *numbers))
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a dataset holds and what is wrong with it, in one pass over blocks of rows.
+"""Summary of a dataset and its faults, in one pass over blocks of rows.
 
-Files that training refuses are summarised too, as this is how one finds out why.
+Files that training refuses are summarised too, with the reason.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class DatasetSummary:
         arrays (dict[str, tuple]): Shape and type of each array.
         task (Task, optional): The DSRL task, None if it is none or unknown.
         episodes (EpisodeTable): One row for each episode.
-        ranges (dict[str, ValueRange]): What each array spans.
-        values (dict[str, list[float] | None]): The distinct rewards and costs of a step, None
-            where they are many.
-        limits (list[LimitRow]): What there is within each cost limit.
-        findings (list[Finding]): What is wrong or odd, the gravest first.
-        notes (tuple[str, ...]): How the file's arrays were read, where that is not plain.
+        ranges (dict[str, ValueRange]): Range of each array.
+        values (dict[str, list[float] | None]): The distinct rewards and costs of a step, None if
+            there are many.
+        limits (list[LimitRow]): Statistics within each cost limit.
+        findings (list[Finding]): Findings, the most severe first.
+        notes (tuple[str, ...]): Notes on how the file's arrays were read.
     """
 
     path: Path
@@ -109,7 +109,7 @@ class DatasetSummary:
         return {name: _quantiles(values) for name, values in columns.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the summary as plain values for JSON; what is no finite number becomes None."""
+        """Return the summary as plain values for JSON; numbers that are not finite become None."""
         frontier = self.episodes.frontier
         content = {
             'path': str(self.path),
@@ -153,22 +153,21 @@ def summarize(
     cost_limits: Sequence[float] = COST_LIMITS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DatasetSummary:
-    """Look through a dataset file.
+    """Summarise a dataset file.
 
     Observations and actions are read a block at a time, so that an HDF5 file may be larger than
     memory.
 
     Args:
         path (str or os.PathLike): An HDF5 or npz file; see :mod:`omnisafe_qpt.data.layouts`.
-        task (str, optional): DSRL's name or the environment id of the task; what the file says
-            of itself by default.
-        cost_limits (Sequence[float], optional): Undiscounted costs of an episode for which to
-            tell what the dataset offers. Defaults to :data:`COST_LIMITS`.
+        task (str, optional): DSRL's name or the environment id of the task. Defaults to the file's
+            own.
+        cost_limits (Sequence[float], optional): Undiscounted costs of an episode, for the
+            statistics within limits. Defaults to :data:`COST_LIMITS`.
         on_progress (Callable, optional): Called with the transitions read and their total.
 
     Raises:
-        UserError: If the file cannot be read, or its arrays lack or do not fit each other, so
-            that nothing can be said about episodes.
+        UserError: If the file cannot be read, or arrays are missing or do not match.
     """
     path = Path(path).expanduser()
     attributes = read_attributes(path)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from omnisafe_qpt.errors import UserError
 
 
-# By the names in the table, in its order.
+# By the names and in the order of the table.
 SUITES = {
     'safety_gymnasium': 'Safety-Gymnasium',
     'bullet_safety_gym': 'Bullet-Safety-Gym',
@@ -35,7 +35,7 @@ SUITES = {
 
 
 class Target(NamedTuple):
-    """What a policy is asked for.
+    """Targets of a policy.
 
     Args:
         episode_return (float): Undiscounted return of the episode.
@@ -64,9 +64,9 @@ class Task:
         max_cost (float): Highest cost of an episode in the DSRL dataset.
         trajectories (int): Episodes in the DSRL dataset.
         cost_limits (tuple[float, ...]): Limits on the cost of an episode that DSRL evaluates at.
-        cdt_targets (tuple[Target, ...]): What OSRL asks CDT for at these limits.
+        cdt_targets (tuple[Target, ...]): OSRL's targets for CDT at these limits.
         dataset_file (str): Name of the DSRL dataset's file.
-        url (str): Where it can be had.
+        url (str): URL of the file.
     """
 
     name: str
@@ -93,13 +93,13 @@ class Task:
 
     @property
     def approximate_bytes(self) -> int:
-        """Size of the DSRL dataset at most, its arrays as plain float32."""
+        """Upper bound of the DSRL dataset's size, its arrays as plain float32."""
         numbers = 2 * self.obs_dim + self.act_dim + 4  # reward, cost and the two flags
         return 4 * numbers * self.max_transitions
 
     @property
     def targets_above_data(self) -> tuple[Target, ...]:
-        """Those of the published targets whose return no episode in the dataset reached."""
+        """Published targets whose return no episode in the dataset reached."""
         return tuple(
             target for target in self.cdt_targets if target.episode_return > self.max_return
         )
@@ -111,7 +111,7 @@ def _limits(text: str) -> tuple[float, ...]:
 
 
 def _targets(text: str) -> tuple[Target, ...]:
-    """Read ``35@20;35@40``, returns at costs."""
+    """Parse ``35@20;35@40``, returns at costs."""
     return tuple(Target(*map(float, pair.split('@'))) for pair in text.split(';'))
 
 
@@ -148,10 +148,10 @@ def find_task(name: str) -> Task | None:
 
 
 def require_task(name: str) -> Task:
-    """Find a task that a user asked for by name; see :func:`find_task`.
+    """Find a task by the name that a user gave; see :func:`find_task`.
 
     Raises:
-        UserError: If DSRL has no such task, with the names most like it.
+        UserError: If DSRL has no such task, with similar names.
     """
     task = find_task(name)
     if task is not None:
@@ -163,10 +163,10 @@ def require_task(name: str) -> Task:
 
 
 def published_target(name: str, cost_limit: float) -> float:
-    """Return what OSRL asks CDT for on a task at a cost limit, a return of an episode.
+    """Return OSRL's target return for CDT on a task at a cost limit.
 
     Args:
-        name (str): Of the task, as :func:`find_task` takes it.
+        name (str): Name of the task, see :func:`find_task`.
         cost_limit (float): Undiscounted cost of an episode.
 
     Raises:
@@ -175,7 +175,7 @@ def published_target(name: str, cost_limit: float) -> float:
     task = find_task(name)
     if task is None:
         raise UserError(
-            f'target_return dsrl: {name} is none of the 38 tasks of DSRL, which has no target for '
+            f'target_return dsrl: {name} is not a task of DSRL, which has no target for '
             'it; give a number, or auto',
         )
     found = {target.cost: target.episode_return for target in task.cdt_targets}

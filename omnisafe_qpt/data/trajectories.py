@@ -29,20 +29,20 @@ from omnisafe_qpt.data.layouts import ROW_BYTES, ReadOptions
 from omnisafe_qpt.data.memory import check_memory
 
 
-# Rows taken at a time, so that a dataset is never in memory twice: of the table for statistics,
-# and of a file, where a block that stays in the processor's cache is handled faster.
+# Rows per block, so that a dataset is never in memory twice: for statistics of the table, and for
+# reading a file, where a block should stay in the CPU's cache.
 _BLOCK_ROWS = 1 << 16
 _READ_ROWS = 1 << 14
 
 
 class Observer(Protocol):
-    """Receives the blocks of a dataset while it is loaded, so that it is read only once."""
+    """Interface: receives the blocks of a dataset while it is loaded, so that it is read once."""
 
     def begin(self, arrays: Mapping[str, Any]) -> None:
-        """Take note of the arrays, whose shapes fit together."""
+        """Record the arrays, whose shapes match."""
 
     def add(self, first: int, block: Mapping[str, np.ndarray]) -> None:
-        """Take note of the rows from ``first`` on, which follow one another, float32."""
+        """Record consecutive rows from ``first`` on, float32."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class EpisodeRows:
         starts (torch.Tensor): (E,) int64, first row of the episode in the table.
         lengths (torch.Tensor): (E,) int64, number of transitions L; the episode has L + 1 states.
         terminal (torch.Tensor): (E,) bool, whether the last state is terminal.
-        return_shift (torch.Tensor): (E,) added to every return-to-go, Eq. (12).
-        cost_shift (torch.Tensor): (E,) added to every cost-to-go, Eq. (12).
+        return_shift (torch.Tensor): (E,) added to every return-to-go, Eq. 12.
+        cost_shift (torch.Tensor): (E,) added to every cost-to-go, Eq. 12.
     """
 
     starts: torch.Tensor
@@ -93,8 +93,8 @@ class Trajectories:
         rows (EpisodeRows): The E episodes.
         obs_dim (int): S.
         act_dim (int): A.
-        name (str): Where the data came from, for messages.
-        notes (tuple[str, ...]): Notes for the user on how they were read, a line each.
+        name (str): Source of the data, for messages.
+        notes (tuple[str, ...]): Notes on how the data was read, a line each.
     """
 
     table: torch.Tensor
@@ -117,10 +117,11 @@ class Trajectories:
             path (str or os.PathLike): An HDF5 or npz file; see :mod:`omnisafe_qpt.data.layouts`.
             horizon (int, optional): The task's time limit in steps. Needed to tell time limits
                 from terminal states where one flag marks both. Defaults to None.
-            observer (Observer, optional): Is shown what is read. Defaults to None.
+            observer (Observer, optional): Receives the blocks. Defaults to None.
 
         Raises:
-            UserError: If the file cannot be read or is no sound dataset; see :meth:`from_arrays`.
+            UserError: If the file cannot be read or is not a valid dataset; see
+            :meth:`from_arrays`.
         """
         with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
             loaded = cls.from_arrays(arrays, horizon=horizon, name=str(path), observer=observer)
@@ -146,7 +147,7 @@ class Trajectories:
                 (N, 1).
             horizon (int, optional): The task's time limit in steps. Defaults to None.
             name (str, optional): Named in errors. Defaults to ``'dataset'``.
-            observer (Observer, optional): Is shown what is read. Defaults to None.
+            observer (Observer, optional): Receives the blocks. Defaults to None.
 
         Raises:
             UserError: If shapes disagree, they take more memory than is free, a number is not
@@ -222,8 +223,8 @@ class Trajectories:
     def observation_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of the observations, (S,) each, float32.
 
-        Block by block, so that there is no second copy of the data. The sums are of distances
-        from the first state, which keeps them small, and are put together in float64.
+        Computed block by block, without a second copy of the data. The sums are of differences from
+        the first state, which keeps them small, and accumulate in float64.
         """
         states = self.table[:, : self.obs_dim]
         first = states[self.rows.starts[0]]
@@ -239,7 +240,7 @@ class Trajectories:
         return (first + offset).float(), variance.sqrt().float()
 
     def _used_rows(self) -> torch.Tensor:
-        """Tell which rows of the table are of these episodes, all of them different; bool."""
+        """Return which rows of the table belong to these distinct episodes; bool."""
         change = torch.zeros(len(self.table) + 1, dtype=torch.int64, device=self.table.device)
         change[self.rows.starts] += 1
         change[self.rows.starts + self.rows.lengths + 1] -= 1
@@ -258,10 +259,10 @@ def _read_table(
         arrays (Mapping): See :meth:`Trajectories.from_arrays`.
         marked (np.ndarray): (N,) bool, transitions that a flag ends, and the last one.
         name (str): Named in errors.
-        observer (Observer, optional): Is shown each block.
+        observer (Observer, optional): Receives each block.
 
     Returns:
-        The table but for its to-go sums, (N + E, S + A + 4), and the first transition of each
+        The table without its to-go sums, (N + E, S + A + 4), and the first transition of each
         episode, (E,) int64.
 
     Raises:
@@ -270,17 +271,17 @@ def _read_table(
     total, obs_dim = arrays['observations'].shape
     last_action = obs_dim + arrays['actions'].shape[1]
     num_ends = int(marked.sum())
-    # Not np.zeros: only here does numpy ask for huge pages, which fill several times faster.
+    # Not np.zeros: only here does numpy request huge pages, which fill several times faster.
     table = np.empty((total + num_ends, last_action + 4), dtype=np.float32)
     is_first = np.concatenate([[True], marked[:-1]])  # of its episode
     num_episodes = num_gaps = 0  # so far
     carried = np.zeros((1, obs_dim), dtype=np.float32)
     for first, last, block in number_blocks(arrays, _READ_ROWS):
-        # Here, while the block is in the processor's cache.
+        # Here, while the block is in the CPU's cache.
         if observer is not None:
             observer.add(first, block)
         for key, values in block.items():
-            # Next observations equal the following ones but where an episode ends.
+            # Next observations equal the following ones except where an episode ends.
             if key != 'next_observations':
                 check_finite(values, range(first, last), key, name)
         breaks, reached, is_new = _breaks(block, carried, is_first[first:last], first, name)
@@ -290,7 +291,7 @@ def _read_table(
             check_order(num_gaps, total, name)
             is_first[first + breaks[is_new]] = True
             table.resize((total + num_ends + num_gaps, table.shape[1]), refcheck=False)
-        # Each episode before a row's own has put one more row before it.
+        # Each earlier episode has one additional row.
         episodes = num_episodes - 1 + np.cumsum(is_first[first:last])
         num_episodes = int(episodes[-1]) + 1
         rows = np.arange(first, last) + episodes
@@ -324,8 +325,8 @@ def _breaks(
         name (str): Named in errors.
 
     Returns:
-        The rows, (b,) int64; the state in which the episode before each ended, (b, S); and
-        whether only a gap shows it, (b,) bool.
+        The rows, (b,) int64; the last state of the episode before each, (b, S); and whether only a
+        gap marks it, (b,) bool.
 
     Raises:
         UserError: If a next observation that is not the following observation is not finite.
@@ -341,7 +342,7 @@ def _breaks(
 
 
 def _sums_to_go(values: np.ndarray, first_rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sum each episode's values from every row to its end, in float64; values (N + E, 2)."""
+    """Return sums of each episode's values from every row to the end, in float64; (N + E, 2)."""
     before = np.zeros((len(values) + 1, 2))
     np.cumsum(values, axis=0, dtype=np.float64, out=before[1:])
     sums = np.repeat(before[first_rows + lengths], lengths + 1, axis=0)

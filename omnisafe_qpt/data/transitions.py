@@ -18,13 +18,13 @@ class TransitionBatch:
     """B transitions in raw units.
 
     Args:
-        obs (torch.Tensor): (B, S), the state that was acted in.
+        obs (torch.Tensor): (B, S), the state of the action.
         action (torch.Tensor): (B, A).
         reward (torch.Tensor): (B,).
         cost (torch.Tensor): (B,).
         next_obs (torch.Tensor): (B, S).
-        terminal (torch.Tensor): (B,) bool, whether the next state is terminal; never so at a time
-            limit, after which the task would go on.
+        terminal (torch.Tensor): (B,) bool, whether the next state is terminal; False at a time
+            limit.
     """
 
     obs: torch.Tensor
@@ -36,12 +36,12 @@ class TransitionBatch:
 
 
 class TransitionSampler(BatchSampler):
-    """Draws batches of transitions, every transition of every episode equally likely.
+    """Draws batches of transitions uniformly over all episodes.
 
     Args:
         trajectories (Trajectories): The flat tensors.
         batch_size (int): B.
-        seed (int): Fixes what is drawn; see :mod:`omnisafe_qpt.data.streams`.
+        seed (int): Seed of the draws; see :mod:`omnisafe_qpt.data.streams`.
         rows (EpisodeRows, optional): Episodes to draw from. Defaults to the trajectories' own.
         shard (tuple[int, int], optional): See :class:`BatchSampler`. Defaults to ``(0, 1)``, all of
             each batch.
@@ -62,15 +62,15 @@ class TransitionSampler(BatchSampler):
         rows = trajectories.rows if rows is None else rows
         self._table = trajectories.table
         self._dims = trajectories.obs_dim, trajectories.act_dim
-        # Exclusive end of each episode's run in the numbering of all transitions.
+        # Exclusive end of each episode in the index of all transitions.
         self._ends = rows.lengths.cumsum(0)
-        # Within an episode, transitions are numbered as its rows in the table are.
+        # Within an episode, transitions have the order of its rows in the table.
         self._row_offsets = rows.starts - (self._ends - rows.lengths)
         self._terminal_numbers = torch.where(rows.terminal, self._ends - 1, -1)
         super().__init__(int(self._ends[-1]), batch_size, seed, shard, self._table.device)
 
     def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
-        """Gather transitions by number into the few tensors that make up a batch.
+        """Gather transitions by index into the tensors of a batch.
 
         Args:
             number (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
@@ -95,7 +95,7 @@ class TransitionSampler(BatchSampler):
         return [values.view(2, len(row), -1), terminal.pin_memory() if pin_memory else terminal]
 
     def unpack(self, parts: list[torch.Tensor]) -> TransitionBatch:
-        """Make the batch of what :meth:`gather` returned; nothing is copied."""
+        """Make the batch from the result of :meth:`gather`, without copies."""
         (here, there), terminal = parts
         obs, action, others = here.split([*self._dims, 4], dim=-1)
         return TransitionBatch(
@@ -109,7 +109,7 @@ class TransitionSampler(BatchSampler):
 
 
 def select_safe(trajectories: Trajectories, cost_limit: float) -> Trajectories:
-    """Keep the episodes that cost at most ``cost_limit``; the table is shared.
+    """Select the episodes of cost at most ``cost_limit``; the table is shared.
 
     Args:
         trajectories (Trajectories): All episodes.

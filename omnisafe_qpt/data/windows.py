@@ -49,7 +49,7 @@ class SequenceBatch:
 
 
 class WindowSampler(BatchSampler):
-    """Draws batches of windows, every window of every episode equally likely.
+    """Draws batches of windows uniformly over all windows of all episodes.
 
     An episode of L transitions has L + 1 windows, one ending at each state, so episodes are drawn
     in proportion to their number of windows.
@@ -58,7 +58,7 @@ class WindowSampler(BatchSampler):
         trajectories (Trajectories): The flat tensors.
         context_len (int): K.
         batch_size (int): B.
-        seed (int): Fixes what is drawn; see :mod:`omnisafe_qpt.data.streams`.
+        seed (int): Seed of the draws; see :mod:`omnisafe_qpt.data.streams`.
         rows (EpisodeRows, optional): Episodes to draw from, relabelled ones included. Defaults
             to the trajectories' own.
         shard (tuple[int, int], optional): See :class:`BatchSampler`. Defaults to ``(0, 1)``, all of
@@ -86,11 +86,11 @@ class WindowSampler(BatchSampler):
         self._dims = trajectories.obs_dim, trajectories.act_dim
         device = self._table.device
         self._offsets = torch.arange(1 - context_len, 1, device=device)
-        # Exclusive end of each episode's run in the numbering of all windows.
+        # Exclusive end of each episode in the index of all windows.
         self._window_ends = (rows.lengths + 1).cumsum(0)
         first_window = self._window_ends - rows.lengths - 1
         terminal_window = torch.where(rows.terminal, self._window_ends - 1, -1)
-        # What a window needs to know of its episode, side by side: two gathers bring it all.
+        # Episode data of a window, concatenated so that two gathers suffice.
         self._episodes = torch.stack(
             [first_window, rows.starts, rows.lengths, terminal_window],
             dim=1,
@@ -99,7 +99,7 @@ class WindowSampler(BatchSampler):
         super().__init__(int(self._window_ends[-1]), batch_size, seed, shard, device)
 
     def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
-        """Gather windows by number into the few tensors that make up a batch.
+        """Gather windows by index into the tensors of a batch.
 
         Args:
             number (torch.Tensor): (B,) int64 in [0, num_items): episodes in order, and within
@@ -133,7 +133,7 @@ class WindowSampler(BatchSampler):
         return [values, *(part.pin_memory() if pin_memory else part for part in small)]
 
     def unpack(self, parts: list[torch.Tensor]) -> SequenceBatch:
-        """Make the batch of what :meth:`gather` returned; nothing is copied."""
+        """Make the batch from the result of :meth:`gather`, without copies."""
         values, timesteps, mask, action_mask, terminal = parts
         states, actions, others = values.split([*self._dims, 4], dim=-1)
         rewards, costs, return_to_go, cost_to_go = others.unbind(-1)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """DSRL's eight Bullet tasks as OmniSafe environments.
 
-OmniSafe knows Safety-Gymnasium only. The Bullet half of DSRL is added here under the ids that
-bullet-safety-gym gives its tasks, which build the very simulators that DSRL's data came from, so
-that every algorithm of OmniSafe can train and evaluate on them with their own horizons.
+OmniSafe supports only Safety-Gymnasium. This module adds DSRL's Bullet tasks under the ids of
+bullet-safety-gym, with the simulators of DSRL's data. So every algorithm of OmniSafe can train and
+evaluate on them, with their own horizons.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ BULLET_HORIZONS: dict[str, int] = {
     'SafetyAntCircle-v0': 500,
 }
 
-# Cars and drones keep the last motor command of an episode through a reset: the same seed then
-# starts from another state.
+# Cars and drones keep the last motor command through a reset, so the same seed would start from a
+# different state.
 _KEEPS_MOTOR_COMMANDS = ('SafetyCar', 'SafetyDrone')
 
-# Where the camera stands. Bullet-Safety-Gym's own looks back at a runner, whose way is then out of
-# the picture, and sees no more of a circle than its middle.
+# Camera positions. Bullet-Safety-Gym's own camera looks back at a runner, so its path is out of the
+# image, and shows only the middle of a circle.
 _CAMERAS: dict[str, dict[str, Any]] = {
     'Run': {'cam_dist': 9.0, 'cam_yaw': -90.0, 'cam_pitch': -30.0},
     'Circle': {'cam_base_pos': (0.0, 0.0, 0.0), 'cam_dist': 16.0, 'cam_pitch': -80.0},
 }
-# The ground within the circle, on which Bullet-Safety-Gym's dark blue hides a blue car.
+# The ground within the circle; Bullet-Safety-Gym's dark blue hides a blue car.
 _CIRCLE_COLOUR = (0.65, 0.75, 1.0, 1.0)
 
 
@@ -59,9 +59,9 @@ _CIRCLE_COLOUR = (0.65, 0.75, 1.0, 1.0)
 def _plain_streams() -> Iterator[None]:
     """Give bullet-safety-gym the process's own streams while it loads or connects.
 
-    It silences PyBullet by redirecting the file descriptors of ``sys.stdout`` and ``sys.stderr``
-    and looks the C streams up under the Python streams' names, which fails where these were
-    replaced: in OmniSafe's experiment grid, in notebooks, under test runners.
+    It silences PyBullet by redirecting the file descriptors of ``sys.stdout`` and ``sys.stderr``,
+    and looks up the C streams by the names of the Python streams. That fails where the Python
+    streams are replaced: in OmniSafe's experiment grid, in notebooks, under test runners.
     """
     replaced = {}
     for name, descriptor in (('stdout', 1), ('stderr', 2)):
@@ -80,7 +80,7 @@ def _plain_streams() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _drawing_from(random_state: np.random.RandomState) -> Iterator[None]:
-    """Lend a random state to code that draws from NumPy's global one."""
+    """Use a private random state for code that draws from NumPy's global one."""
     users_state = np.random.get_state()
     np.random.set_state(random_state.get_state())
     try:
@@ -91,7 +91,7 @@ def _drawing_from(random_state: np.random.RandomState) -> Iterator[None]:
 
 
 class SingleEnv(CMDP):
-    """What the simulators below have in common: one at a time, and pictures when asked for.
+    """Base class of the simulated tasks: one environment, with rendering on request.
 
     Args:
         env_id (str): Environment id.
@@ -179,11 +179,10 @@ class SingleEnv(CMDP):
 class BulletSafetyEnv(SingleEnv):
     """One of DSRL's Bullet tasks.
 
-    An episode depends on its seed and its actions only, whatever was run before: the simulator's
-    draws come from a private random state (Bullet itself ignores seeds and draws from NumPy's
-    global state, which is left untouched here), and simulators that carry motor commands over a
-    reset are built anew. The end of an episode by falling over (``terminated``) and by the task's
-    horizon (``truncated``) are kept apart.
+    An episode depends only on its seed and its actions, not on earlier episodes. The simulator
+    draws from a private random state; Bullet itself ignores seeds and draws from NumPy's global
+    state, which does not change here. Simulators that keep motor commands over a reset are built
+    anew. An episode is ``terminated`` by falling over and ``truncated`` by the task's horizon.
 
     Args:
         env_id (str): Environment id, one of :data:`BULLET_HORIZONS`.
@@ -246,8 +245,8 @@ class BulletSafetyEnv(SingleEnv):
         """Start an episode.
 
         Args:
-            seed (int, optional): The seed of this episode and of those after it. Defaults to
-                None, which goes on with the random state as it is.
+            seed (int, optional): The seed of this episode and of later ones. Defaults to None,
+                which continues with the current random state.
             options (dict[str, Any], optional): Passed on to the simulator. Defaults to None.
 
         Returns:
@@ -313,8 +312,8 @@ class BulletSafetyEnv(SingleEnv):
 
     def _build(self) -> gymnasium.Env:
         """Connect a new simulator."""
-        # Building draws numbers too, of which nothing remains after a reset: always the same ones,
-        # so that an episode's start does not depend on how often the simulator was built.
+        # Building draws random numbers too. They are always the same, so that an episode's start
+        # does not depend on how often the simulator was built.
         with _plain_streams(), _drawing_from(np.random.RandomState(0)):
             try:
                 import bullet_safety_gym  # noqa: F401
@@ -332,15 +331,16 @@ class BulletSafetyEnv(SingleEnv):
         return env
 
     def _forget_contacts(self) -> None:
-        """Move what moves out of all contact.
+        """Move all movable bodies out of contact.
 
-        Bullet keeps points of contact from step to step. A body that a reset puts down near to
-        where it was finds those of the last episode, and starts otherwise than in a new simulator.
+        Bullet keeps contact points from step to step. A body that a reset places near its old
+        position would have those of the last episode, and start differently than in a new
+        simulator.
         """
         bullet = self._simulator.bc
         for index in range(bullet.getNumBodies()):
             body = bullet.getBodyUniqueId(index)
-            if bullet.getDynamicsInfo(body, -1)[0] > 0.0:  # its mass; what is fixed has none
+            if bullet.getDynamicsInfo(body, -1)[0] > 0.0:  # its mass; fixed bodies have none
                 far = (0.0, 0.0, 1000.0 * (index + 1))
                 bullet.resetBasePositionAndOrientation(body, far, (0.0, 0.0, 0.0, 1.0))
         bullet.performCollisionDetection()
@@ -364,7 +364,7 @@ class BulletSafetyEnv(SingleEnv):
 
 
 def _check_display(render_mode: str) -> None:
-    """Refuse a window where there is no display: PyBullet would end the whole process.
+    """Check that there is a display for a window: PyBullet would end the whole process.
 
     Raises:
         UserError: If there is none.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Environments with pictures, for video."""
+"""Environments with rendering, for video."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from omnisafe_qpt.envs.environments import NumpyEnvironment, is_mujoco
 
 _FRAMES_PER_SECOND = 30.0
 
-# Within which Safety-Gymnasium's navigation tasks put nearly all there is, in metres.
+# Half-width of the area that holds nearly all objects of Safety-Gymnasium's navigation tasks, in
+# metres.
 _WORLD_RADIUS = 1.7
 
 
 class DrawnEnvironment(NumpyEnvironment):
-    """An environment with pictures, from where its task can be followed.
+    """An environment with rendering, with a camera that shows its task.
 
-    One to a process, which should draw nothing else: the OpenGL contexts of MuJoCo's simulators do
-    not go together, nor with a fork. Drawing does not change an episode.
+    Use one per process, without other rendering: the OpenGL contexts of MuJoCo's simulators
+    conflict with one another and with a fork. Rendering does not change an episode.
 
     Args:
         env_id (str): OmniSafe's environment id.
-        size (tuple[int, int]): Width and height of the pictures.
+        size (tuple[int, int]): Width and height of the frames.
     """
 
     def __init__(self, env_id: str, size: tuple[int, int]) -> None:
@@ -40,26 +41,26 @@ class DrawnEnvironment(NumpyEnvironment):
             self._mujoco = _MujocoView(simulator)
 
     def steps_per_second(self) -> float:
-        """Return how many steps a second of simulated time has, once an episode was begun."""
+        """Return the steps per second of simulated time; valid after a reset."""
         if self._mujoco is None:
-            # Which users' environments need not say.
+            # Optional in users' environments.
             metadata = getattr(self._env, 'metadata', {})
             return float(metadata.get('render_fps', _FRAMES_PER_SECOND))
         return self._mujoco.steps_per_second()
 
     def picture(self) -> np.ndarray:
-        """Draw the current state, (height, width, 3) uint8."""
+        """Render the current state, (height, width, 3) uint8."""
         if self._mujoco is not None:
             self._mujoco.prepare(self._env.render)
         return np.ascontiguousarray(self._env.render())
 
 
 class _MujocoView:
-    """How a simulator of Safety-Gymnasium is drawn.
+    """Rendering of a Safety-Gymnasium simulator.
 
     Args:
-        simulator (Any): Of a navigation task, which has a world, or of a velocity task, whose own
-            camera follows the robot.
+        simulator (Any): Simulator of a navigation task, which has a world, or of a velocity task,
+            whose camera follows the robot.
     """
 
     def __init__(self, simulator: Any) -> None:
@@ -67,24 +68,24 @@ class _MujocoView:
         self._world: Any = getattr(simulator, 'task', None)
         self._is_ready = False
         if self._world is not None:
-            simulator.render_parameters.camera_id = -1  # the one that can be moved
+            simulator.render_parameters.camera_id = -1  # the movable camera
 
     def steps_per_second(self) -> float:
-        """Return how many steps a second of simulated time has."""
+        """Return the steps per second of simulated time."""
         if self._world is None:
             return 1.0 / self._simulator.dt
-        # The environment says 30 whatever the robot.
+        # The environment reports 30 for every robot.
         return 1.0 / (self._world.model.opt.timestep * self._world.sim_conf.frameskip_binom_n)
 
     def prepare(self, render: Callable[[], Any]) -> None:
-        """Make ready for a picture."""
+        """Prepare for a frame."""
         import mujoco
 
         if not self._is_ready:
-            # Without a graphics card, a picture then takes a quarter of the time.
+            # Without a graphics card, a frame then takes a quarter of the time.
             quality = (self._world or self._simulator).model.vis.quality
             quality.offsamples, quality.shadowsize = 0, 1024
-            render()  # which makes the viewer
+            render()  # creates the viewer
             self._viewer().scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
             self._is_ready = True
         if self._world is not None:
@@ -96,7 +97,7 @@ class _MujocoView:
         return self._simulator.mujoco_renderer.viewer
 
     def _move_camera(self) -> None:
-        """Look at the whole world from above, and follow an agent that leaves it."""
+        """Show the whole world from above, and follow an agent that leaves it."""
         position = np.asarray(self._world.agent.pos)[:2]
         camera = self._viewer().cam
         camera.lookat[:] = (*(position - position.clip(-_WORLD_RADIUS, _WORLD_RADIUS)), 0.0)

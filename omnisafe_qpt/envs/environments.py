@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""OmniSafe's environments as evaluation uses them, one or several at a time."""
+"""OmniSafe's environments for evaluation, one or several at a time."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from omnisafe_qpt.runner import in_environment_units
 def make_env(env_id: str, **kwargs: Any) -> CMDP:
     """Make one of OmniSafe's environments for evaluation.
 
-    Actions are in [-1, 1], whatever the simulator's range. OmniSafe's own time limit, 1000 steps
-    whatever the task, and its automatic resets are left out: the simulators keep the tasks'
-    horizons themselves. Environments that users wrote are held to float32 tensors.
+    Actions are in [-1, 1] for any range of the simulator. OmniSafe's time limit of 1000 steps for
+    every task and its automatic resets are left out: the simulators apply the tasks' horizons
+    themselves. Users' environments are checked and return float32 tensors.
 
     Args:
         env_id (str): OmniSafe's environment id.
 
     Keyword Args:
-        kwargs: Passed on, ``render_mode`` and so on.
+        kwargs: Options of the environment, such as ``render_mode``.
 
     Raises:
-        UserError: If nobody has registered the environment, or it has other spaces than vectors
-            of numbers, bounded ones for actions.
+        UserError: If the environment is not registered, or its spaces are not vectors of numbers,
+        with bounds for actions.
     """
     require_environment(env_id)
     if is_users(environment_class(env_id)):
@@ -56,7 +56,7 @@ def action_range_of(env: CMDP) -> dict[str, list[float]]:
 
 
 def is_normalized(action_range: dict[str, list[float]]) -> bool:
-    """Whether a range is [-1, 1] in every dimension."""
+    """Return whether a range is [-1, 1] in every dimension."""
     return set(action_range['low']) == {-1.0} and set(action_range['high']) == {1.0}
 
 
@@ -64,7 +64,7 @@ def horizon_of(env: CMDP) -> int:
     """Return the number of steps after which the environment's task ends an episode.
 
     Raises:
-        UserError: If the environment does not say.
+        UserError: If the environment does not define it.
     """
     horizon = unwrapped(env).max_episode_steps
     try:
@@ -74,7 +74,7 @@ def horizon_of(env: CMDP) -> int:
     if steps < 1:
         raise UserError(
             f'{type(unwrapped(env)).__name__} has max_episode_steps {horizon}: the environment '
-            'must say after how many steps an episode ends, which is the horizon of training',
+            'must define the number of steps after which an episode ends, the horizon of training',
         )
     return steps
 
@@ -98,12 +98,12 @@ class _NormalizedActions(Wrapper):
         return self._env.step(torch.from_numpy(scaled))
 
 
-# What a step brings: observation, reward, cost, whether the episode has ended.
+# Result of a step: observation, reward, cost, whether the episode has ended.
 Outcome = tuple[np.ndarray, float, float, bool]
 
 
 class NumpyEnvironment:
-    """One of OmniSafe's environments with NumPy's and Python's own types.
+    """One of OmniSafe's environments, with NumPy's and Python's types.
 
     Args:
         env_id (str): OmniSafe's environment id.
@@ -125,10 +125,10 @@ class NumpyEnvironment:
         return self._env
 
     def check(self) -> None:
-        """Play a reset and a step, so that what fails in them is found before it is needed.
+        """Run a reset and a step, to find errors in them early.
 
         Raises:
-            UserError: If one of them fails, or what it returns is not finite.
+            UserError: If one of them fails, or returns a value that is not finite.
         """
         found: dict[str, np.ndarray | float] = {'first observation': self.reset(0)}
         action = np.zeros(self._env.action_space.shape, dtype=np.float32)
@@ -139,10 +139,10 @@ class NumpyEnvironment:
                 raise UserError(f'{self._env_id}: its {name} is not finite: {value}')
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start an episode, which is the same whatever was run before."""
+        """Start an episode; it does not depend on earlier episodes."""
         if self._is_new:
             if not _put_world_in_place(self._env):
-                self._env.reset(seed=seed)  # an episode that is thrown away
+                self._env.reset(seed=seed)  # an episode that is discarded
             self._is_new = False
         return self._env.reset(seed=seed)[0].numpy()
 
@@ -157,10 +157,11 @@ class NumpyEnvironment:
 
 
 def _put_world_in_place(env: CMDP) -> bool:
-    """Let a Safety-Gymnasium environment build its first episode as it builds all others.
+    """Make a Safety-Gymnasium environment build its first episode like all others.
 
-    Otherwise a navigation task builds its first world twice, seconds each, and differs in the last
-    bits from what the same seed brings later. Given an empty world, it fills that one, once.
+    Otherwise a navigation task builds its first world twice, which takes seconds, and the episode
+    differs in the last bits from a later one with the same seed. Given an empty world, it builds it
+    once.
 
     Returns:
         Whether the environment has such a world.
@@ -176,15 +177,14 @@ def _put_world_in_place(env: CMDP) -> bool:
 
 
 def is_mujoco(simulator: Any) -> bool:
-    """Whether a simulator is Safety-Gymnasium's."""
+    """Return whether a simulator is Safety-Gymnasium's."""
     return type(simulator).__module__.partition('.')[0] == 'safety_gymnasium'
 
 
 class EnvironmentSet:
-    """Environments of one task in this process, by number, each made when it is first used.
+    """Environments of one task in this process, by index, each created on first use.
 
-    They are used again and again; an episode depends on its seed and actions only, whatever its
-    environment ran before.
+    They are reused; an episode depends only on its seed and actions.
 
     Args:
         env_id (str): OmniSafe's environment id.
@@ -194,7 +194,7 @@ class EnvironmentSet:
         """Initialize an instance of :class:`EnvironmentSet`."""
         self._env_id = env_id
         self._environments: dict[int, NumpyEnvironment] = {}
-        self._unused = [NumpyEnvironment(env_id)]  # which has told the horizon
+        self._unused = [NumpyEnvironment(env_id)]  # already made to read the horizon
         self.horizon = self._unused[0].horizon
 
     def reset(self, seeds: dict[int, int]) -> list[np.ndarray]:

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DSRL's nine MetaDrive tasks as OmniSafe environments.
 
-Whether MetaDrive is installed is found out when an environment is made, so that OmniSafe can list
-the ids without it.
+Creating an environment checks that MetaDrive is installed; OmniSafe can list the ids without it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from omnisafe_qpt.envs.simulators import why_unavailable
 from omnisafe_qpt.errors import UserError
 
 
-# DSRL's names of the tasks by the ids of their environments.
+# DSRL's task names by environment id.
 METADRIVE_TASKS: dict[str, str] = {
     f'SafeMetaDrive-{road}{traffic}-v0': f'{road}{traffic}'
     for road in MAPS
@@ -31,7 +30,7 @@ METADRIVE_TASKS: dict[str, str] = {
 
 _HORIZON = 1000
 
-# The simulator keeps about 0.2 MB of each episode for good.
+# The simulator leaks about 0.2 MB per episode.
 _EPISODES_PER_PROCESS = 1000
 
 
@@ -39,10 +38,9 @@ _EPISODES_PER_PROCESS = 1000
 class SafeMetaDriveEnv(SingleEnv):
     """One of DSRL's MetaDrive tasks: drive to the end of a road with traffic.
 
-    An episode depends on its seed and its actions only. The simulator runs in a process of its
-    own, which starts at the first reset, so several environments can be used at once. The end of
-    an episode by arriving, a crash or leaving the road (``terminated``) and by the task's horizon
-    (``truncated``) are kept apart.
+    An episode depends only on its seed and its actions. The simulator runs in its own process,
+    which starts at the first reset, so several environments can be used at once. An episode is
+    ``terminated`` by arrival, a crash or leaving the road, and ``truncated`` by the task's horizon.
 
     Args:
         env_id (str): Environment id, one of :data:`METADRIVE_TASKS`.
@@ -102,8 +100,8 @@ class SafeMetaDriveEnv(SingleEnv):
         """Start an episode.
 
         Args:
-            seed (int, optional): The seed of this episode and of those after it. Defaults to
-                None, which goes on with the random state as it is.
+            seed (int, optional): The seed of this episode and of later ones. Defaults to None,
+                which continues with the current random state.
             options (dict[str, Any], optional): Accepted for OmniSafe's sake; there are none.
 
         Returns:
@@ -163,7 +161,7 @@ class SafeMetaDriveEnv(SingleEnv):
 
     def _running(self) -> SimulatorProcess:
         if self._simulator is None:
-            raise RuntimeError(f'{self._env_id} needs a reset before anything else')
+            raise RuntimeError(f'{self._env_id} needs a reset first')
         return self._simulator
 
     def _image(self) -> np.ndarray:

@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""MetaDrive in a process of its own, with DSRL's nine driving tasks.
+"""MetaDrive in a separate process, with DSRL's nine driving tasks.
 
-MetaDrive allows one simulator per process, and OmniSafe makes two environments in one process, to
-train and to evaluate. MetaDrive 0.2.6 also needs names that NumPy has dropped, puts names into
-Python's builtins, writes to the screen, and now and then ends its process with a crash. None of
-that is to happen in the user's process: it talks to the simulator through a pipe, which costs
-little beside a step of the simulator.
+MetaDrive allows one simulator per process, but OmniSafe makes two environments in one process, to
+train and to evaluate. MetaDrive 0.2.6 also needs names that NumPy has removed, adds names to
+Python's builtins, prints to the screen, and sometimes crashes its process. The separate process
+keeps all this out of the user's process. It is connected by a pipe, whose cost is small against a
+step of the simulator.
 
-This module is what runs in the new process, so it imports neither torch nor OmniSafe.
+This module runs in the new process, so it imports neither torch nor OmniSafe.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ _LASERS = 240  # the last values of an observation, distances on a scale of 0 to
 
 
 def prepare_imports() -> None:
-    """Let MetaDrive 0.2.6 be imported: with today's NumPy, in a second, and without protobuf.
+    """Prepare the import of MetaDrive 0.2.6: with current NumPy, in a second, without protobuf.
 
     Only for a process that runs nothing but MetaDrive.
     """
     for name, kind in {'bool': bool, 'float': float, 'int': int, 'object': object}.items():
         setattr(np, name, kind)
-    # In the order of seaborn's: the agent's colour is the third one, the others are the traffic's.
+    # In seaborn's order: the third colour is the agent's, the others are the traffic's.
     palette = [(0.1, 0.4, 0.7), (0.9, 0.6, 0.0), (0.0, 0.6, 0.4), (0.5, 0.5, 0.5), (0.8, 0.4, 0.7)]
     contents: dict[str, dict[str, Any]] = {
-        # Registers its environments with the old gym, and says so on the screen.
+        # Registers its environments with the old gym, and prints that.
         'metadrive.register': {},
         # Scenarios of Waymo, whose protobuf code is too old for the installed protobuf.
         'metadrive.utils.waymo_utils.protos': {},
         'metadrive.utils.waymo_utils.protos.scenario_pb2': {},
-        # Drawing that nothing here calls, and that takes several seconds to import. Without
-        # them MetaDrive needs three packages only; see omnisafe_qpt.envs.simulators.
+        # Rendering modules that are not used here and take several seconds to import. Without them
+        # MetaDrive needs only three packages; see omnisafe_qpt.envs.simulators.
         'cv2': {},
         'matplotlib': {},
         'matplotlib.pyplot': {'figure': None},
@@ -70,18 +70,18 @@ def prepare_imports() -> None:
 class Simulator:
     """One of DSRL's driving tasks, in this process.
 
-    An episode depends on its seed and its actions only. The seed decides the traffic, as nothing
-    else differs between the episodes of a task: each has one map.
+    An episode depends only on its seed and its actions. The seed determines the traffic; the map of
+    a task is fixed.
 
     Args:
         task (str): DSRL's name of the task, ``easysparse``.
-        driver (str, optional): Who drives: ``agent``, by the actions, or ``idm``, MetaDrive's own
-            rule-based driver, whatever the actions. Defaults to ``agent``.
+        driver (str, optional): ``agent``, which applies the actions, or ``idm``, MetaDrive's
+            rule-based driver, which ignores them. Defaults to ``agent``.
     """
 
     def __init__(self, task: str, driver: str = 'agent') -> None:
         """Initialize an instance of :class:`Simulator`."""
-        with contextlib.redirect_stderr(io.StringIO()):  # the old gym asks not to be used
+        with contextlib.redirect_stderr(io.StringIO()):  # the old gym warns against its use
             from metadrive.envs.safe_metadrive_env import SafeMetaDriveEnv
             from metadrive.manager.traffic_manager import TrafficMode
             from metadrive.policy.idm_policy import IDMPolicy
@@ -95,20 +95,20 @@ class Simulator:
                 'environment_num': 1,
                 'traffic_density': TRAFFIC_DENSITIES[task[len(road) :]],
                 'traffic_mode': TrafficMode.Hybrid,
-                # Seeds of an episode reach the map only, not the traffic: that is done below.
+                # An episode's seed sets only the map; the traffic is seeded below.
                 'random_traffic': True,
                 'accident_prob': 0.0,
                 'crash_vehicle_penalty': 0.0,
                 'agent_policy': IDMPolicy if driver == 'idm' else None,
-                # MetaDrive keeps the vehicles of earlier episodes for new ones, in which they
-                # then move differently by a little. A new simulator gives equal episodes.
+                # MetaDrive reuses the vehicles of earlier episodes, which then move slightly
+                # differently. A new simulator gives equal episodes.
                 'force_destroy': True,
             },
         )
 
     def reset(self, seed: int) -> np.ndarray:
         """Start an episode and return the first observation."""
-        self._env.lazy_init()  # makes the managers, of which the traffic's has random seeds
+        self._env.lazy_init()  # creates the managers; the traffic's has random seeds
         self._env.engine.traffic_manager.np_random = np.random.RandomState(seed)
         return self._env.reset()
 
@@ -120,11 +120,10 @@ class Simulator:
 
         Returns:
             observation: Shape (259,).
-            reward: MetaDrive's own.
-            cost: 1 off the road or in a crash, more by speed above 10 km/h, and a little by
-                closeness to the nearest obstacle.
-            terminated: Whether the car has arrived, crashed or left the road.
-            info: Values of MetaDrive, and the parts of the cost.
+            reward: MetaDrive's reward.
+            cost: 1 off the road or in a crash, plus a term for speed above 10 km/h and a small one
+            for closeness to the nearest obstacle. terminated: Whether the car has arrived, crashed
+            or left the road. info: Values of MetaDrive, and the parts of the cost.
         """
         obs, reward, _, values = self._env.step(action)
         info: dict[str, Any] = {
@@ -133,12 +132,12 @@ class Simulator:
         info['velocity_cost'] = 0.01 * max(0.0, values['velocity'] - 10.0)
         info['proximity_cost'] = 0.01 * max(0.0, 0.1 - float(np.min(obs[-_LASERS:]))) ** 2
         info['cost'] = values['cost'] + info['velocity_cost'] + info['proximity_cost']
-        # MetaDrive itself lets an episode go on after a crash; DSRL does not.
+        # MetaDrive itself continues an episode after a crash; DSRL does not.
         terminated = bool(values['arrive_dest'] or values['crash'] or values['out_of_road'])
         return obs, float(reward), info['cost'], terminated, info
 
     def render(self, width: int, height: int) -> np.ndarray:
-        """Draw the car and what is around it from above.
+        """Render the car and its surroundings from above.
 
         Returns:
             An image of shape (height, width, 3).
@@ -155,7 +154,7 @@ class Simulator:
         return pygame.surfarray.array3d(surface).swapaxes(0, 1)
 
     def close(self) -> None:
-        """Do nothing: Panda3D may crash when it cleans up, and ends with the process."""
+        """Do nothing: Panda3D may crash in its cleanup, and ends with the process."""
 
 
 _PLAIN = (bool, int, float, str, np.bool_, np.integer, np.floating)
@@ -176,7 +175,7 @@ class SimulatorProcess:
     def __init__(self, task: str) -> None:
         """Initialize an instance of :class:`SimulatorProcess`."""
         self._connection, theirs = Pipe()
-        # What MetaDrive writes is of interest only if it crashes.
+        # MetaDrive's output is needed only after a crash.
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             command = [sys.executable, '-m', 'omnisafe_qpt.envs.metadrive_process']
@@ -201,7 +200,7 @@ class SimulatorProcess:
             RuntimeError: If the simulator failed or its process has ended.
         """
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has ended: its last words may be there
+            with contextlib.suppress(BrokenPipeError):  # it has ended; see its last message
                 self._connection.send((command, arguments))
             return receive(self._connection)
         except (EOFError, OSError) as error:
@@ -209,7 +208,7 @@ class SimulatorProcess:
         except RuntimeError:
             raise
         except BaseException:
-            self.close()  # interrupted: the next result would be that of this request
+            self.close()  # interrupted: the next result would belong to this request
             raise
 
     def _last_words(self) -> str:
@@ -227,10 +226,10 @@ def _end(
     connection: Connection,
     output: IO[bytes],
 ) -> None:
-    if os.getpid() != owner:  # a fork, in which the object's copy is not the simulator's end
+    if os.getpid() != owner:  # in a fork the copy of this object must not end the simulator
         return
     connection.close()
-    # It may be in the midst of a step, and it has nothing to save.
+    # It may be within a step, and has nothing to save.
     process.kill()
     process.wait()
     output.close()
@@ -240,5 +239,5 @@ if __name__ == '__main__':
     prepare_imports()
     with Connection(int(sys.argv[1])) as ours:
         serve(ours, partial(Simulator, sys.argv[2]), os.getppid())
-    # Panda3D crashes when Python takes down the modules that it uses.
+    # Panda3D crashes when Python unloads its modules.
     os._exit(0)

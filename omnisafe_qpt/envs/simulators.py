@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which simulators are installed, and the command that installs what is missing.
+"""Installed simulators, and the commands that install missing ones.
 
-Nothing is imported to find out: the answer takes milliseconds, where importing a simulator takes
-seconds and may fail.
+The check imports nothing and takes milliseconds; importing a simulator takes seconds and may fail.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Package:
-    """A package that a suite of simulators cannot do without.
+    """A package that a suite of simulators requires.
 
     Args:
-        module (str): What is imported.
-        distribution (str): What is installed.
-        version (str): The version that was tested, and that is installed when it is missing.
-        is_exact (bool, optional): Whether no other version will do. Defaults to False.
+        module (str): Name for the import.
+        distribution (str): Name for the installation.
+        version (str): The tested version, which is installed if missing.
+        is_exact (bool, optional): Whether only this version works. Defaults to False.
     """
 
     module: str
@@ -49,10 +48,10 @@ class Package:
         return None
 
 
-# The same on Python 3.10 and 3.11, and the same as in requirements/metadrive.txt. What MetaDrive
-# 0.2.6 asks for cannot be had beside OmniSafe and DSRL (gym 0.19, protobuf 3.20, a panda3d without
-# builds for Python 3.11), so pip must not resolve it; the rest of what it imports is installed with
-# OmniSafe or not used. Later releases of MetaDrive are other tasks than DSRL's.
+# The same on Python 3.10 and 3.11, and as in requirements/metadrive.txt. The requirements of
+# MetaDrive 0.2.6 conflict with OmniSafe and DSRL (gym 0.19, protobuf 3.20, a panda3d without builds
+# for Python 3.11), so pip must not resolve them; its other imports are installed with OmniSafe or
+# not used. The tasks of later MetaDrive releases differ from DSRL's.
 METADRIVE_PACKAGES = (
     Package('metadrive', 'metadrive-simulator', '0.2.6.0', is_exact=True),
     Package('panda3d', 'panda3d', '1.10.16'),
@@ -64,7 +63,7 @@ _BULLET_PACKAGES = (
     Package('pybullet', 'pybullet', '3.2.7'),
 )
 
-# The pairs of versions that belong together; see setup.py.
+# Matching pairs of versions; see setup.py.
 _SAFETY_GYMNASIUM_PACKAGES = (
     (
         Package('safety_gymnasium', 'safety-gymnasium', '0.4.0'),
@@ -82,7 +81,7 @@ _SAFETY_GYMNASIUM_PACKAGES = (
     )
 )
 
-# By the names of the suites in the table of tasks.
+# Keys: the suites in the table of tasks.
 _SUITES = {
     'safety_gymnasium': ('Safety-Gymnasium', _SAFETY_GYMNASIUM_PACKAGES),
     'bullet_safety_gym': ('Bullet-Safety-Gym', _BULLET_PACKAGES),
@@ -90,7 +89,7 @@ _SUITES = {
 }
 
 
-# MuJoCo's pictures alone need it: Bullet and MetaDrive draw without.
+# Only MuJoCo's rendering needs it; Bullet and MetaDrive do not.
 OPENGL_HELP = (
     'set MUJOCO_GL=egl, which needs EGL (apt-get install libegl1, and libgl1-mesa-dri where there '
     'is no graphics driver), or MUJOCO_GL=osmesa, which needs OSMesa (apt-get install libosmesa6)'
@@ -98,10 +97,10 @@ OPENGL_HELP = (
 
 
 def opengl_problem(error: BaseException) -> str | None:
-    """Explain an error that MUJOCO_GL has caused: MuJoCo does not even load if it is wrong.
+    """Explain an error caused by a wrong MUJOCO_GL, with which MuJoCo does not load.
 
     Args:
-        error (BaseException): Whatever was raised.
+        error (BaseException): Any exception.
 
     Returns:
         One line, or None for another error.
@@ -114,20 +113,20 @@ def opengl_problem(error: BaseException) -> str | None:
 
 
 def install_command(packages: tuple[Package, ...] = METADRIVE_PACKAGES) -> str:
-    """Return the command that installs these packages and touches no others."""
+    """Return the command that installs only these packages."""
     pins = ' '.join(f'{package.distribution}=={package.version}' for package in packages)
     return f'pip install --no-deps {pins}'
 
 
 def why_unavailable(suite: str) -> str | None:
-    """Tell what keeps the simulators of a suite from running here.
+    """Return why the simulators of a suite cannot run here.
 
     Args:
         suite (str): ``safety_gymnasium``, ``bullet_safety_gym`` or ``metadrive``.
 
     Returns:
-        None if their packages are installed, else one line: what is missing, and the command that
-        installs it.
+        None if their packages are installed, else one line: the missing packages, and the command
+        that installs them.
     """
     name, packages = _SUITES[suite]
     found = [(package, package.problem()) for package in packages]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Environments that users wrote: checked, and held to what OmniSafe's own return."""
+"""Users' environments: checked, with the same return types as OmniSafe's own."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from omnisafe_qpt.errors import UserError
 
 
 def is_users(kind: type) -> bool:
-    """Whether an environment is none of the three suites', whose data are known."""
+    """Return whether an environment is outside the three suites with known data."""
     return not issubclass(kind, SingleEnv) and 'safety_gymnasium' not in kind.__module__
 
 
 def make_users(env_id: str, options: dict[str, Any]) -> CMDP:
-    """Make an environment that a user wrote, which then returns float32 tensors.
+    """Make a user's environment, wrapped to return float32 tensors.
 
     Raises:
         UserError: If it cannot be made; later, if its code fails or returns something else.
@@ -43,12 +43,12 @@ def _blamed_on(env_id: str, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         raise UserError(f'{env_id} {what}: {describe(error)}') from error
 
 
 class _UsersEnv(Wrapper):
-    """What users write, held to what OmniSafe's own environments return.
+    """A user's environment with checks of its return values.
 
     Args:
         env (CMDP): The environment.
@@ -72,7 +72,7 @@ class _UsersEnv(Wrapper):
         seed: int | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Start an episode; where the environment's reset takes no seed, by ``set_seed``."""
+        """Start an episode; if the environment's reset takes no seed, by ``set_seed``."""
         with _blamed_on(self._env_id, 'failed in reset'):
             if seed is not None and 'seed' not in self._takes:
                 self._env.set_seed(seed)
@@ -102,7 +102,7 @@ class _UsersEnv(Wrapper):
         if obs.shape != self._shape:
             raise UserError(
                 f'{self._env_id}: an observation has shape {tuple(obs.shape)}, its '
-                f'observation_space says {self._shape}',
+                f'observation_space has {self._shape}',
             )
         return obs
 
@@ -121,21 +121,22 @@ def _on_host(value: Any) -> Any:
 
 
 def check_spaces(env: CMDP, env_id: str) -> None:
-    """Refuse what the algorithms cannot do with.
+    """Check that the algorithms can use the spaces of an environment.
 
     Raises:
-        UserError: If observations or actions are no vectors of numbers, or actions are not bounded.
+        UserError: If observations or actions are not vectors of numbers, or actions are not
+        bounded.
     """
     for what, space in (('observation', env.observation_space), ('action', env.action_space)):
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.shape == (0,):
             raise UserError(
-                f'{env_id} has the {what} space {_in_one_line(space)}; needed is a gymnasium Box '
+                f'{env_id} has the {what} space {_in_one_line(space)}; it must be a gymnasium Box '
                 'of one dimension, a vector of numbers',
             )
     space = env.action_space
     if not np.issubdtype(space.dtype, np.floating):
         raise UserError(
-            f'{env_id} has the action space {_in_one_line(space)}, of whole numbers; needed is a '
+            f'{env_id} has the action space {_in_one_line(space)}, of integers; it must be a '
             'Box of floating-point numbers',
         )
     low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)

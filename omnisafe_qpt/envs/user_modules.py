@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Environments of the user's own: the modules that register them, imported when the user asks.
+"""Modules that register users' environments, imported on request.
 
-A run records which modules it was trained with, and nothing imports them because a run says so.
+A run records the modules that it was trained with, but they are imported only if the user asks.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Any
 from omnisafe_qpt.errors import UserError
 
 
-# Hands what was asked for to the processes that this one starts; may also be set by the user.
+# Passes the modules on to child processes; the user may set it too.
 VARIABLE = 'OMNISAFE_QPT_IMPORT'
 
 _MODULE = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*')
 
 
-# Whose environments are there without an import; a script cannot be imported.
+# Packages whose environments need no import; a script cannot be imported.
 _KNOWN_PACKAGES = ('omnisafe', 'omnisafe_qpt', '__main__')
 
 
 def module_names(value: Any, option: str = '--import') -> list[str]:
-    """Read the names of modules.
+    """Parse the names of modules.
 
     Args:
-        value (Any): One name, several separated by commas, or a list of them; None for none.
+        value (Any): One name, several separated by commas, or a list; None for none.
         option (str, optional): Where it was given, for messages. Defaults to ``'--import'``.
 
     Raises:
-        UserError: If something in it is not the name of a module.
+        UserError: If an entry is not the name of a module.
     """
     if value is None:
         return []
@@ -57,9 +57,9 @@ def module_names(value: Any, option: str = '--import') -> list[str]:
 
 
 def import_modules(value: Any, option: str = '--import') -> list[str]:
-    """Import the user's modules, here and in the processes that this one starts.
+    """Import the user's modules, here and in child processes.
 
-    They are looked for in the current folder too, which a console script leaves out.
+    The search includes the current folder, which a console script leaves out.
 
     Args:
         value (Any): See :func:`module_names`.
@@ -94,7 +94,7 @@ def import_modules(value: Any, option: str = '--import') -> list[str]:
 
 
 def describe(error: BaseException) -> str:
-    """Say in one line what went wrong in somebody's code, and where."""
+    """Return a one-line description of an error in a user's code, with its place."""
     text = ' '.join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     where = f' ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})' if frames else ''
@@ -102,11 +102,11 @@ def describe(error: BaseException) -> str:
 
 
 def require_environment(env_id: Any, modules: Iterable[str] = ()) -> None:
-    """Refuse an environment that nobody has registered, with the likely reason.
+    """Check that an environment is registered; the error names the likely reason.
 
     Args:
         env_id (Any): The environment's id.
-        modules (Iterable[str], optional): Those that a run of it was trained with.
+        modules (Iterable[str], optional): Modules that a run of it was trained with.
 
     Raises:
         UserError: If OmniSafe does not know it.
@@ -145,10 +145,10 @@ def modules_of(recorded: Any, env_module: str | None) -> list[str]:
 
     Args:
         recorded (Any): The run's ``train_cfgs:import``.
-        env_module (str or None): Where the environment's class is from; None if that is not known.
+        env_module (str or None): Module of the environment's class; None if unknown.
 
     Returns:
-        Nothing where OmniSafe's or this package's suffice, or a script registered it itself.
+        Empty if OmniSafe's or this package's modules suffice, or a script registered it.
     """
     names = module_names(recorded)
     is_own = (env_module or '__main__').partition('.')[0] not in _KNOWN_PACKAGES
@@ -156,7 +156,7 @@ def modules_of(recorded: Any, env_module: str | None) -> list[str]:
 
 
 def require_environment_of(spec: dict[str, Any]) -> None:
-    """Refuse to run episodes of a model whose environment nobody has registered.
+    """Check that the environment of a model is registered.
 
     Args:
         spec (dict[str, Any]): Of the model.

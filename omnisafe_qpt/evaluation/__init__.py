@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Policies in use: episodes, sweeps over limits and runs, target calibration, checks on data."""
+"""Evaluation: episodes, sweeps over limits and runs, target calibration, checks on data."""

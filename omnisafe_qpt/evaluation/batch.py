@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One batch of episodes: they share the calls of the policy, and end one after the other."""
+"""One batch of episodes, which share the calls of the policy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from omnisafe_qpt.qpt.rollout import Choice
 from omnisafe_qpt.workers import Worker
 
 
-# A list for each of: `actions`, `rewards`, `costs`; `chosen`, the candidate's number; `shift` of
-# its return target, in returns; `feasible`, whether any candidate fitted; `cost_value` of the
-# chosen action, in units of cost. The last two are None where there is one candidate.
+# Lists with one entry per step: `actions`, `rewards`, `costs`; `chosen`, index of the selected
+# candidate; `shift` of its return target, in units of return; `feasible`, whether any candidate
+# was; `cost_value` of the selected action, in units of cost. The last two are None with one
+# candidate.
 Trace = dict[str, list[Any]]
 
 
@@ -31,7 +32,7 @@ class Series:
     Args:
         networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float or None): Target return; None where the policy takes none.
+        target_return (float or None): Target return; None for a policy without one.
         seeds (Sequence[int]): One for each episode.
     """
 
@@ -48,7 +49,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Batch:
-    """Episodes that share the policy's calls: the number of their series, and their seeds."""
+    """Episodes that share the policy's calls: the index of their series, and their seeds."""
 
     series: int
     seeds: list[int]
@@ -56,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Progress:
-    """Steps done since the last report, and steps that are left out because episodes ended."""
+    """Steps done since the last report, and steps saved because episodes ended early."""
 
     steps: int = 0
     skipped: int = 0
@@ -101,8 +102,8 @@ class RemoteEnvSlots:
     """The environments of a batch in worker processes; see :class:`EnvSlots`.
 
     Args:
-        workers (list[Worker]): An :class:`EnvironmentSet` each.
-        first (int): Number of the environment of row 0. Other batches use other numbers.
+        workers (list[Worker]): Workers with one :class:`EnvironmentSet` each.
+        first (int): Index of the environment of row 0. Batches use different environments.
     """
 
     def __init__(self, workers: list[Worker], first: int) -> None:
@@ -138,20 +139,20 @@ def run_batch(
     horizon: int,
     traced: bool,
 ) -> Generator[Progress, None, BatchResult]:
-    """Run the episodes of a batch, all in step.
+    """Run the episodes of a batch in lockstep.
 
-    An episode that has ended keeps its row in the policy's batch, as the results depend on the
-    batch size in their last bits.
+    An ended episode keeps its row in the policy's batch, because the batch size affects the last
+    bits of the results.
 
     Args:
         series (Series): Policy and targets.
         seeds (Sequence[int]): One for each episode.
         slots (EnvSlots or RemoteEnvSlots): The environments.
-        horizon (int): Most steps of an episode.
+        horizon (int): Largest number of steps in an episode.
         traced (bool): Whether to record the episodes step by step.
 
     Yields:
-        Progress, whenever the simulators have been told to work.
+        Progress, whenever steps have been sent to the simulators.
     """
     count = len(seeds)
     policy = series.networks.deploy(series.config, num_episodes=count)

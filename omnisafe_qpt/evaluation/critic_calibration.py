@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration of critics: their values against empirical returns-to-go and costs-to-go."""
+"""Calibration of critics: predicted values against empirical returns-to-go and costs-to-go."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Bin:
     """States with similar predictions.
 
     Args:
-        count (int): How many.
+        count (int): Number of states.
         predicted (float): Mean prediction.
         realised (float): Mean empirical return-to-go or cost-to-go.
         low (float): Its 10 % quantile.
@@ -36,15 +36,15 @@ class Calibration:
     """A critic's predictions against the empirical sums, in units of reward or cost.
 
     Args:
-        num_states (int): State-action pairs of the data that were looked at.
+        num_states (int): State-action pairs of the data.
         predicted_mean (float): Mean prediction.
         realised_mean (float): Mean empirical return-to-go or cost-to-go.
-        bias (float): The former less the latter.
+        bias (float): ``predicted_mean`` minus ``realised_mean``.
         rmse (float): Root mean squared difference.
-        correlation (float, optional): Pearson's. None where all predictions, or all sums, are the
-            same: it is not defined there.
+        correlation (float, optional): Pearson's. None where it is undefined, as all predictions or
+            all sums are equal.
         rank_correlation (float, optional): Spearman's; likewise.
-        bins (tuple[Bin, ...]): Ten bins of as many states each, from low to high predictions.
+        bins (tuple[Bin, ...]): Ten bins of equal size, from low to high predictions.
     """
 
     num_states: int
@@ -62,13 +62,14 @@ def discounted_sums(
     steps_left: torch.Tensor,
     gamma: float,
 ) -> torch.Tensor:
-    """Sum each episode's values from every state to its end, discounted.
+    """Return the discounted sum of an episode's values from each state to the end.
 
-    The sums double their reach each time, so that episodes of a thousand steps take ten rounds
-    over all states at once.
+    Each round doubles the number of steps in the sums, so that episodes of a thousand steps take
+    ten rounds over all states.
 
     Args:
-        values (torch.Tensor): (W,) float64, what each state brings; episodes one after another.
+        values (torch.Tensor): (W,) float64, reward or cost of each state; episodes one after
+            another.
         steps_left (torch.Tensor): (W,) int64, steps to the last state of its episode.
         gamma (float): Discount.
 
@@ -121,6 +122,6 @@ def correlation(first: torch.Tensor, second: torch.Tensor) -> float | None:
 
 
 def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Rank (n,) values from 1; equal ones share the mean of their ranks."""
+    """Rank (n,) values from 1; equal values share the mean of their ranks."""
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2).double()[place]

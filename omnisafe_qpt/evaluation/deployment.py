@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trained models in use: loading a policy, OmniSafe's evaluator."""
+"""Loading of trained models for deployment."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from omnisafe_qpt.settings.machine import resolve_device
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """How a trained run is deployed, where that is to differ from its own settings.
+    """Settings of deployment that override a run's own.
 
     The functions that take a run take these as keyword arguments.
 
     Args:
-        candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
+        candidates (int, optional): Return targets per step; 1 is the policy without selection.
             Defaults to the run's.
         rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
         candidate_shift (str, optional): ``history`` or ``last``; see
@@ -77,12 +77,12 @@ class DeploymentOptions:
 
 
 class DeployedPolicy(LoopPolicy):
-    """A trained policy in the user's own loop, for one episode or for several at once.
+    """A trained policy for a loop of your own, for one episode or for several at once.
 
     Args:
         networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float or None): Return to ask for; None for the default at the cost limit.
+        target_return (float or None): Target return; None for the default at the cost limit.
         num_episodes (int, optional): See :class:`omnisafe_qpt.runner.LoopPolicy`. Defaults to
             None, one episode.
     """
@@ -128,12 +128,12 @@ class DeployedPolicy(LoopPolicy):
 
 
 def _asked(targets: np.ndarray) -> list[tuple[float | None, float]]:
-    """Return targets (n, 2) as a model takes them: None for the zero-action fallback."""
+    """Convert targets (n, 2) for a model: a return of None is the zero-action fallback."""
     return [(None if np.isnan(asked) else asked, cost) for asked, cost in targets.tolist()]
 
 
 class _ObservingPolicy(DeployedPolicy):
-    """One that acts on the observation alone: its targets are only what is left is counted from."""
+    """Targets of a policy that acts on the observation alone: only for the remaining budget."""
 
     def _begin(self, row: int, seed: int) -> None:
         super()._begin(row, seed)
@@ -151,7 +151,7 @@ class _ObservingPolicy(DeployedPolicy):
 
     @cached_property
     def _received(self) -> np.ndarray:
-        return np.zeros((self._count, 2))  # of the episode so far: return, cost
+        return np.zeros((self._count, 2))  # return and cost of the episode so far
 
 
 def load_policy(
@@ -164,23 +164,23 @@ def load_policy(
 ) -> DeployedPolicy:
     """Load a trained policy.
 
-    The policies of BCSafe, CPQ and FISOR act on the observation alone: a cost limit is for them
-    only what the remaining budget is counted from.
+    The policies of BCSafe, CPQ and FISOR act on the observation alone. For them the cost limit only
+    sets the budget to count down from.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
-        cost_limit (float, optional): Undiscounted cost of an episode to keep within, any number.
-            Defaults to the run's.
-        target_return (float or str, optional): Return to ask for, at a cost of the limit;
-            ``dsrl`` for DSRL's published one. Defaults to the run's own, if it was given one for
-            this limit, else to the choice of the target calibration, or without one to the highest
-            return that the dataset reached within the cost limit.
-        num_episodes (int, optional): How many episodes go on at once, for a vector environment;
-            then observations are (B, S). Defaults to None, one episode and observations (S,).
+        cost_limit (float, optional): Undiscounted cost that an episode must not exceed; need not be
+            the training limit. Defaults to the run's.
+        target_return (float or str, optional): Target return, with the limit as target cost;
+            ``dsrl`` for DSRL's published one. Defaults to the run's own, if one was set for this
+            limit; else to the target calibration's choice; without a calibration to the highest
+            return in the dataset among episodes with cost <= limit.
+        num_episodes (int, optional): Number of parallel episodes, for a vector environment; then
+            observations are (B, S). Defaults to None, one episode and observations (S,).
         options (Any): The fields of :class:`DeploymentOptions`.
 
     Returns:
-        The policy, at the start of an episode. Its ``guarantee`` says what the calibration found.
+        The policy, at the start of an episode. Its ``guarantee`` is the result of the calibration.
 
     Raises:
         UserError: If the run or the device does not exist, or a value is impossible.
@@ -195,14 +195,14 @@ def load_policy(
 def action_range_for(spec: dict[str, Any]) -> dict[str, list[float]] | None:
     """Return the range of the environment that a model acts in, as the checkpoint records it.
 
-    Checkpoints of earlier versions do not. Then the environment is asked, unless it is one of the
-    38 tasks, all of which take [-1, 1].
+    Checkpoints of earlier versions do not record it. Then it is read from the environment, except
+    for the 38 tasks, which all take [-1, 1].
 
     Args:
         spec (dict[str, Any]): Of the model.
 
     Returns:
-        ``low`` and ``high``, A numbers each; None where nothing tells, which is said once: then
+        ``low`` and ``high``, A numbers each; None, with one warning, where it is unknown: then
         actions stay in [-1, 1].
     """
     if 'action_range' in spec:
@@ -219,9 +219,9 @@ def action_range_for(spec: dict[str, Any]) -> dict[str, list[float]] | None:
         env = make_env(spec['env_id'])
     except Exception as error:  # noqa: BLE001 - whatever it is, it cannot be asked
         warnings.warn(
-            f'this checkpoint of an earlier version does not say the range of the actions of '
-            f'{spec["env_id"]}, and the environment cannot be asked ({error}): act returns numbers '
-            'from -1 to 1, which you have to scale to that range',
+            f'this checkpoint of an earlier version does not record the action range of '
+            f'{spec["env_id"]}, and the environment cannot be made ({error}): act returns numbers '
+            'from -1 to 1, which you must scale to that range',
             stacklevel=2,
         )
         return None
@@ -232,12 +232,12 @@ def action_range_for(spec: dict[str, Any]) -> dict[str, list[float]] | None:
 
 
 def algorithm_of(spec: dict[str, Any]) -> str:
-    """Name the algorithm that trained a model; runs from before there were several are of QPT."""
+    """Return the algorithm that trained a model; the first runs do not record it and are QPT's."""
     return spec.get('algo', 'QPT')
 
 
 def asks_for_returns(spec: dict[str, Any]) -> bool:
-    """Whether a model takes a target return and a cost limit, or acts on the observation alone."""
+    """Return whether a model is conditioned on targets, or acts on the observation alone."""
     return 'policy' in spec
 
 
@@ -249,12 +249,12 @@ def deployment_of(
 ) -> tuple[DeploymentConfig, float | None]:
     """Return a model's deployment settings with some of them replaced, and its target return.
 
-    The target return is None where the model acts on the observation alone, and for the zero-action
-    fallback. Where none is given and the model is calibrated for these settings, the calibration
-    chooses both.
+    The target return is None for a model that acts on the observation alone, and for the
+    zero-action fallback. If none is given and the model is calibrated for these settings, the
+    calibration chooses target return and target cost.
 
     Raises:
-        UserError: If a value is impossible, or the model knows no such setting.
+        UserError: If a value is impossible, or the model has no such setting.
     """
     spec = networks.spec
     given: dict[str, Any] = {} if options is None else options.settings()
@@ -266,15 +266,15 @@ def deployment_of(
         for name in ('target_return', 'candidates', 'rule', 'candidate_shift'):
             if settings.get(name) is not None:
                 raise UserError(
-                    f'{name} is {settings[name]}: a policy of {algorithm_of(spec)} acts on the '
-                    'observation alone and knows no such setting; leave it out',
+                    f'{name} is {settings[name]}, but a policy of {algorithm_of(spec)} acts on the '
+                    'observation alone and has no such setting; leave it out',
                 )
         return config, None
     # What asks for returns is a Transformer.
     if config.candidates > 1 and not cast('DeployableNetworks', networks).has_critics:
         raise UserError(
             f'candidates is {config.candidates}: this run of {algorithm_of(spec)} trained no '
-            'critics to choose by; leave it out, or give 1',
+            'critics to select by; leave it out, or give 1',
         )
     given_return = resolve_target_return(target_return, spec['env_id'], config.cost_limit)
     if given_return is not None:
@@ -284,9 +284,10 @@ def deployment_of(
 
 
 def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float | None, float]:
-    """Return which return and cost to ask for: the run's own return, if it has one for this limit.
+    """Return the target return and target cost.
 
-    Otherwise the calibration tells, if it holds for these settings, and else the frontier.
+    The run's own target return comes first, if it has one for this limit; then the calibration, if
+    it holds for these settings; then the frontier.
     """
     if _has_own_target(spec, config):
         return float(spec['target_return']), config.cost_limit
@@ -299,24 +300,24 @@ def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float 
 
 
 def _has_own_target(spec: dict[str, Any], config: DeploymentConfig) -> bool:
-    """Whether training was given a target return, which is for its own cost limit."""
+    """Return whether the run has a target return of its own; it holds for its own cost limit."""
     is_given = spec.get('target_return', 'auto') != 'auto'
     return is_given and config.cost_limit == spec['deployment']['cost_limit']
 
 
 def calibration_of(spec: dict[str, Any], config: DeploymentConfig) -> dict[str, Any] | None:
-    """Return a model's calibration if it has one that holds for these settings."""
+    """Return a model's calibration, if it has one for these settings."""
     record = spec.get('calibration')
     is_valid = record is not None and record['settings'] == calibrated_settings(config)
     return record if is_valid else None
 
 
 def guarantee_of(spec: dict[str, Any], config: DeploymentConfig) -> Guarantee | None:
-    """Return what a model's calibration says of its cost limit; None if it chooses no targets.
+    """Return the calibration's guarantee for the cost limit; None if it chose no targets.
 
     Args:
         spec (dict[str, Any]): Of the model.
-        config (DeploymentConfig): Its cost limit and settings, with targets that nobody has given.
+        config (DeploymentConfig): Its cost limit and settings; the user has set no target.
     """
     record = calibration_of(spec, config)
     published = {cost for cost, _ in spec.get('published_targets', ())}
@@ -326,14 +327,14 @@ def guarantee_of(spec: dict[str, Any], config: DeploymentConfig) -> Guarantee | 
 
 
 def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
-    """Return the settings that a calibration holds for: all but limit and cost asked for."""
+    """Return the settings that a calibration depends on: all but limit and target cost."""
     settings = asdict(config)
     del settings['cost_limit'], settings['asked_cost']
     return settings
 
 
 def forget_zero_action(networks: Deployable) -> None:
-    """Let a loaded model act at any limit, as those need who look at what it would do."""
+    """Let a loaded model act at any limit, for checks of its behaviour."""
     record = networks.spec.get('calibration')
     if record is not None:
         networks.spec = {**networks.spec, 'calibration': {**record, 'zero_action': None}}

@@ -19,26 +19,26 @@ from omnisafe_qpt.qpt.losses import combine_cost
 from omnisafe_qpt.qpt.rollout import RolloutPolicy
 
 
-# States whose candidates are tried. A share of them is then known to within 0.016, at 95 %.
+# Number of states in the check of candidates. A share is then known to within 0.016, at 95 %.
 DEFAULT_STATES = 4096
-# Windows that go through the policy at a time: a GPU wants many, a CPU's cache few.
+# Windows in one forward pass: a GPU needs many, a CPU's cache few.
 _WINDOWS = {'cpu': 512, 'cuda': 16384}
-# At least so many states at a time have their candidates tried: each has candidates of its own.
+# Smallest number of states in a batch of the check of candidates; each has its own candidates.
 _LEAST_STATES = 64
 
 
 @dataclass(frozen=True)
 class ActionError:
-    """How far the policy's actions are from the data's, and how far a constant action is.
+    """Error of the policy's actions against the data's, and of a constant action.
 
     Args:
         episodes (str): Which episodes: ``all``, or those ``within`` or ``over`` the cost limit.
         cost_limit (float, optional): That limit; None for all episodes.
-        num_episodes (int): How many there are.
+        num_episodes (int): Number of episodes.
         num_steps (int): Their transitions.
         error (float, optional): Mean squared error of the policy, over steps and action
             dimensions. None where there is no step.
-        mean_action_error (float, optional): The same of the mean action of all the data.
+        mean_action_error (float, optional): The same error for the mean action of all the data.
     """
 
     episodes: str
@@ -51,15 +51,16 @@ class ActionError:
 
 @dataclass(frozen=True)
 class CandidateShares:
-    """What the choice among candidates comes to at states of the data.
+    """Statistics of the selection among candidates at states of the data.
 
     Args:
-        num_states (int): States that were looked at.
-        overspent_share (float): Share of them whose episode has cost more than the limit before.
-        infeasible_share (float): Share of them at which no candidate fits the budget.
-        infeasible_within_share (float, optional): The same among those that are not overspent.
-            None where all are.
-        changed_share (float): Share of them at which not the unshifted candidate is chosen.
+        num_states (int): Number of states.
+        overspent_share (float): Share of states at which the episode has already exceeded the
+            limit.
+        infeasible_share (float): Share of states without a feasible candidate.
+        infeasible_within_share (float, optional): The same among states that are not overspent.
+            None if all are.
+        changed_share (float): Share of states at which a shifted candidate is selected.
     """
 
     num_states: int
@@ -72,17 +73,16 @@ class CandidateShares:
 class OfflineChecks:
     """Compares a trained model with whole episodes of data.
 
-    Every state s_0..s_L of every episode is looked at, W = N + E of N transitions in E episodes,
-    at the end of its window of K steps, as the policy sees it at deployment.
+    It covers every state s_0..s_L of every episode: W = N + E states of N transitions in E
+    episodes. Each is at the end of its window of K steps, as in deployment.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
-        trajectories (Trajectories): The episodes; on the same device, or on the host, from where
-            windows are sent.
+        trajectories (Trajectories): The episodes, on the same device or in host memory.
         gamma (float): Discount of the critics.
-        cost_value (str): How twin cost values become one, ``min`` or ``max``.
-        advance (Callable[[int], None], optional): Called with the windows that went through the
-            policy since the last call. Defaults to None.
+        cost_value (str): How twin cost values are reduced to one, ``min`` or ``max``.
+        advance (Callable[[int], None], optional): Called with the number of windows processed since
+            the last call. Defaults to None.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class OfflineChecks:
         self._cost_value = cost_value
         self._advance = advance or (lambda windows: None)
         rows = trajectories.rows
-        # Of every state: its episode, its row in the table, and the steps from it to the end.
+        # For every state: its episode, its row in the table, and the steps to the end.
         numbers = torch.arange(len(rows), device=rows.lengths.device)
         self._episode = numbers.repeat_interleave(rows.lengths + 1)
         ends = (rows.lengths + 1).cumsum(0)[self._episode]
@@ -109,19 +109,19 @@ class OfflineChecks:
         self._steps_left = ends - 1 - state
         self._rows = (rows.starts + rows.lengths)[self._episode] - self._steps_left
         self._has_action = (self._steps_left > 0).cpu()
-        # Whether, to the critics, nothing comes after the last state of an episode, (E,).
+        # Whether the critics' bootstrap value is zero at the last state of an episode, (E,).
         is_over = rows.terminal
         if networks.critic_inputs == 'targets_time':
             is_over = is_over | (rows.lengths >= networks.spec['horizon'])
         self._is_over = is_over[self._episode]
 
     def count_windows(self, candidates: int, limits: int, num_states: int) -> int:
-        """Count the windows that all checks take, for progress.
+        """Return the number of windows in all checks, for progress.
 
         Args:
-            candidates (int): M; with 1 nothing is chosen.
-            limits (int): For how many cost limits candidates are tried.
-            num_states (int): At how many states at most.
+            candidates (int): M; with 1 there is no selection.
+            limits (int): Number of cost limits in the check of candidates.
+            num_states (int): Largest number of states in it.
         """
         states = min(num_states, int(self._has_action.sum()))
         return len(self._rows) + (limits * candidates * states if candidates > 1 else 0)
@@ -129,13 +129,13 @@ class OfflineChecks:
     # ------------------------------------------------------------------ actions
 
     def action_errors(self, cost_limits: Sequence[float]) -> list[ActionError]:
-        """Compare the policy's actions with the data's, given the data's own to-go tokens.
+        """Compare the policy's actions with the data's, conditioned on the data's to-go tokens.
 
-        Each action counts once, as predicted at the end of its window.
+        Each action counts once, at the end of its window.
 
         Args:
-            cost_limits (Sequence[float]): For each, episodes within and over it are also looked at
-                apart.
+            cost_limits (Sequence[float]): For each, there is also a result for the episodes within
+                it and one for those over it.
         """
         actions = self._columns(self._trajectories.obs_dim, self._trajectories.act_dim)
         predicted, _ = self._predictions
@@ -161,25 +161,25 @@ class OfflineChecks:
 
     @property
     def uncounted_weight(self) -> float:
-        """Share of a value's discount weight that lies after a time limit, mean over states."""
+        """Mean share of the discount weight of a value that lies after the time limit."""
         weight = self._gamma ** self._steps_left.double()
         weight = torch.where(self._is_over, 0.0, weight)
         return weight.cpu()[self._has_action].mean().item()
 
     def calibrations(self) -> dict[str, Calibration]:
-        """Compare the critics' values of the data's actions with what came of them.
+        """Compare the critics' values of the data's actions with empirical sums.
 
-        A value is the minimum of the twins for reward and ``cost_value`` of them for cost, as at
-        deployment. Sums to the end of an episode that a time limit ended lack what would have come
-        after it, which a critic's value contains. So there are two sums: ``discounted``, without
-        it; and ``completed``, with the critic's own value of the last state in its place, which
-        is the target that critics are trained on. The latter is left out where there is no time
-        limit or the critics stop there, since both are the same then.
+        A value is the minimum of the twins for reward and ``cost_value`` of them for cost, as in
+        deployment. If a time limit ended an episode, a critic's value includes the steps after it,
+        but the empirical sum does not. So there are two sums: ``discounted``, to the end of the
+        episode; and ``completed``, which adds the critic's value of the last state, as the training
+        target does. ``completed`` is left out where both are equal: without a time limit, or if the
+        critics stop there.
 
         Returns:
             ``reward_discounted``, ``reward_completed``, ``cost_discounted``, ``cost_completed``,
-            and ``cost_to_go``: the value of cost beside the plain sum that is left of the episode,
-            which a budget is about.
+            and ``cost_to_go``: the cost value against the undiscounted cost-to-go, which a budget
+            limits.
         """
         _, values = self._predictions
         steps_left, chosen = self._steps_left.cpu(), self._has_action
@@ -207,21 +207,20 @@ class OfflineChecks:
         num_states: int = DEFAULT_STATES,
         seed: int = 0,
     ) -> CandidateShares | None:
-        """Choose among candidates at states of the data, as at deployment with a cost limit.
+        """Select among candidates at states of the data, as in deployment with a cost limit.
 
-        What came before a state is the data's; its targets are what is left, after the data's
-        rewards and costs, of the target return and of the cost limit. So the budget is the limit
-        less the cost so far in that episode.
+        The history of a state is the data's. Its targets are the target return and the cost limit
+        minus the data's rewards and costs so far. So the budget is the limit minus the cost so far.
 
         Args:
             config (DeploymentConfig): Cost limit, candidates, rule.
-            target_return (float): Return asked for at the start of an episode.
-            num_states (int, optional): At most so many states are drawn. Defaults to
+            target_return (float): Target return at the start of an episode.
+            num_states (int, optional): Largest number of states to draw. Defaults to
                 :data:`DEFAULT_STATES`.
             seed (int, optional): Seed of the states and the candidates. Defaults to 0.
 
         Returns:
-            What was chosen, or None with one candidate, where there is nothing to choose.
+            The statistics, or None with one candidate.
         """
         if config.candidates == 1:
             return None
@@ -230,7 +229,7 @@ class OfflineChecks:
         size = min(size, len(numbers))
         policy = _PlacedPolicy(self._networks, config, num_episodes=size)
         policy.reset(target_return, seeds=range(seed, seed + size))
-        # The data's to-go sums become those of the targets by a shift of each episode.
+        # A shift of each episode turns the data's to-go sums into those of the targets.
         data = self._trajectories
         sampler = self._sampler(
             replace(
@@ -240,7 +239,7 @@ class OfflineChecks:
             ),
         )
         found: list[torch.Tensor] = []
-        # The policy's batch has one size: the last one is filled up with the first states.
+        # The policy's batch has a fixed size: the last one is padded with the first states.
         filled = numbers[torch.arange(-(-len(numbers) // size) * size) % len(numbers)]
         for batch in self._batches(sampler, filled, size):
             policy.place(batch)
@@ -264,7 +263,7 @@ class OfflineChecks:
         )
 
     def _draw(self, num_states: int, seed: int) -> torch.Tensor:
-        """Draw states that have an action, without repetition and in order; all if they are few."""
+        """Draw states that have an action, without repetition and in order; all if few."""
         states = self._has_action.nonzero()[:, 0]
         if len(states) > num_states:
             generator = torch.Generator().manual_seed(seed)
@@ -277,8 +276,8 @@ class OfflineChecks:
     def _predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the policy's actions (W, A) and the values (2, W) at all states; float64, CPU.
 
-        Values are those of the data's action, and at the last state of an episode of the
-        policy's, by the reward and by the cost critics, in units of reward and cost.
+        Values are those of the reward and the cost critics for the data's action; at the last state
+        of an episode for the policy's action. They are in units of reward and cost.
         """
         networks, scaling = self._networks, self._networks.scaling
         size = _WINDOWS[self._device.type]
@@ -307,7 +306,7 @@ class OfflineChecks:
         return WindowSampler(
             self._trajectories,
             context_len=self._networks.spec['policy']['context_len'],
-            batch_size=1,  # nothing is drawn
+            batch_size=1,  # draws nothing
             seed=0,
             rows=rows,
         )
@@ -318,7 +317,7 @@ class OfflineChecks:
         numbers: torch.Tensor,
         size: int,
     ) -> Iterator[SequenceBatch]:
-        """Gather the windows of these numbers on the networks' device, so many at a time."""
+        """Yield batches of the windows with these indices, on the networks' device."""
         for part in numbers.to(self._trajectories.table.device).split(size):
             batch = sampler.batch(part)
             yield SequenceBatch(
@@ -335,10 +334,10 @@ class OfflineChecks:
 
 
 class _PlacedPolicy(RolloutPolicy):
-    """A policy that is put in the midst of episodes which others have played."""
+    """A policy that continues recorded episodes from any state."""
 
     def place(self, batch: SequenceBatch) -> None:
-        """Take over all but the last state of B windows; that one is to be acted on.
+        """Load B windows as the history, without their last state, on which the policy will act.
 
         Args:
             batch (SequenceBatch): The windows, their to-go sums those of the policy's targets.
@@ -351,7 +350,7 @@ class _PlacedPolicy(RolloutPolicy):
             (self._timesteps, batch.timesteps),
             (self._mask, batch.mask),
         ):
-            # As it is before the last step, which acting appends.
+            # The state before the last step, which acting appends.
             history[:, 1:] = window[:, :-1]
         self._now.copy_(to_go[:, -1])
         self._step.copy_(batch.timesteps[:, -1])

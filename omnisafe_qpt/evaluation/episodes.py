@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Evaluation: episodes of the deployed policy in parallel, with the same results every time."""
+"""Episodes of the deployed policy, in parallel and reproducible."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from omnisafe_qpt.settings.machine import usable_cores
 from omnisafe_qpt.workers import Partial, gather, start_workers, worker_pool
 
 
-# Episodes, at most, in a call of the policy on a CPU: an environment takes up to 0.2 GB, and the
-# fewer batches there are, the fewer cores find one.
+# Largest number of episodes in a call of the policy on a CPU: an environment takes up to 0.2 GB,
+# and with fewer batches some cores have none.
 _EPISODES_ON_CPU = 5
-# Work, at most, in such a call: windows times steps times layers times squared width. The fixed
-# cost of a call is about half of that, so that more would help less and less.
+# Largest amount of work in such a call: windows times steps times layers times squared width. The
+# fixed cost of a call is about half of that, so a larger call gains little.
 _WORK_ON_CPU = 2.5e6
 # Batches come in multiples of this, so that two cores finish together.
 _BATCHES_ON_CPU = 2
 
-# Episodes at most in a call on another device, where more take hardly longer.
+# Largest number of episodes in a call on another device, where more take hardly longer.
 _EPISODES_ON_DEVICE = 16
 
 _SECONDS_BETWEEN_REPORTS = 0.1
@@ -59,9 +59,9 @@ class Evaluation:
         costs (list[float]): Undiscounted cost of each episode.
         lengths (list[int]): Steps of each episode.
         infeasible_share (float): Share of steps at which no candidate was feasible.
-        steps_per_second (float): Environment steps of all that was evaluated together, by the time
-            from the first reset to the last step; starting the processes is left out.
-        traces (list[Trace] or None): Each episode step by step, if that was asked for.
+        steps_per_second (float): Environment steps per second over the whole evaluation, from the
+            first reset to the last step, without the start of the processes.
+        traces (list[Trace] or None): Each episode step by step, if requested.
     """
 
     returns: list[float]
@@ -73,7 +73,7 @@ class Evaluation:
 
 
 def default_processes(episodes: int) -> int:
-    """Return how many processes to evaluate in: one a core, at most one an episode."""
+    """Return the number of evaluation processes: one per core, at most one per episode."""
     return min(usable_cores(), episodes)
 
 
@@ -92,15 +92,15 @@ def evaluate(
         networks (Deployable): The trained model, on the device to use.
         env_id (str): OmniSafe's environment id.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float or None): Target return; None where the policy takes none.
+        target_return (float or None): Target return; None for a policy without one.
         seeds (Sequence[int]): One for each episode.
-        processes (int, optional): Processes that run episodes at the same time. Defaults to 1,
-            which on a CPU is this one.
-        on_progress (Callable, optional): Called with the steps done and the steps there will be
-            at most. Defaults to None.
+        processes (int, optional): Processes that run episodes in parallel. Defaults to 1, which on
+            a CPU is this one.
+        on_progress (Callable, optional): Called with the steps done and the largest possible total.
+            Defaults to None.
 
     Raises:
-        UserError: If the environment raises one, or a worker process has died.
+        UserError: If the environment raises one, or a worker process dies.
         RuntimeError: If an episode fails in a worker process.
     """
 
@@ -119,28 +119,28 @@ def evaluate_together(
     traced: bool = False,
     on_progress: Callable[[int, int, int], None] | None = None,
 ) -> list[Evaluation]:
-    """Run several series of episodes in the same processes, whose simulators are made once.
+    """Run several series of episodes in the same processes, with simulators created once.
 
     A seed fixes the environment's episode and the candidates, so the same seeds give comparable
-    episodes for other models and limits. A series gives the same bits with any number of processes
-    and whatever other series there are: its episodes are divided into batches by their number
-    alone, and share the policy's calls with no other series. Neither the global random state nor
-    the networks' training mode matters or is changed.
+    episodes for other models and limits. The results of a series are identical, bit by bit, with
+    any number of processes and any other series: its batches depend on its number of episodes alone
+    and hold no other series. The global random state and the networks' training mode have no effect
+    and do not change.
 
     Args:
         env_id (str): OmniSafe's environment id.
-        series (Sequence[Series]): What to run, all with networks on the same device.
-        processes (int, optional): Processes that run episodes at the same time. Defaults to 1,
-            which on a CPU is this one.
+        series (Sequence[Series]): The series, all with networks on the same device.
+        processes (int, optional): Processes that run episodes in parallel. Defaults to 1, which on
+            a CPU is this one.
         traced (bool, optional): Whether to keep the episodes step by step. Defaults to False.
-        on_progress (Callable, optional): Called with the steps done, the steps there will be at
-            most, and the number of the first series that is not complete. Defaults to None.
+        on_progress (Callable, optional): Called with the steps done, the largest possible total,
+            and the index of the first incomplete series. Defaults to None.
 
     Returns:
         The results of each series.
 
     Raises:
-        UserError: If the environment raises one, or a worker process has died.
+        UserError: If the environment raises one, or a worker process dies.
         RuntimeError: If an episode fails in a worker process.
     """
     batches = _plan(series, [each.seeds for each in series])
@@ -161,12 +161,12 @@ def episode_pool(
 
     Args:
         env_id (str): OmniSafe's environment id.
-        series (Sequence[Series]): All that may be played; their own seeds do not matter.
+        series (Sequence[Series]): All series that may run; their seeds are not used.
         processes (int, optional): See :func:`evaluate_together`. Defaults to 1.
         traced (bool, optional): See :func:`evaluate_together`. Defaults to False.
 
     Yields:
-        The pool, which stays ready between rounds and ends with the ``with`` block.
+        The pool. It stays ready between rounds and closes with the ``with`` block.
     """
     start = _start_whole_batches if series[0].device.type == 'cpu' else _start_alternating
     with start(env_id, series, processes, traced) as (horizon, run):
@@ -174,11 +174,11 @@ def episode_pool(
 
 
 class EpisodePool:
-    """Plays rounds of episodes in processes that are started once; see :func:`episode_pool`.
+    """Runs rounds of episodes in processes that are started once; see :func:`episode_pool`.
 
     Args:
-        series (Sequence[Series]): What may be played.
-        horizon (int): Most steps of an episode.
+        series (Sequence[Series]): All series that may run.
+        horizon (int): Largest number of steps in an episode.
         run (Callable): Runs batches.
     """
 
@@ -196,11 +196,11 @@ class EpisodePool:
         """Run a round.
 
         Args:
-            seeds (Sequence[Sequence[int]]): Those of each series in this round.
+            seeds (Sequence[Sequence[int]]): Seeds of each series in this round.
             on_progress (Callable, optional): See :func:`evaluate_together`. Defaults to None.
 
         Returns:
-            The results of each series in this round; None where it had no seeds.
+            The results of each series in this round; None for a series without seeds.
         """
         return self.play_batches(_plan(self._series, seeds), on_progress)
 
@@ -213,7 +213,7 @@ class EpisodePool:
         results: dict[int, BatchResult] = {}
         started = time.perf_counter()
         done, total = 0, self.horizon * sum(len(batch.seeds) for batch in batches)
-        first = 0  # of the batches that are not complete
+        first = 0  # of the incomplete batches
         for number, event in self._run(batches):
             if not isinstance(event, Partial):
                 results[number] = event
@@ -231,7 +231,7 @@ class EpisodePool:
         return [_evaluation(each, speed) if each else None for each in of_series]
 
 
-# The number of a batch, and its progress (a Partial of a Progress) or its result.
+# The index of a batch, and its progress (a Partial of a Progress) or its result.
 _Events = Iterator[tuple[int, 'Partial | BatchResult']]
 _Run = Callable[[list[Batch]], _Events]
 
@@ -263,7 +263,7 @@ def _plan(series: Sequence[Series], seeds: Sequence[Sequence[int]]) -> list[Batc
 
 
 def _most_processes(batches: list[Batch], device: torch.device) -> int:
-    """Return how many processes find work at the same time."""
+    """Return how many processes can work in parallel."""
     if device.type == 'cpu':
         return len(batches)
     return sum(sorted(len(batch.seeds) for batch in batches)[-2:])  # two batches alternate
@@ -272,8 +272,8 @@ def _most_processes(batches: list[Batch], device: torch.device) -> int:
 def _split(seeds: Sequence[int], series: Series) -> list[list[int]]:
     """Divide the episodes of a series into batches.
 
-    Results differ in the last bits with the size of a batch: it must not depend on the machine's
-    cores, or the same seeds would bring other episodes elsewhere.
+    The size of a batch affects the last bits of the results. So it must not depend on the machine's
+    cores; otherwise the same seeds would give different episodes on another machine.
     """
     if series.device.type == 'cpu':
         largest = min(_EPISODES_ON_CPU, max(1, int(_WORK_ON_CPU / _work(series))))
@@ -285,7 +285,7 @@ def _split(seeds: Sequence[int], series: Series) -> list[list[int]]:
 
 
 def _work(series: Series) -> int:
-    """Return the work of the policy for a step of an episode, in the unit of ``_WORK_ON_CPU``."""
+    """Return the policy's work per step of an episode, in the unit of ``_WORK_ON_CPU``."""
     policy, config = series.networks.spec.get('policy'), series.config
     if policy is None:  # it acts on the observation alone
         return 1
@@ -304,9 +304,9 @@ def _start_whole_batches(
     processes: int,
     traced: bool,
 ) -> Iterator[tuple[int, _Run]]:
-    """Run each batch in one process, the policy too, for a policy on the CPU.
+    """Run each batch, with the policy, in one process, for a policy on the CPU.
 
-    Each core always has something to do, and nothing has to be sent at each step.
+    Every core is always busy, and no step needs communication.
     """
     with worker_pool(partial(_BatchRunner, env_id, series, traced), processes) as pool:
         yield pool.get('horizon'), partial(pool.dispatch, 'run')
@@ -336,7 +336,7 @@ class _BatchRunner:
 def _from_time_to_time(
     reports: Generator[Progress, None, BatchResult],
 ) -> Generator[Progress, None, BatchResult]:
-    """Add up progress and yield the sums from time to time."""
+    """Accumulate progress and yield the sums from time to time."""
     steps = skipped = 0
     last = time.monotonic()
     while True:
@@ -360,7 +360,7 @@ def _start_alternating(
 ) -> Iterator[tuple[int, _Run]]:
     """Run the policy in this process and the simulators in workers, for a policy on a GPU.
 
-    Two batches run at a time: while the policy acts for one, the other's simulators work.
+    Two batches alternate: while the policy acts for one, the simulators of the other work.
     """
     with start_workers(partial(EnvironmentSet, env_id), processes) as workers:
         horizon = gather(workers, 'horizon')[0]

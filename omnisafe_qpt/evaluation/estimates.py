@@ -26,14 +26,14 @@ from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder
 
 
-# Imagined episodes of each member at each level.
+# Model rollouts of each ensemble member at each level.
 DEFAULT_PARTICLES = 4
-# Fewer say nothing of how far the model is off.
+# With fewer episodes the model's error cannot be estimated.
 _FEWEST_EPISODES = 20
 
 
 class TooFewEpisodes(UserError):
-    """A dataset is too small to learn dynamics from and to test them."""
+    """The dataset is too small to train and test a dynamics model."""
 
 
 def estimate_run(
@@ -47,31 +47,32 @@ def estimate_run(
     on_progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Estimate what a run would bring at cost limits, without its environment.
+    """Estimate a run's return and cost at cost limits, without its environment.
 
-    The policy is rolled out in dynamics that are learned from the dataset. Nothing is guaranteed:
-    the model is tested on a tenth of the episodes, which it has not seen, and the verdict says
-    whether that test and the imagined episodes themselves speak for it.
+    The policy is rolled out in dynamics learned from the dataset. There is no guarantee. The model
+    is tested on a held-out tenth of the episodes; the verdict depends on that test and on the model
+    rollouts.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
-        dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be.
+        dataset (str or os.PathLike): As ``train_cfgs:dataset``.
         cost_limits (Sequence[float], optional): Undiscounted costs of an episode. Defaults to the
             run's.
-        seed (int, optional): Fixes all that is drawn. Defaults to 0.
-        particles (int, optional): Imagined episodes of each of the model's members at each level.
-            Defaults to :data:`DEFAULT_PARTICLES`.
+        seed (int, optional): Seed of all random draws. Defaults to 0.
+        particles (int, optional): Model rollouts of each ensemble member at each level. Defaults to
+            :data:`DEFAULT_PARTICLES`.
         dynamics (DynamicsConfig, optional): The model's settings.
-        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+        on_progress (Callable, optional): Called with the current phase, the amount done and its
+            total.
         options (Any): The fields of
             :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
-        Plain values: ``limits``, for each limit what the run asks for there (``target_return``,
+        Plain values: ``limits``, for each limit the run's targets (``target_return``,
         ``target_cost``), the estimates ``return_mean`` and ``cost_mean`` with their intervals, the
         share of ``novel`` steps, ``verdict`` and ``reason``; ``choices``, for each limit the target
-        cost and return that the model would choose, None where it would choose none; ``test``, the
-        model's errors on held-out episodes; ``dataset``, ``seconds`` and the settings.
+        cost and return that the model would choose, or None; ``test``, the model's errors on
+        held-out episodes; ``dataset``, ``seconds`` and the settings.
 
     Raises:
         UserError: If the run or the dataset does not exist, or they do not fit.
@@ -148,16 +149,16 @@ def _choice(
 
 
 def check_episodes(trajectories: Trajectories) -> None:
-    """Refuse a dataset that is too small.
+    """Check that a dataset is large enough.
 
     Raises:
-        TooFewEpisodes: If it is.
+        TooFewEpisodes: If it is too small.
     """
     found = len(trajectories.rows)
     if found < _FEWEST_EPISODES:
         raise TooFewEpisodes(
             f'{trajectories.name} has {found} episodes; an estimate needs at least '
-            f'{_FEWEST_EPISODES}, a tenth of which tests it',
+            f'{_FEWEST_EPISODES}, a tenth of them for its test',
         )
 
 

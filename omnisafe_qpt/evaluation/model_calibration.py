@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Target calibration without a simulator: episodes are imagined in dynamics learned from data.
+"""Target calibration without a simulator: model rollouts in dynamics learned from data.
 
-The record is as that of :mod:`omnisafe_qpt.evaluation.target_calibration`, so that whoever serves a
-limit by it need not know which it is, but nothing is certified by it.
+The record has the form of :mod:`omnisafe_qpt.evaluation.target_calibration`'s, so that deployment
+treats both alike, but it certifies nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from omnisafe_qpt.runner import CALIBRATION_FORMAT, MODEL
 from omnisafe_qpt.runs.checkpoint import replace_checkpoint
 
 
-# Episodes near the cost of a level, but at least near this share of the run's cost limit, say how
-# far the model is off there.
+# The model's error at a level is that of episodes near the level's cost, or near this share of the
+# run's cost limit if that is higher.
 _LEAST_NEAR = 0.5
 
 
@@ -48,15 +48,16 @@ def calibrate_offline(
     on_progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Path]:
-    """Calibrate a trained run in learned dynamics, and keep the record in its checkpoint.
+    """Calibrate a trained run in learned dynamics, and store the record in its checkpoint.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
-        dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be.
-        seed (int, optional): Fixes all that is drawn. Defaults to 0.
-        particles (int, optional): Imagined episodes of each of the model's members at each level.
+        dataset (str or os.PathLike): As ``train_cfgs:dataset``.
+        seed (int, optional): Seed of all random draws. Defaults to 0.
+        particles (int, optional): Model rollouts of each ensemble member at each level.
         dynamics (DynamicsConfig, optional): The model's settings.
-        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+        on_progress (Callable, optional): Called with the current phase, the amount done and its
+            total.
         options (Any): The fields of
             :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
@@ -104,18 +105,19 @@ def imagined_calibration(
         networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Candidates and selection rule.
         trajectories (Trajectories): The episodes, actions in [-1, 1].
-        dataset (dict[str, Any]): ``path`` and ``sha256`` of what they were read from.
-        seed (int, optional): Fixes all that is drawn. Defaults to 0.
-        particles (int, optional): Imagined episodes of each of the model's members at each level.
+        dataset (dict[str, Any]): ``path`` and ``sha256`` of their file.
+        seed (int, optional): Seed of all random draws. Defaults to 0.
+        particles (int, optional): Model rollouts of each ensemble member at each level.
         dynamics (DynamicsConfig, optional): The model's settings.
-        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+        on_progress (Callable, optional): Called with the current phase, the amount done and its
+            total.
 
     Returns:
         A record as by :func:`omnisafe_qpt.evaluation.target_calibration.calibrate`, of method
         ``model``. Its bounds are estimates.
 
     Raises:
-        TooFewEpisodes: If there are too few.
+        TooFewEpisodes: If the dataset is too small.
     """
     check_episodes(trajectories)
     spec, unit = networks.spec, networks.scaling.cost_unit.item()

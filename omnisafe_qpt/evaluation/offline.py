@@ -32,22 +32,22 @@ def evaluate_offline(
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Check a trained run on a dataset: its actions, its critics, its choice among candidates.
+    """Check a trained run on a dataset: its actions, its critics and its selection of candidates.
 
-    Of the run's own training data only the episodes that were held out of training are used, if
-    there are any (``train_cfgs:holdout_share``).
+    On the run's own training data the checks use only the held-out episodes, if there are any
+    (``train_cfgs:holdout_share``).
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
-        dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be: a DSRL HDF5 or OmniSafe
-            npz file, ``auto``, ``sample``, or a name of OmniSafe's own datasets.
-        cost_limits (Sequence[float], optional): Undiscounted costs of an episode, by which episodes
-            are told apart and for which candidates are tried. Defaults to the run's.
-        target_return (float, str or sequence, optional): Return asked for, one for all limits or
-            one for each; see :func:`omnisafe_qpt.load_policy`.
-        seed (int, optional): Seed of the states whose candidates are tried, and of the candidates.
+        dataset (str or os.PathLike): As ``train_cfgs:dataset``: a DSRL HDF5 or OmniSafe npz file,
+            ``auto``, ``sample``, or a name of OmniSafe's own datasets.
+        cost_limits (Sequence[float], optional): Undiscounted costs of an episode: limits that
+            divide the episodes and that the check of candidates uses. Defaults to the run's.
+        target_return (float, str or sequence, optional): Target return, one for all limits or one
+            for each; see :func:`omnisafe_qpt.load_policy`.
+        seed (int, optional): Seed of the states in the check of candidates, and of the candidates.
             Defaults to 0.
-        num_states (int, optional): States whose candidates are tried, at most. Defaults to
+        num_states (int, optional): Largest number of states in the check of candidates. Defaults to
             :data:`omnisafe_qpt.evaluation.diagnostics.DEFAULT_STATES`.
         on_progress (Callable, optional): Called with the windows done and their total. Defaults to
             None.
@@ -55,15 +55,15 @@ def evaluate_offline(
             :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
-        Plain values: what was checked and on what; ``data``, what these episodes are to the run;
-        ``action_errors``, a list as by :meth:`OfflineChecks.action_errors`; ``calibrations``, as
-        by :meth:`OfflineChecks.calibrations`, None where the run trained no critics; and
-        ``candidates``, for each limit what :meth:`OfflineChecks.candidate_shares` found, None
-        where the run's policy has no candidates.
+        Plain values: the run, the dataset and the settings; ``data``, whether the run trained on
+        these episodes; ``action_errors``, a list as by :meth:`OfflineChecks.action_errors`;
+        ``calibrations``, as by :meth:`OfflineChecks.calibrations`, None where the run trained no
+        critics; and ``candidates``, for each limit the result of
+        :meth:`OfflineChecks.candidate_shares`, None where the run's policy has no candidates.
 
     Raises:
-        UserError: If the run or the dataset does not exist, they are of different environments, or
-            a value is impossible.
+        UserError: If the run or the dataset does not exist, their environments differ, or a value
+        is impossible.
     """
     if num_states < 1:
         raise UserError(f'num_states is {num_states}; it must be at least 1')
@@ -146,7 +146,7 @@ def _pairs(
     cost_limits: Sequence[float] | None,
     target_return: float | str | Sequence[float | str] | None,
 ) -> list[tuple[float | None, float | str | None]]:
-    """Pair cost limits with return targets; None leaves it to the run."""
+    """Pair cost limits with return targets; None is the run's default."""
     limits: list[float | None] = [*cost_limits] if cost_limits else [None]
     targets: Sequence[float | str | None]
     if isinstance(target_return, str) or not isinstance(target_return, Sequence):

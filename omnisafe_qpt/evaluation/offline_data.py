@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset as a trained run sees it: sizes, unit of actions, what was held out."""
+"""A dataset for the checks of a trained run: sizes, unit of actions, held-out episodes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ OTHER_DATA = 'not the training file'
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes of a dataset, and what they are to a run.
+    """Episodes of a dataset, and their relation to a run.
 
     Args:
         trajectories (Trajectories): The episodes, actions in [-1, 1].
-        relation (str): What they are to the run, for people.
+        relation (str): Whether the run trained on them, as text.
         path (str): The file, or the name of one of OmniSafe's own datasets.
-        sha256 (str or None): Of the file.
-        warning (str, optional): What is doubtful. Defaults to None.
+        sha256 (str or None): SHA-256 of the file.
+        warning (str, optional): Warning about the data. Defaults to None.
     """
 
     trajectories: Trajectories
@@ -52,14 +52,14 @@ class Episodes:
 
 
 def read_episodes(dataset: str, networks: Deployable) -> Episodes:
-    """Read all episodes that a dataset's name means for a model.
+    """Read all episodes of a dataset for a model.
 
     Args:
-        dataset (str): What ``train_cfgs:dataset`` may be.
+        dataset (str): As ``train_cfgs:dataset``.
         networks (Deployable): The model.
 
     Raises:
-        UserError: If the dataset does not exist or is of another environment.
+        UserError: If the dataset does not exist or is from another environment.
     """
     spec = networks.spec
     path, sha256, warning = dataset, None, None
@@ -75,7 +75,7 @@ def read_episodes(dataset: str, networks: Deployable) -> Episodes:
     _check_sizes(trajectories, spec)
     record = spec['dataset']
     is_same = sha256 == record['sha256'] if sha256 else path == record['path']
-    if 'action_range' in spec:  # an earlier version took actions as they are
+    if 'action_range' in spec:  # an earlier version used actions unscaled
         if is_same:
             declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
         else:
@@ -90,7 +90,7 @@ def read_episodes(dataset: str, networks: Deployable) -> Episodes:
 
 
 def held_out_part(episodes: Episodes, networks: Deployable) -> Episodes:
-    """Keep of a model's own training data what was held out of training, if anything was.
+    """Select the held-out episodes, if the dataset is the model's own training data.
 
     Args:
         episodes (Episodes): See :func:`read_episodes`.
@@ -105,15 +105,15 @@ def held_out_part(episodes: Episodes, networks: Deployable) -> Episodes:
     trajectories = episodes.trajectories
     if max(held_out) >= len(trajectories.rows):
         raise UserError(
-            f'held_out of the checkpoint names episode {max(held_out)}, and {trajectories.name} '
-            f'has {len(trajectories.rows)}: the checkpoint is damaged; use another one',
+            f'held_out of the checkpoint names episode {max(held_out)}, but {trajectories.name} '
+            f'has {len(trajectories.rows)} episodes: the checkpoint is damaged; use another one',
         )
     _, trajectories = split_off(trajectories, torch.tensor(held_out))
     return replace(episodes, trajectories=trajectories, relation=HELD_OUT)
 
 
 def _is_omnisafe_name(dataset: str) -> bool:
-    """Tell whether only OmniSafe knows a dataset of this name; OmniSafe takes seconds to import."""
+    """Return whether only OmniSafe knows this dataset name; OmniSafe takes seconds to import."""
     path = Path(dataset)
     if dataset in (AUTO, SAMPLE) or path.is_file() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
         return False
@@ -130,5 +130,5 @@ def _check_sizes(trajectories: Trajectories, spec: dict[str, Any]) -> None:
         if given != needed:
             raise UserError(
                 f'{trajectories.name} has {what}s of size {given}, {spec["env_id"]} has {needed}: '
-                'the dataset is of another environment',
+                'the dataset is from another environment',
             )

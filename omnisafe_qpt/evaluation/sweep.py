@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs at any cost limits: one row of results for each, and their averages over runs."""
+"""Evaluation of runs at any cost limits: a row of results for each, and means over runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RunPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class _Model:
-    """A trained model and the file that it is from."""
+    """A trained model and its file."""
 
     networks: Deployable
     checkpoint: Path
@@ -49,7 +49,7 @@ class _Model:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A row to be: the model, and what is asked of it."""
+    """Request for one row: model, deployment settings, targets."""
 
     model: _Model
     config: DeploymentConfig
@@ -70,45 +70,45 @@ def evaluate_runs(
 ) -> list[dict[str, Any]]:
     """Evaluate runs of one task in its environment, at any cost limits.
 
-    All episodes are shared out among the same processes, whose simulators are made once. Each
-    limit of each run gets the same seeds, so that its episodes start alike. A row does not depend
-    on the number of processes or on what else is evaluated. A policy that acts on the observation
-    alone, as a baseline's does, knows no limit: its episodes are run once, and their costs are
-    compared with each limit.
+    All episodes share the same processes, with simulators created once. Each limit of each run gets
+    the same seeds, so that its episodes start alike. A row does not depend on the number of
+    processes or on the other rows. A policy that acts on the observation alone, as some baselines
+    do, does not depend on the limit: its episodes run once, and their costs are compared with each
+    limit.
 
     Args:
         runs (str, os.PathLike or a sequence of them): Folders of runs, or checkpoints
             (``torch_save/epoch-N.pt``).
-        cost_limits (float or sequence, optional): Undiscounted cost of an episode to keep within,
-            one or several. Defaults to each run's own.
-        target_return (float, str or sequence, optional): Return to ask for, one for all limits or
-            one for each; ``dsrl`` for DSRL's published one. Defaults to what
-            :func:`omnisafe_qpt.load_policy` asks for.
-        episodes (int, optional): How many for each row. Defaults to 20.
-        seed (int, optional): Seed of the first episode; each further one has the next. Defaults
+        cost_limits (float or sequence, optional): Undiscounted cost that an episode must not
+            exceed, one or several. Defaults to each run's own.
+        target_return (float, str or sequence, optional): Target return, one for all limits or one
+            for each; ``dsrl`` for DSRL's published one. Defaults to that of
+            :func:`omnisafe_qpt.load_policy`.
+        episodes (int, optional): Episodes per row. Defaults to 20.
+        seed (int, optional): Seed of the first episode; it increases by one per episode. Defaults
             to 0.
-        processes (int, optional): Processes that run episodes at the same time. Defaults to one a
+        processes (int, optional): Processes that run episodes in parallel. Defaults to one per
             core.
         traces (bool, optional): Whether a row holds its episodes step by step. Defaults to False.
-        on_progress (Callable, optional): Called with the steps done, the steps expected, and which
-            run and limit is at work. Defaults to None.
+        on_progress (Callable, optional): Called with the steps done, the expected total, and the
+            current run and limit. Defaults to None.
         options (Any): The fields of
             :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
-        A row of plain values for each limit of each run, with everything needed to repeat it: first
-        all limits of the first run. With ``traces``, a row's ``traces`` has a dict for each episode
-        with equally long lists: ``actions``; ``rewards``; ``costs``; ``chosen``, the candidate's
-        number; ``shift`` of its return target; ``feasible``, whether any candidate fitted; and
-        ``cost_value`` of the chosen action, in units of cost. With one candidate the last two are
+        A row of plain values for each limit of each run, ordered by run, with everything needed to
+        repeat it. With ``traces``, a row's ``traces`` has a dict of lists for each episode, with
+        one entry per step: ``actions``; ``rewards``; ``costs``; ``chosen``, index of the selected
+        candidate; ``shift`` of its return target; ``feasible``, whether any candidate was; and
+        ``cost_value`` of the selected action, in units of cost. With one candidate the last two are
         lists of None. Where the policy acts on the observation alone, ``target_return``,
-        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. With 95 %
-        confidence the share of all episodes over the limit is at most ``unsafe_share_bound``
-        (Clopper-Pearson, from this row's episodes alone). ``guarantee`` is what the target
-        calibration says of the limit, the fields of :class:`omnisafe_qpt.runner.Guarantee` with its
-        two statements, or None if it did not choose the targets; ``calibrated_bound`` is its
-        ``cost_bound``. ``holds_still`` is True for the zero-action fallback, where the calibration
-        found no safe target: then ``target_return`` and ``asked_cost`` are None.
+        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. With 95 % confidence the share of
+        all episodes over the limit is at most ``unsafe_share_bound`` (Clopper-Pearson, from this
+        row's episodes alone). ``guarantee`` is the target calibration's statement on the limit: the
+        fields of :class:`omnisafe_qpt.runner.Guarantee` with its two texts, or None if it did not
+        choose the targets; ``calibrated_bound`` is its ``cost_bound``. ``holds_still`` is True for
+        the zero-action fallback, where the calibration found no safe target: then ``target_return``
+        and ``asked_cost`` are None.
 
     Raises:
         UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
@@ -123,7 +123,7 @@ def evaluate_runs(
     ):
         is_whole = isinstance(value, Integral) and not isinstance(value, bool)
         if value is not None and not (is_whole and value >= least):
-            raise UserError(f'{name} is {value}; it must be a whole number, at least {least}')
+            raise UserError(f'{name} is {value}; it must be an integer, at least {least}')
     check_test_seeds(seed, episodes)
     chosen = DeploymentOptions(**options)
     models = _models(runs, chosen)
@@ -153,7 +153,7 @@ def evaluate_runs(
 
 
 def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list[int]]:
-    """Plan the episodes of rows; returns them, and the number of those that each row is of."""
+    """Plan the series of episodes; returns them, and the index of each row's series."""
     series: list[Series] = []
     numbers: list[int] = []
     for row, before in zip(wanted, (None, *wanted)):
@@ -163,7 +163,7 @@ def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list
             or before.model is not row.model
             or before.target_return is not None
             or row.target_return is not None
-        ):  # without a return to ask for, episodes do not depend on the limit
+        ):  # without a target return, episodes do not depend on the limit
             series.append(Series(networks, row.config, row.target_return, seeds))
         numbers.append(len(series) - 1)
     return series, numbers
@@ -173,7 +173,7 @@ def _targets(
     cost_limits: float | Sequence[float] | None,
     target_return: float | str | Sequence[float | str] | None,
 ) -> list[tuple[float | None, float | str | None]]:
-    """Pair cost limits with return targets; None leaves it to the run."""
+    """Pair cost limits with return targets; None is the run's default."""
     limits = _listed('cost limit', cost_limits)
     for limit in limits:
         if limit is not None and limit < 0:
@@ -190,7 +190,7 @@ def _targets(
 
 
 def _listed(name: str, values: Any, words: bool = False) -> list[Any]:
-    """Make a list of what may be one value: None, a finite number or, if allowed, a word."""
+    """Return a list of values from one value or several: None, a finite number or a word."""
     if values is None or isinstance(values, (Real, str)):
         values = [values]
     for value in values:
@@ -202,10 +202,10 @@ def _listed(name: str, values: Any, words: bool = False) -> list[Any]:
 
 
 def _models(runs: list[RunPath], options: DeploymentOptions) -> list[_Model]:
-    """Load what is to be evaluated.
+    """Load the models to evaluate.
 
     Raises:
-        UserError: If there is nothing, the same twice, or several tasks or algorithms.
+        UserError: If there is no model, one is given twice, or tasks or algorithms differ.
     """
     if not runs:
         raise UserError('no run to evaluate')
@@ -218,21 +218,21 @@ def _models(runs: list[RunPath], options: DeploymentOptions) -> list[_Model]:
     for task, file in zip(tasks, files):
         if task != tasks[0]:
             raise UserError(
-                f'runs of different tasks: {files[0]} is of {tasks[0]}, {file} of {task}; '
-                'evaluate each task by itself',
+                f'runs of different tasks: {files[0]} is for {tasks[0]}, {file} for {task}; '
+                'evaluate each task separately',
             )
     algorithms = [algorithm_of(model.networks.spec) for model in models]
     for algo, file in zip(algorithms, files):
         if algo != algorithms[0]:
             raise UserError(
                 f'runs of different algorithms: {files[0]} is of {algorithms[0]}, {file} of '
-                f'{algo}; runs are averaged, so evaluate each algorithm by itself',
+                f'{algo}; runs are averaged, so evaluate each algorithm separately',
             )
     return models
 
 
 def _doing(series: Sequence[Series], number: int, runs: int) -> str:
-    """Say in a few words which limit of which run it is."""
+    """Return a short label for the run and limit."""
     limit = f'limit {series[number].config.cost_limit:g}'
     if runs == 1:
         return limit.capitalize()
@@ -240,11 +240,11 @@ def _doing(series: Sequence[Series], number: int, runs: int) -> str:
 
 
 def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str, Any]:
-    """Put results and what they were got with into plain values."""
+    """Return a row: results and settings as plain values."""
     spec, config, checkpoint = wanted.model.networks.spec, wanted.config, wanted.model.checkpoint
     is_asked = asks_for_returns(spec)
     holds_still = is_asked and wanted.target_return is None
-    # Without an asked cost the user gave the return.
+    # Without a target cost the user gave the return.
     is_chosen = is_asked and config.asked_cost is not None
     guarantee = guarantee_of(spec, config) if is_chosen else None
     over = sum(cost > config.cost_limit for cost in result.costs)
@@ -295,7 +295,7 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Average the rows of several runs, for each cost limit.
 
     Args:
-        rows (Sequence[dict[str, Any]]): What :func:`evaluate_runs` returned.
+        rows (Sequence[dict[str, Any]]): Result of :func:`evaluate_runs`.
 
     Returns:
         A row for each cost limit: ``algo``, ``env_id``, ``cost_limit``, ``runs`` (their number),
@@ -303,8 +303,8 @@ def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ``normalized_cost``, each with an ``..._interval``, the ends of the 95 % Student t interval
         over runs (None for a single run; see :func:`omnisafe_qpt.scores.mean_interval`),
         ``unsafe_share`` of all episodes, ``safe``, whether the mean normalised cost is at most 1,
-        ``safe_runs``, in how many runs it is, and ``runs_without_target``, in how many the target
-        calibration found no safe target and every action was zero.
+        ``safe_runs``, the number of runs where it is, and ``runs_without_target``, the number of
+        runs with the zero-action fallback.
     """
     groups: dict[float, list[dict[str, Any]]] = {}
     for row in rows:

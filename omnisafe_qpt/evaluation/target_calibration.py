@@ -1,18 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Target calibration: selects conditioning targets from simulated episodes.
+"""Target calibration: selects conditioning targets from simulated episodes (online).
 
-A policy need not keep to the cost that it is conditioned on. Eq. (14) compares a discounted value
-with a plain sum, and a policy imitates the nearest behaviour in its data, which may cost more or
-less. So the policy is run at increasing target costs, the levels, and from then on a cost limit is
-served by the level of the highest mean return among those that are certified for it
-(:func:`omnisafe_qpt.runner.serving_level`).
+The cost of a policy may differ from its target cost: Eq. 14 compares a discounted value with an
+undiscounted sum, and a policy imitates the nearest behaviour in its data. So the calibration runs
+the policy at increasing target costs, the levels. For a cost limit, deployment then uses the
+certified level of the highest mean return (:func:`omnisafe_qpt.runner.serving_level`).
 
-A level is certified for a limit if it and all levels below have an upper confidence bound of the
-mean cost within the limit. Such a fixed sequence of tests may stop anywhere: at each limit, the
-probability that any level passes whose true mean cost exceeds the limit is at most 5 %, that of the
-first such level. Levels may share seeds, and more episodes may be played after a look at those so
-far, as the bound holds at all times at once (:func:`omnisafe_qpt.scores.mean_bound`).
+A level is certified for a limit if the upper confidence bound of its mean cost is within the limit,
+and the same holds for all lower levels. This is a fixed sequence of tests: at each limit, the
+probability that a level passes although its true mean cost exceeds the limit is at most 5 %, the
+error of the first such level. Levels may share seeds. The number of episodes may depend on earlier
+results, as the bound holds at all times simultaneously (:func:`omnisafe_qpt.scores.mean_bound`).
 """
 
 from __future__ import annotations
@@ -47,16 +46,16 @@ from omnisafe_qpt.scores import mean_bound
 from omnisafe_qpt.settings.seeds import calibration_seeds
 
 
-# Limits that episodes are spent on, as shares of the run's cost limit. Any other limit is served
-# by the same episodes.
+# Limits for which levels are tested, as multiples of the run's cost limit. Other limits use the
+# same episodes.
 _LIMITS = (0.5, 1.0, 2.0, 4.0)
-# Where the dataset's worst episode costs less than this many limits, so much is assumed possible.
+# The assumed worst cost is at least this multiple of the limit, even if the dataset's is lower.
 _LEAST_WORST = 4.0
-# One episode tells nothing of how much they differ.
+# One episode gives no estimate of the variance.
 _FEWEST_EPISODES = 2
-# After so many episodes a level is looked at first. They are also those of the zero action.
+# Episodes before the first test of a level; also the episodes of the zero-action fallback.
 _FIRST_LOOK = 4
-# For each level at most; a test holds it against configs/QPT.yaml.
+# Largest number per level; a test compares it with configs/QPT.yaml.
 DEFAULT_EPISODES = 80
 
 
@@ -68,18 +67,18 @@ def calibrate_run(
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Path]:
-    """Calibrate a trained run, and keep the record in its checkpoint in place of an earlier one.
+    """Calibrate a trained run and store the record in its checkpoint, replacing an earlier one.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
         episodes (int, optional): See :func:`calibrate`. Defaults to :data:`DEFAULT_EPISODES`.
-        processes (int, optional): See :func:`calibrate`. Defaults to one a core.
+        processes (int, optional): See :func:`calibrate`. Defaults to one per core.
         on_progress (Callable, optional): See :func:`calibrate`. Defaults to None.
         options (Any): The fields of
             :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
-        What :func:`calibrate` returned, and the checkpoint.
+        The result of :func:`calibrate`, and the checkpoint.
 
     Raises:
         UserError: If the run does not exist, is of an algorithm that is not conditioned on a cost,
@@ -104,27 +103,27 @@ def calibrate(
     processes: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run a model at increasing target costs, in few episodes where few decide.
+    """Run a model at increasing target costs, with as few episodes as the tests need.
 
-    Episodes are spent on half, once, twice and four times the run's cost limit. A level is played
-    until it has passed at each of these limits at which all levels below have passed, or has little
-    prospect to. The first level that passes at none of them ends it.
+    Levels are tested at half, once, twice and four times the run's cost limit. A limit is open
+    while all lower levels have passed at it. A level runs until it has passed at each open limit or
+    is unlikely to. The first level that passes at none ends the calibration.
 
     Args:
         networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Candidates and selection rule.
-        episodes (int): How many for each level at most.
-        processes (int, optional): Processes that run episodes at the same time, which does not
-            change the results. Defaults to one a core.
-        on_progress (Callable, optional): Called with the steps done and a guess of the steps there
-            will be. Defaults to None.
+        episodes (int): Largest number per level.
+        processes (int, optional): Processes that run episodes in parallel; no effect on the
+            results. Defaults to one per core.
+        on_progress (Callable, optional): Called with the steps done and an estimate of the total.
+            Defaults to None.
 
     Returns:
-        A record of plain values: ``format``; ``episodes``, at most, for each level; ``first_seed``,
-        the same for all levels; ``settings``, those of deployment that it holds for;
-        ``worst_cost``, which no episode exceeds by assumption; ``comparisons``, how many statements
-        on the share of episodes over a limit could have been made; ``steps`` simulated; ``levels``,
-        by rising target cost, for each one played a dict of ``asked_cost``, ``target_return``,
+        A record of plain values: ``format``; ``episodes``, the largest number per level;
+        ``first_seed``, the same for all levels; ``settings`` of deployment that it holds for;
+        ``worst_cost``, the assumed largest cost of an episode; ``comparisons``, the number of
+        possible statements on the share of episodes over a limit; ``steps`` simulated; ``levels``,
+        by increasing target cost, a dict of ``asked_cost`` (the target cost), ``target_return``,
         ``returns``, ``costs`` and ``lengths`` of its episodes, the means ``return_mean`` and
         ``cost_mean``, and ``cost_bound`` (:func:`omnisafe_qpt.scores.mean_bound`; None if an
         episode cost more than ``worst_cost``); and ``zero_action``, likewise, if no level was
@@ -136,7 +135,7 @@ def calibrate(
     """
     if not isinstance(episodes, int) or episodes < _FEWEST_EPISODES:
         raise UserError(
-            f'{episodes} episodes of calibration; it must be a whole number, at least '
+            f'{episodes} episodes of calibration; it must be an integer, at least '
             f'{_FEWEST_EPISODES}',
         )
     spec, cost_unit = networks.spec, networks.scaling.cost_unit.item()
@@ -154,7 +153,7 @@ def calibrate(
         'first_seed': seeds.start,
         'settings': calibrated_settings(config),
         'worst_cost': worst_cost,
-        # The zero action is played once.
+        # The zero-action fallback runs once.
         'comparisons': len(series) * len(looks(episodes)) + 1,
         'steps': 0,
         'levels': [],
@@ -176,12 +175,13 @@ def calibrate(
 
 
 class _LevelPlayer:
-    """Plays levels in rounds, each with the next seeds of its own.
+    """Runs levels in rounds, each with its next seeds.
 
     Args:
-        pool (EpisodePool): Plays them.
-        series (Sequence[Series]): The levels and, last, the zero action; all have the same seeds.
-        worst_cost (float): No episode costs more, by assumption.
+        pool (EpisodePool): Runs the episodes.
+        series (Sequence[Series]): The levels and, last, the zero-action fallback; all have the same
+            seeds.
+        worst_cost (float): Assumed largest cost of an episode.
         on_progress (Callable, optional): See :func:`calibrate`.
     """
 
@@ -200,7 +200,7 @@ class _LevelPlayer:
         self._on_progress = on_progress
 
     def play_level(self, number: int, limits: list[float]) -> tuple[dict[str, Any], list[float]]:
-        """Play a level until nothing is open at any of these limits.
+        """Run a level until it is decided at all of these limits.
 
         Returns:
             The level's record, and the limits at which it passed.
@@ -216,24 +216,25 @@ class _LevelPlayer:
         return {**_means(self._series[number], level), 'cost_bound': bound}, passed
 
     def play_zero_action(self) -> dict[str, Any]:
-        """Play a few episodes in which every action is zero."""
+        """Run a few episodes of the zero-action fallback."""
         record: dict[str, Any] = {'returns': [], 'costs': [], 'lengths': []}
         self._play(len(self._series) - 1, record, min(_FIRST_LOOK, len(self._seeds)))
         return _means(self._series[-1], record)
 
     def _prospect(self, costs: list[float]) -> float:
-        """Return the bound in the end if the mean of what is to come is a standard error lower."""
+        """Return the final bound if the remaining mean is one standard error lower."""
         error = statistics.stdev(costs) / len(costs) ** 0.5
         lower = max(0.0, statistics.fmean(costs) - error)
         bound = mean_bound([*costs, *[lower] * (len(self._seeds) - len(costs))], self._worst_cost)
         return math.inf if bound is None else bound
 
     def _play(self, number: int, record: dict[str, Any], until: int) -> None:
-        """Add episodes to a record until it has so many."""
+        """Add episodes to a record up to this number."""
         seeds: list[Sequence[int]] = [()] * len(self._series)
         seeds[number] = self._seeds[len(record['costs']) : until]
         horizon, most = self._pool.horizon, len(self._seeds)
-        # What is to come after this round is a guess: half of what may, then as in levels so far.
+        # The rest after this round is an estimate: half of the possible episodes, then as in levels
+        # so far.
         usual = self.steps // number if number else horizon * most // 2
         rest = horizon * (most - until) // 2 + usual * max(0, len(self._series) - 2 - number)
 
@@ -253,7 +254,7 @@ class _LevelPlayer:
 
 
 def looks(episodes: int) -> list[int]:
-    """Return the numbers of episodes after which a level is looked at, up to ``episodes``."""
+    """Return the numbers of episodes after which a level is tested, up to ``episodes``."""
     found = [min(_FIRST_LOOK, episodes)]
     while found[-1] < episodes:
         found.append(min(episodes, found[-1] + max(_FIRST_LOOK, found[-1] // 3)))
@@ -261,7 +262,7 @@ def looks(episodes: int) -> list[int]:
 
 
 def _worst_cost(spec: dict[str, Any]) -> float:
-    """Return the cost of the dataset's worst episode; runs from before it was kept have less."""
+    """Return the cost of the dataset's worst episode; older runs record only a lower bound."""
     return spec.get('worst_cost', spec['frontier']['costs'][-1])
 
 

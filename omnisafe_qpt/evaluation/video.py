@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Clips of evaluated episodes.
+"""Video clips of evaluated episodes.
 
-A clip is made after the evaluation: the actions of an episode are replayed, which gives the same
-episode again. Each clip has a process of its own, which a failure of OpenGL may end.
+Clips are made after the evaluation, by a replay of an episode's actions. Each clip has its own
+process, because OpenGL may crash it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from omnisafe_qpt.settings.machine import usable_cores
 from omnisafe_qpt.workers import Partial, Worker, WorkerDied
 
 
-# Environment variables under which pictures are drawn.
+# Environment variables for rendering.
 Graphics = dict[str, str]
 
 SIZE = (480, 360)
-# A clip runs in real time. Where the simulator has more steps a second, some are left out.
+# A clip runs in real time. With more simulator steps per second, some are skipped.
 _MOST_PICTURES_PER_SECOND = 30
-# All browsers play this, and begin before they have all of it. Sizes need not be multiples of 16.
+# All browsers play this, even before the download is complete. Any frame size is allowed.
 _ENCODING: dict[str, Any] = {
     'format': 'FFMPEG',
     'codec': 'libx264',
@@ -54,7 +54,7 @@ _ENCODING: dict[str, Any] = {
     'output_params': ['-preset', 'veryfast', '-crf', '20', '-movflags', '+faststart'],
 }
 
-# What MuJoCo can draw with, the best first. GLFW needs a display.
+# MuJoCo's rendering backends, the best first. GLFW needs a display.
 _MUJOCO_BACKENDS = ('egl', 'osmesa', 'glfw')
 _SECONDS_FOR_A_PICTURE = 120.0
 
@@ -63,26 +63,26 @@ _SECONDS_FOR_A_PICTURE = 120.0
 
 
 def check_video(folder: Path, run: str | os.PathLike[str]) -> Graphics:
-    """Refuse clips that cannot be made before the work rather than after it.
+    """Check before an evaluation that clips can be made.
 
     Args:
-        folder (Path): Where clips are to be written. It is made if it is absent.
-        run (str or os.PathLike): One of the runs, which are of one task, or a checkpoint.
+        folder (Path): Folder of the clips; created if absent.
+        run (str or os.PathLike): One of the runs or checkpoints; all are for one task.
 
     Returns:
-        What :func:`write_clips` takes.
+        The argument ``graphics`` of :func:`write_clips`.
 
     Raises:
-        UserError: If the folder cannot be written, there is no ffmpeg or nothing can be drawn.
+        UserError: If the folder cannot be written, there is no ffmpeg or rendering fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f'--video {folder}: no such folder can be made ({error.strerror})'
+            f'--video {folder}: the folder cannot be created ({error.strerror})'
         ) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f'--video {folder}: nothing can be written there')
+        raise UserError(f'--video {folder}: the folder is not writable')
     ffmpeg_program()
     networks, _ = load_networks(run)
     require_environment_of(networks.spec)
@@ -90,17 +90,17 @@ def check_video(folder: Path, run: str | os.PathLike[str]) -> Graphics:
 
 
 def find_graphics(env_id: str) -> Graphics:
-    """Find out, by drawing a picture in a process of its own, with what a task can be drawn.
+    """Find a rendering backend for a task, by rendering a frame in a separate process.
 
     Args:
         env_id (str): OmniSafe's environment id.
 
     Returns:
-        The environment variables that it takes: none, or ``MUJOCO_GL``, which is chosen here unless
-        it is set.
+        The environment variables to set: none, or ``MUJOCO_GL``, which is chosen here unless it is
+        set.
 
     Raises:
-        UserError: If nothing works; the message says what was tried and what to install or set.
+        UserError: If no backend works, with the backends tried and what to install or set.
     """
     reasons = []
     for graphics in _choices(env_id):
@@ -111,8 +111,8 @@ def find_graphics(env_id: str) -> Graphics:
         reasons.append(f'MUJOCO_GL={tried}: {reason}' if tried else reason)
     found = '; '.join(reasons)
     if not _needs_opengl(env_id):
-        raise UserError(f'{env_id} cannot be drawn here ({found})')
-    raise UserError(f'{env_id} cannot be drawn here (tried {found}): {OPENGL_HELP}')
+        raise UserError(f'{env_id} cannot be rendered here ({found})')
+    raise UserError(f'{env_id} cannot be rendered here (tried {found}): {OPENGL_HELP}')
 
 
 def _needs_opengl(env_id: str) -> bool:
@@ -129,12 +129,12 @@ def _choices(env_id: str) -> list[Graphics]:
 
 
 def _why_not(env_id: str, graphics: Graphics) -> str | None:
-    """Draw a picture and say in a few words why it failed, if it did."""
+    """Render a frame; returns a short reason if it fails."""
     try:
         with _studio(env_id, graphics) as studio:
             studio.submit('try_out')
             if not studio.connection.poll(_SECONDS_FOR_A_PICTURE):
-                return f'no picture within {_SECONDS_FOR_A_PICTURE:g} s'
+                return f'no frame within {_SECONDS_FOR_A_PICTURE:g} s'
             return studio.result()
     except WorkerDied as ended:
         return _end_of(ended)
@@ -147,7 +147,7 @@ def _studio(env_id: str, graphics: Graphics) -> Worker:
 
 
 def _has_opengl() -> bool:
-    """Whether OpenGL is in use here, as MuJoCo has it from its import on if MUJOCO_GL says so."""
+    """Return whether this process uses OpenGL; MuJoCo does from its import on with MUJOCO_GL."""
     return any(f'mujoco.{backend}' in sys.modules for backend in ('egl', 'osmesa'))
 
 
@@ -158,7 +158,7 @@ def _end_of(ended: WorkerDied) -> str:
 
 
 def ffmpeg_program() -> str:
-    """Return the ffmpeg that encodes.
+    """Return the path of the ffmpeg encoder.
 
     Raises:
         UserError: If there is none.
@@ -183,16 +183,15 @@ def write_clips(
 ) -> list[Path]:
     """Write a clip of the first episode of each row.
 
-    A clip is H.264 in MP4, which browsers play, in real time. A file of the same name is replaced
-    when the new one is complete.
+    A clip is H.264 in MP4, for browsers, in real time. It replaces a file of the same name once it
+    is complete.
 
     Args:
         rows (Sequence[dict[str, Any]]): From :func:`omnisafe_qpt.evaluation.sweep.evaluate_runs`
             with ``traces=True``.
-        folder (Path): Where to write them. It is made if it is absent.
-        graphics (Graphics, optional): What :func:`check_video` returned. Defaults to None, which
-            finds out again.
-        processes (int, optional): Clips to make at the same time. Defaults to one a core.
+        folder (Path): Folder of the clips; created if absent.
+        graphics (Graphics, optional): Result of :func:`check_video`. Defaults to None, a new check.
+        processes (int, optional): Clips to make in parallel. Defaults to one per core.
         on_progress (Callable, optional): Called with the steps done and expected. Defaults to
             None.
 
@@ -200,7 +199,8 @@ def write_clips(
         The files, in the order of the rows.
 
     Raises:
-        UserError: If one cannot be drawn or written, or the simulator did not repeat an episode.
+        UserError: If a clip cannot be rendered or written, or the simulator did not repeat an
+        episode.
     """
     graphics = find_graphics(rows[0]['env_id']) if graphics is None else graphics
     processes = processes or usable_cores()
@@ -210,8 +210,8 @@ def write_clips(
     busy: dict[Any, tuple[Path, Worker, ExitStack]] = {}
     with write_errors(folder), ExitStack() as everything:
         folder.mkdir(parents=True, exist_ok=True)
-        # Whole clips are moved out of this folder. Once it is removed, an encoder whose process was
-        # killed can write nothing more.
+        # Complete clips are moved out of this folder. Once it is removed, the encoder of a killed
+        # process cannot write any more.
         hidden = everything.enter_context(
             tempfile.TemporaryDirectory(dir=folder, prefix='.clips-', ignore_cleanup_errors=True)
         )
@@ -242,7 +242,7 @@ def write_clips(
 
 
 def clip_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Name the clips of rows by task, limit and seed, and by run where that is not enough.
+    """Name the clips of rows by task, limit and seed, and by run if names would repeat.
 
     Args:
         rows (Sequence[dict[str, Any]]): Rows of an evaluation.
@@ -268,33 +268,33 @@ def clip_names(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 class _Studio:
-    """A simulator that is drawn, in this process and silently.
+    """A simulator with rendering, in this process, without messages.
 
     Args:
         env_id (str): OmniSafe's environment id.
-        graphics (Graphics): What to draw with.
+        graphics (Graphics): The rendering backend.
     """
 
     def __init__(self, env_id: str, graphics: Graphics) -> None:
         os.environ.update(graphics)
-        # Mesa's threads, if it draws on the CPU: other clips are made on the other cores.
+        # Mesa's threads, if it renders on the CPU: other clips use the other cores.
         os.environ.setdefault('LP_NUM_THREADS', '1')
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as this process runs
-        for descriptor in (1, 2):  # OpenGL's complaints, and those of ffmpeg
+        for descriptor in (1, 2):  # messages of OpenGL and ffmpeg
             os.dup2(self._log.fileno(), descriptor)
         self._env_id = env_id
         self._environment = DrawnEnvironment(env_id, SIZE)
 
     def try_out(self) -> str | None:
-        """Draw a picture; returns what is wrong with it."""
+        """Render a frame; returns its defect, if any."""
         self._environment.reset(0)
-        return None if self._environment.picture().std() > 0 else 'the picture is blank'
+        return None if self._environment.picture().std() > 0 else 'the frame is blank'
 
     def film(self, row: dict[str, Any], path: Path) -> Generator[int, None, None]:
-        """Play the first episode of a row again and write it; yields the steps done now and then.
+        """Replay the first episode of a row and write it; yields the steps done from time to time.
 
         Raises:
-            UserError: If the file cannot be written, or it is another episode.
+            UserError: If the file cannot be written, or the episode differs.
         """
         import imageio.v2 as imageio
 
@@ -318,29 +318,29 @@ class _Studio:
                     if ended:
                         break
             _check_clip(path, pictures)
-        except OSError as error:  # imageio's if ffmpeg has ended
+        except OSError as error:  # imageio raises it if ffmpeg has ended
             self._log.seek(0)
             said = self._log.read().decode(errors='replace').split('\n')
-            reason = next((line for line in reversed(said) if line.strip()), 'it does not say why')
+            reason = next((line for line in reversed(said) if line.strip()), 'it gives no reason')
             raise UserError(f'ffmpeg could not write it ({reason[:200]})') from error
         before = row['returns'][0], row['costs'][0], row['lengths'][0]
         if tuple(totals) != before:
             raise UserError(
                 f'not written, as {row["env_id"]} does not repeat its episodes: return '
-                '{:g} and cost {:g} in {:g} steps, where it was {:g} and {:g} in {:g}'.format(
+                '{:g} and cost {:g} in {:g} steps, before {:g} and {:g} in {:g}'.format(
                     *totals, *before
                 ),
             )
 
     def close(self) -> None:
-        """Do nothing: the process ends, and OpenGL's own cleaning up may crash."""
+        """Do nothing: the process ends, and OpenGL's own cleanup may crash."""
 
 
 def _check_clip(path: Path, pictures: int) -> None:
-    """Count the pictures in a clip, as imageio does not look at ffmpeg's exit status.
+    """Check the number of frames in a clip, as imageio ignores ffmpeg's exit status.
 
     Raises:
-        OSError: If they are not all there.
+        OSError: If frames are missing.
     """
     from imageio_ffmpeg import count_frames_and_secs
 
@@ -349,7 +349,7 @@ def _check_clip(path: Path, pictures: int) -> None:
     except RuntimeError as error:
         raise OSError('the clip cannot be read') from error
     if found != pictures:
-        raise OSError(f'{found} pictures of {pictures}')
+        raise OSError(f'{found} frames of {pictures}')
 
 
 _FONT_SIZE, _BAR_HEIGHT = 13, 20
@@ -363,7 +363,7 @@ def _captioned(
     total_cost: float,
     steps: float,
 ) -> np.ndarray:
-    """Write step, cost and return over a picture, the cost in red once it is over the limit."""
+    """Write step, cost and return on a frame, the cost in red once it is over the limit."""
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image, 'RGBA')
     font = ImageFont.load_default(_FONT_SIZE)

@@ -16,9 +16,9 @@ from omnisafe_qpt.qpt.deployable import Deployable
 
 
 class DeployedActor(Actor):
-    """What OmniSafe's evaluator calls: ``predict``, one environment at a time.
+    """An actor for OmniSafe's evaluator, with ``predict`` for one environment at a time.
 
-    OmniSafe's actors know neither rewards nor the beginning of an episode. Here the environment
+    OmniSafe passes neither rewards nor resets to an actor. Here the environment
     (:class:`omnisafe_qpt.omnisafe_plugin.adapter.DeploymentEnv`) passes them on, through
     :meth:`begin_episode` and :meth:`observe`.
 
@@ -27,8 +27,7 @@ class DeployedActor(Actor):
         act_space (OmnisafeSpace): Action space.
         networks (Deployable): The trained model.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float or None): Return to ask for at the start of each episode; None where
-            the policy is not asked for any.
+        target_return (float or None): Target return of each episode; None for a policy without one.
     """
 
     def __init__(
@@ -51,30 +50,30 @@ class DeployedActor(Actor):
         """Start an episode.
 
         Args:
-            observation (torch.Tensor): (S,) what the reset returned.
-            seed (int): Fixes whatever the policy draws, such as candidates.
+            observation (torch.Tensor): (S,) from the reset.
+            seed (int): Seed of the policy's random draws, such as candidates.
         """
         self._rollout.reset(self.target_return, seeds=(seed,))
         self._first_observation = observation
 
     def observe(self, reward: torch.Tensor, cost: torch.Tensor) -> None:
-        """Take in the reward and cost of the last action."""
+        """Record the reward and cost of the last action."""
         self._rollout.observe(reward, cost)
 
     def predict(self, obs: torch.Tensor, deterministic: bool = True) -> torch.Tensor:
-        """Choose the action at an observation; the seed of the episode fixes it.
+        """Return the action for an observation, deterministic given the seed of the episode.
 
         Args:
             obs (torch.Tensor): (S,) or (1, S).
             deterministic (bool, optional): Without effect. Defaults to True.
 
         Returns:
-            (A,) or (1, A), as the observation has it, on its device.
+            (A,) or (1, A), with the observation's batch dimension and device.
         """
         del deterministic
         device, shape = obs.device, obs.shape
         if self._first_observation is not None:
-            # OmniSafe's renderer goes on with the last observation of the previous episode.
+            # OmniSafe's renderer continues with the last observation of the previous episode.
             obs, self._first_observation = self._first_observation, None
         action = self._rollout.act(obs.reshape(1, -1).cpu())
         return action.reshape(*shape[:-1], -1).to(device)
@@ -83,13 +82,13 @@ class DeployedActor(Actor):
         raise NotImplementedError('a deployed policy has no distribution')
 
     def forward(self, obs: torch.Tensor) -> Distribution:
-        """Refuse: a deployed policy has no distribution."""
+        """Raise an error: a deployed policy has no distribution."""
         return self._distribution(obs)
 
     def log_prob(self, act: torch.Tensor) -> torch.Tensor:
-        """Refuse: a deployed policy has no densities."""
+        """Raise an error: a deployed policy has no densities."""
         raise NotImplementedError('a deployed policy has no distribution')
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the networks' state, from which they can be rebuilt alone."""
+        """Return the networks' state dict, from which they can be rebuilt."""
         return self.networks.state_dict(*args, **kwargs)

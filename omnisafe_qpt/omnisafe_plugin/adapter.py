@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The deployed policy in OmniSafe's own loops."""
+"""The environment and the policy for OmniSafe's evaluator."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from omnisafe_qpt.settings.seeds import final_seeds
 
 
 class DeploymentEnv(Wrapper):
-    """An environment that tells the actor what OmniSafe's evaluator does not.
+    """An environment that passes resets, rewards and costs to the actor.
 
     Args:
         env (CMDP): The environment.
-        actor (DeployedActor): Who acts in it.
-        seed (int): Seed of the first episode; each further episode has the next one.
+        actor (DeployedActor): The actor.
+        seed (int): Seed of the first episode; it increases by one per episode.
     """
 
     def __init__(self, env: CMDP, actor: DeployedActor, seed: int) -> None:
@@ -74,17 +74,17 @@ def build_evaluation(
     cfgs: dict[str, Any],
     env_kwargs: dict[str, Any],
 ) -> tuple[CMDP, Actor]:
-    """Build what OmniSafe's evaluator needs for a run of one of this package's algorithms.
+    """Build the environment and the actor for OmniSafe's evaluator.
 
     Args:
         save_dir (str): The run's folder.
         model_name (str): The checkpoint, ``epoch-N.pt``.
         cfgs (dict[str, Any]): The run's configuration.
-        env_kwargs (dict[str, Any]): For the environment, ``env_id`` and rendering among them.
+        env_kwargs (dict[str, Any]): Arguments of the environment, with ``env_id`` and rendering.
 
     Returns:
-        The environment, which feeds rewards, costs and resets back, ends episodes at the task's
-        horizon and seeds them from the run's seed; and the deployed policy.
+        The environment, which passes rewards, costs and resets to the actor, ends episodes at the
+        task's horizon and seeds them from the run's seed; and the deployed policy.
     """
     networks, _ = load_networks(Path(save_dir) / 'torch_save' / model_name)
     require_environment_of(networks.spec)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of an OmniSafe agent or grid: checked, and put together in one order."""
+"""The configuration of an OmniSafe agent or grid: merged in order of precedence, and checked."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 def configure_agents(algo_wrapper: ModuleType) -> None:
-    """Put the configuration together as the algorithms' users mean it.
+    """Patch OmniSafe so that it merges and checks our algorithms' configurations here.
 
-    ``AlgoWrapper._init_config`` is where OmniSafe merges the YAML, the custom options and the
-    command line's flags, unchecked: presets, checks and automatic values belong right there.
+    OmniSafe merges the YAML file, the custom options and the command line's flags in
+    ``AlgoWrapper._init_config``, without checks. Presets, checks and automatic values are added
+    there.
     """
     agent_class = reach(algo_wrapper, 'AlgoWrapper')
     original = reach(agent_class, '_init_config')
@@ -45,7 +46,7 @@ def configure_agents(algo_wrapper: ModuleType) -> None:
             _prepare_options(self)
             cfgs = original(self)
             _settle_machine(cfgs)
-            # Before OmniSafe does it, right after this, and gives up on slow evaluations.
+            # Before OmniSafe does the same, with a timeout too short for slow evaluations.
             join_processes(cfgs.train_cfgs.device)
         return cfgs
 
@@ -61,7 +62,7 @@ def _is_own_agent(agent: Any) -> bool:
 
 
 def _check_spelling(algo: Any) -> None:
-    """Refuse a name that differs from one of ours in case or hyphens; others are OmniSafe's."""
+    """Check for a misspelled name: one that differs from ours in case or hyphens."""
     for name in ALGORITHMS:
         if str(algo).replace('-', '').replace('_', '').upper() == name.upper():
             raise UserError(
@@ -70,7 +71,7 @@ def _check_spelling(algo: Any) -> None:
 
 
 def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Leave to the first of several processes what needs the run folder, which it alone has."""
+    """Do work on the run folder in the first process only, as the others have none."""
 
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +85,7 @@ def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _requiring_episodes(plot: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse to plot the returns of a run that measured none."""
+    """Check before a plot that the run has returns."""
 
     @functools.wraps(plot)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -102,7 +103,7 @@ def _requiring_episodes(plot: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _require_environment(agent: Any) -> None:
-    """Import the modules that the user's options name, and refuse an unknown environment."""
+    """Import the modules in the user's options, and check that the environment exists."""
     from omnisafe_qpt.envs.user_modules import import_modules, module_names, require_environment
     from omnisafe_qpt.runs.checkpoint import find_run
     from omnisafe_qpt.runs.records import read_config
@@ -118,10 +119,10 @@ def _require_environment(agent: Any) -> None:
 
 
 def _prepare_options(agent: Any) -> None:
-    """Check what the user asked for, and bring it into the order in which it counts.
+    """Check the user's options and merge them in order of precedence.
 
-    The algorithm's YAML, then the preset, then the settings of the run that is resumed, then the
-    user's options, then the flags given on the command line.
+    From lowest to highest: the algorithm's YAML, the preset, the settings of a resumed run, the
+    user's options, the flags on the command line.
     """
     from omnisafe_qpt.settings.checks import (
         check_choices,
@@ -150,11 +151,11 @@ def _prepare_options(agent: Any) -> None:
     _check_train_cfgs(complete['train_cfgs'], agent.env_id)
     check_counts(complete)
     check_choices(complete)
-    algo_cfgs = complete['algo_cfgs']  # of the baselines without a target
+    algo_cfgs = complete['algo_cfgs']  # for the baselines without a target
     resolve_target_return(algo_cfgs.get('target_return'), agent.env_id, algo_cfgs['cost_limit'])
     agent.custom_cfgs = options
     if agent.train_terminal_cfgs is not None:
-        # OmniSafe looks these two up without asking whether they are there.
+        # OmniSafe reads these two without checking that they exist.
         agent.train_terminal_cfgs = {'parallel': 1, 'vector_env_nums': 1, **flags}
 
 
@@ -164,7 +165,7 @@ def _settings_to_resume(
     flags: dict[str, Any],
     defaults: dict[str, Any],
 ) -> dict[str, Any]:
-    """Read the settings of the run to go on with, if there is one, and name it in the options."""
+    """Read the settings of the run to resume, if there is one, and name it in the options."""
     from omnisafe_qpt.runs.resume import run_to_resume, settings_to_resume
     from omnisafe_qpt.settings.files import merge
     from omnisafe_qpt.training.distributed import Launch
@@ -173,7 +174,7 @@ def _settings_to_resume(
         return {}
     run = run_to_resume(agent.algo, options, agent.env_id, defaults)
     if run is None and Launch.from_environment().rank == 0:
-        text = f'No run of {agent.algo} in {agent.env_id} to go on with yet: this is a new one'
+        text = f'No run of {agent.algo} in {agent.env_id} to resume yet: this is a new one'
         print(printable(text))
     options['train_cfgs']['resume'] = None if run is None else str(run)
     if run is None:
@@ -222,7 +223,7 @@ def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
 
 
 def _user_options(agent: Any) -> dict[str, Any]:
-    """Take the user's own options, some of which OmniSafe's command line overrides."""
+    """Return the user's options, including those that OmniSafe's command line overrides."""
     from omnisafe_qpt.settings.files import for_environment, merge
 
     options = merge({}, agent.custom_cfgs or {})
@@ -239,7 +240,7 @@ def _user_options(agent: Any) -> dict[str, Any]:
 
 
 def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    """Keep the flags that were given; OmniSafe's command line passes all, given or not."""
+    """Return only the flags that were given; OmniSafe's command line passes all."""
     command = running_command()
     return {
         name: value
@@ -250,7 +251,7 @@ def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settle_machine(cfgs: Any) -> None:
-    """Replace ``auto`` by this process's device and number of threads."""
+    """Replace ``auto`` with this process's device and number of threads."""
     from omnisafe_qpt.settings.files import AUTO, load_defaults
     from omnisafe_qpt.settings.machine import resolve_acceleration
     from omnisafe_qpt.training.distributed import Launch
@@ -270,17 +271,17 @@ def _settle_machine(cfgs: Any) -> None:
         usual = load_defaults(cfgs.env_id, cfgs.algo)['algo_cfgs']['batch_size']
         if cfgs.algo in SLOW_ON_CPU and cfgs.algo_cfgs.batch_size >= usual:
             message += (
-                ', where an update of the default size takes seconds and a run days; for a run of '
+                ', where an update of the default size takes seconds, and a run days; for a run of '
                 'minutes add --custom-cfgs train_cfgs:preset --custom-cfgs cpu'
             )
         print(message, file=sys.stderr)
 
 
 def check_grids(experiment_grid: ModuleType) -> None:
-    """Let the experiment grid check variants of our algorithms.
+    """Patch the experiment grid so that it checks variants of our algorithms.
 
-    It has its own copy of the path to OmniSafe's YAML files. It also swallows the errors of
-    evaluating and rendering.
+    The grid has its own copy of the path to OmniSafe's YAML files. It also hides the errors of
+    evaluation and rendering.
     """
     grid = reach(experiment_grid, 'ExperimentGrid')
     original = reach(grid, 'check_variant_vaild')

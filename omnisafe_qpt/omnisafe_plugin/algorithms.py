@@ -28,14 +28,14 @@ from omnisafe_qpt.settings.learner import (
 
 
 class _TransformerAlgorithm(OfflineAlgorithm):
-    """A policy that imitates windows of the data, and is asked for a return and a cost."""
+    """Base class of QPT and CDT: windows of data, conditioned on return and cost."""
 
     _unit = 'windows'
     _learner_class = Learner
     _learner: Learner
 
     def _make_sampler(self, **options: Any) -> WindowSampler:
-        """Relabel episodes, and draw from all."""
+        """Relabel episodes, and set up the sampler over all."""
         algo = self._cfgs.algo_cfgs
         rows, self._augmentation_report = augment(
             self._trajectories,
@@ -63,7 +63,7 @@ class _TransformerAlgorithm(OfflineAlgorithm):
 
     @cached_property
     def _target_return(self) -> float:
-        """The return asked for at deployment: given, or read off the dataset's frontier."""
+        """Target return of deployment: the user's, or the highest on the dataset's frontier."""
         limit = self._deployment.cost_limit
         given = resolve_target_return(self._cfgs.algo_cfgs.target_return, self._env_id, limit)
         return self._trajectories.frontier.target_return(limit) if given is None else given
@@ -84,9 +84,9 @@ class _TransformerAlgorithm(OfflineAlgorithm):
 class QPT(_TransformerAlgorithm):
     """Q-learning Penalized Transformer for safe offline reinforcement learning.
 
-    A constrained decision transformer whose loss is pulled towards reward and away from cost by
-    twin critics, trained on a relabelled dataset and deployed by scoring candidate return targets
-    with the critics.
+    A constrained decision transformer whose loss has a reward term and a cost term from twin
+    critics. It is trained on a relabelled dataset. In deployment the critics score candidate return
+    targets.
 
     References:
         - Title: Q-learning Penalized Transformer for Safe Offline Reinforcement Learning
@@ -107,24 +107,24 @@ class QPT(_TransformerAlgorithm):
         return {'Metrics/InfeasibleShare': evaluation.infeasible_share}
 
     def _init_log(self) -> None:
-        """Log the QPT specific information besides that of all algorithms.
+        """Log the metrics of QPT, in addition to the common ones.
 
         +--------------------------+----------------------------------------------------------+
         | Things to log            | Description                                              |
         +==========================+==========================================================+
         | Metrics/InfeasibleShare  | Share of steps without a feasible candidate.             |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_actor          | Loss of the policy, Eq. (8).                             |
+        | Loss/Loss_actor          | Loss of the policy, Eq. 8.                               |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_imitation      | Its imitation term, Eq. (3).                             |
+        | Loss/Loss_imitation      | Its imitation term, Eq. 3.                               |
         +--------------------------+----------------------------------------------------------+
         | Loss/Loss_reward_penalty | Its reward term, negative.                               |
         +--------------------------+----------------------------------------------------------+
         | Loss/Loss_cost_penalty   | Its cost term.                                           |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_reward_critic  | Loss of the reward critics, Eq. (6).                     |
+        | Loss/Loss_reward_critic  | Loss of the reward critics, Eq. 6.                       |
         +--------------------------+----------------------------------------------------------+
-        | Loss/Loss_cost_critic    | Loss of the cost critics, Eq. (7).                       |
+        | Loss/Loss_cost_critic    | Loss of the cost critics, Eq. 7.                         |
         +--------------------------+----------------------------------------------------------+
         | Qr/data_Qr, Qc/data_Qc   | Mean value of the data's actions.                        |
         +--------------------------+----------------------------------------------------------+
@@ -144,8 +144,8 @@ class QPT(_TransformerAlgorithm):
 class CDT(_TransformerAlgorithm):
     """Constrained Decision Transformer: QPT's policy by imitation alone.
 
-    The same Transformer, windows and relabelling as QPT's, so that the two differ by the critics
-    and nothing else. Where the authors' CDT is otherwise is said in ``configs/CDT.yaml``.
+    Transformer, windows and relabelling are QPT's, so that the two differ only in the critics.
+    ``configs/CDT.yaml`` lists the differences from the authors' CDT.
 
     References:
         - Title: Constrained Decision Transformer for Offline Safe Reinforcement Learning

@@ -26,7 +26,7 @@ from omnisafe_qpt.settings.learner import (
 
 
 class _Baseline(OfflineAlgorithm):
-    """A policy that acts on the observation alone, learned from single transitions."""
+    """Base class of policies that act on the observation alone and learn from transitions."""
 
     _learner: BaselineLearner
 
@@ -64,7 +64,7 @@ class BCSafe(_Baseline):
         return f'Cloned: the {len(self._safe.rows)} episodes within the cost limit'
 
     def _init_log(self) -> None:
-        """Log the BC-Safe specific information besides that of all algorithms.
+        """Log the metrics of BC-Safe, in addition to the common ones.
 
         +--------------------------+----------------------------------------------------------+
         | Things to log            | Description                                              |
@@ -91,7 +91,7 @@ class CPQ(_Baseline):
         return cpq_config(self._cfgs, self._data.task.horizon)
 
     def _init_log(self) -> None:
-        """Log the CPQ specific information besides that of all algorithms.
+        """Log the metrics of CPQ, in addition to the common ones.
 
         +--------------------------+----------------------------------------------------------+
         | Things to log            | Description                                              |
@@ -135,7 +135,7 @@ class FISOR(_Baseline):
         return fisor_config(self._cfgs, self._data.task.horizon)
 
     def _init_log(self) -> None:
-        """Log the FISOR specific information besides that of all algorithms.
+        """Log the metrics of FISOR, in addition to the common ones.
 
         +--------------------------+----------------------------------------------------------+
         | Things to log            | Description                                              |

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""OmniSafe's command line: which options were given, and a user's mistake in one line."""
+"""OmniSafe's command line: which options were given, and user errors in one line."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-# The command that is running, if one is.
+# The running command, if any.
 _command: Command | None = None
 
 
 def running_command() -> Command | None:
-    """Return the command of OmniSafe's command line that is running, None if none is."""
+    """Return the running command of OmniSafe's command line, or None."""
     return _command
 
 
 def extend_command_line(command_app: ModuleType) -> None:
-    """Teach the commands of ``omnisafe`` which flags were given, and to report mistakes in a line.
+    """Patch the commands of ``omnisafe`` to record the given flags and report errors in a line.
 
-    A command's class is the one place where typer shows a parsed command line, with the source of
-    each value, and where the whole command can be watched. The parser of ``--custom-cfgs`` turns
-    every value with a dot into a float; it is replaced while a command runs for one of ours.
+    Only a command's class has access to the parsed command line with the source of each value, and
+    to the execution of the whole command. The parser of ``--custom-cfgs`` turns every value with a
+    dot into a float, so it is replaced while a command runs.
     """
     from typer.core import TyperCommand
 
@@ -63,7 +63,7 @@ _TRAINING = ('train', 'train_config')
 
 
 def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option ``--import``, which is acted on before the command runs.
+    """Add the option ``--import`` to a command; it takes effect before the command runs.
 
     A command that trains gets ``--allow-hooks`` as well.
     """
@@ -88,8 +88,8 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
             typer.Option(
                 False,
                 '--allow-hooks',
-                help='import and call the augmentation hook of a run that is resumed, which is '
-                'code of whoever started the run; without this option such a run is refused, '
+                help='import and call the augmentation hook of a resumed run, which is '
+                'code chosen by whoever started it; without this option the run is refused, '
                 'unless you name the hook yourself in algo_cfgs:augmentation_hook',
             ),
         )
@@ -112,12 +112,12 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _ReportingCommand:
-    """Mixed into the commands of ``omnisafe``."""
+    """Mixin for the commands of ``omnisafe``."""
 
     name: str
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a user's mistake ends it with one line and status 1."""
+        """Run the command; a user error ends it with one line and status 1."""
         with _running(Command(self.name, ctx)) as command:
             try:
                 command.check_file()
@@ -135,13 +135,13 @@ class _ReportingCommand:
             except KeyboardInterrupt as error:
                 if command.algo not in ALGORITHMS:
                     raise
-                if not hasattr(error, 'exit_status'):  # or it has been said where it was stopped
+                if not hasattr(error, 'exit_status'):  # or the stop has already been reported
                     print('Interrupted', file=sys.stderr)
                 raise SystemExit(getattr(error, 'exit_status', 130)) from error
 
 
 class Command:
-    """What a command of ``omnisafe`` was called with.
+    """The parsed call of a command of ``omnisafe``.
 
     Args:
         name (str): The name of the command.
@@ -149,9 +149,9 @@ class Command:
 
     Attributes:
         params (dict[str, Any]): The value of each parameter.
-        modules (list of str): What ``--import`` named.
+        modules (list of str): The modules given by ``--import``.
         allows_hooks (bool): Whether ``--allow-hooks`` was given.
-        given (set of str): The parameters that were given rather than left at their default.
+        given (set of str): The parameters that the user gave.
     """
 
     def __init__(self, name: str, ctx: Any) -> None:
@@ -167,23 +167,23 @@ class Command:
 
     @property
     def sets_options(self) -> bool:
-        """Whether the command takes options from the user and trains one agent with them."""
+        """Whether the command trains one agent with options from the user."""
         return self.name in ('train', 'train-config')
 
     @property
     def source(self) -> str:
-        """Where the user wrote the options, for messages."""
+        """Source of the user's options, for messages."""
         return self.params['config_path'] if self.name == 'train-config' else '--custom-cfgs'
 
     @property
     def algo(self) -> str | None:
-        """The algorithm that it trains, None if there is none."""
+        """The algorithm that the command trains, or None."""
         if self.name == 'train-config':
             return self.user_options().get('algo')
         return self.params.get('algo')
 
     def check_file(self) -> None:
-        """Refuse a configuration file that nobody can read, which OmniSafe shows as a traceback.
+        """Check that the configuration file can be read; OmniSafe would show a traceback.
 
         Raises:
             UserError: If the file is missing or is not YAML.
@@ -197,8 +197,8 @@ class Command:
             try:
                 read_yaml(path)
             except UserError as error:
-                # OmniSafe's loader builds more types than ours; they are another algorithm's. What
-                # it refuses as well it would end in an assertion.
+                # OmniSafe's loader accepts more types than ours, for other algorithms. On files
+                # that it cannot load either, it fails with an assertion.
                 if not isinstance(error.__cause__, yaml.constructor.ConstructorError):
                     raise
                 try:
@@ -208,10 +208,10 @@ class Command:
                     raise error from None
 
     def import_modules(self) -> None:
-        """Import what ``--import`` named, for any of OmniSafe's algorithms.
+        """Import the modules of ``--import``, for any of OmniSafe's algorithms.
 
         Raises:
-            UserError: If that fails.
+            UserError: If an import fails.
         """
         if self.modules:
             from omnisafe_qpt.envs.user_modules import import_modules
@@ -219,7 +219,7 @@ class Command:
             self.modules = import_modules(self.modules)
 
     def user_options(self) -> dict[str, Any]:
-        """Read the user's options from where the user wrote them."""
+        """Read the user's options from their source."""
         from omnisafe_qpt.settings.checks import parse_option
         from omnisafe_qpt.settings.files import load_defaults, merge, read_yaml
 
@@ -235,7 +235,7 @@ class Command:
 
 @contextlib.contextmanager
 def _running(command: Command) -> Iterator[Command]:
-    # OmniSafe's functions in between have no way to hand it on.
+    # OmniSafe's functions in between cannot pass it on.
     global _command
     previous, _command = _command, command
     try:
@@ -248,7 +248,7 @@ def reporting(
     method: Callable[..., Any],
     concerns_us: Callable[[Any], bool],
 ) -> Callable[..., Any]:
-    """Report errors that OmniSafe's commands swallow, of which they print the class only."""
+    """Report errors that OmniSafe's commands catch; they would print only the class."""
 
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How QPT and the others join OmniSafe: hooks that run when OmniSafe's modules are imported.
+"""Registration with OmniSafe: hooks that run when OmniSafe's modules are imported.
 
-OmniSafe has no interface for plugins: its list of algorithms is frozen while ``omnisafe`` is
-imported. Gymnasium has one, and OmniSafe imports gymnasium before its own algorithms. So gymnasium
-calls :func:`install`, in every process that imports it, and ``install`` leaves hooks on OmniSafe's
-modules. Each hook's function states what it reaches for and why.
+OmniSafe has no plugin interface: its list of algorithms is fixed while ``omnisafe`` is imported.
+Gymnasium has one, and OmniSafe imports gymnasium before its own algorithms. So gymnasium calls
+:func:`install` in every process that imports it, and ``install`` sets hooks on OmniSafe's modules.
+The docstring of each hook says what it changes and why.
 
-Everyone who uses gymnasium pays for this module: it imports the standard library only, and it
-must never raise.
+Every user of gymnasium runs this module. So it imports the standard library only and must never
+raise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-# OmniSafe's modules, and this folder's function to call with each when it has been imported.
+# OmniSafe's modules, with the hook in this folder to call once each is imported.
 _HOOKS = {
     'omnisafe.envs': 'registration:add_environments',
     'omnisafe.utils.config': 'registration:serve_defaults',
@@ -46,22 +46,22 @@ _HOOKS = {
     'omnisafe.utils.command_app': 'command_line:extend_command_line',
 }
 
-# Why the algorithms cannot be used with the installed OmniSafe; empty when all is well.
+# Why the algorithms cannot be used with the installed OmniSafe; empty if they can.
 _problems: list[BaseException] = []
 
 
 def install() -> None:
-    """Arrange for the algorithms to join OmniSafe as soon as OmniSafe is imported.
+    """Set the hooks that register the algorithms as soon as OmniSafe is imported.
 
-    Called by ``import gymnasium`` through the entry point group ``gymnasium.envs``. Calling it
-    again changes nothing.
+    ``import gymnasium`` calls it through the entry point group ``gymnasium.envs``. A second call
+    has no effect.
     """
     try:
         if any(isinstance(finder, _HookFinder) for finder in sys.meta_path):
             return
         sys.meta_path.insert(0, _HookFinder())
         for name in _HOOKS:
-            # Imported before gymnasium was, which no known OmniSafe does.
+            # Imported before gymnasium; no known OmniSafe does this.
             if name in sys.modules and not _is_loading(sys.modules[name]):
                 _run_hook(name, sys.modules[name])
     except Exception as error:  # noqa: BLE001 - a broken plugin must not break gymnasium
@@ -73,7 +73,7 @@ def _is_loading(module: ModuleType) -> bool:
 
 
 class _HookFinder(importlib.abc.MetaPathFinder):
-    """Lets the other finders find a module, and wraps its loader where there is a hook for it."""
+    """Finds modules with a hook through the other finders, and wraps their loaders."""
 
     def find_spec(
         self,
@@ -81,7 +81,7 @@ class _HookFinder(importlib.abc.MetaPathFinder):
         path: Any = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Find a module that has a hook; all others are left to the other finders."""
+        """Find a module that has a hook; leave all others to the other finders."""
         is_simulator = fullname.partition('.')[0] == 'safety_gymnasium'
         if not is_simulator and fullname not in _HOOKS:
             return None
@@ -103,9 +103,9 @@ class _HookFinder(importlib.abc.MetaPathFinder):
 
 
 class _HookLoader(importlib.abc.Loader):
-    """Runs a module within a context and runs its hook afterwards.
+    """Executes a module within a context, then runs its hook.
 
-    The module keeps its true loader, so that nothing that looks at it later sees a difference.
+    The module keeps its original loader, so later code sees no difference.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class _HookLoader(importlib.abc.Loader):
         self._context = context
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Create the module as the true loader does."""
+        """Create the module as the original loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -132,7 +132,7 @@ class _HookLoader(importlib.abc.Loader):
 
 
 def _run_hook(name: str, module: ModuleType) -> None:
-    """Run a hook; what goes wrong is kept for whoever asks for one of the algorithms."""
+    """Run a hook; an error is stored and raised when one of the algorithms is used."""
     check_version()
     try:
         place, _, function = _HOOKS[name].partition(':')
@@ -142,7 +142,7 @@ def _run_hook(name: str, module: ModuleType) -> None:
 
 
 def require_available() -> None:
-    """Import the algorithms' classes, so that OmniSafe finds them; refuse to start without.
+    """Import the algorithms' classes, so that OmniSafe finds them.
 
     Raises:
         UserError: If a hook failed or a class cannot be imported.
@@ -157,5 +157,5 @@ def require_available() -> None:
         return
     reason = f'{type(problem).__name__}: {problem}'
     if isinstance(problem, UnknownOmniSafe):
-        reason = f'it does not know OmniSafe {omnisafe_version()}: {problem}; {remedy()}'
+        reason = f'it does not support OmniSafe {omnisafe_version()}: {problem}; {remedy()}'
     raise UserError(f'omnisafe-qpt is not available, {reason}') from problem

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the offline algorithms of this package share, as OmniSafe's registry and agent call it.
+"""Base class of this package's offline algorithms, with OmniSafe's interface.
 
-OmniSafe's loop trains without a dataset's files, has no resume, and evaluates policies that act on
-the observation alone. So the loop is :class:`omnisafe_qpt.training.trainer.Trainer`. OmniSafe's
-registry, logger, command line and evaluator are used.
+OmniSafe's training loop reads no dataset files, cannot resume, and evaluates only policies that act
+on the observation alone. So the loop is :class:`omnisafe_qpt.training.trainer.Trainer`. Registry,
+logger, command line and evaluator are OmniSafe's.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ from omnisafe_qpt.training.trainer import Schedule, Trainer, choose_update
 
 
 class OfflineAlgorithm(BaseOffline):
-    """An offline algorithm of OmniSafe whose learner, sampler and deployable model are given.
+    """Base class: an offline algorithm of OmniSafe with a learner, sampler and deployable model.
 
-    A subclass says which, through the methods that are abstract here; the algorithm itself is in
-    :mod:`omnisafe_qpt.qpt`. All that changes in training is in the learner, the sampler's
-    generator and the global generators, so that a run can be resumed exactly.
+    A subclass provides them through the abstract methods; the algorithm itself is in
+    :mod:`omnisafe_qpt.qpt`. All state of training is in the learner, the sampler's generator and
+    the global generators, so that a run can be resumed exactly.
 
     Several processes, started by ``torchrun``, share each batch.
     """
 
-    # Built of the sizes, the units, :meth:`_learner_config`, the device and the ranks.
+    # Arguments: sizes, units, :meth:`_learner_config`, device and ranks.
     _learner_class: Callable[..., BaseLearner]
-    # What a batch is made of, for messages.
+    # Elements of a batch, for messages.
     _unit = 'transitions'
-    # What to try after losses that are no longer finite.
+    # Advice after losses that are not finite.
     _remedy = 'lower learning rates'
-    # What :meth:`_evaluation_metrics` returns.
+    # Keys of :meth:`_evaluation_metrics`.
     _evaluation_keys: tuple[str, ...] = ()
 
     def __init__(self, env_id: str, cfgs: Config) -> None:
@@ -76,10 +76,10 @@ class OfflineAlgorithm(BaseOffline):
             super().__init__(env_id, cfgs)
 
     def _init_env(self) -> None:
-        """Make the environment, and read the dataset that stands in for it in training."""
+        """Make the environment, and read the dataset."""
         train_cfgs = self._cfgs.train_cfgs
         if self._device.type == 'cpu':
-            # OmniSafe has divided what is this process's share already.
+            # OmniSafe has already divided it into this process's share.
             torch.set_num_threads(train_cfgs.torch_threads)
         self._set_determinism()
         if self._cfgs.logger_cfgs.use_wandb and self._ranks.is_first:
@@ -107,16 +107,16 @@ class OfflineAlgorithm(BaseOffline):
         )
 
     def _set_determinism(self) -> None:
-        """Undo OmniSafe's global determinism on a GPU unless it is asked for.
+        """Undo OmniSafe's global determinism on a GPU unless it is requested.
 
-        There it switches cuDNN off and takes slower kernels, for attention's backward pass among
-        others. On a CPU the same operations are deterministic anyway.
+        It disables cuDNN and uses slower kernels, for example in the backward pass of attention. On
+        a CPU the same operations are deterministic anyway.
         """
         if self._device.type == 'cuda' and not self._cfgs.train_cfgs.deterministic:
             torch.use_deterministic_algorithms(False)
             torch.backends.cudnn.enabled = True
-        # Filling every new tensor with NaN guards against reading uninitialised memory, which
-        # nothing here does, and costs time at each step.
+        # Filling new tensors with NaN detects reads of uninitialised memory. There are none here,
+        # and it costs time in each step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def _init_model(self) -> None:
@@ -124,7 +124,7 @@ class OfflineAlgorithm(BaseOffline):
         config, self._precision_notice = self._learner_config(), ''
         if hasattr(config, 'precision'):
             precision, notice = resolve_precision(config.precision, self._device)
-            if notice:  # said in the log instead of as a warning of the learner
+            if notice:  # logged instead of the learner's warning
                 config, self._precision_notice = replace(config, precision=precision), notice
         self._learner = self._learner_class(
             self._trajectories.obs_dim,
@@ -136,11 +136,11 @@ class OfflineAlgorithm(BaseOffline):
         )
 
     def _init(self) -> None:
-        """Set up the sampler, and read the state to continue from."""
+        """Set up the sampler, and read the state to resume from."""
         train_cfgs = self._cfgs.train_cfgs
         sampler = self._make_sampler(
             batch_size=self._cfgs.algo_cfgs.batch_size,
-            seed=self._cfgs.seed,  # OmniSafe's differs between processes
+            seed=self._cfgs.seed,  # OmniSafe's seed differs between processes
             shard=(self._ranks.rank, self._ranks.size),
         )
         self._sampler = PrefetchSampler(sampler, self._device) if self._data.is_on_host else sampler
@@ -161,15 +161,15 @@ class OfflineAlgorithm(BaseOffline):
 
     @abstractmethod
     def _make_deployment(self) -> DeploymentConfig:
-        """Read the settings of deployment out of the configuration."""
+        """Return the settings of deployment from the configuration."""
 
     @abstractmethod
     def _learner_config(self) -> Any:
-        """Read the settings of the learner out of the configuration."""
+        """Return the settings of the learner from the configuration."""
 
     @abstractmethod
     def _make_sampler(self, **options: Any) -> Any:
-        """Set up the sampler of batches.
+        """Return the sampler of batches.
 
         Args:
             options (Any): ``batch_size``, ``seed`` and ``shard``, as
@@ -178,34 +178,34 @@ class OfflineAlgorithm(BaseOffline):
 
     @abstractmethod
     def _make_networks(self, spec: dict[str, Any]) -> Deployable:
-        """Take what is deployed out of the learner.
+        """Return the networks to deploy.
 
         Args:
-            spec (dict[str, Any]): What the learner does not know and the checkpoint should tell.
+            spec (dict[str, Any]): Further entries of the checkpoint's spec.
         """
 
     def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
-        """Return what is logged of an evaluation besides returns, costs and lengths."""
+        """Return metrics of an evaluation other than returns, costs and lengths."""
         del evaluation
         return {}
 
     def _describe_data(self) -> str:
-        """Say what else of the data is worth a line at the start; empty if nothing."""
+        """Return one more line on the data for the start of a run; may be empty."""
         return ''
 
     @property
     def _target_return(self) -> float | None:
-        """The return asked for at deployment; None where the policy is not asked for any."""
+        """Target return of deployment; None for a policy without one."""
         return None
 
     def _train(self) -> None:
-        """Do one update; the trainer does it without this method, which OmniSafe asks for."""
+        """Do one update; OmniSafe requires this method, the trainer does not use it."""
         self._update()
 
     # ------------------------------------------------------------------ the run's log
 
     def _init_log(self) -> None:
-        """Log what all algorithms have.
+        """Register the metrics of all algorithms.
 
         +--------------------------+----------------------------------------------------------+
         | Things to log            | Description                                              |
@@ -216,22 +216,22 @@ class OfflineAlgorithm(BaseOffline):
         +--------------------------+----------------------------------------------------------+
         | Metrics/EpLen            | Length of its episodes.                                  |
         +--------------------------+----------------------------------------------------------+
-        | Metrics/NormRet          | Normalised return, Eq. (15), not times 100.              |
+        | Metrics/NormRet          | Normalised return, Eq. 15, not times 100.                |
         +--------------------------+----------------------------------------------------------+
-        | Metrics/NormCost         | Normalised cost, Eq. (16); at most 1 is safe.            |
+        | Metrics/NormCost         | Normalised cost, Eq. 16; at most 1 is safe.              |
         +--------------------------+----------------------------------------------------------+
         | Validation/EpRet, EpCost | Return and cost by which the best epoch is chosen.       |
         +--------------------------+----------------------------------------------------------+
         | Time/UpdatesPerSecond    | Updates per second, evaluation left out.                 |
         +--------------------------+----------------------------------------------------------+
 
-        Metrics are those of validation but in the last epoch, which ends with episodes of other
-        seeds. Without episodes, the columns that they fill are left out. What the learner tells, in
-        ``Loss/`` and the like, is a mean over all updates of the epoch.
+        ``Metrics/`` are those of validation, except in the last epoch, which ends with episodes of
+        other seeds. Without episodes their columns are left out. The learner's metrics, such as
+        ``Loss/``, are means over all updates of the epoch.
         """
         self._cfgs.recurisve_update({'dataset_record': self._data.record})
         self._changes = self._state.describe_changes(self._cfgs.todict())
-        # What it is from now on, for whoever starts from its settings.
+        # The resolved setting, for later runs that start from these settings.
         self._cfgs.train_cfgs.resume = None
         if self._state.resumed_run is not None:
             self._cfgs.logger_cfgs.log_dir = str(self._state.resumed_run.parents[1])
@@ -262,27 +262,26 @@ class OfflineAlgorithm(BaseOffline):
     def learn(self) -> tuple[float | None, float | None, float | None]:
         """Train, evaluate each epoch, and end with a summary on screen.
 
-        SIGINT, SIGTERM and SIGHUP save the state to resume from, say how, and end it; at once after
-        a second Ctrl-C.
+        SIGINT, SIGTERM and SIGHUP save the state, print the resume command and end the run; a
+        second Ctrl-C ends it at once.
 
         Returns:
-            ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``; all
-                three are None where the run has no episodes.
-            ep_cost: Its mean cost.
-            ep_len: Its mean length.
+            ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``. All
+            three are None for a run without episodes. ep_cost: Its mean cost. ep_len: Its mean
+            length.
 
         Raises:
-            UserError: If a loss or a weight is no longer finite; the last good checkpoint is kept.
+            UserError: If a loss or a weight is not finite; the last good checkpoint is kept.
             Stopped: After SIGINT, a kind of KeyboardInterrupt.
             SystemExit: After SIGTERM or SIGHUP, with status 143 or 129.
         """
         if self._has_learned:
             raise UserError(
-                f'this agent has been trained or stopped; to go on make another one with '
+                f'this agent has been trained or stopped; to continue, make another one with '
                 f'train_cfgs:resume {shell_command([str(self._run)])}',
             )
         self._has_learned = True
-        notice = 'Saving what is needed to go on; Ctrl-C again ends at once'
+        notice = 'Saving the state to resume from; Ctrl-C again ends at once'
         stop_signal = StopSignal(notice if self._ranks.is_first else '')
         self._evaluation = self._make_evaluation(stop_signal)
         progress = self._state.progress
@@ -297,7 +296,7 @@ class OfflineAlgorithm(BaseOffline):
             raise
         except WriteError as error:
             raise WriteError(
-                f'{error}; what was saved before is whole, to go on from it: '
+                f'{error}; the state saved before is intact, to resume from it: '
                 f'{self._resume_command()}',
             ) from error
         finally:
@@ -344,7 +343,7 @@ class OfflineAlgorithm(BaseOffline):
         )
 
     def _describe(self) -> None:
-        """Say what is about to happen."""
+        """Log the start of the run."""
         log, limit = self._logger, self._deployment.cost_limit
         log_dataset(log, self._data, limit, self._describe_data())
         log_resumed(log, self._state, self._learner.step)
@@ -366,7 +365,7 @@ class OfflineAlgorithm(BaseOffline):
 
     @property
     def _modules(self) -> list[str]:
-        """The user's own modules, which register the environment."""
+        """The user's modules that register the environment."""
         recorded = self._cfgs.train_cfgs.todict().get('import')
         return modules_of(recorded, self._env_module)
 
@@ -384,7 +383,7 @@ class OfflineAlgorithm(BaseOffline):
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
-        """What deployment needs to know besides the networks, in plain values."""
+        """The deployment records of the checkpoint, in plain values."""
         frontier = self._trajectories.frontier
         return {
             'algo': self._cfgs.algo,

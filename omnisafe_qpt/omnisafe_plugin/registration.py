@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Environments, algorithms and default configurations become OmniSafe's."""
+"""Registration of environments, algorithms and default configurations with OmniSafe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_environments(envs: ModuleType) -> None:
-    """Register DSRL's other tasks: importing the modules does it, by OmniSafe's own decorator."""
+    """Register DSRL's other tasks by importing their modules, which use OmniSafe's decorator."""
     del envs
     import omnisafe_qpt.envs.bullet  # noqa: F401
     import omnisafe_qpt.envs.metadrive  # noqa: F401
@@ -26,26 +26,26 @@ def add_environments(envs: ModuleType) -> None:
 
 
 def add_algorithms(offline: ModuleType) -> None:
-    """Make them offline algorithms of OmniSafe.
+    """Register the offline algorithms with OmniSafe.
 
     ``omnisafe.algorithms`` builds its frozen tables from ``offline.__all__`` right after this
     module; the command line's help, ``Agent`` and the experiment grid all read those tables. The
-    classes themselves are imported when they are asked for, here or in an agent: by then all of
-    OmniSafe is there, also if its import began in one of the modules that the classes need.
+    classes are imported on first use, here or in an agent. By then OmniSafe is completely imported,
+    even if its import began in a module that the classes need.
     """
     names = reach(offline, '__all__')
     names.extend(name for name in ALGORITHMS if name not in names)
-    # Where the built-in algorithms can be imported from.
+    # The modules from which the built-in algorithms can be imported.
     for module in (offline, sys.modules['omnisafe.algorithms']):
         find = functools.partial(_find_algorithm, module.__name__)
         module.__getattr__ = find  # type: ignore[method-assign]
 
 
 def _find_algorithm(module: str, name: str) -> type:
-    """Import an algorithm's class, by which it registers itself with OmniSafe.
+    """Import an algorithm's class, which registers it with OmniSafe.
 
     Args:
-        module (str): The module of OmniSafe's that was asked for it.
+        module (str): OmniSafe's module from which it was requested.
         name (str): Its name.
 
     Raises:
@@ -57,7 +57,7 @@ def _find_algorithm(module: str, name: str) -> type:
 
 
 def serve_defaults(config: ModuleType) -> None:
-    """Let OmniSafe load our YAML files, which it would look for in its own tree only."""
+    """Let OmniSafe load our YAML files; by itself it looks only in its own folder."""
     original = reach(config, 'get_default_kwargs_yaml')
 
     @functools.wraps(original)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Safety-Gymnasium on Python 3.11, and under the names by which DSRL imports it."""
+"""Patches for Safety-Gymnasium: Python 3.11, and the module names that DSRL imports."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def array_defaults() -> Iterator[None]:
-    """Let Safety-Gymnasium's dataclasses have arrays as defaults while its modules are executed.
+    """Allow arrays as dataclass defaults while Safety-Gymnasium's modules are executed.
 
-    Python 3.11 refuses such defaults, which all of Safety-Gymnasium's objects have. Python 3.10
-    takes them; there this changes nothing.
+    All of Safety-Gymnasium's objects have such defaults. Python 3.11 rejects them. Python 3.10
+    accepts them, so there the patch has no effect.
     """
     import dataclasses
 
@@ -42,7 +42,7 @@ def array_defaults() -> Iterator[None]:
             if name in vars(cls).get('__annotations__', {}) and type(value).__name__ == 'ndarray'
         }
         for name, value in arrays.items():
-            # One array for all instances, as Python 3.10 has it.
+            # One array for all instances, as in Python 3.10.
             setattr(cls, name, dataclasses.field(default_factory=lambda value=value: value))
         cls = original(cls, **options)
         for name, value in arrays.items():
@@ -56,13 +56,13 @@ def array_defaults() -> Iterator[None]:
         dataclasses.dataclass = original
 
 
-# DSRL 0.1.0 imports the Velocity tasks under the name they had before Safety-Gymnasium 1.0.0;
-# without it none of DSRL's own Safety-Gymnasium environments can be made.
+# DSRL 0.1.0 imports the Velocity tasks by their name before Safety-Gymnasium 1.0.0; without it none
+# of DSRL's Safety-Gymnasium environments can be created.
 OLD_VELOCITY_TASKS = 'safety_gymnasium.tasks.safety_velocity'
 
 
 def find_velocity_tasks(path: Any) -> ModuleSpec | None:
-    """Find the Velocity tasks under their old name in the folders of Safety-Gymnasium's tasks."""
+    """Make the Velocity tasks importable by their old name."""
     for folder in path or ():
         package = os.path.join(folder, 'safe_velocity')
         if os.path.isfile(os.path.join(package, '__init__.py')):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""OmniSafe's evaluator on runs of this package's algorithms."""
+"""OmniSafe's evaluator for runs of this package's algorithms."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def load_saved_runs(evaluator: ModuleType) -> None:
     """Let OmniSafe's evaluator load our runs.
 
-    Its own loading only knows actors that map one observation to one action. The deployed policy
-    needs the rewards and costs it received, so it comes with an environment that feeds them back.
+    OmniSafe only loads actors that map one observation to one action. Our deployed policy also
+    needs the rewards and costs, so it comes with an environment that passes them on.
     """
     evaluator_class = reach(evaluator, 'Evaluator')
     config_class = reach(evaluator, 'Config')
@@ -59,7 +59,7 @@ def load_saved_runs(evaluator: ModuleType) -> None:
             'height': height,
             **(cfgs.get('env_cfgs') or {}),
         }
-        # What Evaluator.evaluate and Evaluator.render read.
+        # The attributes that Evaluator.evaluate and Evaluator.render read.
         self._save_dir, self._model_name, self._render_mode = save_dir, model_name, render_mode
         self._dict_cfgs, self._cfgs = cfgs, config_class.dict2config(cfgs)
         self._env, self._actor = build_evaluation(save_dir, model_name, cfgs, env_kwargs)
@@ -68,10 +68,10 @@ def load_saved_runs(evaluator: ModuleType) -> None:
 
 
 def _read_run(folder: str) -> dict[str, Any]:
-    """Read a run's configuration; empty where there is none, which OmniSafe reports itself.
+    """Read a run's configuration; empty if there is none, which OmniSafe reports itself.
 
     Raises:
-        UserError: If it is damaged, or is of one of our algorithms and is not as our runs have it.
+        UserError: If it is damaged, or does not have the form of our runs for our algorithms.
     """
     from pathlib import Path
 
@@ -89,16 +89,16 @@ def _read_run(folder: str) -> dict[str, Any]:
 
 
 def evaluate_runs(params: dict[str, Any]) -> bool:
-    """Evaluate the runs of our algorithms in a folder, if that is what the folder holds.
+    """Evaluate the runs in a folder, if they are of our algorithms.
 
-    OmniSafe takes the folder that holds the seeds' folders only, stops at the first seed without
-    a checkpoint, and forgets ``--render-mode``.
+    OmniSafe's own command accepts only the parent of the seeds' folders, stops at the first seed
+    without a checkpoint, and ignores ``--render-mode``.
 
     Args:
         params (dict[str, Any]): The parameters of ``omnisafe eval``.
 
     Returns:
-        Whether the folder was one of ours; other folders are left to OmniSafe.
+        Whether the folder is one of ours; OmniSafe handles other folders.
 
     Raises:
         UserError: If nothing in the folder can be evaluated.
@@ -156,7 +156,7 @@ def _evaluate_model(run: str, model: str, params: dict[str, Any]) -> None:
 
 
 def _delete_silently(error: Exception) -> None:
-    """Drop what a failure left half-made: MuJoCo's viewer fails once more when it is deleted."""
+    """Suppress a second failure: MuJoCo's viewer fails again when it is deleted."""
     import traceback
 
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None

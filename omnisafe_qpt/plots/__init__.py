@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Figures, in one style; matplotlib is imported when one is drawn, and its settings stay as set."""
+"""Figures in one style; matplotlib is imported on first use, and its settings do not change."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ _CALIBRATION_PANELS = {
 
 
 def plot_calibrations(reports: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw what critics predict against what came, with the line on which both agree.
+    """Plot realised against predicted values of critics, with the identity line.
 
     Args:
-        reports (Sequence[dict[str, Any]]): What
-            :func:`omnisafe_qpt.evaluation.offline.evaluate_offline` returned, for one run or
-            several of which at least one has critics; the others are left out.
-        path (Path): Where to; the suffix tells the format.
+        reports (Sequence[dict[str, Any]]): Results of
+            :func:`omnisafe_qpt.evaluation.offline.evaluate_offline`, for one run or several. At
+            least one must have critics; the others are left out.
+        path (Path): The file; its suffix sets the format.
 
     Raises:
         UserError: If the suffix is another; see :func:`check_suffix`.

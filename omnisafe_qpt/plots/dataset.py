@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 _HISTOGRAM_BINS = 40
-# More relabelled episodes than this have no lines, which would hide the dots.
+# Above this number of relabelled episodes lines are left out, as they would hide the dots.
 _MAX_LINES = 300
-# More dots than this are one picture in a PDF or SVG, which would be slow to show otherwise.
+# Above this number of dots a PDF or SVG contains them as one raster image, for speed.
 _MAX_VECTOR_DOTS = 2000
 
 
 @dataclass(frozen=True)
 class Relabelled:
-    """What augmentation adds, N pairs of episode cost and return.
+    """Relabelled episodes: N pairs of episode cost and return.
 
     Args:
         sources (np.ndarray): (N, 2) of the frontier episode whose states and actions are used.
@@ -87,17 +87,17 @@ def plot_return_cost(
         episodes (EpisodeTable): The dataset's episodes; those with NaN are left out.
         name (str): The dataset, for the title.
         cost_limit (float): Undiscounted cost up to which an episode is safe.
-        relabelled (Relabelled, optional): What augmentation adds. Defaults to None.
+        relabelled (Relabelled, optional): The relabelled episodes. Defaults to None.
 
     Returns:
-        The figure, which no window shows.
+        The figure, without a window.
 
     Raises:
         UserError: If no episode has a finite return and cost.
     """
     frontier = episodes.frontier
     if frontier is None:
-        raise UserError(f'{name}: no episode has a finite return and cost, nothing can be drawn')
+        raise UserError(f'{name}: no episode has a finite return and cost, nothing to plot')
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def plot_limits(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Draw return and cost against the cost limit, the paper's Figure 2: a column for each task.
+    """Plot return and cost against the cost limit, as Figure 2 of the paper: a column per task.
 
     Args:
-        rows (Sequence[dict[str, Any]]): What :func:`omnisafe_qpt.evaluate` returned, for one task
+        rows (Sequence[dict[str, Any]]): Result of :func:`omnisafe_qpt.evaluate`, for one task
             or several.
-        path (str or Path): Where to; the suffix tells the format.
+        path (str or Path): The file; its suffix sets the format.
 
     Raises:
         UserError: If the suffix is another; see :func:`check_suffix`.
@@ -44,15 +44,15 @@ def plot_limits(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
 
 
 def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw a task's normalised return and its cost against the cost limit.
+    """Plot a task's normalised return and its cost against the cost limit.
 
-    Lines are means over runs, with a thin line for each run if there are several. The shade is
-    within one standard deviation, over the episodes of all runs.
+    Lines are means over runs, with a thin line for each run if there are several. The shaded area
+    is one standard deviation over the episodes of all runs.
 
     Args:
-        return_axes (Axes): For the return and the return asked for.
+        return_axes (Axes): For the return and the target return.
         cost_axes (Axes): For the cost, and the line up to which it is within the limit.
-        rows (Sequence[dict[str, Any]]): What :func:`omnisafe_qpt.evaluate` returned.
+        rows (Sequence[dict[str, Any]]): Result of :func:`omnisafe_qpt.evaluate`.
     """
     limits = sorted({row['cost_limit'] for row in rows})
     runs = {(row['run'], row['checkpoint']) for row in rows}
@@ -64,7 +64,7 @@ def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any
     _draw_against_limits(return_axes, rows, 'returns', BLUE)
     _draw_against_limits(cost_axes, rows, 'costs', ORANGE)
     asked = [row for row in rows if row['target_return'] is not None]
-    if asked:  # not so for policies that act on the observation alone, or a fallback
+    if asked:  # False for policies that act on the observation alone, or a fallback
         at_limits = sorted({row['cost_limit'] for row in asked})
         wanted = [
             np.mean(
@@ -73,7 +73,7 @@ def draw_limits(return_axes: Axes, cost_axes: Axes, rows: Sequence[dict[str, Any
             for at in at_limits
         ]
         return_axes.plot(
-            at_limits, wanted, color=GREY, linestyle=':', marker='*', label='return asked for'
+            at_limits, wanted, color=GREY, linestyle=':', marker='*', label='target return'
         )
     return_axes.set_ylabel('normalised return')
     right = 1.05 * max(*limits, 1.0)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all figures share: colours, style, and how they are written."""
+"""Colours, style and writing of figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = ('.png', '.pdf', '.svg')
 
-# Told apart by colour-blind people: Okabe and Ito's, the purple Tol's.
+# Colour-blind safe: Okabe and Ito's, with Tol's purple.
 BLUE, ORANGE, PURPLE = '#0072B2', '#D55E00', '#AA4499'
 BLACK, GREY = '#000000', '#707070'
 STYLE: dict[str, Any] = {
@@ -44,7 +44,7 @@ LIMIT_LINE: dict[str, Any] = {'color': GREY, 'linestyle': '--', 'linewidth': 1.3
 
 @contextmanager
 def drawing_style(style: dict[str, Any] = STYLE) -> Iterator[None]:
-    """Let matplotlib have this style and its own defaults, whatever the process has set."""
+    """Use this style over matplotlib's defaults, independent of the process's settings."""
     import matplotlib.style
 
     with matplotlib.style.context(style, after_reset=True):
@@ -55,14 +55,14 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, PDF or SVG; the file appears only when it is complete.
 
     Args:
-        figure (Figure): What to write.
-        path (Path): Where to; the suffix tells the format.
+        figure (Figure): The figure.
+        path (Path): The file; its suffix sets the format.
 
     Raises:
         UserError: If the suffix is another; see :func:`check_suffix`.
     """
     check_suffix(path)
-    # By way of memory: matplotlib's writers fail in their own ways where a disk is full.
+    # Through memory: matplotlib's writers raise other errors if a disk is full.
     buffer = io.BytesIO()
     with drawing_style():
         figure.savefig(buffer, format=path.suffix[1:].lower())
@@ -71,6 +71,6 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a figure's file name that tells no known format."""
+    """Check that the suffix of a figure's file is a known format."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f'{path}: unknown kind of figure; name it {", ".join(SUFFIXES)}')

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all learners share: how an update advances, metrics, and the state to go on from."""
+"""Base class of all learners: the update, the metrics and the state to resume from."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from omnisafe_qpt.qpt.scaling import Scaling
 
 
 class BaseLearner(ABC):
-    """Networks and optimisers, and one update of them all.
+    """Base class of a learner: its networks, its optimisers and one update of them.
 
-    Metrics stay on the device until they are asked for, so an update never waits for the device.
-    All that changes from update to update is in tensors that keep their place, so that a captured
-    update (:class:`omnisafe_qpt.training.cuda_graph.CapturedUpdate`) can be replayed.
+    Metrics stay on the device until they are read, so an update never waits for the device.
+    Everything that changes between updates is in tensors that stay at their address, so that a
+    captured update (:class:`omnisafe_qpt.training.cuda_graph.CapturedUpdate`) can be replayed.
 
     Args:
-        metric_names (Iterable[str]): What is reported, in this order.
+        metric_names (Iterable[str]): Names of the metrics, in the order of the report.
         scaling (Scaling): Units of the dataset.
-        device (torch.device or str): Where all of it lives.
+        device (torch.device or str): Device of the networks and the metrics.
         ranks (Ranks or None): The processes that train this model together; None is this
             process alone.
 
@@ -37,8 +37,7 @@ class BaseLearner(ABC):
         step (int): Updates done.
     """
 
-    # Attributes: the networks that are trained or follow those, and what else an exact
-    # continuation needs.
+    # Attributes that an exact resume needs: the trained networks, their targets and other state.
     _NETWORKS: ClassVar[tuple[str, ...]]
     _OPTIMIZERS: ClassVar[tuple[str, ...]]
     config: Any
@@ -70,12 +69,12 @@ class BaseLearner(ABC):
         self.advance(lambda: self.iterate(batch))
 
     def advance(self, iterate: Callable[[], None]) -> None:
-        """Do one update, whose work on the device is :meth:`iterate` or a replay of it.
+        """Do one update. Its work on the device is :meth:`iterate` or a replay of it.
 
-        Here is all that differs between updates on the side of Python.
+        Python code that differs between updates belongs here.
 
         Args:
-            iterate (Callable[[], None]): Does that work.
+            iterate (Callable[[], None]): Does the work on the device.
         """
         self._fill_learning_rates()
         iterate()
@@ -84,16 +83,16 @@ class BaseLearner(ABC):
 
     @abstractmethod
     def iterate(self, batch: Any) -> None:
-        """Do an update's work on the device, and add up its metrics.
+        """Do an update's work on the device and accumulate its metrics.
 
         Args:
             batch (SequenceBatch or TransitionBatch): In raw units, on the learner's device.
         """
 
     def _fill_learning_rates(self) -> None:  # noqa: B027 (a hook: most schedules are none)
-        """Set the rates of this update; they stay as they are unless a learner has a schedule.
+        """Set the learning rates of this update; by default they are constant.
 
-        It is a function of the step alone, so that there is no scheduler to save and restore.
+        The schedule is a function of the step alone, so there is no scheduler to save and restore.
         """
 
     @torch.no_grad()
@@ -105,7 +104,7 @@ class BaseLearner(ABC):
     def metrics(self) -> dict[str, float]:
         """Return each metric's mean since they were popped; waits for the device.
 
-        With several ranks, all have to call this, and all get the same.
+        With several ranks this is collective: all call it, and all get the same means.
         """
         if not self._metric_count:
             return {}
@@ -113,14 +112,14 @@ class BaseLearner(ABC):
         return dict(zip(self.metric_names, means.tolist()))
 
     def pop_metrics(self) -> dict[str, float]:
-        """Return each metric's mean since the last call, as :meth:`metrics`, and begin anew."""
+        """Return the same as :meth:`metrics`, then reset the sums."""
         means = self.metrics()
         self._metric_sums.zero_()
         self._metric_count = 0
         return means
 
     def broken(self) -> list[str]:
-        """Name the networks that have a weight which is not finite; waits for the device."""
+        """Return the names of networks with a weight that is not finite; waits for the device."""
         finite = [
             torch.stack([x.isfinite().all() for x in getattr(self, name).parameters()]).all()
             for name in self._NETWORKS
@@ -129,7 +128,7 @@ class BaseLearner(ABC):
         return [name for name, each in zip(self._NETWORKS, is_sound) if not each]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that an exact continuation needs, random number generators apart."""
+        """Return the state that an exact resume needs, without the random number generators."""
         state: dict[str, Any] = {
             name.lstrip('_'): getattr(self, name).state_dict()
             for name in ('scaling', *self._NETWORKS, *self._OPTIMIZERS)
@@ -145,12 +144,12 @@ class BaseLearner(ABC):
         for name in self._OPTIMIZERS:
             _load_optimizer(getattr(self, name), state[name.lstrip('_')])
         self.step = state['step']
-        if 'metrics' in state:  # not in older states, which are of the ends of epochs
+        if 'metrics' in state:  # absent in older states, which were saved at the ends of epochs
             self.load_metrics(state['metrics'])
 
     def load_metrics(self, state: dict[str, Any]) -> None:
         """Restore the metrics of :meth:`state_dict` alone: each rank has its own."""
-        if state['sums'].shape != self._metric_sums.shape:  # it would be broadcast
+        if state['sums'].shape != self._metric_sums.shape:  # copy_ would broadcast it
             raise ValueError(f'metrics of shape {tuple(state["sums"].shape)}')
         self._metric_sums.copy_(state['sums'])
         self._metric_count = state['count']
@@ -164,17 +163,17 @@ def frozen_copy(network: nn.Module) -> Any:
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load moments and step counts; rates and other options stay those of the configuration.
 
-    A tensor that is there already keeps its place, since a captured update knows no other.
+    An existing tensor keeps its address, because a captured update refers to it.
     """
     options = [dict(group) for group in optimizer.param_groups]
     held = optimizer.state
-    optimizer.load_state_dict(deepcopy(state))  # it would share the tensors that it is given
+    optimizer.load_state_dict(deepcopy(state))  # load_state_dict would share the given tensors
     for group, kept in zip(optimizer.param_groups, options):
         group.update(kept)
     for parameter, tensors in optimizer.state.items():
         for name, tensor in tensors.items():
             shape = torch.Size() if name == 'step' else parameter.shape
-            if tensor.shape != shape:  # torch does not look at it
+            if tensor.shape != shape:  # torch does not check it
                 raise ValueError(f'{name} of shape {tuple(tensor.shape)} in an optimiser')
     for parameter, tensors in held.items():
         loaded = optimizer.state[parameter]

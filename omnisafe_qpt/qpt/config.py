@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Typed settings of the learning core; impossible values are refused with the reason."""
+"""Typed settings of the learner and of deployment, with checks of their values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from omnisafe_qpt.schema import LARGEST_LAYER, LARGEST_NUMBER, MOST_LAYERS, larg
 
 
 def check_numbers(config: Any) -> None:
-    """Refuse settings that are not the kind of number that their field declares.
+    """Check that each number is of the type that its field declares.
 
     Args:
         config (Any): An instance of a dataclass.
 
     Raises:
-        UserError: If a whole number is none, a number is NaN, infinite, text or a truth value, or a
-            size is beyond all use.
+        UserError: If an integer field holds no integer, a number is NaN, infinite, text or a
+        boolean, or a size is too large.
     """
     for each in fields(config):
         kind, value = each.type.removesuffix(' | None'), getattr(config, each.name)
@@ -61,10 +61,10 @@ class PolicyConfig:
         num_layers (int): Number of Transformer blocks.
         num_heads (int): Attention heads; must divide ``embed_dim``.
         dropout (float): Dropout on embeddings, attention weights and residual branches.
-        max_timestep (int): Largest step within an episode that has its own embedding; later ones
-            share it. That is L - 1 for the longest episode of the data: the state at L has no
-            action, so no loss reaches an embedding of its own, and the bootstrap action there
-            would be conditioned on its random start.
+        max_timestep (int): Largest step within an episode that has its own embedding; later steps
+            share it. It should be L - 1 for the longest episode of the data, of length L. The state
+            at L has no action, so no loss would train an embedding of its own, and the bootstrap
+            action there would depend on random weights.
     """
 
     context_len: int = 10
@@ -111,7 +111,7 @@ class OptimizerConfig:
         _require(self.max_grad_norm > 0, 'max_grad_norm', self.max_grad_norm, 'positive')
 
 
-# What the critics may see, the paper's first.
+# Inputs of the critics; the first entry is the paper's.
 CRITIC_INPUTS = ('state_action', 'targets_time')
 
 
@@ -130,18 +130,18 @@ class LearnerConfig:
             peak at ``total_steps``; 1 keeps them constant.
         total_steps (int): Updates in the whole run, for the schedule.
         gamma (float): Discount of both critics.
-        polyak (float): Share of a target network kept at each update, rho in Algorithm 1.
-        eta_reward (float): Weight of the reward term, eta_1 in Eq. (9).
-        eta_cost (float): Weight of the cost term, eta_2 in Eq. (10).
+        polyak (float): Weight of the old target network in each update, rho in Algorithm 1.
+        eta_reward (float): Weight of the reward term, eta_1 in Eq. 9.
+        eta_cost (float): Weight of the cost term, eta_2 in Eq. 10.
         use_reward_critic (bool): Whether the policy's loss has the reward term.
         use_cost_critic (bool): Whether the policy's loss has the cost term.
         train_critics (bool): Whether the critics are trained, for the loss or for deployment.
         penalty_critic (str): Which of the twins the policy's loss uses: ``random`` (one, drawn
             each update), ``first``, or ``pessimistic`` (minimum reward, maximum cost).
-        cost_value (str): How twin cost values become one: ``min`` as in Eq. (7), or ``max``.
-        critic_inputs (str): What the critics see: ``state_action`` or ``targets_time``; see
+        cost_value (str): How twin cost values are reduced to one: ``min`` as in Eq. 7, or ``max``.
+        critic_inputs (str): Inputs of the critics: ``state_action`` or ``targets_time``; see
             :func:`omnisafe_qpt.qpt.critics.critic_states`.
-        horizon (int): Steps of an episode, T: what critics that see the time do not look beyond.
+        horizon (int): Steps of an episode, T. Critics that see the time do not bootstrap beyond it.
         precision (str): ``float32``, ``tf32``, ``bf16`` (autocast; float32 on a device without bf16
             instructions), ``bf16_emulated`` (bf16 there too, many times slower) or ``auto`` (bf16
             on a device with such instructions, else float32).
@@ -206,27 +206,27 @@ class LearnerConfig:
             )
 
 
-# Ways of choosing a candidate, the paper's first.
+# Selection rules; the first entry is the paper's.
 RULES = ('paper', 'bounded', 'paced')
 
 
 @dataclass(frozen=True)
 class DeploymentConfig:
-    """How candidates are made and chosen, Eq. (13)-(14) and Appendix C.3.
+    """How candidates are generated and selected, Eq. 13-14 and Appendix C.3.
 
     Args:
         cost_limit (float): Default undiscounted cost of an episode that must not be exceeded.
-        candidates (int): Return targets tried at each step, M; 1 is the plain policy.
+        candidates (int): Return targets per step, M; 1 is the policy without selection.
         target_spread (float): Standard deviation of the candidates' return targets, as a share of
             the dataset's largest absolute return.
-        candidate_shift (str): Which returns-to-go of a candidate are shifted: those of the whole
-            ``history``, or the ``last`` one only, which is several times faster and spreads the
-            candidates less.
+        candidate_shift (str): Which returns-to-go of a candidate are shifted: ``history`` (all in
+            the window) or ``last`` (the newest only). ``last`` is several times faster, but its
+            candidates differ less.
         rule (str): ``paper``, ``bounded`` or ``paced``; see
             :data:`omnisafe_qpt.qpt.selection.RULES`.
-        cost_value (str): How twin cost values become one, ``min`` or ``max``.
-        asked_cost (float, optional): Cost that the policy is asked for and budgets with, where a
-            calibration found another than the limit to be right. Defaults to None, the limit.
+        cost_value (str): How twin cost values are reduced to one, ``min`` or ``max``.
+        asked_cost (float, optional): Target cost: the policy is conditioned on it, and the budget
+            starts from it. Target calibration sets it. Defaults to None, the limit.
     """
 
     cost_limit: float = 10.0
@@ -251,7 +251,7 @@ class DeploymentConfig:
 
     @property
     def cost_to_ask_for(self) -> float:
-        """What the policy is asked to keep within: the limit, unless a calibration found better."""
+        """Target cost of the policy: the calibrated one if there is one, else the limit."""
         return self.cost_limit if self.asked_cost is None else self.asked_cost
 
 

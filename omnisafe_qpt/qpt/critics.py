@@ -28,12 +28,12 @@ def critic_states(
     cost_to_go: torch.Tensor,
     timesteps: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what the critics take as a state; all in the networks' units.
+    """Return the state input of the critics, in the networks' units.
 
     Args:
-        inputs (str): ``state_action``, the paper's critics; or ``targets_time``, which also see
-            the targets that the policy acts on, and the time. The paper's value the policy whatever
-            it is asked for, a mixture over all targets in the data.
+        inputs (str): ``state_action``, the paper's critics; or ``targets_time``, which also see the
+            policy's targets and the time. The paper's critics do not see the targets, so their
+            values average over all targets in the data.
         horizon (int): Steps of an episode, T.
         states (torch.Tensor): (..., S).
         return_to_go (torch.Tensor): (...).
@@ -74,10 +74,10 @@ class TwinCritic(nn.Module):
 
     @classmethod
     def joined(cls, *critics: TwinCritic) -> TwinCritic:
-        """Copy several critics into one, which values with all of their networks at once.
+        """Copy several critics into one that evaluates all of their networks at once.
 
         Args:
-            critics (TwinCritic): Of the same sizes.
+            critics (TwinCritic): Critics of the same sizes.
         """
         joined = deepcopy(critics[0]).requires_grad_(False)
         for name in ('weights', 'biases'):
@@ -92,16 +92,16 @@ class TwinCritic(nn.Module):
         member: torch.Tensor | None = None,
         frozen: bool = False,
     ) -> torch.Tensor:
-        """Value state-action pairs.
+        """Return the values of state-action pairs.
 
         Args:
-            states (torch.Tensor): (..., S), standardised; (B, 1, S) for one state that all actions
-                (B, M, A) are valued in, which then goes through the first layer once.
+            states (torch.Tensor): (..., S), standardised; or (B, 1, S) for actions (B, M, A) that
+                share one state, which then passes the first layer once.
             actions (torch.Tensor): (..., A).
             member (torch.Tensor, optional): (n,) int64, which of the two networks to use.
                 Defaults to None, both.
-            frozen (bool, optional): Whether gradients reach the inputs only, not the critic's
-                parameters. Defaults to False.
+            frozen (bool, optional): Whether gradients reach only the inputs, not the parameters.
+                Defaults to False.
 
         Returns:
             (2, ...) values, or (n, ...) for chosen members.

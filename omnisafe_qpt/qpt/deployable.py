@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trained networks as a checkpoint holds them: rebuilt from it alone, and deployed."""
+"""The trained networks of a checkpoint: rebuilt from their state dict alone, and deployed."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from omnisafe_qpt.schema import (
 
 
 def _check_action_range(value: Any, path: str) -> None:
-    """Take the range of an environment's actions: ``low`` and ``high``, equally many numbers."""
+    """Check the range of an environment's actions: ``low`` and ``high``, of equal length."""
     ends = sequence(number(), 1)
     record({'low': ends, 'high': ends})(value, path)
     low, high = value['low'], value['high']
     if len(low) != len(high) or not all(a < b for a, b in zip(low, high)):
-        raise UserError(f'{path} must hold as many numbers high as low, each above its low')
+        raise UserError(f'{path}: low and high must have one length, each high above its low')
 
 
-# What the spec of any deployable model holds about its sizes.
+# The sizes in the spec of every deployable model.
 SPEC_FIELDS: dict[str, Check] = {'obs_dim': size('obs_dim'), 'act_dim': size('act_dim')}
 OPTIONAL_SPEC_FIELDS: dict[str, Check] = {
     'horizon': size('horizon'),
@@ -50,11 +50,11 @@ OPTIONAL_SPEC_FIELDS: dict[str, Check] = {
 
 
 def check_spec(spec: Any, check: Check) -> None:
-    """Refuse a spec by which no networks can be built.
+    """Check a spec from which networks are to be built.
 
     Args:
-        spec (Any): What a checkpoint holds as the networks' spec.
-        check (Check): Of the kind of networks.
+        spec (Any): The networks' spec from a checkpoint.
+        check (Check): The check for this type of model.
 
     Raises:
         UserError: If a size is missing or impossible.
@@ -62,15 +62,15 @@ def check_spec(spec: Any, check: Check) -> None:
     check(spec, '')
     action_range, act_dim = spec.get('action_range'), spec['act_dim']
     if action_range is not None and len(action_range['low']) != act_dim:
-        raise UserError(f'action_range is of {len(action_range["low"])} numbers, not {act_dim}')
+        raise UserError(f'action_range has {len(action_range["low"])} numbers, not {act_dim}')
 
 
 class Deployable(Protocol):
-    """A trained model of any algorithm, as whoever runs episodes sees it.
+    """Interface of a trained model of any algorithm.
 
-    ``deploy`` gives what has the methods of :class:`RolloutPolicy`. The spec of a model that asks
-    for returns and costs has ``policy``; that of one which acts on the observation alone has
-    ``actor``.
+    ``deploy`` returns an object with the methods of :class:`RolloutPolicy`. The spec of a model
+    that is conditioned on return and cost has ``policy``; the spec of a model that acts on the
+    observation alone has ``actor``.
     """
 
     spec: dict[str, Any]
@@ -81,21 +81,21 @@ class Deployable(Protocol):
         """Where it acts."""
 
     def deploy(self, config: DeploymentConfig, num_episodes: int = 1) -> Any:
-        """Return the policy that acts in so many episodes at once."""
+        """Return the policy for a batch of episodes."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it can be rebuilt from."""
+        """Return the state dict, from which the model can be rebuilt."""
 
 
 class DeployableNetworks(nn.Module):
-    """What a trained model needs to act: policy, critics and units.
+    """A trained QPT model for deployment: policy, critics and units.
 
-    Its state dict carries its own sizes as extra state, so that it can be rebuilt from nothing
-    else (:meth:`from_state_dict`), and holds only tensors and plain Python values.
+    The state dict holds only tensors and plain Python values. It includes the sizes as extra state,
+    so that :meth:`from_state_dict` needs nothing else.
 
     Args:
         spec (dict[str, Any]): ``obs_dim``, ``act_dim``, ``policy`` (:class:`PolicyConfig` as a
-            dict), ``critic_hidden_sizes``, and whatever else the checkpoint should tell (horizon,
+            dict), ``critic_hidden_sizes``, and further records of the checkpoint (horizon,
             frontier, environment, dataset, versions).
     """
 
@@ -119,12 +119,13 @@ class DeployableNetworks(nn.Module):
     def from_learner(cls, learner: Learner, spec: dict[str, Any]) -> DeployableNetworks:
         """Copy the online policy and the target critics out of a learner.
 
-        The critics are the target networks, as Eq. (13) and (14) write; the policy is the online
-        one, as Algorithm 1 does.
+        As in the paper, the critics are the target networks (Eq. 13-14) and the policy is the
+        online network (Algorithm 1).
 
         Args:
             learner (Learner): The learner.
-            spec (dict[str, Any]): What the learner does not know: horizon, frontier and so on.
+            spec (dict[str, Any]): Entries that the learner does not know, such as horizon and
+                frontier.
         """
         networks = cls(
             {
@@ -162,21 +163,21 @@ class DeployableNetworks(nn.Module):
 
     @property
     def critic_inputs(self) -> str:
-        """What its critics see (:func:`omnisafe_qpt.qpt.critics.critic_states`)."""
-        return self.spec.get('critic_inputs', 'state_action')  # older checkpoints do not say
+        """Inputs of the critics (:func:`omnisafe_qpt.qpt.critics.critic_states`)."""
+        return self.spec.get('critic_inputs', 'state_action')  # older checkpoints do not record it
 
     @property
     def has_critics(self) -> bool:
-        """Whether its critics were trained, so that they can choose among candidates."""
+        """Whether the critics were trained, so that they can select among candidates."""
         if 'has_critics' in self.spec:
             return self.spec['has_critics']
-        # A checkpoint from before this was recorded has the options that decided it.
+        # Older checkpoints do not record it, but have the options that decided it.
         options = self.spec.get('config', {}).get('algo_cfgs', {})
         names = ('use_reward_critic', 'use_cost_critic', 'use_ensemble')
         return any(options.get(name, True) for name in names)
 
     def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
-        """Return what its critics take as states.
+        """Return the state input of the critics.
 
         Args:
             window (torch.Tensor): States, returns-to-go, costs-to-go and timesteps, as
@@ -193,7 +194,7 @@ class DeployableNetworks(nn.Module):
         return self.spec
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over a spec; its sizes were used when the networks were built."""
+        """Set the spec; the networks were already built with its sizes."""
         self.spec = state
 
 

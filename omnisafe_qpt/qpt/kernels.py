@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers, dropout, Mish and attention, faster on a CPU than torch's own.
 
-Each computes what the torch function named in its docstring computes, which is also what runs on
-every other device. On a CPU torch has two libraries for matrix products and takes the slower one
-for float32, draws dropout masks one element at a time, evaluates Mish through three transcendental
-functions, and takes a slow path through attention as soon as it has dropout; together that was a
+Each computes the same as the torch function named in its docstring, which runs on every other
+device. On a CPU torch is slow in four places: it has two libraries for matrix products and takes
+the slower one for float32; it draws dropout masks one element at a time; it evaluates Mish through
+three transcendental functions; and attention with dropout takes a slow path. Together these were a
 third of an update.
 """
 
@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
-# The product with the weight's transpose, the bias in it, by oneDNN; with the same arithmetic as
-# torch's usual float32 product. Not part of torch's documented interface, so it may be missing.
+# oneDNN's product with the transposed weight plus the bias, in the same arithmetic as torch's usual
+# float32 product. It is not part of torch's documented interface, so it may be missing.
 _product: Any = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
-# Below this many rows it is 10 to 15 % slower on a Zen 3; at twice as many as much faster.
+# On a Zen 3 it is 10 to 15 % slower below this many rows, and as much faster at twice as many.
 _ROWS_OF_PRODUCT = 4096
 
 
@@ -41,14 +41,14 @@ class Linear(nn.Linear):
 
 
 class LinearGELU(Linear):
-    """:class:`torch.nn.Linear` with :func:`torch.nn.functional.gelu` of what it returns."""
+    """:class:`torch.nn.Linear` followed by :func:`torch.nn.functional.gelu`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., out_features)."""
         x = super().forward(x)
         if torch.is_grad_enabled() or not _is_cpu(x):
             return F.gelu(x)
-        return torch.ops.aten.gelu_(x)  # what is not written to memory anew is faster
+        return torch.ops.aten.gelu_(x)  # in place: faster without a new write to memory
 
 
 def _has_product(x: torch.Tensor) -> bool:
@@ -62,7 +62,7 @@ def _is_plain_float32(x: torch.Tensor) -> bool:
 
 
 def _is_cpu(x: torch.Tensor) -> bool:
-    # What torch compiles or exports must consist of its own functions, whatever the device.
+    # torch can compile and export only its own functions, on any device.
     return x.device.type == 'cpu' and not torch.compiler.is_compiling()
 
 
@@ -120,7 +120,7 @@ class Dropout(nn.Module):
 def _keep_mask(x: torch.Tensor, probability: float) -> torch.Tensor:
     """Draw zeros with this probability, and elsewhere the factor that keeps the mean.
 
-    In float32 whatever x is: bf16 would round that factor, and every mean with it. Four elements
+    Always in float32: bf16 would round the factor and so shift every mean. Four elements
     share one 64-bit draw of torch's generator, which rounds the probability to a multiple of
     2^-16.
     """
@@ -174,15 +174,15 @@ _MASK_ALIGNMENT = 8
 
 
 def aligned(size: int) -> int:
-    """Return how wide the rows of a mask of so many keys are made.
+    """Return the padded row width of a mask over this many keys.
 
-    CUDA's memory-efficient attention asks for rows that start at multiples of 16 bytes. Torch
+    CUDA's memory-efficient attention requires rows that start at multiples of 16 bytes. Torch
     copies other masks in each layer, and its compiler has failed on them.
     """
     return -(-size // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
 
 
-# Up to this many queries of all windows torch's own is faster.
+# Up to this many queries over all windows, torch's own attention is faster.
 _ROWS_OF_ATTENTION = 400
 
 
@@ -195,8 +195,8 @@ def attention(
 ) -> torch.Tensor:
     """Compute :func:`torch.nn.functional.scaled_dot_product_attention`.
 
-    On a CPU in float32 whatever the inputs are: its bf16 products of such small matrices are
-    several times slower backwards.
+    On a CPU always in float32: the backward pass of such small bf16 products is several times
+    slower.
 
     Args:
         query (torch.Tensor): (B, H, Q, d).
@@ -215,12 +215,12 @@ def attention(
         return _Attention.apply(query, key, value, bias.float().contiguous(), dropout)
     with torch.autocast('cpu', enabled=False):
         query, key, value = (x.float() for x in (query, key, value))
-        # Rows of a multiple of eight scores are faster. What is added is never looked at.
+        # Rows of a multiple of eight scores are faster. The padding is never read.
         size = key.shape[2]
         added = aligned(size) - size
         key, bias = F.pad(key, (0, 0, 0, added)), F.pad(bias.float(), (0, added), value=-torch.inf)
         scores = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
-        scores = scores.unflatten(0, (len(bias), -1))  # (B, H, Q, T and what is added)
+        scores = scores.unflatten(0, (len(bias), -1))  # (B, H, Q, T plus padding)
         torch.add(bias, scores, alpha=1.0 / math.sqrt(query.shape[-1]), out=scores)
         weights = torch.softmax(scores, -1, out=scores)[..., :size].flatten(0, 1)
         return torch.bmm(weights, value.flatten(0, 1)).unflatten(0, (len(bias), -1))
@@ -240,7 +240,7 @@ def _is_small(query: torch.Tensor, dropout: float) -> bool:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention by batched products, with no more copies than these need."""
+    """Attention by batched products, with as few copies as possible."""
 
     @staticmethod
     def forward(
@@ -286,10 +286,10 @@ def branch_bias(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Ten
     Args:
         bias (torch.Tensor): (B, 1, P + L, P + L) of one sequence.
         num_shared (int): P.
-        branches (int): M, of L tokens each, which come after the shared ones.
+        branches (int): M, of L tokens each, which follow the shared ones.
 
     Returns:
-        (B, 1, P + M L, P + L), each token's bias to the shared tokens and to those of its branch.
+        (B, 1, P + M L, P + L), each token's bias to the shared tokens and to its own branch.
     """
     shared, own = bias[:, :, :num_shared], bias[:, :, num_shared:]
     own = own[:, :, None].expand(-1, -1, branches, -1, -1).flatten(2, 3)
@@ -297,12 +297,12 @@ def branch_bias(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Ten
 
 
 def branch_mask(bias: torch.Tensor, num_shared: int, branches: int) -> torch.Tensor:
-    """Make the bias of one sequence that of all branches laid end to end, which do not see others.
+    """Expand the bias of one sequence to all branches laid end to end.
 
     Args:
         bias (torch.Tensor): (B, 1, P + L, P + L) of one sequence.
         num_shared (int): P.
-        branches (int): M, of L tokens each, which come after the shared ones.
+        branches (int): M, of L tokens each, which follow the shared ones.
 
     Returns:
         (B, 1, P + M L, P + M L), a part of wider rows as :func:`aligned` makes them.
@@ -326,10 +326,10 @@ def branching_attention(
     num_shared: int,
     branches: int,
 ) -> torch.Tensor:
-    """Attend within sequences that share their first tokens: these come first, then each rest.
+    """Attend within sequences that share a prefix: the shared tokens, then each branch.
 
-    The same as :func:`attention` with :func:`branch_mask`, for so many branches that this would be
-    mostly empty. Shared tokens do not look at the others. No gradient is meant to pass.
+    The same as :func:`attention` with :func:`branch_mask`, for a number of branches at which that
+    mask would be mostly empty. Shared tokens do not attend to the others. For inference only.
 
     Args:
         query (torch.Tensor): (B, H, P + M L, d) of all tokens, or (B, H, M, d) of the last one of
@@ -364,18 +364,18 @@ def _as_batch(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.float32, memory_format=torch.contiguous_format, copy=True).flatten(0, 1)
 
 
-# glibc's numbers of two settings, and what they are set to: blocks from this size on come from the
-# system and go back to it, and freed memory goes back once there is this much.
+# glibc's numbers of two settings, with their new values: blocks of at least this size are mapped
+# from the system and returned to it, and free memory beyond this amount is returned.
 _MMAP_THRESHOLD = (-3, 64 << 20)
 _TRIM_THRESHOLD = (-1, 512 << 20)
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep memory that is freed, for the next call to take again.
+    """Make glibc keep freed memory for reuse.
 
-    By default it soon gives it back to the system and gets it anew page by page, which costs a
+    By default glibc soon returns it to the system and gets it again page by page. That costs a
     fifth of the time of a step with 50 candidates and of a navigation task's reset. The process
-    keeps up to half a gigabyte for it. With another C library this does nothing.
+    keeps up to half a gigabyte. With another C library this does nothing.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt

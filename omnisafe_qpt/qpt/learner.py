@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Algorithm 1's training half: who is updated by what, in which order."""
+"""The training half of Algorithm 1: one update of critics, policy and target networks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _VALUE_KEYS = {'reward': 'Qr', 'cost': 'Qc'}
 
 
 def metric_names(config: LearnerConfig) -> list[str]:
-    """List the metrics that a learner with this configuration reports, in their order.
+    """Return the names of the metrics that this configuration reports, in order.
 
     All are means over the valid steps of a batch, averaged over the updates of an epoch. Values
     are in the critics' units (:class:`omnisafe_qpt.qpt.scaling.Scaling`).
@@ -57,7 +57,7 @@ def metric_names(config: LearnerConfig) -> list[str]:
 
 
 class Learner(BaseLearner):
-    """QPT's networks, target networks and optimisers, and one update of them all.
+    """QPT's networks, target networks and optimisers, and one update of them.
 
     Needs neither an environment nor OmniSafe.
 
@@ -65,18 +65,18 @@ class Learner(BaseLearner):
         obs_dim (int): S.
         act_dim (int): A.
         scaling (Scaling): Units of the dataset.
-        config (LearnerConfig): Everything else.
-        device (torch.device or str, optional): Where all of it lives. Defaults to ``'cpu'``.
-        ranks (Ranks, optional): The processes that train this model together. Each updates
-            with its own slice of a batch, and all get what one would get with the whole batch.
-            Defaults to None, this process alone.
+        config (LearnerConfig): The other settings.
+        device (torch.device or str, optional): Device of the networks. Defaults to ``'cpu'``.
+        ranks (Ranks, optional): The processes that train this model together. Each updates with its
+            own slice of a batch; the result equals one process with the whole batch. Defaults to
+            None, this process alone.
 
     Attributes:
-        precision (str): ``float32``, ``tf32`` or ``bf16``: what the configuration's became on this
-            device; see :func:`omnisafe_qpt.qpt.precision.resolve_precision`.
+        precision (str): ``float32``, ``tf32`` or ``bf16``: the configured precision as resolved for
+            this device; see :func:`omnisafe_qpt.qpt.precision.resolve_precision`.
     """
 
-    # Those that are trained, then their targets in the same order.
+    # The trained networks, then their target networks in the same order.
     _NETWORKS = (
         *('policy', 'reward_critic', 'cost_critic'),
         *('target_policy', 'target_reward_critic', 'target_cost_critic'),
@@ -105,8 +105,8 @@ class Learner(BaseLearner):
         self.policy = TransformerPolicy(obs_dim, act_dim, config.policy).to(self.device)
         self.reward_critic = TwinCritic(*sizes).to(self.device)
         self.cost_critic = TwinCritic(*sizes).to(self.device)
-        # Called in place of the networks wherever these get a gradient. They come before the
-        # targets are copied, as all processes take over the first one's weights here.
+        # Called in place of the networks wherever these need a gradient. Created before the targets
+        # are copied, since all processes receive the first one's weights here.
         self._trained_policy = self.ranks.wrap(self.policy)
         self._trained_critics = [
             self.ranks.wrap(critic) for critic in (self.reward_critic, self.cost_critic)
@@ -131,12 +131,11 @@ class Learner(BaseLearner):
     def compile(self, backend: str = 'inductor') -> None:
         """Compile both losses, networks included, with :func:`torch.compile`.
 
-        Meant for CUDA in a single process, before the first update, in which it takes place.
-        Batches have to keep their shapes from then on.
+        For CUDA in a single process. Call it before the first update, which then compiles. All
+        batches must have the same shapes.
 
         Args:
-            backend (str, optional): As :func:`torch.compile` takes it. Defaults to
-                ``'inductor'``.
+            backend (str, optional): Backend of :func:`torch.compile`. Defaults to ``'inductor'``.
         """
         for name in ('compute_targets', 'critic_loss', 'policy_loss'):
             method = getattr(self, name)
@@ -173,7 +172,7 @@ class Learner(BaseLearner):
 
     @torch.no_grad()
     def compute_targets(self, batch: SequenceBatch, inputs: PolicyInputs) -> torch.Tensor:
-        """n-step targets of the reward and the cost critics, Eq. (6) and (7).
+        """n-step targets of the reward and the cost critics, Eq. 6-7.
 
         Args:
             batch (SequenceBatch): B windows in raw units.
@@ -186,7 +185,7 @@ class Learner(BaseLearner):
         last_action = self.target_policy(inputs, last_only=True)[:, 0]
         reward_value = self.target_reward_critic(last_state, last_action).float().amin(0)
         cost_values = self.target_cost_critic(last_state, last_action).float()
-        # A cost is never negative, and neither is its sum: an estimate below zero is error only.
+        # Costs and their sums are never negative, so an estimate below zero is an error.
         cost_value = combine_cost(cost_values, self.config.cost_value).clamp_min(0.0)
         bootstrap = torch.stack([reward_value, cost_value])
         rewards = self.scaling.critic_reward(batch.rewards)
@@ -205,19 +204,19 @@ class Learner(BaseLearner):
         count: torch.Tensor,
         metrics: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of the reward and the cost critics, Eq. (6) and (7).
+        """Squared error of the reward and the cost critics, Eq. 6-7.
 
         Args:
             batch (SequenceBatch): B windows in raw units.
             inputs (PolicyInputs): The same for the policy.
             targets (torch.Tensor): (2, B, K - 1), see :meth:`compute_targets`.
             count (torch.Tensor): () steps to average over.
-            metrics (dict[str, torch.Tensor]): Where to put the metrics.
+            metrics (dict[str, torch.Tensor]): Receives the metrics.
 
         Returns:
             The losses (2,), and without gradient the mean |Q| of the data's actions (2, n), which
-            normalises the policy's penalties: of each of the twins, n = 2, or of the one value that
-            they become, n = 1, where the penalty takes that.
+            normalises the policy's penalties. n is 2, one for each twin; or 1 where the penalty
+            uses the reduced value.
         """
         mask = batch.mask[:, :-1]
         states, actions = self._critic_states(inputs)[:, :-1], batch.actions[:, :-1]
@@ -243,7 +242,7 @@ class Learner(BaseLearner):
         count: torch.Tensor,
         metrics: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Imitation of the data, pulled towards reward and away from cost, Eq. (8).
+        """Loss of the policy: imitation, minus the reward term, plus the cost term, Eq. 8.
 
         Args:
             batch (SequenceBatch): B windows in raw units.
@@ -251,7 +250,7 @@ class Learner(BaseLearner):
             magnitudes (torch.Tensor, optional): (2, n) mean |Q|, see :meth:`critic_loss`; None
                 where no critics are trained.
             count (torch.Tensor): () actions to average over.
-            metrics (dict[str, torch.Tensor]): Where to put the metrics.
+            metrics (dict[str, torch.Tensor]): Receives the metrics.
 
         Returns:
             () the loss.
@@ -260,13 +259,13 @@ class Learner(BaseLearner):
         states = self._critic_states(inputs)
 
         def pull(kind: int, critic: TwinCritic, eta: float) -> torch.Tensor:
-            """Return alpha E[Q(s, pi(s))], alpha by Eq. (9) for rewards and (10) for costs.
+            """Return alpha E[Q(s, pi(s))], alpha by Eq. 9 for rewards and Eq. 10 for costs.
 
-            The same critics of the same member are the numerator and the denominator of alpha,
-            before and after this update of theirs. The denominator leaves out the window's last
-            step: the critics' own loss has no value there, and one would cost a pass of the
-            critics. Over all windows each step of an episode counts as often in the one mean as in
-            the other, but for the last K, so the means are alike.
+            Numerator and denominator use the same twin: the denominator its values before this
+            update of the critics, the numerator its values after it. The denominator leaves out the
+            window's last step: the critics' loss has no value there, and computing one would cost a
+            forward pass. Over all windows both means count each step of an episode equally often,
+            except its last K, so the means are close.
             """
             name, key = list(_VALUE_KEYS.items())[kind]
             member = self._penalty_member()
@@ -291,10 +290,11 @@ class Learner(BaseLearner):
         return loss
 
     def _critic_states(self, inputs: PolicyInputs) -> torch.Tensor:
-        """Return what the critics take as states, (B, K, ...).
+        """Return the state input of the critics, (B, K, ...).
 
-        Targets are those that the policy sees, relabelled ones too: asked for them, it imitates the
-        relabelled episode, and that episode's own rewards and costs are what comes of it.
+        The targets are those that the policy sees, also for relabelled episodes: conditioned on
+        them, the policy imitates the relabelled episode, and so gets the rewards and costs of that
+        episode.
         """
         return critic_states(
             self.config.critic_inputs,
@@ -306,17 +306,17 @@ class Learner(BaseLearner):
         )
 
     def _is_over(self, batch: SequenceBatch) -> torch.Tensor:
-        """Say whether nothing is to come after the windows' last states, (B,) bool.
+        """Return whether the bootstrap value of the windows' last states is zero, (B,) bool.
 
-        To critics that see no time a time limit is no end: they cannot know when it comes, and
-        value what would come if the episode went on.
+        Critics that do not see the time bootstrap at a time limit: they cannot know when it comes,
+        so they estimate the value as if the episode continued.
         """
         if self.config.critic_inputs != 'targets_time':
             return batch.terminal
         return batch.terminal | (batch.timesteps[:, -1] >= self.config.horizon)
 
     def _penalty_member(self) -> torch.Tensor:
-        """Say which of the twins is in the policy's loss, (1,) int64."""
+        """Return the index of the twin in the policy's loss, (1,) int64."""
         if self.config.penalty_critic == 'random':
             return self.ranks.broadcast(torch.randint(2, (1,), device=self.device))
         return self._first_member
@@ -329,7 +329,7 @@ class Learner(BaseLearner):
         actions: torch.Tensor,
         member: torch.Tensor,
     ) -> torch.Tensor:
-        """Value the policy's actions, (B, K); the critic's own parameters get no gradient."""
+        """Return the values of the policy's actions, (B, K); critic parameters get no gradient."""
         if self.config.penalty_critic == 'pessimistic':
             return _pessimistic(name, critic(states, actions, frozen=True).float())[0]
         return critic(states, actions, member=member, frozen=True).float()[0]
@@ -351,7 +351,7 @@ class Learner(BaseLearner):
     ) -> torch.Tensor:
         """Take one optimiser step on ``loss``; returns the gradient's norm before the clip."""
         optimizer.zero_grad(set_to_none=True)
-        # Outside autocast, as its manual asks for.
+        # Outside autocast, as torch's documentation requires.
         with torch.autocast(self.device.type, enabled=False):
             loss.backward()
             norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -367,7 +367,7 @@ class Learner(BaseLearner):
     # ------------------------------------------------------------------ wiring
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that an exact continuation needs, random number generators apart."""
+        """Return the state that an exact resume needs, without the random number generators."""
         return {**super().state_dict(), 'magnitude_floors': self._magnitude_floors.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -417,7 +417,7 @@ class Learner(BaseLearner):
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        """Compute in the configured precision, and leave the process's own setting as it was."""
+        """Compute in the configured precision, then restore the setting of the process."""
         with contextlib.ExitStack() as stack:
             if self.precision == 'tf32':
                 stack.enter_context(tf32_products(True))

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The equations of the paper as functions of tensors.
 
-Every mean is over valid entries only: the sum of the masked values over their number. The number
-may be given, for the sake of processes that share a batch: where each divides by the average of
-their numbers, the average of their means is the mean over the whole batch.
+Every mean is over valid entries only: the masked sum divided by their count. Processes that share a
+batch pass the count: each divides by the average count of all processes, so that the average of
+their means is the mean over the whole batch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 
 
-# Share of what the data say a mean |Q| is. A smaller one tells nothing of the critic's scale, early
-# in training or where every cost is zero, and dividing by it would let the penalty explode.
+# Smallest mean |Q| that is divided by, as a share of the data's estimate. Smaller values occur
+# early in training or where every cost is zero, and would make the penalty explode.
 _FLOOR_SHARE = 0.1
 
 
@@ -27,13 +27,13 @@ def masked_mean(
     Args:
         values (torch.Tensor): (..., B, K).
         mask (torch.Tensor): (B, K) bool.
-        count (torch.Tensor, optional): () positive, what to divide the sum by. Defaults to None,
+        count (torch.Tensor, optional): () positive, the divisor of the sum. Defaults to None,
             the number of entries where ``mask`` holds.
 
     Returns:
         (...) means over the last two dimensions.
     """
-    # where, not a product: padding may hold anything, and infinity times zero is not zero.
+    # where, not a product: padding may hold infinity, and infinity times zero is NaN.
     total = torch.where(mask, values, 0.0).sum(dim=(-2, -1))
     return total / (mask.sum().clamp_min(1) if count is None else count)
 
@@ -44,7 +44,7 @@ def imitation_loss(
     action_mask: torch.Tensor,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean squared error of the predicted actions, Eq. (3).
+    """Mean squared error of the predicted actions, Eq. 3.
 
     Args:
         predicted (torch.Tensor): (B, K, A).
@@ -63,14 +63,14 @@ def n_step_targets(
     bootstrap: torch.Tensor,
     gamma: float,
 ) -> torch.Tensor:
-    r"""n-step targets within a window, Eq. (6) and (7), for rewards and costs alike.
+    r"""n-step targets within a window, Eq. 6-7, for rewards and costs alike.
 
     .. math::
 
         \hat{Q}_m = r_m + \gamma \hat{Q}_{m+1}, \quad \hat{Q}_e = \text{bootstrap}
 
     Args:
-        rewards (torch.Tensor): (..., B, K) rewards or costs; the last position is not looked at.
+        rewards (torch.Tensor): (..., B, K) rewards or costs; the last position is not used.
         bootstrap (torch.Tensor): (..., B) value of the window's last state, 0 where it is terminal.
         gamma (float): Discount.
 
@@ -96,7 +96,7 @@ def critic_loss(
     mask: torch.Tensor,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Squared error of both networks, Eq. (6) and (7): mean over steps, sum over networks.
+    """Squared error of both networks, Eq. 6-7: mean over steps, sum over networks.
 
     Args:
         values (torch.Tensor): (..., 2, B, K - 1) values of the data's state-action pairs.
@@ -115,7 +115,7 @@ def mean_magnitude(
     mask: torch.Tensor,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean |Q(s, a)| over the data, the denominator of Eq. (9) and (10).
+    """Mean |Q(s, a)| over the data, the denominator of Eq. 9-10.
 
     Args:
         data_values (torch.Tensor): (..., B, K') values of the data's state-action pairs.
@@ -129,10 +129,10 @@ def mean_magnitude(
 
 
 def magnitude_floor(mean_total: torch.Tensor, mean_length: float, gamma: float) -> torch.Tensor:
-    """Return the least mean |Q| that is divided by, from what the data's episodes bring.
+    """Return the lower bound of the mean |Q| in Eq. 9-10, from the episodes of the data.
 
-    It moves with the data's rewards or costs and with their unit, so that neither changes the
-    weight of a penalty.
+    It scales with the data's rewards or costs, so that their unit does not change the weight of a
+    penalty.
 
     Args:
         mean_total (torch.Tensor): (...) mean of the absolute return, or of the cost, of an episode,
@@ -141,8 +141,8 @@ def magnitude_floor(mean_total: torch.Tensor, mean_length: float, gamma: float) 
         gamma (float): Discount.
 
     Returns:
-        (...) a share of the value of an episode of mean length that brings as much in each step;
-        of one unit where all are zero.
+        (...) a share of the value of an episode of mean length with the same amount in each step; a
+        share of one unit where all are zero.
     """
     steps = mean_length if gamma == 1 else (1 - gamma**mean_length) / (1 - gamma)
     value = mean_total * (steps / mean_length)
@@ -154,7 +154,7 @@ def penalty_weight(
     eta: float,
     floor: torch.Tensor,
 ) -> torch.Tensor:
-    r"""Weight of a penalty term, Eq. (9) and (10).
+    r"""Weight of a penalty term, Eq. 9-10.
 
     .. math::
 
@@ -163,7 +163,7 @@ def penalty_weight(
     Args:
         magnitude (torch.Tensor): () mean |Q| over the data.
         eta (float): eta_1 or eta_2.
-        floor (torch.Tensor): () the least that is divided by (:func:`magnitude_floor`).
+        floor (torch.Tensor): () lower bound of the divisor (:func:`magnitude_floor`).
 
     Returns:
         () the weight.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""In which arithmetic networks are trained, and what a device has of it."""
+"""The arithmetic precision of training, and what a device supports."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _CPU_FACTS = Path('/proc/cpuinfo')
 def has_bf16(device: torch.device) -> bool:
     """Return whether a device has instructions for bf16.
 
-    Without them torch computes the same many times more slowly than in float32. A processor that
-    does not tell its instructions, as outside of Linux, counts as one without.
+    Without them bf16 is many times slower than float32. Where the instructions of the processor are
+    unknown, as outside Linux, the answer is False.
     """
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -40,10 +40,10 @@ def resolve_precision(asked: str, device: torch.device) -> tuple[str, str]:
 
     Args:
         asked (str): One of :data:`PRECISIONS`.
-        device (torch.device): Where it trains.
+        device (torch.device): Device of training.
 
     Returns:
-        ``float32``, ``tf32`` or ``bf16``; and a line to show, empty if all is as it was asked for.
+        ``float32``, ``tf32`` or ``bf16``; and a message for the user, empty if the request is met.
     """
     if asked == 'auto':
         return ('bf16' if has_bf16(device) else 'float32'), ''
@@ -60,8 +60,8 @@ def resolve_precision(asked: str, device: torch.device) -> tuple[str, str]:
 def tf32_products(is_allowed: bool) -> Iterator[None]:
     """Allow or forbid tf32 in CUDA's float32 products within a block.
 
-    Torch has two settings for it and raises where it meets both. The newer one may always be read
-    and set.
+    Torch has two settings for it and raises an error if both are used. The newer one can always be
+    read and set.
     """
     matmul = torch.backends.cuda.matmul
     values: tuple[bool | str, bool | str]

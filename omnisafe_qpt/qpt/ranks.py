@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes that train one model, each on its share of every batch."""
+"""Collective operations of the processes that train one model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import distributed, nn
 
 
 class Ranks:
-    """What this process does together with the others that train the same model.
+    """The processes that train one model together, and this one's rank among them.
 
-    All processes hold the same weights, draw the same batch, and compute on their own slice of
-    it; averages bring the slices together. With one process every method returns what it was
-    given, and no process group is needed.
+    All processes hold the same weights, draw the same batch, compute on their own slice of it and
+    average the results. With one process every method returns its input, and no process group is
+    needed.
 
     With several, each method is collective: all processes call it, in the same order.
 
@@ -33,21 +33,21 @@ class Ranks:
 
     @classmethod
     def from_process_group(cls) -> Ranks:
-        """Take the processes of torch's default group; this one alone if there is no group."""
+        """Return the processes of torch's default group; without a group, this one alone."""
         if not distributed.is_initialized():
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that does what only one may do, such as writing files."""
+        """Whether this process does the work of only one process, such as writing files."""
         return self.rank == 0
 
     def average(self, tensor: torch.Tensor) -> torch.Tensor:
         """Average a tensor over the processes, without gradient.
 
         Args:
-            tensor (torch.Tensor): Of the same shape in all processes; it is left as it is.
+            tensor (torch.Tensor): Of the same shape in all processes; not modified.
 
         Returns:
             The mean, equal in all processes.
@@ -55,11 +55,11 @@ class Ranks:
         if self.size == 1:
             return tensor
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)  # gloo has sums only
+        distributed.all_reduce(total)  # gloo has no average
         return total / self.size
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Overwrite a tensor by the first process's.
+        """Overwrite a tensor with the first process's.
 
         Args:
             tensor (torch.Tensor): Contiguous, of the same shape in all processes.
@@ -88,8 +88,8 @@ class Ranks:
     def wrap(self, module: nn.Module) -> nn.Module:
         """Make a network average its gradients over the processes in each backward pass.
 
-        Calls have to go through what is returned. The network itself keeps its parameters and
-        their names; it takes over the first process's weights.
+        Call the returned module instead of the network. The network keeps its parameters and their
+        names, and receives the first process's weights.
 
         Args:
             module (nn.Module): A network with parameters to train, all of which take part in

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Deployment: return- and cost-to-go fed back, candidates scored, Eq. (13)-(14), Appendix C.3."""
+"""Deployment: to-go tokens updated at each step, candidates scored, Eq. 13-14, Appendix C.3."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from omnisafe_qpt.runner import zero_action
 from omnisafe_qpt.schema import LARGEST_NUMBER
 
 
-# Numbers in a batch of tokens below which more threads hardly help, and cost much time where other
-# processes want the same cores.
+# Batch size, in numbers, below which more threads hardly help, and cost much time where other
+# processes use the same cores.
 _SINGLE_THREAD_WORK = 1 << 14
 
 
@@ -51,12 +51,12 @@ def checked_observations(
     observations: np.ndarray | torch.Tensor,
     shape: tuple[int, int],
 ) -> torch.Tensor:
-    """Return observations as float32, on the device where they are, if a policy can act on them.
+    """Check observations and return them as float32, on their own device.
 
     Args:
-        observations (np.ndarray or torch.Tensor): Of B episodes. Best checked on the host, before
-            the transfer, so that a GPU need not be waited for.
-        shape (tuple[int, int]): (B, S), which they must have.
+        observations (np.ndarray or torch.Tensor): Of B episodes. Check them in host memory, before
+            the transfer, to avoid a wait for the GPU.
+        shape (tuple[int, int]): Required shape, (B, S).
 
     Raises:
         UserError: If an observation has another size or is not finite.
@@ -75,10 +75,10 @@ def checked_observations(
 
 
 def checked_signals(*signals: float | np.ndarray | torch.Tensor) -> list[torch.Tensor]:
-    """Return rewards and costs as float32, if a policy can go on from them.
+    """Check rewards and costs and return them as float32.
 
-    One that is not finite would stay in the history for good: attention multiplies even padding,
-    by zero.
+    A value that is not finite would stay in the history: attention multiplies even padding, by
+    zero.
 
     Args:
         signals (float, np.ndarray or torch.Tensor): Rewards, costs.
@@ -94,14 +94,14 @@ def checked_signals(*signals: float | np.ndarray | torch.Tensor) -> list[torch.T
 
 @dataclass(frozen=True)
 class Choice:
-    """Which candidates were chosen in the last step, and by which values; on the policy's device.
+    """The candidates selected in the last step and their values, on the policy's device.
 
     Args:
-        candidate (torch.Tensor): (B,) int64, their numbers; 0 is the unshifted one.
-        feasible (torch.Tensor): (B,) bool, whether any candidate fitted.
-        reward_value (torch.Tensor): (B,) of the chosen actions, in units of reward.
-        cost_value (torch.Tensor): (B,) of the chosen actions, in units of cost.
-        shift (torch.Tensor): (B,) return that they ask for beyond the target.
+        candidate (torch.Tensor): (B,) int64, their indices; 0 is the unshifted one.
+        feasible (torch.Tensor): (B,) bool, whether any candidate was feasible.
+        reward_value (torch.Tensor): (B,) of the selected actions, in units of reward.
+        cost_value (torch.Tensor): (B,) of the selected actions, in units of cost.
+        shift (torch.Tensor): (B,) difference of their return-to-go from the target.
     """
 
     candidate: torch.Tensor
@@ -112,11 +112,11 @@ class Choice:
 
 
 def check_actions(actions: torch.Tensor, *values: torch.Tensor) -> None:
-    """Refuse actions that are not finite; waits for the device, as who sends them does anyway.
+    """Check that actions are finite; waits for the device, as sending them does anyway.
 
     Args:
-        actions (torch.Tensor): What a policy has chosen.
-        values (torch.Tensor): By which it has chosen among candidates.
+        actions (torch.Tensor): The selected actions.
+        values (torch.Tensor): Critic values of the candidates.
 
     Raises:
         UserError: If one is NaN or infinite.
@@ -131,7 +131,7 @@ def check_actions(actions: torch.Tensor, *values: torch.Tensor) -> None:
 
 
 def _checked_targets(target_return: float | None, cost_limit: float) -> tuple[float, float]:
-    """Return what an episode starts from; without a target return it is 0, and never acted on."""
+    """Check the targets of an episode; without a target return it is 0 and never used."""
     target_return = 0.0 if target_return is None else target_return
     for name, value in (('target_return', target_return), ('cost_limit', cost_limit)):
         if not abs(value) <= LARGEST_NUMBER:  # not so for NaN
@@ -140,7 +140,7 @@ def _checked_targets(target_return: float | None, cost_limit: float) -> tuple[fl
 
 
 class Networks(Protocol):
-    """What acts: see :class:`omnisafe_qpt.qpt.deployable.DeployableNetworks`."""
+    """Networks to act with: see :class:`omnisafe_qpt.qpt.deployable.DeployableNetworks`."""
 
     spec: dict[str, Any]
     policy: TransformerPolicy
@@ -150,13 +150,13 @@ class Networks(Protocol):
 
     @property
     def critic_inputs(self) -> str:
-        """What the critics see."""
+        """Inputs of the critics."""
 
     def critic_states(self, *window: torch.Tensor) -> torch.Tensor:
-        """Return what the critics take as states."""
+        """Return the state input of the critics."""
 
     def eval(self) -> Any:
-        """Switch to the mode for acting."""
+        """Switch to evaluation mode."""
 
 
 class RolloutPolicy:
@@ -165,11 +165,11 @@ class RolloutPolicy:
     All candidates of all episodes go through the Transformer in one pass. The candidates of an
     episode share states, actions and cost-to-go; the return-to-go of candidate j is shifted by a
     constant drawn at the reset from the episode's own seed, and candidate 0 is not shifted. The
-    shift is of the whole history, or of the last return-to-go only: then the candidates share all
-    that comes before, and many cost little more than one.
+    shift applies to the whole history, or to the last return-to-go only. In the second case the
+    candidates share all earlier tokens, and many candidates cost little more than one.
 
-    An episode may also be one of the zero-action fallback, in which every action is zero in the
-    environment's own unit: for a model whose target calibration found no safe target.
+    An episode may also run the zero-action fallback: every action is zero in the environment's
+    unit. It is for a model whose target calibration found no safe target.
 
     Args:
         networks (DeployableNetworks): The trained model, on the device to use.
@@ -207,15 +207,15 @@ class RolloutPolicy:
         self._to_go = torch.zeros(*shape, 2, device=self._device)
         self._timesteps = torch.zeros(shape, dtype=torch.int64, device=self._device)
         self._mask = torch.zeros(shape, dtype=torch.bool, device=self._device)
-        # What was asked for at the beginning: return, cost. And what of it is left.
+        # Targets at the start of the episode (return, cost), and what is left of them.
         self._targets = torch.zeros(num_episodes, 2, device=self._device)
         self._now = torch.zeros(num_episodes, 2, device=self._device)
         self._step = torch.zeros(num_episodes, dtype=torch.int64, device=self._device)
         self._shifts = torch.zeros(num_episodes, config.candidates, device=self._device)
-        # Which episodes are going on: the others' steps are not counted.
+        # Which episodes are running: steps of the others are not counted.
         self._running = torch.ones(num_episodes, dtype=torch.bool, device=self._device)
-        # Which are of the zero-action fallback, and whether all are, so that no step has to wait
-        # for the device to tell.
+        # Which episodes run the zero-action fallback, and whether all do; the latter avoids a wait
+        # for the device in each step.
         self._is_fallback = torch.zeros(num_episodes, dtype=torch.bool, device=self._device)
         self._all_fallback = False
         self._zero_action = torch.from_numpy(
@@ -223,19 +223,19 @@ class RolloutPolicy:
         ).to(self._device)
         self._infeasible_steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._scored_steps = torch.zeros_like(self._infeasible_steps)
-        # Of the last step: candidates chosen, whether any fitted, all reward and cost values.
+        # Of the last step: selected candidates, feasibility, all reward and cost values.
         self._scored: tuple[torch.Tensor, ...] | None = None
         if self._rule.discounts_budget:
-            # A checkpoint that does not say has the default.
+            # Checkpoints that do not record it have the default.
             gamma = spec.get('gamma', LearnerConfig.gamma)
             stops = networks.critic_inputs == 'targets_time'
             self._even_spend = even_spend(spec['horizon'], gamma, stops).to(self._device)
 
     @property
     def choice(self) -> Choice | None:
-        """What was chosen in the last step; None without a choice.
+        """The selection of the last step; None if there was none.
 
-        That is right after a reset, with one candidate, or while all episodes are of the
+        There is none right after a reset, with one candidate, or while all episodes run the
         zero-action fallback.
         """
         if self._scored is None:
@@ -258,10 +258,10 @@ class RolloutPolicy:
         """Begin new episodes.
 
         Args:
-            target_return (float or None): Return to ask for, undiscounted; None for the zero-action
+            target_return (float or None): Target return, undiscounted; None for the zero-action
                 fallback.
-            cost_limit (float, optional): Undiscounted cost that must not be exceeded. Defaults
-                to what the configuration asks for.
+            cost_limit (float, optional): Undiscounted cost that must not be exceeded. Defaults to
+                the target cost of the configuration.
             seeds (Sequence[int], optional): One for each episode begun; they fix the candidates.
                 Defaults to ``(0,)``.
             episodes (Sequence[int], optional): Which of the B to begin. Defaults to all.
@@ -283,7 +283,7 @@ class RolloutPolicy:
             self._running[episode] = True
             self._now[episode] = torch.tensor(targets, device=self._device)
             self._targets[episode] = self._now[episode]
-            # The simulator draws from the seed itself.
+            # The simulator draws from the same seed.
             generator = np.random.default_rng(stream(seed, 'candidates'))
             shifts = torch.as_tensor(
                 generator.standard_normal(self._config.candidates),
@@ -299,14 +299,14 @@ class RolloutPolicy:
         cost_limits: Sequence[float],
         episodes: Sequence[int],
     ) -> None:
-        """Go on as if episodes had begun with other targets.
+        """Change the targets of running episodes, as if they had begun with them.
 
-        All their to-go tokens shift by the difference, those of the history too. So a window
-        stays one of training, where tokens differ by what was received and by nothing else.
+        All their to-go tokens shift by the difference, also in the history. A window therefore
+        stays consistent with training: its tokens differ only by the rewards and costs received.
 
         Args:
-            target_returns (Sequence[float or None]): Return to ask for, of each whole episode;
-                None for the zero-action fallback.
+            target_returns (Sequence[float or None]): Target return of each whole episode; None for
+                the zero-action fallback.
             cost_limits (Sequence[float]): Cost that each whole episode must not exceed.
             episodes (Sequence[int]): Which of the B.
 
@@ -325,7 +325,7 @@ class RolloutPolicy:
         self._targets[episodes] = targets
 
     def _set_fallback(self, episodes: Sequence[int], are_fallback: list[bool]) -> None:
-        """Note whether episodes are of the zero-action fallback."""
+        """Record which episodes run the zero-action fallback."""
         self._is_fallback[list(episodes)] = torch.tensor(
             are_fallback, dtype=torch.bool, device=self._device
         )
@@ -337,7 +337,7 @@ class RolloutPolicy:
         return self._now.clone()
 
     def finish(self, episodes: Sequence[int]) -> None:
-        """Say that episodes have ended; until their next reset they do not count.
+        """Mark episodes as ended; their steps do not count until their next reset.
 
         Args:
             episodes (Sequence[int]): Which of the B.
@@ -346,7 +346,7 @@ class RolloutPolicy:
 
     @torch.inference_mode()
     def act(self, observations: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Choose the actions at new observations.
+        """Select the actions for new observations.
 
         Args:
             observations (np.ndarray or torch.Tensor): (B, S).
@@ -356,11 +356,11 @@ class RolloutPolicy:
 
         Raises:
             UserError: If an observation has another size or is not finite, or an action would not
-                be. Then the policy is as it was before.
+            be. The policy is then unchanged.
         """
         shape = (self.num_episodes, self._obs_dim)
         windows = (self._states, self._actions, self._to_go, self._timesteps, self._mask)
-        # What the newest step pushes out, in case it is refused.
+        # The entries that the newest step pushes out, to restore them if it is refused.
         oldest = [window[:, :1].clone() for window in windows]
         self._push(checked_observations(observations, shape).to(self._device))
         try:
@@ -380,7 +380,7 @@ class RolloutPolicy:
         return actions
 
     def _chosen_actions(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """Return the actions (B, A) for the newest observations, and how :meth:`_score` chose."""
+        """Return the actions (B, A) for the newest observations, and :meth:`_score`'s result."""
         if self._all_fallback:
             return self._zero_action.expand(self.num_episodes, -1), None
         with _threads_for(self._work):
@@ -388,9 +388,9 @@ class RolloutPolicy:
         return torch.where(self._is_fallback[:, None], self._zero_action, actions), scored
 
     def _choose(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """Return the best candidates (B, A), and how :meth:`_score` chose them."""
+        """Return the selected candidates (B, A), and the result of :meth:`_score`."""
         candidates = self._candidate_actions()  # (B, M, A)
-        if self._config.candidates == 1:  # the plain policy, which needs no critics
+        if self._config.candidates == 1:  # no selection, so no critics
             return candidates[:, 0], None
         scored = self._score(candidates)
         chosen = scored[0][:, None, None].expand(-1, 1, self._act_dim)
@@ -401,7 +401,7 @@ class RolloutPolicy:
         rewards: float | np.ndarray | torch.Tensor,
         costs: float | np.ndarray | torch.Tensor,
     ) -> None:
-        """Take in what the last actions brought, one number for each episode.
+        """Record the rewards and costs of the last actions, one number for each episode.
 
         Args:
             rewards (float, np.ndarray or torch.Tensor): (B,) rewards.
@@ -417,7 +417,7 @@ class RolloutPolicy:
         self._now -= torch.stack(received, dim=-1)
 
     def record_actions(self, actions: torch.Tensor) -> None:
-        """Note that other actions were executed than the last ones chosen.
+        """Record that the executed actions differ from the last ones selected.
 
         Args:
             actions (torch.Tensor): (B, A) in [-1, 1].
@@ -467,16 +467,16 @@ class RolloutPolicy:
         return scaling.return_token(to_go[..., 0]), scaling.cost_token(cost_to_go)
 
     def _score(self, candidates: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Choose among candidates (B, M, A) by the critics' values.
+        """Select among candidates (B, M, A) by the critics' values.
 
         Returns:
-            (B,) indices of those chosen, (B,) whether any fits, and all reward and cost values,
-            (B, M) each.
+            (B,) indices of the selected ones, (B,) whether any is feasible, and all reward and cost
+            values, (B, M) each.
         """
         scaling = self._networks.scaling
-        # Critics that see targets see those of the unshifted candidate beside every action: the
-        # policy goes on with them, whichever is taken. Were each beside its own, the highest target
-        # would have the highest value, whatever its action.
+        # Critics that see targets get the unshifted candidate's targets for every action: the
+        # policy continues with them whichever candidate is selected. With its own target, the
+        # candidate with the highest target would have the highest value for any action.
         states = self._networks.critic_states(
             scaling.observation(self._states[:, -1:]),
             *self._tokens(self._to_go[:, -1:]),

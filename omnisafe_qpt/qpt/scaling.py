@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Units: what the networks see of observations, returns, rewards and costs, and back."""
+"""Conversion of observations, returns, rewards and costs to the networks' units and back."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import SequenceBatch
 
 
-# Added to standard deviations, so that a nearly constant dimension is not blown up.
+# Added to standard deviations, so that a nearly constant dimension is not amplified.
 _STD_FLOOR = 1e-3
-# A whole episode of the best return is worth this many units to the reward critics: values of
-# order one, whose gradients neither vanish nor need clipping.
+# Value of a whole episode with the best return, in units of the reward critics. Values are then of
+# order one, and gradients neither vanish nor need clipping.
 _CRITIC_RETURN = 10.0
 
 
 class PolicyInputs(NamedTuple):
-    """What the policy sees of B windows, in the networks' units; padding is on the left.
+    """Inputs of the policy for B windows, in the networks' units; padding is on the left.
 
     Args:
         states (torch.Tensor): (B, K, S).
-        actions (torch.Tensor): (B, K, A); the last one is not looked at.
+        actions (torch.Tensor): (B, K, A); the last one is not used.
         return_to_go (torch.Tensor): (B, K).
         cost_to_go (torch.Tensor): (B, K).
         timesteps (torch.Tensor): (B, K) int64, step within the episode.
@@ -41,19 +41,19 @@ class PolicyInputs(NamedTuple):
 
 
 class Scaling(nn.Module):
-    """Scales read off a dataset, kept in the checkpoint beside the weights.
+    """Scales computed from a dataset, kept in the checkpoint beside the weights.
 
     Args:
         obs_mean (torch.Tensor): (S,) mean of the observations.
         obs_std (torch.Tensor): (S,) standard deviation of the observations.
         max_abs_return (float): Largest absolute return of an episode.
-        cost_unit (float): Cost that becomes 1, both as a token and to the cost critics; the
-            cost limit of training is a good choice.
+        cost_unit (float): Cost that is scaled to 1, as a token and for the cost critics; the cost
+            limit of training is a good choice.
         mean_abs_return (float): Mean absolute return of an episode.
         mean_cost (float): Mean cost of an episode.
-        mean_length (float): Mean steps of an episode. The penalties of Eq. (8) are normalised
-            relative to these three, in training alone; they are not kept in the checkpoint. Train
-            with :meth:`from_data`, which knows them.
+        mean_length (float): Mean steps of an episode. Only training uses these three means, to
+            normalise the penalties of Eq. 8; they are not in the checkpoint. Train with
+            :meth:`from_data`, which sets them.
     """
 
     obs_mean: torch.Tensor
@@ -75,7 +75,7 @@ class Scaling(nn.Module):
         super().__init__()
         self.register_buffer('obs_mean', obs_mean.float())
         self.register_buffer('obs_std', obs_std.float() + _STD_FLOOR)
-        # All-zero returns or costs keep their unit: there is nothing to scale.
+        # All-zero returns or costs keep their unit: there is no scale.
         self.register_buffer('return_unit', torch.tensor(max_abs_return or 1.0))
         self.register_buffer('cost_unit', torch.tensor(cost_unit or 1.0))
         self._mean_totals = mean_abs_return, mean_cost
@@ -83,11 +83,11 @@ class Scaling(nn.Module):
 
     @classmethod
     def from_data(cls, trajectories: Trajectories, cost_unit: float) -> Scaling:
-        """Read the scales off a dataset.
+        """Compute the scales from a dataset.
 
         Args:
             trajectories (Trajectories): The dataset.
-            cost_unit (float): Cost that becomes 1.
+            cost_unit (float): Cost that is scaled to 1.
         """
         returns = trajectories.returns.abs()
         return cls(
@@ -136,9 +136,9 @@ class Scaling(nn.Module):
         return cost / self.cost_unit
 
     def reward_value(self, critic_value: torch.Tensor) -> torch.Tensor:
-        """Turn a reward critic's value into reward, the inverse of :meth:`critic_reward`."""
+        """Convert a reward critic's value to reward, the inverse of :meth:`critic_reward`."""
         return critic_value * (self.return_unit / _CRITIC_RETURN)
 
     def cost_value(self, critic_value: torch.Tensor) -> torch.Tensor:
-        """Turn a cost critic's value into cost, the inverse of :meth:`critic_cost`."""
+        """Convert a cost critic's value to cost, the inverse of :meth:`critic_cost`."""
         return critic_value * self.cost_unit

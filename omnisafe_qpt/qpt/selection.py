@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rules by which one of several candidate actions is selected, Eq. (13)-(14).
+"""The rules that select one of several candidate actions, Eq. 13-14.
 
 To add one, add its name to :data:`omnisafe_qpt.qpt.config.RULES` and its object to :data:`RULES`
 here. Deployment, export, the command line and the configuration follow.
@@ -47,19 +47,19 @@ def _best(reward_values: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """How one of each episode's candidates is selected, and what the policy is shown for it.
+    """How one candidate of each episode is selected, and which inputs the policy gets for it.
 
     Args:
         select (Callable): ``(reward_values, cost_values, budgets)`` of shapes (B, M), (B, M) and
-            (B,) to the selected candidates, (B,) int64, and whether any candidate fits, (B,) bool.
-            Candidate 0 is the unshifted one. The budgets are the cost that each episode may still
-            incur, or what the critics would say of it, see ``discounts_budget``.
-        history (int, optional): Steps of history that the policy is shown. Defaults to None, its
-            whole context.
+            (B,) to the selected candidates, (B,) int64, and whether any candidate is feasible, (B,)
+            bool. Candidate 0 is the unshifted one. The budgets are the cost that each episode may
+            still incur, discounted or not; see ``discounts_budget``.
+        history (int, optional): Steps of history that the policy sees. Defaults to None, its whole
+            context.
         discounts_budget (bool, optional): Whether a budget is multiplied by :func:`even_spend`
             before it is compared. Defaults to False.
-        clamps_cost (bool, optional): Whether a negative cost-to-go is shown to the policy as 0,
-            since no episode of the data has less. Defaults to False.
+        clamps_cost (bool, optional): Whether the policy sees a negative cost-to-go as 0, since no
+            episode of the data has less. Defaults to False.
     """
 
     select: Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -68,30 +68,29 @@ class SelectionRule:
     clamps_cost: bool = False
 
     def steps(self, context_len: int) -> int:
-        """Return how many steps of a window of K the policy is shown."""
+        """Return how many steps of a window of K the policy sees."""
         return context_len if self.history is None else min(self.history, context_len)
 
 
 RULES = {
-    # Eq. (13)-(14): the highest reward value among candidates whose cost value fits the budget;
-    # where none fits, the lowest cost value. It compares a discounted value with a plain sum, as
-    # Eq. (14) writes it, which is lenient far from the end of an episode.
+    # Eq. 13-14: the highest reward value among candidates whose cost value is within the budget; if
+    # there is none, the lowest cost value. As in Eq. 14, a discounted value is compared with an
+    # undiscounted sum, which is lenient far from the end of an episode.
     'paper': SelectionRule(_paper),
-    # The same, but a candidate must also cost no more than the unshifted one. While the budget is
-    # large, the paper's rule is a plain maximum of the reward value and spends it early; this one
-    # only ever takes a better action that is no riskier.
+    # The same, but a candidate's cost value must also not exceed that of the unshifted one. While
+    # the budget is large, the paper's rule only maximises the reward value and spends the budget
+    # early; this rule takes a better action only if it is no riskier.
     'bounded': SelectionRule(_bounded),
-    # The highest reward value among candidates whose cost value fits the discounted budget, but
-    # only where the unshifted candidate fits too; where it does not, the unshifted candidate.
-    # Where the critics see the policy itself beyond its budget, their values are averages over all
-    # the targets in the data and tell little; always taking the cheapest action then leads away
-    # from the data (benchmarks/LIMITS.md). Discounting the budget without keeping to the unshifted
-    # candidate was worse, as hardly any candidate fitted (BallCircle at limit 10, 3000 updates of
-    # 32, 20 episodes: return 0.30 and cost 0.93, against 0.55 and 0.19).
-    #
-    # Every history shorter than the context was trained too, as the policy predicts at each state
-    # of a window from those before it. From a longer one it tells which behaviour it has been
-    # imitating and goes on with that, whatever the targets.
+    # The highest reward value among candidates whose cost value is within the discounted budget, if
+    # the unshifted candidate is within it too; otherwise the unshifted candidate. Where even the
+    # unshifted candidate exceeds the budget, the values are averages over all targets in the data
+    # and carry little information; always taking the cheapest action then leads away from the data
+    # (benchmarks/LIMITS.md). Discounting the budget without this fallback was worse, as hardly any
+    # candidate was feasible (BallCircle at limit 10, 3000 updates of 32, 20 episodes: return 0.30
+    # and cost 0.93, against 0.55 and 0.19).
+    # A short history: from a longer one the policy recognises the behaviour that it has been
+    # imitating and continues it, whatever the targets. Training covers every history shorter than
+    # the context, as the policy predicts at each state of a window from the steps before it.
     'paced': SelectionRule(
         _unshifted_or_better, history=3, discounts_budget=True, clamps_cost=True
     ),
@@ -99,19 +98,18 @@ RULES = {
 
 
 def even_spend(horizon: int, gamma: float, stops: bool = False) -> torch.Tensor:
-    """Return what a critic says of a budget that is spent evenly, for a budget of one.
+    """Return a critic's value of a budget of one that is spent evenly.
 
-    A budget b for n steps is a cost of b / n in each. A critic that does not see the time values
-    what would come if the episode went on beyond its time limit, where it bootstraps: of the same
-    cost in every step for ever it says b / (n (1 - gamma)). One that stops at the time limit says
-    b (1 + gamma + ... + gamma^(n-1)) / n.
+    A budget b for n steps is a cost of b / n in each. A critic that does not see the time
+    bootstraps at the time limit, as if the episode continued. The value of the same cost in every
+    step for ever is b / (n (1 - gamma)). For a critic that stops at the time limit the value is b
+    (1 + gamma + ... + gamma^(n-1)) / n.
 
-    The steps left are those to the time limit. Where an episode may end in a terminal state before
-    it, nobody knows when: spending is planned for all of them, and what an early end would have
-    left of the budget is not spent.
+    The steps left are those to the time limit. An episode may end earlier in a terminal state, at
+    an unknown step; the budget is planned for all steps, so part of it then stays unspent.
 
-    Without a discount a value is a plain sum, as the budget is, so the factor is 1. A critic that
-    does not stop has such values only where all episodes end in terminal states.
+    Without a discount a value is a plain sum like the budget, so the factor is 1. For a critic that
+    does not stop, that value is finite only if all episodes end in terminal states.
 
     Args:
         horizon (int): Steps of an episode, T.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The conditional Transformer policy, Eq. (2)-(3).
+"""The conditional Transformer policy, Eq. 2-3.
 
 A step is four tokens in this order: return-to-go, cost-to-go, state, action. The action is
 predicted at the state token, so the last step's action token is never needed and left out: a
@@ -32,19 +32,19 @@ from omnisafe_qpt.qpt.scaling import PolicyInputs
 
 
 _TOKENS_PER_STEP = 4
-# Where the state tokens are among the T tokens, and the last of them.
+# Positions of the state tokens among the T tokens, and of the last one.
 _STATE_TOKENS = slice(2, None, _TOKENS_PER_STEP)
 _LAST_TOKEN = slice(-1, None)
 _ALL_TOKENS = slice(None)
 # The last step is three tokens: return-to-go, cost-to-go, state.
 _LAST_STEP_TOKENS = 3
 
-# Candidates that share their history, up to which one pass of attention over all tokens is faster.
+# Up to this many candidates with a shared history, one attention pass over all tokens is faster.
 _MASKED_BRANCHES = 32
 
 
-# Mixes values (B, H, T, d) by queries (B, H, Q, d) and keys: (query, key, value, queries, dropout),
-# ``queries`` saying which of the tokens these are.
+# Attention of queries (B, H, Q, d) to keys and values (B, H, T, d): (query, key, value, queries,
+# dropout). ``queries`` are the positions of the query tokens.
 _Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, slice, float], torch.Tensor]
 
 
@@ -56,7 +56,7 @@ def _attend_to(bias: torch.Tensor) -> _Attend:
 
 
 class _Attention(nn.Module):
-    """Multi-head attention; queries, keys and values are asked for apart from their mixture."""
+    """Multi-head attention, with projection and attention as separate methods."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Attention(nn.Module):
         attend: _Attend,
         queries: slice,
     ) -> torch.Tensor:
-        """Mix values for queries (B, H, Q, d), keys and values (B, H, T, d); returns (B, Q, D)."""
+        """Attend with queries (B, H, Q, d), keys and values (B, H, T, d); returns (B, Q, D)."""
         mixed = attend(query, key, value, queries, self._dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -86,8 +86,9 @@ class _Attention(nn.Module):
     def last(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Attend from the last of the tokens (B, T, D) alone; returns (B, 1, D).
 
-        The key's weights are applied to the one query instead of to all tokens, and the value's to
-        the one mixture. Keys' biases add the same to all scores, so they cancel.
+        The key's weights are applied to the one query instead of to all tokens, and the value's
+        weights to the one weighted mean. The bias of the keys shifts all scores equally, so it
+        cancels.
 
         Args:
             x (torch.Tensor): (B, T, D).
@@ -108,7 +109,7 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    """A pre-norm Transformer block whose output may be asked for at some tokens only."""
+    """A pre-norm Transformer block that can compute its output at some tokens only."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class _Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.embed_dim)
         up = LinearGELU(config.embed_dim, 4 * config.embed_dim)
         down = Linear(4 * config.embed_dim, config.embed_dim)
-        # These are the names of the weights in checkpoints.
+        # Checkpoints use these names.
         self.mlp = nn.Sequential(OrderedDict([('0', up), ('2', down)]))
         self.dropout = Dropout(config.dropout)
 
@@ -126,7 +127,7 @@ class _Block(nn.Module):
         return self.mix(x[:, queries], self.project(x, queries), attend, queries)
 
     def project(self, x: torch.Tensor, queries: slice = _ALL_TOKENS) -> tuple[torch.Tensor, ...]:
-        """Return what attention needs of each token alone; see :meth:`_Attention.project`."""
+        """Return the projections of each token for attention; see :meth:`_Attention.project`."""
         return self.attention.project(self.attention_norm(x), queries)
 
     def mix(
@@ -136,7 +137,7 @@ class _Block(nn.Module):
         attend: _Attend,
         queries: slice,
     ) -> torch.Tensor:
-        """Do the rest for the query tokens, x (B, Q, D)."""
+        """Complete the block for the query tokens, x (B, Q, D)."""
         return self._transform(x + self.dropout(self.attention(*projected, attend, queries)))
 
     def last(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -148,11 +149,11 @@ class _Block(nn.Module):
 
 
 class TransformerPolicy(nn.Module):
-    """Deterministic policy over windows, Eq. (2); actions lie in [-1, 1].
+    """Deterministic policy over windows, Eq. 2; actions lie in [-1, 1].
 
-    Inputs are in the networks' units (:class:`omnisafe_qpt.qpt.scaling.Scaling`). Padding on the
-    left is masked out of attention, so its content does not matter; timesteps are those of the
-    episode, so a padded window means the same as a shorter one.
+    Inputs are in the networks' units (:class:`omnisafe_qpt.qpt.scaling.Scaling`). Attention masks
+    the padding on the left, so its content does not matter. Timesteps count from the start of the
+    episode, so a padded window is equivalent to a shorter one.
 
     Args:
         obs_dim (int): S.
@@ -185,8 +186,8 @@ class TransformerPolicy(nn.Module):
 
         Args:
             inputs (PolicyInputs): B windows.
-            last_only (bool, optional): Whether only the last state's action is wanted, which
-                saves the last block's work on all other tokens. Defaults to False.
+            last_only (bool, optional): Whether to return only the last state's action, which saves
+                the last block's work on all other tokens. Defaults to False.
 
         Returns:
             (B, K, A) actions, or (B, 1, A) for the last state only.
@@ -204,8 +205,9 @@ class TransformerPolicy(nn.Module):
         The candidates share their other tokens, up to the first block's attention.
 
         Args:
-            inputs (PolicyInputs): B windows; their return-to-go is not looked at.
-            return_to_go (torch.Tensor): (B, M, K), that of each candidate.
+            inputs (PolicyInputs): B windows; their return-to-go is not used.
+            return_to_go
+                (torch.Tensor): (B, M, K), one sequence for each candidate.
 
         Returns:
             (B, M, A) actions, each as :meth:`forward` would predict it alone.
@@ -243,12 +245,13 @@ class TransformerPolicy(nn.Module):
     ) -> torch.Tensor:
         """Predict the last action for several values of the last return-to-go.
 
-        Such candidates share all tokens but the last step's three, which no earlier token sees:
-        4K - 4 + 3M tokens go through the blocks instead of M (4K - 1).
+        These candidates share all tokens except the last step's three, which no earlier token sees.
+        So 4K - 4 + 3M tokens pass the blocks instead of M (4K - 1).
 
         Args:
-            inputs (PolicyInputs): B windows; their last return-to-go is not looked at.
-            last_return_to_go (torch.Tensor): (B, M), that of each candidate.
+            inputs (PolicyInputs): B windows; their last return-to-go is not used.
+            last_return_to_go
+                (torch.Tensor): (B, M), one for each candidate.
 
         Returns:
             (B, M, A) actions, each as :meth:`forward` would predict it alone.
@@ -270,7 +273,7 @@ class TransformerPolicy(nn.Module):
             queries: slice,
             dropout: float,
         ) -> torch.Tensor:
-            del dropout  # this is for acting only
+            del dropout  # for inference only
             return branching_attention(
                 query, key, value, rows[:, :, queries], num_shared, candidates
             )
@@ -316,17 +319,17 @@ class TransformerPolicy(nn.Module):
 
 
 def attention_bias(mask: torch.Tensor, causal: torch.Tensor) -> torch.Tensor:
-    """Say which token may look at which: no later one, and no padding.
+    """Return the attention bias that masks later tokens and padding.
 
-    What is returned is a part of wider rows; see :func:`omnisafe_qpt.qpt.kernels.aligned`.
+    The result is a view into wider rows; see :func:`omnisafe_qpt.qpt.kernels.aligned`.
 
     Args:
         mask (torch.Tensor): (B, K) bool, False in padding.
-        causal (torch.Tensor): What :func:`_causal_bias` returns for K steps or more.
+        causal (torch.Tensor): Result of :func:`_causal_bias` for K steps or more.
 
     Returns:
-        (B, 1, T, T), 0 where a token may look and -inf elsewhere. Every token may look at itself,
-        padding too: a row without any allowed token would be NaN.
+        (B, 1, T, T), 0 where a token may attend and -inf elsewhere. Every token may attend to
+        itself, padding too: a row without an allowed token would be NaN.
     """
     num_tokens = _TOKENS_PER_STEP * mask.shape[1] - 1
     token_mask = mask.repeat_interleave(_TOKENS_PER_STEP, dim=1)
@@ -338,10 +341,10 @@ def attention_bias(mask: torch.Tensor, causal: torch.Tensor) -> torch.Tensor:
 
 
 def _causal_bias(num_steps: int) -> torch.Tensor:
-    """Return the rows of :func:`attention_bias` for keys that are no padding, and those that are.
+    """Return the rows of :func:`attention_bias` for valid keys and for padding.
 
     Returns:
-        (2, T, T) in wider rows.
+        (2, T, T), a view into wider rows.
     """
     num_tokens = _TOKENS_PER_STEP * num_steps - 1
     blocked = torch.full((num_tokens, aligned(num_tokens)), -torch.inf)

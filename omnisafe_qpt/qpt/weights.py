@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks out of a checkpoint: nothing is built before the file's weights are known to fit."""
+"""Networks from a checkpoint, built only if the weights in the file fit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from omnisafe_qpt.schema import LARGEST_NUMBER, show
 
 Module = TypeVar('Module', bound=nn.Module)
 
-# The units of observations, returns and costs; all divide, so none may be zero.
+# The units of observations, returns and costs; all are divisors, so none may be zero.
 UNITS = ('obs_std', 'return_unit', 'cost_unit')
 
 
 def rebuild(build: Callable[[], Module], state: Mapping[str, Any]) -> Module:
-    """Build networks and load their weights, if all of them are there, fit and are finite.
+    """Build networks and load their weights, if these are complete, fit and are finite.
 
-    The networks are built without memory first, so that sizes which the file has no weights for
-    cost nothing.
+    The networks are first built without memory, so that a wrong size in the file allocates nothing.
 
     Args:
         build (Callable[[], nn.Module]): Builds the networks, with any weights.
@@ -32,7 +31,7 @@ def rebuild(build: Callable[[], Module], state: Mapping[str, Any]) -> Module:
 
     Raises:
         UserError: If a weight is missing, unknown, of another shape or type, NaN or infinite, or a
-            unit is not positive.
+        unit is not positive.
     """
     with torch.device('meta'):
         expected = build().state_dict()
@@ -46,7 +45,7 @@ def rebuild(build: Callable[[], Module], state: Mapping[str, Any]) -> Module:
 
 
 def check_weights(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Refuse weights that do not fit or are not finite.
+    """Check that weights fit and are finite.
 
     Args:
         expected (Mapping[str, Any]): The state dict of networks of the right sizes.
@@ -57,8 +56,8 @@ def check_weights(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None
     """
     for name in state:
         if name not in expected:
-            raise UserError(f'{show(name)} is no weight of these networks')
-    stored: dict[int, int] = {}  # bytes of each piece of memory that weights lie in
+            raise UserError(f'{show(name)} is not a weight of these networks')
+    stored: dict[int, int] = {}  # bytes of each block of memory that holds weights
     needed = 0
     for name, like in expected.items():
         if name not in state:
@@ -73,8 +72,8 @@ def check_weights(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None
         ):
             if has != wanted:
                 raise UserError(f'the weight {name} has {what} {has}; it must be {wanted}')
-        if not value.is_contiguous():  # a few numbers may stand for many
-            raise UserError(f'the weight {name} does not lie in memory in one piece')
+        if not value.is_contiguous():  # a few stored numbers may be expanded to many
+            raise UserError(f'the weight {name} is not contiguous')
         storage = value.untyped_storage()
         stored[storage.data_ptr()] = storage.nbytes()
         needed += value.numel() * value.element_size()
@@ -83,14 +82,14 @@ def check_weights(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None
 
 
 def check_finite(name: str, value: Any) -> None:
-    """Refuse what is no ordinary tensor, or holds NaN, infinity or so much that squares overflow.
+    """Check that a weight is a plain tensor of finite numbers whose squares do not overflow.
 
     Args:
         name (str): Of the weight.
         value (Any): The weight.
 
     Raises:
-        UserError: If it is not sound.
+        UserError: If the check fails.
     """
     is_tensor = isinstance(value, torch.Tensor)
     if not is_tensor or value.layout != torch.strided or value.is_meta or value.is_quantized:

@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run as one page to look at: what it learned, what it reaches at each limit, how it chooses."""
+"""Report of a run on one page: training, results at each limit, selection of actions."""

@@ -32,21 +32,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Inches. A panel is as wide as a phone, so that its text is neither shrunk there nor, three in a
-# row, on a desk; other figures have more room there.
+# Inches. A panel has the width of a phone, so that its text is readable there and, three in a row,
+# on a desktop; other figures are wider.
 _PANEL = (4.4, 3.0)
 _MEDIUM = (5.2, 3.8)
 _LARGE = (5.4, 5.8)
 
-# What tells the lines of one panel apart, also in black and white.
+# Line styles in one panel, distinguishable in black and white.
 _LINES = tuple(zip((BLUE, ORANGE, PURPLE, BLACK, GREY), ('-', '--', '-.', ':', (0, (5, 1)))))
-# Fewer points than this are marked, as a line of one would not be seen.
+# Below this number points have markers, as a line of one point is invisible.
 _MARKED_POINTS = 30
-# A panel of losses or norms has a logarithmic scale where they span more than this factor.
+# A panel of losses or norms has a logarithmic scale if they span more than this factor.
 _LOG_SPAN = 10.0
 _SAMPLE_EPISODES = 20
 _BINS = 31
-# Moments of an episode at which steps are put together.
+# Number of time bins of an episode.
 _MOMENTS = 50
 
 
@@ -56,7 +56,7 @@ class Picture:
 
     Args:
         svg (str): The ``svg`` element.
-        caption (str): What it shows, for those who see it.
+        caption (str): Its caption.
     """
 
     svg: str
@@ -65,11 +65,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Panel:
-    """Columns of ``progress.csv`` that are drawn together.
+    """Columns of ``progress.csv`` in one panel.
 
     Args:
-        title (str): Of the panel.
-        columns (dict[str, str]): What each column is called.
+        title (str): Title of the panel.
+        columns (dict[str, str]): Labels of the columns.
         is_log (bool, optional): Whether a logarithmic scale may help. Defaults to False.
     """
 
@@ -119,13 +119,13 @@ PANELS = (
 
 @contextmanager
 def open_studio() -> Iterator[Studio]:
-    """Give what draws the figures of one page; meanwhile matplotlib has their style."""
+    """Yield the plotter of one page's figures, with their style set in matplotlib."""
     with drawing_style(SVG_STYLE):
         yield Studio()
 
 
 class Studio:
-    """Draws the figures of one page; their inner names differ from each other's."""
+    """Plots the figures of one page, with distinct SVG ids."""
 
     def __init__(self) -> None:
         """Initialize an instance of :class:`Studio`."""
@@ -134,7 +134,7 @@ class Studio:
     def training(self, runs: Sequence[Run]) -> list[Picture]:
         """Draw training curves, one picture for each panel of which a run has a number.
 
-        A column may hold no number: that of the return does not where no episode was run.
+        A column may have no number, such as the return in a run without episodes.
         """
         return [
             self._training_panel(panel, runs)
@@ -151,7 +151,7 @@ class Studio:
         return [
             self._picture(
                 returns,
-                'Return on the normalised scale, of the policy and as it was asked for.',
+                'Return on the normalised scale: of the policy, and the target.',
             ),
             self._picture(costs, 'Cost of an episode. Below the dashed diagonal it is safe.'),
         ]
@@ -165,7 +165,9 @@ class Studio:
             view.cost_limit,
             view.relabelled,
         )
-        caption = 'Each dot is an episode of the dataset. The line is the best return within a cost'
+        caption = (
+            'Each dot is an episode of the dataset. The line is the highest return within a cost'
+        )
         if view.relabelled is not None and len(view.relabelled):
             caption += ', crosses are targets that augmentation adds'
         caption += '; the star is the best within the limit of training.'
@@ -174,11 +176,11 @@ class Studio:
         return self._picture(figure, caption)
 
     def costs_over_time(self, results: Sequence[LimitResult]) -> list[Picture]:
-        """Draw how the cost of some episodes grows towards the budget, a picture for each limit."""
+        """Plot the cumulative cost of some episodes against the budget, a figure per limit."""
         return [self._costs_at(result) for result in results if result.traces]
 
     def chosen_shifts(self, results: Sequence[LimitResult]) -> list[Picture]:
-        """Draw by how much the chosen candidates' targets were shifted, at each limit."""
+        """Plot the target shifts of the selected candidates, a figure per limit."""
         traced = [result for result in results if result.traces]
         if not traced:
             return []
@@ -187,11 +189,11 @@ class Studio:
         return [self._shifts_at(result, values, edges) for result, values in zip(traced, shifts)]
 
     def expected_costs(self, results: Sequence[LimitResult]) -> list[Picture]:
-        """Draw the cost that the critics expected beside what came and what was left for it."""
+        """Plot the critics' predicted cost, the realised cost-to-go and the remaining budget."""
         return [self._expectation_at(result) for result in results if result.traces]
 
     def feasible_share(self, results: Sequence[LimitResult]) -> list[Picture]:
-        """Draw at how many of the steps a candidate was feasible, over the episode."""
+        """Plot the share of steps with a feasible candidate, over the episode."""
         traced = [result for result in results if result.traces]
         if not traced:
             return []
@@ -205,7 +207,7 @@ class Studio:
             )
         axes.set_ylim(-0.03, 1.03)
         axes.legend()
-        caption = 'Where no candidate fits the budget, the one of least cost value is taken.'
+        caption = 'Without a feasible candidate, the one of least cost value is selected.'
         return [self._picture(figure, caption)]
 
     def _training_panel(self, panel: Panel, runs: Sequence[Run]) -> Picture:
@@ -252,7 +254,7 @@ class Studio:
     ) -> Picture:
         figure, axes = _panel(
             f'Cost limit {result.cost_limit:g}',
-            'shift of the return asked for',
+            'shift of the target return',
             'share of steps',
         )
         axes.hist(
@@ -261,8 +263,8 @@ class Studio:
         axes.axvline(0.0, color=GREY, linestyle='--', linewidth=1.1)
         chosen = _joined(result, 'chosen')
         caption = (
-            f'The unshifted candidate was chosen at {(chosen == 0).mean():.0%} of steps, one that '
-            f'asks for more at {(shifts > 0).mean():.0%}, for less at {(shifts < 0).mean():.0%}.'
+            f'The unshifted candidate was selected at {(chosen == 0).mean():.0%} of steps, a '
+            f'higher target at {(shifts > 0).mean():.0%}, a lower one at {(shifts < 0).mean():.0%}.'
         )
         return self._picture(figure, caption)
 
@@ -303,7 +305,7 @@ def _panel(
 
 
 def has_numbers(run: Run, column: str) -> bool:
-    """Whether ``progress.csv`` has a number in a column, in any epoch."""
+    """Return whether a column of ``progress.csv`` has a number in any epoch."""
     return bool(np.isfinite(run.progress.get(column, np.nan)).any())
 
 
@@ -359,7 +361,7 @@ def _draw_limit(axes: Axes, limit: float, label: str) -> None:
 
 
 def _last_values(panel: Panel, runs: Sequence[Run]) -> str:
-    """Tell in words where the curves end."""
+    """Return the last values of the curves, as text."""
     parts = []
     for column, label in panel.columns.items():
         values = [run.progress[column][-1] for run in runs if has_numbers(run, column)]
@@ -383,7 +385,7 @@ def _joined(result: LimitResult, key: str) -> np.ndarray:
 def _mean_over_time(episodes: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Return moments of the episode and the mean of the steps around them.
 
-    Episodes that have ended by then do not count.
+    Ended episodes do not count.
     """
     longest = max(len(episode) for episode in episodes)
     steps = np.concatenate([np.arange(len(episode)) for episode in episodes])
@@ -394,7 +396,7 @@ def _mean_over_time(episodes: Sequence[Sequence[float]]) -> tuple[np.ndarray, np
 
 
 def _stack_legend(figure: Figure) -> None:
-    """Put the entries of a figure's legend below each other, for which a phone is wide enough."""
+    """Stack the entries of a figure's legend, to fit a phone."""
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
     handles = [handle for handle in legend.legend_handles if handle is not None]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a report is about, read from run folders, datasets and evaluations."""
+"""Data of a report, read from run folders, datasets and evaluations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from omnisafe_qpt.settings.files import load_defaults, merge
 _ALGORITHMS = ('QPT', 'CDT')
 _HOOK = 'augmentation_hook'
 _NUMBERS = sequence(number(), 1)
-# What every row of an evaluation must tell to be drawn.
+# Required fields of an evaluation's rows.
 _ROW = {
     'env_id': text(),
     'run': text(),
@@ -83,14 +83,14 @@ _ROW_OPTIONAL = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder tells.
+    """Data of a run's folder.
 
     Args:
         folder (Path): The folder.
         config (dict[str, Any]): Its ``config.json``.
         progress (dict[str, np.ndarray]): The columns of ``progress.csv``, a number an epoch.
         checkpoints (dict[int, Path]): The checkpoint for each number of epochs, rising.
-        spec (dict[str, Any]): What the last checkpoint holds besides networks; empty without one.
+        spec (dict[str, Any]): Records of the last checkpoint; empty without one.
         best (dict[str, Any], optional): Its ``best.json``.
     """
 
@@ -113,12 +113,12 @@ class Run:
 
     @property
     def cost_limit(self) -> float:
-        """Undiscounted cost of an episode that training was about."""
+        """Cost limit of training, undiscounted."""
         return float(self.config['algo_cfgs']['cost_limit'])
 
     @property
     def seed(self) -> int:
-        """The run's seed, which fixes the relabelling too."""
+        """The run's seed, also of the relabelling."""
         return int(self.config['seed'])
 
     @property
@@ -133,12 +133,12 @@ class Run:
 
     @property
     def total_updates(self) -> int:
-        """Updates that were asked for."""
+        """Requested number of updates."""
         return int(self.config['train_cfgs']['total_steps'])
 
     @property
     def seconds(self) -> float:
-        """Time of all epochs, also of those before the run was resumed."""
+        """Time of all epochs, including those before a resume."""
         return float(self.progress['Time/Epoch'].sum())
 
     @cached_property
@@ -149,14 +149,14 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The options that make another model than the defaults, by their path."""
+        """The options that differ from the defaults and affect the model, by their path."""
         defaults = load_defaults(self.env_id, self.algo)
         chosen, usual = flatten(run_settings(str(self.folder), defaults)), flatten(defaults)
         return {path: value for path, value in chosen.items() if value != usual[path]}
 
     @property
     def command(self) -> str:
-        """A command line that trains with the same settings, an option a line."""
+        """A command line that trains with the same settings, one option per line."""
         lines = [shell_command(['omnisafe', 'train', '--algo', self.algo, '--env-id', self.env_id])]
         for path, value in self.settings.items():
             text = value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
@@ -166,14 +166,14 @@ class Run:
 
 @dataclass(frozen=True)
 class DatasetView:
-    """A run's dataset, or why it cannot be shown.
+    """A run's dataset, or the reason why it cannot be shown.
 
     Args:
         record (dict[str, Any]): Its name, path and sha256, as the run recorded them.
         cost_limit (float): The run's.
         episodes (EpisodeTable, optional): The episodes that the run was trained on.
-        held_out (int): How many more episodes the file holds.
-        relabelled (Relabelled, optional): What the run's augmentation added.
+        held_out (int): Number of held-out episodes in the file.
+        relabelled (Relabelled, optional): The run's relabelled episodes.
         problem (str, optional): Why there are no episodes, or else no relabelled ones.
     """
 
@@ -224,7 +224,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 def _read_run(folder: Path) -> Run:
     config = read_config(folder, _ALGORITHMS, 'a report is about a run of QPT or CDT')
-    # An option that came later has its default.
+    # Options added later have their defaults.
     config = merge(load_defaults(config['env_id'], config['algo']), config)
     checkpoints = list_checkpoints(folder)
     return Run(
@@ -268,16 +268,16 @@ def _read_dataset(run: Run, on_progress: Callable[[int, int], None] | None) -> D
         return DatasetView(record, limit, problem=problem)
 
     if record['sha256'] is None:
-        return without("one of OmniSafe's own datasets, which is not looked through here")
+        return without("one of OmniSafe's own datasets, which are not analysed here")
     if not path.is_file():
-        return without('the file is no longer where it was in training')
+        return without('the file is no longer at its path in training')
     task = find_task(run.env_id)
     try:
         summary = summarize(path, task.env_id if task else None, (limit,), on_progress)
     except UserError as error:
-        return without(f'the file cannot be read any more: {error}')
+        return without(f'the file can no longer be read: {error}')
     if summary.sha256 != record['sha256']:
-        return without('the file has changed since training, its sha256 is another')
+        return without('the file has changed since training; its sha256 differs')
     held_out = run.spec.get('held_out', [])
     if max(held_out, default=-1) >= len(summary.episodes):
         return without(f'the checkpoint holds episode {max(held_out)} out, which it does not have')
@@ -296,7 +296,7 @@ def _read_dataset(run: Run, on_progress: Callable[[int, int], None] | None) -> D
 
 
 def read_evaluation(path: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Read what ``omnisafe-qpt evaluate --json`` wrote about these runs.
+    """Read the results of ``omnisafe-qpt evaluate --json`` for these runs.
 
     Args:
         path (Path): The file.
@@ -328,7 +328,7 @@ def read_evaluation(path: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class LimitResult:
-    """What the runs reach at one limit.
+    """Results of the runs at one limit.
 
     Args:
         cost_limit (float): Undiscounted cost of an episode.
@@ -345,7 +345,7 @@ class LimitResult:
 
     @property
     def traces(self) -> list[dict[str, list[Any]]]:
-        """The steps of all episodes, where they were kept."""
+        """The steps of all episodes, if stored."""
         return [trace for row in self.rows for trace in row.get('traces') or []]
 
 

@@ -32,7 +32,7 @@ TEMPLATE = 'page.html'
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the policy is safe at a limit, in words."""
+    """Verdict on the policy's safety at a limit, as text."""
 
     is_safe: bool
     title: str
@@ -49,10 +49,10 @@ def make_page(
     Args:
         runs (Sequence[Run]): The runs.
         rows (Sequence[dict[str, Any]]): Their evaluation at each limit; none if there is none.
-        datasets (Sequence[DatasetView]): What they were trained on.
+        datasets (Sequence[DatasetView]): Their datasets.
 
     Returns:
-        The HTML, which needs no other file.
+        The self-contained HTML.
     """
     results, averages = by_limit(rows), _averages(rows)
     has_traces = any(result.traces for result in results)
@@ -81,12 +81,12 @@ def make_page(
 def _averages(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if not rows:
         return []
-    from omnisafe_qpt.evaluation.sweep import average_runs  # takes seconds, as it brings OmniSafe
+    from omnisafe_qpt.evaluation.sweep import average_runs  # slow, as it imports OmniSafe
 
     return sorted(average_runs(rows), key=lambda average: average['cost_limit'])
 
 
-# What the header says ---------------------------------------------------------------------------
+# Header --------------------------------------------------------------------------
 
 
 def _subtitle(runs: Sequence[Run]) -> str:
@@ -131,7 +131,7 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
 
 
 def _headline_of_training(runs: Sequence[Run]) -> str:
-    """Say what the last evaluation of training found, where there is no other."""
+    """Return the verdict of the last evaluation in training, if there is no other."""
     # A run without episodes has no columns for them.
     columns = [f'Metrics/{name}' for name in ('EpCost', 'EpRet', 'NormCost')]
     found = [[run.progress.get(name, [np.nan])[-1] for name in columns] for run in runs]
@@ -156,7 +156,7 @@ def _notes(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[str]:
     few = min((row['episodes'] for row in rows), default=10)
     if few < 10:
         notes.append(
-            f'{count(few, "episode")} at each limit say little: the averages may be far off.',
+            f'{count(few, "episode")} at each limit say little: the means are uncertain.',
         )
     return notes
 

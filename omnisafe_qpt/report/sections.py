@@ -18,7 +18,7 @@ from omnisafe_qpt.runner import NO_SAFE_TARGET, Guarantee
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, with what they mean below."""
+    """Rows of cells, with an explanation below."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -27,18 +27,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section; what it lacks is not on the page.
+    """A part of a section; empty fields are not on the page.
 
     Args:
         title (str): Its heading.
-        text (str): What it is about.
-        problem (str): Why something is missing.
+        text (str): Its text.
+        problem (str): The reason for missing content.
         large (list[Picture]): Figures, two in a row at most.
         pictures (list[Picture]): Smaller figures, three in a row at most.
         table (Table, optional): A table of numbers.
         facts (list[tuple[str, Any]]): Names and values.
         command (str): A command line to copy.
-        details (list[tuple[str, list]]): Names and values under a line that opens them.
+        details (list[tuple[str, list]]): Names and values that can be expanded.
     """
 
     title: str = ''
@@ -67,7 +67,7 @@ def limits_section(
     rows: Sequence[dict[str, Any]],
     averages: Sequence[dict[str, Any]],
 ) -> Section:
-    """Show return and cost at each limit, and what is guaranteed."""
+    """Show return and cost at each limit, and the guarantees."""
     blocks = [
         Block(large=studio.limits(rows), table=_limit_table(rows, averages)),
         _guarantee_block(rows),
@@ -75,7 +75,7 @@ def limits_section(
     text = (
         'One trained policy at different cost limits. At each limit it is conditioned on a cost '
         'and a return: the choice of the target calibration, or without one the limit itself and '
-        'the best return that the dataset reached within it.'
+        'the highest return in the dataset within it.'
     )
     return Section('limits', 'Return and cost against the limit', text, blocks)
 
@@ -121,7 +121,7 @@ def _yes(is_safe: bool) -> str:
 
 
 def _guarantee_block(rows: Sequence[dict[str, Any]]) -> Block:
-    """Show what the target calibration says of each limit of each run, if there is one."""
+    """Show the target calibration's guarantees for each limit of each run, if there are any."""
     facts: list[tuple[str, Any]] = []
     for row in rows:
         found = row.get('guarantee')  # not in evaluations of earlier versions
@@ -132,7 +132,7 @@ def _guarantee_block(rows: Sequence[dict[str, Any]]) -> Block:
             facts += [(name, found['mean_statement']), ('', found['share_statement'])]
     return Block(
         'Target calibration',
-        'What holds for new episodes, by the episodes of the calibration, which are not those '
+        'Guarantees for new episodes, from the episodes of the calibration, which are not those '
         'above.'
         if facts
         else 'There is no calibration for these settings: nothing is guaranteed.',
@@ -141,7 +141,7 @@ def _guarantee_block(rows: Sequence[dict[str, Any]]) -> Block:
 
 
 def _spread(average: dict[str, Any], name: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Write a mean with the interval over runs, or of a single run with its episodes' spread."""
+    """Format a mean with its interval over runs, or its deviation over one run's episodes."""
     interval = average[f'{name}_interval']
     if interval is not None:
         return f'{average[name]:.1f} ({interval[0]:.1f} to {interval[1]:.1f})'
@@ -150,32 +150,32 @@ def _spread(average: dict[str, Any], name: str, rows: Sequence[dict[str, Any]]) 
 
 
 def episodes_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
-    """Show how cost grows over the simulated episodes."""
+    """Show the cumulative cost of the simulated episodes."""
     return Section(
         'episodes',
         'Cost over time',
-        'What the episode has cost so far; above the dashed line the budget is overspent.',
+        'Cumulative cost of an episode; above the dashed line the budget is exceeded.',
         [Block(pictures=studio.costs_over_time(results))],
     )
 
 
 def choice_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
-    """Show which candidates were chosen, and what the critics expected."""
+    """Show the selected candidates, and the critics' predictions."""
     text = (
-        'At each step the policy proposes an action for several returns asked for, and the critics '
-        'choose among them: the more return, the better, as long as the expected cost fits what '
-        'is left of the budget.'
+        'At each step the policy proposes an action for several target returns, and the critics '
+        'select among them: the highest return whose expected cost is within the '
+        'remaining budget.'
     )
     if any(row['candidates'] == 1 for result in results for row in result.rows):
-        blocks = [Block(problem='There was one candidate, the plain policy: nothing to choose.')]
+        blocks = [Block(problem='There was one candidate, so no selection.')]
     else:
         chosen = [*studio.feasible_share(results), *studio.chosen_shifts(results)]
         blocks = [
             Block('Which candidates were chosen', pictures=chosen),
             Block(
                 'What the critics expected',
-                'Means over the episodes. Expected and real costs differ where the critics are '
-                'wrong, and because they discount what is far off.',
+                'Means over the episodes. Expected and realised costs differ where the critics are '
+                'wrong, and because they discount later costs.',
                 pictures=studio.expected_costs(results),
             ),
         ]
@@ -191,7 +191,7 @@ def training_section(studio: Studio, runs: Sequence[Run]) -> Section:
     problem = ''
     if not any(has_numbers(run, COST_COLUMN) for run in runs):
         problem = (
-            'Return and cost are not drawn: no episode was run during training '
+            'Return and cost are not shown: no episode was run during training '
             '(train_cfgs:evaluate_epoisodes is 0).'
         )
     blocks = [Block(problem=problem, pictures=studio.training(runs))]
@@ -199,7 +199,7 @@ def training_section(studio: Studio, runs: Sequence[Run]) -> Section:
 
 
 def dataset_section(studio: Studio, datasets: Sequence[DatasetView]) -> Section:
-    """Show what the runs were trained on."""
+    """Show the datasets of the runs."""
     return Section('dataset', 'Dataset', '', [_dataset_block(studio, view) for view in datasets])
 
 
@@ -223,7 +223,7 @@ def _dataset_block(studio: Studio, view: DatasetView) -> Block:
 
 
 def record_section(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> Section:
-    """Show each run's settings and versions, and what differs between runs."""
+    """Show each run's settings and versions, and differences between runs."""
     blocks = [_run_block(run, rows) for run in runs]
     if len(runs) > 1:
         blocks.insert(0, Block('What differs between the runs', table=_difference_table(runs)))
@@ -259,7 +259,7 @@ def _run_block(run: Run, rows: Sequence[dict[str, Any]]) -> Block:
 
 
 def _guarantee(run: Run) -> Guarantee | None:
-    """Return what the calibration of the last checkpoint says of the run's own limit."""
+    """Return the last checkpoint's calibration guarantee for the run's own limit."""
     if run.spec.get('calibration') is None:
         return None
     from omnisafe_qpt.evaluation.deployment import guarantee_of

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Figures as SVG within the page, whose colours are left to the page."""
+"""Figures as SVG within the page, with colours set by the page."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SVG_STYLE = {
     'axes.titlesize': 10,
     'axes.labelsize': 10,
     'legend.fontsize': 9,
-    # The same figure gets the same names inside, so that the same run gives the same page.
+    # Equal figures get equal ids, so that the same run gives the same page.
     'svg.hashsalt': 'omnisafe-qpt',
     'figure.facecolor': 'none',
     'axes.facecolor': 'none',
 }
-# The page's name for each colour of the style; it has two values, for light and for dark.
+# The page's CSS variable for each colour of the style, with values for light and dark.
 _NAMES = {
     BLACK: 'ink',
     GREY: 'muted',
@@ -45,8 +45,8 @@ def to_svg(figure: Figure, prefix: str, description: str) -> str:
 
     Args:
         figure (Figure): The figure.
-        prefix (str): Begins the names inside, which must differ over the page.
-        description (str): What a screen reader says.
+        prefix (str): Prefix of the ids, which must be unique on the page.
+        description (str): Text for screen readers.
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
@@ -55,6 +55,6 @@ def to_svg(figure: Figure, prefix: str, description: str) -> str:
     svg = text[text.index('<svg') :]
     svg = re.sub(r'#[0-9a-f]{6}\b', lambda match: _VARIABLES.get(match[0], match[0]), svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}', svg)
-    # Within HTML the names of namespaces are of no use, and look like addresses.
+    # HTML does not need XML namespaces, which look like URLs.
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', '', svg).replace('xlink:href', 'href')
     return svg.replace('<svg', f'<svg role="img" aria-label="{html.escape(description)}"', 1)

@@ -11,7 +11,7 @@ def in_environment_units(
     actions: np.ndarray,
     action_range: dict[str, list[float]] | None,
 ) -> np.ndarray:
-    """Turn a policy's actions into what an environment's ``step`` takes.
+    """Scale a policy's actions to an environment's range.
 
     Args:
         actions (np.ndarray): (..., A) float32 in [-1, 1].
@@ -30,14 +30,15 @@ def in_environment_units(
 
 
 def zero_action(act_dim: int, action_range: dict[str, list[float]] | None) -> np.ndarray:
-    """Return what a policy sends for an environment's ``step`` to take zeros.
+    """Return the policy's action for which the environment's action is zero.
 
     Args:
         act_dim (int): A.
         action_range (dict[str, list[float]] or None): See :func:`in_environment_units`.
 
     Returns:
-        (A,) float32 in [-1, 1]: 0 in the environment's unit, or what its range has nearest to 0.
+        (A,) float32 in [-1, 1]: 0 in the environment's unit, or the value in its range nearest to
+        0.
     """
     if action_range is None:
         return np.zeros(act_dim, dtype=np.float32)

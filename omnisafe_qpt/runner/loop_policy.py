@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The base class of policies in the user's own loop: what it checks and what it shows."""
+"""Base class of policies for a loop of your own: checks and properties."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .targets import Guarantee
 
 
 class LoopPolicy(ABC):
-    """A policy in the user's own loop, for one episode or for several at once.
+    """A policy for a loop of your own, for one episode or for several at once.
 
     Call :meth:`reset` at the start of an episode, then :meth:`act` and :meth:`observe` in turn.
-    Here sizes, numbers and the order of calls are checked, before anything changes: after a
-    refusal, go on with a better call. Subclasses act, and begin the first episode.
+    Sizes, numbers and the order of calls are checked before any state changes, so you can continue
+    after an error. Subclasses compute the actions, and begin the first episode.
 
     Args:
         obs_dim (int): S.
-        num_episodes (int, optional): B, how many episodes go on at once. Then observations,
+        num_episodes (int, optional): B, the number of parallel episodes. Then observations,
             actions, rewards and costs have a first axis for them, and so have the properties.
             Defaults to None, one episode without that axis.
         action_range (dict[str, list[float]], optional): See :func:`in_environment_units`.
@@ -44,27 +44,27 @@ class LoopPolicy(ABC):
         is_count = isinstance(num_episodes, Integral) and not isinstance(num_episodes, bool)
         if num_episodes is not None and not (is_count and num_episodes >= 1):
             raise self.error(
-                f'num_episodes is {num_episodes}; it must be a whole number, at least 1',
+                f'num_episodes is {num_episodes}; it must be an integer, at least 1',
             )
         self._action_range = action_range
         self.num_episodes = num_episodes
         self._count = 1 if num_episodes is None else num_episodes
         self._obs_dim = obs_dim
-        # Asked for of an episode: return, which is NaN for the zero-action fallback, and cost.
+        # Targets of an episode: return, NaN for the zero-action fallback, and cost.
         self._targets = np.zeros((self._count, 2))
-        # A calibrated model may be asked for another cost than the limit.
+        # The target cost of a calibrated model may differ from the limit.
         self._limits = np.zeros(self._count)
         self._is_given = np.zeros(self._count, dtype=bool)  # whether the user gave the return
         self._awaits_observe = False
 
     @property
     def cost_limit(self) -> float | np.ndarray:
-        """Undiscounted cost of an episode that the policy is to keep within."""
+        """Undiscounted cost that an episode must not exceed."""
         return self._shown(self._limits)
 
     @property
     def target_return(self) -> float | np.ndarray:
-        """Undiscounted return of an episode that the policy is asked for.
+        """Target return: undiscounted, of a whole episode.
 
         NaN for the zero-action fallback, where the calibration found no safe target.
         """
@@ -72,10 +72,10 @@ class LoopPolicy(ABC):
 
     @property
     def guarantee(self) -> Guarantee | list[Guarantee | None] | None:
-        """What the target calibration says of the cost limit.
+        """The target calibration's guarantee for the cost limit.
 
-        None for a model without a calibration for its settings, and where the target return is
-        given by the user or is the run's own.
+        None for a model without a calibration for its settings, and if the target return is the
+        user's or the run's own.
         """
         found = [
             None if is_given else self._guarantee_for(limit)
@@ -85,12 +85,12 @@ class LoopPolicy(ABC):
 
     @property
     def remaining_budget(self) -> float | np.ndarray:
-        """What the rest of the episode may still cost; below 0 once the limit is exceeded."""
+        """Remaining cost budget of the episode; below 0 once the limit is exceeded."""
         return self._shown(self._remaining()[:, 1] + (self._limits - self._targets[:, 1]))
 
     @property
     def remaining_return(self) -> float | np.ndarray:
-        """What the rest of the episode is asked to return; NaN for the zero-action fallback."""
+        """Remaining target return of the episode; NaN for the zero-action fallback."""
         return self._shown(np.where(self._is_fallback, np.nan, self._remaining()[:, 0]))
 
     def reset(
@@ -101,15 +101,15 @@ class LoopPolicy(ABC):
         """Begin an episode, or several.
 
         Args:
-            seed (int or Sequence[int], optional): Fixes the candidates: the same seed and
-                observations give the same actions. One for each episode begun; a single number
-                is the first one's, and each further one has the next. Defaults to 0.
+            seed (int or Sequence[int], optional): Seed of the candidates: the same seed and
+                observations give the same actions. One for each episode begun; a single number is
+                the first episode's, and increases by one per episode. Defaults to 0.
             episodes (Sequence[int] or np.ndarray, optional): Which of several to begin, by number
-                or as (B,) bool; the others go on. Defaults to all.
+                or as (B,) bool; the others continue. Defaults to all.
 
         Raises:
-            UserError: If the seeds or the episodes make no sense, or some episodes are begun
-                while others wait for :meth:`observe`.
+            UserError: If the seeds or the episodes are invalid, or some episodes are begun while
+            others wait for :meth:`observe`.
         """
         rows = self._rows(episodes)
         seeds = self._seeds(seed, len(rows))
@@ -120,7 +120,7 @@ class LoopPolicy(ABC):
         self._awaits_observe = False
 
     def act(self, obs: Any) -> np.ndarray:
-        """Choose the action at an observation.
+        """Return the action for an observation.
 
         Args:
             obs (np.ndarray or torch.Tensor): (S,) in the environment's own units, or (B, S).
@@ -150,7 +150,7 @@ class LoopPolicy(ABC):
         return actions[0] if self.num_episodes is None else actions
 
     def observe(self, reward: Any, cost: Any) -> None:
-        """Take in the reward and the cost that the last action brought.
+        """Record the reward and the cost of the last action.
 
         Args:
             reward (float, np.ndarray or torch.Tensor): Of one step, or (B,).
@@ -171,18 +171,18 @@ class LoopPolicy(ABC):
         target_return: float | Sequence[float] | np.ndarray | None = None,
         episodes: Sequence[int] | np.ndarray | None = None,
     ) -> None:
-        """Change the cost limit, at any moment of an episode and for those that follow.
+        """Change the cost limit, at any step of an episode, also for later episodes.
 
-        The policy goes on as if the new limit had held from the start of the episode: what it
-        has spent counts, so the remaining budget changes by the difference of the limits, and
-        the remaining return by that of the target returns. The history that the policy looks
-        back on shifts alike.
+        The policy continues as if the new limit had held from the start of the episode. The cost so
+        far counts, so the remaining budget changes by the difference of the limits, and the
+        remaining return by that of the target returns. The to-go tokens of the history shift
+        equally.
 
         Args:
             cost_limit (float, Sequence[float] or np.ndarray): Undiscounted cost of an episode,
                 for all episodes or one each.
-            target_return (float, Sequence[float] or np.ndarray, optional): Undiscounted return of
-                an episode to ask for, at a cost of the limit. Defaults to the choice of the
+            target_return (float, Sequence[float] or np.ndarray, optional): Target return of a whole
+                episode, undiscounted, with the limit as target cost. Defaults to the choice of the
                 target calibration, which may be the zero-action fallback; without one to the
                 highest that the dataset reached within the limit, or the model's own target at its
                 own limit.
@@ -212,11 +212,11 @@ class LoopPolicy(ABC):
 
     @abstractmethod
     def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
-        """Return which return and cost to ask for at a limit when the user does not say."""
+        """Return the default targets at a limit."""
 
     @abstractmethod
     def _guarantee_for(self, cost_limit: float) -> Guarantee | None:
-        """Return what the calibration says of a limit, if :meth:`_targets_for` goes by it."""
+        """Return the calibration's guarantee for a limit, if :meth:`_targets_for` uses it."""
 
     @abstractmethod
     def _begin(self, row: int, seed: int) -> None:
@@ -227,22 +227,22 @@ class LoopPolicy(ABC):
         """Return actions (B, A) in [-1, 1] at observations (B, S)."""
 
     def _accept(self, actions: np.ndarray) -> None:  # noqa: B027 (a hook)
-        """Take in that these actions (B, A), the last that were chosen, are sent."""
+        """Record that these actions (B, A), the last ones selected, are sent."""
 
     @abstractmethod
     def _receive(self, rewards: np.ndarray, costs: np.ndarray) -> None:
-        """Take in rewards and costs, each (B,)."""
+        """Record rewards and costs, each (B,)."""
 
     @abstractmethod
     def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
-        """Go on as if n episodes had begun with other targets (n, 2)."""
+        """Change the targets of n running episodes, (n, 2)."""
 
     @abstractmethod
     def _remaining(self) -> np.ndarray:
-        """Return what is left of return and cost, (B, 2)."""
+        """Return the remaining return and cost, (B, 2)."""
 
     def _rows(self, episodes: Sequence[int] | np.ndarray | None) -> list[int]:
-        """Turn a choice of episodes into their numbers."""
+        """Return the indices of a selection of episodes."""
         if episodes is None:
             return list(range(self._count))
         given = np.asarray(episodes)
@@ -267,7 +267,7 @@ class LoopPolicy(ABC):
         if len(seeds) != count:
             raise self.error(f'{len(seeds)} seeds for {count} episodes')
         if any(not isinstance(value, Integral) or value < 0 for value in seeds):
-            raise self.error(f'seed is {seed}; it must be a whole number, 0 or more')
+            raise self.error(f'seed is {seed}; it must be an integer, 0 or more')
         return seeds
 
     def _batched(self, name: str, values: Any, shape: tuple[int, ...] = ()) -> np.ndarray:

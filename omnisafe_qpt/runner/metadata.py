@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an exported model says of itself, and the check of it."""
+"""The metadata of an exported model, and its check."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _is_count(value: Any, most: int) -> bool:
 
 
 def _are_numbers(value: Any, count: int | None = None) -> bool:
-    """Whether this is a list of so many numbers; of at least one by default."""
+    """Return whether this is a list of this many numbers; by default of at least one."""
     if not isinstance(value, list) or not all(map(_is_number, value)):
         return False
     return bool(value) if count is None else len(value) == count
@@ -88,8 +88,8 @@ def _is_calibration(value: Any) -> bool:
     )
 
 
-# Of each field of the metadata: what it must be, in words and as a check. Ranges of actions are
-# checked with the number of actions.
+# For each field of the metadata: the condition as text and as a check. Action ranges are checked
+# with the number of actions.
 _ROOM = 100_000
 _IS_COUNT = f'a whole number from 1 to {_ROOM}'
 _IS_POSITIVE = f'a number above 0, at most {LARGEST_NUMBER:g}'
@@ -115,7 +115,7 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
         f'null or a target calibration of format {CALIBRATION_FORMAT} with finite numbers',
         _is_calibration,
     ),
-    'frontier': ('costs, rising, and as many returns', _is_frontier),
+    'frontier': ('costs, increasing, and as many returns', _is_frontier),
     'published_targets': (
         'a list of pairs of cost and return',
         lambda value: isinstance(value, list) and all(_are_numbers(pair, 2) for pair in value),
@@ -132,7 +132,7 @@ _MOST_NUMBERS = 2**26
 
 
 def parse_metadata(texts: dict[str, str]) -> dict[str, Any]:
-    """Turn the fields' texts into values, and check the format's version.
+    """Parse the fields' texts, and check the format's version.
 
     Args:
         texts (dict[str, str]): JSON of each field.
@@ -167,7 +167,7 @@ def _parsed(name: str, text: str) -> Any:
 
 
 def check_metadata(metadata: dict[str, Any]) -> None:
-    """Refuse metadata that no policy has, before anything is allocated by it.
+    """Check metadata before anything is allocated from it.
 
     Args:
         metadata (dict[str, Any]): As JSON has it.
@@ -205,7 +205,7 @@ def _refuse(name: str, value: Any, expected: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    """Show a value of JSON in a few letters."""
+    """Format a JSON value briefly."""
     if isinstance(value, (dict, list)):
         return 'another list or object'
     text = printable(json.dumps(value, ensure_ascii=False))

@@ -82,7 +82,7 @@ def read_model(path: str | os.PathLike[str]) -> bytes:
 
 
 def check_digest(content: bytes) -> None:
-    """Refuse bytes whose SHA-256 is not the one that :func:`sealed` wrote.
+    """Check the SHA-256 that :func:`sealed` wrote.
 
     Raises:
         ValueError: If there is damage, or no digest.
@@ -161,7 +161,7 @@ def metadata_texts(content: bytes) -> dict[str, str]:
 
 
 def check_graph(content: bytes) -> None:
-    """Refuse a graph with anything that no exported policy has, before anything is built of it.
+    """Check that a graph has only elements of exported policies, before it is built.
 
     Raises:
         ValueError: If there is a function, a foreign operator, a graph within the graph, or a
@@ -199,7 +199,7 @@ def _check_node(node: Any) -> None:
 
 
 def _check_tensor(tensor: Any) -> None:
-    """Refuse a tensor whose numbers are elsewhere, or not finite."""
+    """Check that a tensor's numbers are in the file and finite."""
     name, kind, numbers = '', 0, []
     for field, value in _fields(_message(tensor)):
         if field == _NAME:

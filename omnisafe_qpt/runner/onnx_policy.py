@@ -30,17 +30,17 @@ _CANDIDATES = (2,)
 class OnnxPolicy(LoopPolicy):
     """A policy that ``omnisafe-qpt export`` wrote, run by onnxruntime.
 
-    Its refusals are ValueErrors.
+    Its errors are ValueErrors.
 
     Args:
         path (str or os.PathLike): The exported model.
-        cost_limit (float, optional): Undiscounted cost of an episode to keep within. Defaults to
+        cost_limit (float, optional): Undiscounted cost that an episode must not exceed. Defaults to
             the model's.
         target_return (float, optional): See :meth:`set_cost_limit`.
         num_episodes (int, optional): See :class:`LoopPolicy`.
         threads (int, optional): CPU threads of a step; more hardly help so small a network.
             Defaults to 1.
-        providers (Sequence[str], optional): Where onnxruntime computes. Defaults to the CPU.
+        providers (Sequence[str], optional): onnxruntime's execution providers. Defaults to the CPU.
 
     Attributes:
         metadata (dict[str, Any]): What the model says of itself: environment, sizes, candidates,
@@ -70,7 +70,7 @@ class OnnxPolicy(LoopPolicy):
         super().__init__(obs_dim, num_episodes, self.metadata.get('action_range'))
         self._zero_action = zero_action(act_dim, self._action_range)
         count = self._count
-        # What the model is given, by its names: windows of the last steps, and the candidates.
+        # Inputs of the model by name: windows of the last steps, and the candidates.
         self._inputs: dict[str, np.ndarray] = {
             'states': np.zeros((count, context_len, obs_dim), dtype=np.float32),
             'actions': np.zeros((count, context_len, act_dim), dtype=np.float32),
@@ -87,7 +87,7 @@ class OnnxPolicy(LoopPolicy):
         self.reset()
 
     def _try_out(self, path: str | os.PathLike[str]) -> None:
-        """Refuse a graph that fails at its first step, or whose action is none."""
+        """Run the graph once: it must return a valid action."""
         first = {name: values[:1].copy() for name, values in self._inputs.items()}
         first['mask'][:, -1] = True
         try:
@@ -121,7 +121,7 @@ class OnnxPolicy(LoopPolicy):
         shifts = self._inputs['shifts'][row]
         draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_CANDIDATES))
         shifts[:] = draws.standard_normal(len(shifts))
-        shifts[0] = 0.0  # candidate 0 asks for the target itself
+        shifts[0] = 0.0  # candidate 0 has the unshifted target
         shifts *= np.float32(self.metadata['shift_scale'])
         self._inputs['mask'][row] = False
         self._now[row], self._step[row] = np.nan_to_num(self._targets[row]), 0
@@ -149,7 +149,7 @@ class OnnxPolicy(LoopPolicy):
         self._now -= np.stack([rewards, costs], axis=-1)
 
     def _retarget(self, rows: list[int], targets: np.ndarray) -> None:
-        # In float32 as torch's, so that both come to the same numbers.
+        # In float32 as in torch, for equal numbers.
         before, after = np.nan_to_num([self._targets[rows], targets]).astype(np.float32)
         difference = after - before
         self._now[rows] += difference
@@ -164,7 +164,7 @@ def _open(
     threads: int,
     providers: Sequence[str],
 ) -> tuple[InferenceSession, dict[str, Any]]:
-    """Open an exported model after everything in its file was checked.
+    """Open an exported model after a check of its whole file.
 
     Returns:
         The session and the metadata.
@@ -185,7 +185,7 @@ def _open(
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is raised, once
         try:
-            # From what was checked, not from the file, which may be another one by now.
+            # From the checked bytes, not from the file, which may have changed.
             session = onnxruntime.InferenceSession(
                 content,
                 options,
@@ -203,7 +203,7 @@ def _open(
 
 
 def _check_sizes(session: InferenceSession, metadata: dict[str, Any]) -> None:
-    """Refuse a graph whose inputs and outputs do not fit the metadata."""
+    """Check that the graph's inputs and outputs fit the metadata."""
     context_len, obs_dim, act_dim, candidates = (
         metadata[name] for name in ('context_len', 'obs_dim', 'act_dim', 'candidates')
     )

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which return and cost to condition a model on at a cost limit, and what is guaranteed there."""
+"""Target return and target cost of a model at a cost limit, and their guarantee."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 # Of a target calibration, in checkpoints and exported models.
 CALIBRATION_FORMAT = 2
 
-# What a target calibration may say of a cost limit.
+# Status of a target calibration at a cost limit.
 CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
 NO_SAFE_TARGET = 'no safe target found'
-# In place of certified, where the episodes were imagined in learned dynamics.
+# In place of certified, for model rollouts in learned dynamics.
 ESTIMATED = 'estimated'
 # The method of such a calibration; others were measured in the simulator.
 MODEL = 'model'
@@ -27,14 +27,14 @@ _ERROR_RATE = 0.05
 
 
 def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None, float]:
-    """Return which return and which cost to condition a model on at a cost limit.
+    """Return the target return and target cost of a model at a cost limit.
 
     A model that was trained with ``target_return: dsrl`` is conditioned on DSRL's published return
     where there is one for the limit.
 
     A calibrated model is conditioned on the targets that its calibration chooses for the limit, see
     :func:`serving_level`; any other on the limit itself and the highest return that the dataset
-    reached within it, Eq. (11).
+    reached within it, Eq. 11.
 
     Args:
         record (dict[str, Any]): Of the model: ``frontier``; ``calibration``, which is None or as
@@ -54,13 +54,13 @@ def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None
             return None, cost_limit
         return level['target_return'], level['asked_cost']
     frontier = record['frontier']
-    # Where all episodes cost more than the limit, the one of least cost stands in.
+    # If all episodes cost more than the limit, the one of least cost is used.
     step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
     return frontier['returns'][max(step, 0)], cost_limit
 
 
 def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[str, Any], str]:
-    """Choose the target cost that serves a limit among those that a calibration has played.
+    """Choose the level of a calibration to use at a cost limit.
 
     Args:
         calibration (dict[str, Any]): See
@@ -68,14 +68,14 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
         cost_limit (float): Undiscounted cost of an episode to keep within.
 
     Returns:
-        The level, and what that says of the limit. ``CERTIFIED``: of the levels from the lowest up
-        to the first whose bound is above the limit, the one of the highest mean return.
-        ``NOT_CERTIFIED``: there is none; the lowest whose mean cost is within the limit.
-        ``NO_SAFE_TARGET``: none is; the least mean cost, which may be the zero action's.
+        The level, and its status. ``CERTIFIED``: the level of the highest mean return among those
+        below the first one whose bound is above the limit. ``NOT_CERTIFIED``: there is no such
+        level; the lowest level whose mean cost is within the limit. ``NO_SAFE_TARGET``: there is
+        none either; the level of the least mean cost, possibly the zero-action fallback.
 
-        Where episodes were imagined (method ``model``), ``ESTIMATED`` stands in place of
-        ``CERTIFIED``. Without such a level it is ``NO_SAFE_TARGET`` with the zero action if that
-        has a bound within the limit, else ``NOT_CERTIFIED`` with the lowest level.
+        With method ``model``, the status is ``ESTIMATED`` in place of ``CERTIFIED``. Without such a
+        level it is ``NO_SAFE_TARGET`` with the zero-action fallback if its bound is within the
+        limit, else ``NOT_CERTIFIED`` with the lowest level.
     """
     levels = calibration['levels']
     certified: list[dict[str, Any]] = []
@@ -103,20 +103,20 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What a target calibration says of one cost limit; as text, two sentences.
+    """Guarantee of a target calibration for one cost limit; as text, two sentences.
 
-    Both statements are about new episodes of the level that serves the limit, and are false with a
-    probability of at most 5 % each, over calibrations. The choice among levels is accounted for:
-    in the first by testing them in a fixed sequence, in the second by dividing the 5 % among all
-    levels and numbers of episodes at which they could have been chosen.
+    Both statements are about new episodes of the chosen level. Each is false with a probability of
+    at most 5 %, over calibrations. They account for the choice among levels: the first by a fixed
+    sequence of tests, the second by dividing the 5 % among all levels and numbers of episodes at
+    which a level could have been chosen.
 
     Args:
         cost_limit (float): Undiscounted cost of an episode.
         status (str): ``certified``, ``not certified`` or ``no safe target found``; ``estimated``
-            where the episodes were imagined in dynamics learned from data. Then nothing is
-            guaranteed, and the bound is an estimate.
-        target_cost (float or None): Of the level; None for the zero-action fallback.
-        episodes (int): Of calibration, of the level.
+            for model rollouts in dynamics learned from data. Then nothing is guaranteed, and the
+            bound is an estimate.
+        target_cost (float or None): Target cost of the level; None for the zero-action fallback.
+        episodes (int): Calibration episodes of the level.
         cost_mean (float): Their mean cost.
         cost_bound (float or None): The mean cost is at most this with 95 % confidence, if no
             episode costs more than ``worst_cost``; None without such a bound. Only where it is
@@ -144,7 +144,7 @@ class Guarantee:
 
     @classmethod
     def at(cls, calibration: dict[str, Any], cost_limit: float) -> Guarantee:
-        """Read off a calibration what it says of a limit."""
+        """Return the guarantee of a calibration for a limit."""
         level, status = serving_level(calibration, cost_limit)
         costs, worst_cost = level['costs'], calibration['worst_cost']
         is_model = calibration.get('method') == MODEL
@@ -167,7 +167,7 @@ class Guarantee:
 
     @property
     def mean_statement(self) -> str:
-        """What holds of the mean cost."""
+        """The statement on the mean cost."""
         limit = f'{self.cost_limit:g}'
         measured = f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}'
         if self.method == MODEL:
@@ -194,7 +194,7 @@ class Guarantee:
 
     @property
     def share_statement(self) -> str:
-        """What holds of the share of episodes over the limit."""
+        """The statement on the share of episodes over the limit."""
         if self.method == MODEL:
             return f'nothing is known of the share of episodes over {self.cost_limit:g}'
         return (
@@ -206,13 +206,13 @@ class Guarantee:
     def _estimate_statement(self) -> str:
         limit = f'{self.cost_limit:g}'
         imagined = (
-            f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}, imagined in dynamics '
+            f'{self.episodes} model rollouts with mean cost {self.cost_mean:.4g}, in dynamics '
             'learned from data and not measured'
         )
         if self.status == ESTIMATED:
             return (
                 f'mean cost <= {limit} by estimate: at most {self.cost_bound:.4g}, the error of '
-                f'the dynamics on unseen episodes included, from {imagined}'
+                f'the dynamics on held-out episodes included, from {imagined}'
             )
         if self.status == NO_SAFE_TARGET:
             return f'no target with mean cost <= {limit} by estimate; in use: {imagined}'
@@ -228,7 +228,7 @@ class Guarantee:
 
 
 def share_bound(over: int, episodes: int, error_rate: float = 0.05) -> float:
-    """Return what a share is at most with 95 % confidence, by Clopper and Pearson.
+    """Return the 95 % upper confidence bound of a share, by Clopper and Pearson.
 
     Args:
         over (int): How many of the episodes count.
@@ -237,8 +237,8 @@ def share_bound(over: int, episodes: int, error_rate: float = 0.05) -> float:
             0.05.
 
     Returns:
-        The largest share with which so few are over with that probability: of 10 episodes with
-        none over, 0.26.
+        The largest share for which this few episodes over the limit have that probability; for 0 of
+        10 it is 0.26.
     """
     if over >= episodes:
         return 1.0

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The best epoch of a run, by a rule that can be stated."""
+"""The best epoch of a run, by a fixed rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALIDATION_COST = 'Validation/EpCost'
 
 RULE = (
     'Among the epochs whose mean validation cost is within the cost limit, the highest mean '
-    'validation return; if there is none, the lowest mean validation cost; of equals the earliest.'
+    'validation return; if there is none, the lowest mean validation cost; ties: the earliest.'
 )
 
 
@@ -29,8 +29,8 @@ def best_epoch(rows: Sequence[dict[str, float]], cost_limit: float) -> dict[str,
         cost_limit (float): The run's, undiscounted.
 
     Returns:
-        What ``best.json`` holds besides the seeds: the rule, the epoch, its checkpoint and its
-        figures, and the figures of all epochs; None if no epoch was validated.
+        The content of ``best.json`` without the seeds: the rule, the epoch, its checkpoint and
+        results, and the results of all epochs; None if no epoch was validated.
     """
     figures: list[dict[str, Any]] = [
         {

@@ -42,12 +42,12 @@ _CHECKPOINT_NAME = re.compile(r'epoch-(\d+)\.pt')
 
 
 def save_checkpoint(run: Path, epoch: int, networks: Deployable) -> Path:
-    """Write a deployable checkpoint where OmniSafe looks for one.
+    """Write a deployable checkpoint to OmniSafe's usual path.
 
     Args:
         run (Path): The run's folder.
         epoch (int): Epochs done.
-        networks (Deployable): The networks and all that deployment needs.
+        networks (Deployable): The networks with everything for deployment.
 
     Returns:
         The file, ``torch_save/epoch-N.pt``.
@@ -58,21 +58,21 @@ def save_checkpoint(run: Path, epoch: int, networks: Deployable) -> Path:
 
 
 def replace_checkpoint(path: Path, networks: Deployable) -> None:
-    """Write networks and their spec to a checkpoint's file, in place of what was there."""
+    """Write networks and their spec to a checkpoint's file, replacing an earlier one."""
     buffer = serialized({'pi': networks.state_dict()})
     with durable_file(path) as file:
         file.write(buffer.getbuffer())
 
 
 def checkpoint_name(epoch: int) -> str:
-    """Name the checkpoint of an epoch, from the run's folder."""
+    """Return the path of an epoch's checkpoint, relative to the run's folder."""
     return f'{CHECKPOINT_FOLDER}/epoch-{epoch}.pt'
 
 
 def serialized(content: dict[str, Any]) -> io.BytesIO:
-    """Return what torch saves of the content, in memory.
+    """Return the bytes that torch saves for the content.
 
-    Where a file cannot be written, torch raises a RuntimeError without a reason.
+    If a file cannot be written, torch raises a RuntimeError without a reason.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -81,10 +81,10 @@ def serialized(content: dict[str, Any]) -> io.BytesIO:
 
 @contextlib.contextmanager
 def durable_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes an earlier one's place when all of it is on the disk.
+    """Open a file that replaces an earlier one once it is completely on disk.
 
     Args:
-        path (Path): Its name.
+        path (Path): The file.
 
     Raises:
         WriteError: If it cannot be written, for instance on a full disk. The earlier one stays.
@@ -104,14 +104,14 @@ def load_networks(
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
-        device (torch.device or str, optional): Where to put them. Defaults to ``'cpu'``.
+        device (torch.device or str, optional): Their device. Defaults to ``'cpu'``.
         which (str or int, optional): See :func:`checkpoint_path`. Defaults to ``'last'``.
 
     Returns:
         The networks and the checkpoint's file.
 
     Raises:
-        UserError: If there is no such checkpoint or it is another package's.
+        UserError: If there is no such checkpoint or another package wrote it.
     """
     path = checkpoint_path(run, which)
     content = load_file(path)
@@ -138,7 +138,7 @@ def load_networks(
 
 
 def _drop_old_calibration(networks: Deployable, path: Path) -> None:
-    """Trust no calibration of an earlier format, whose bounds did not hold."""
+    """Drop calibrations of an earlier format, whose bounds did not hold."""
     record = networks.spec.get('calibration')
     if record is None or record.get('format') == CALIBRATION_FORMAT:
         return
@@ -163,13 +163,13 @@ def require_transformer(networks: Deployable, path: Path) -> DeployableNetworks:
     if not isinstance(networks, DeployableNetworks):
         raise UserError(
             f'{path} is of {networks.spec["algo"]}, which has no Transformer and no return target; '
-            'this is for runs of QPT and CDT',
+            'only runs of QPT and CDT have them',
         )
     return networks
 
 
 def load_file(path: Path) -> Any:
-    """Read a file that torch saved, without running what may be pickled in it.
+    """Read a file that torch saved, without executing pickled code.
 
     Args:
         path (Path): The file.
@@ -180,10 +180,10 @@ def load_file(path: Path) -> Any:
     _verify_archive(path)
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
+    except Exception as error:  # torch raises many types for a damaged file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, pickle.UnpicklingError):
-            # Its first line advises to load the file all the same, which could run code.
+            # Its first line advises to load the file anyway, which could run code.
             is_object = 'GLOBAL' in str(error) or 'Unsupported' in str(error)
             reason = (
                 'it holds other objects than tensors and plain values'
@@ -196,10 +196,10 @@ def load_file(path: Path) -> Any:
 
 
 def _verify_archive(path: Path) -> None:
-    """Compare the bytes of a file that torch saved with its checksums, which torch does not.
+    """Verify the checksums of a file that torch saved; torch does not.
 
     Raises:
-        UserError: If the file is damaged or no such file.
+        UserError: If the file is damaged or was not saved by torch.
     """
     if not path.is_file():
         raise UserError(f'{path}: no such file')
@@ -210,14 +210,14 @@ def _verify_archive(path: Path) -> None:
                 raise zipfile.BadZipFile
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            # As torch writes them; others could be far larger in memory than on the disk.
+            # As torch writes them; compressed ones could be far larger in memory than on disk.
             is_usual = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
             if not is_usual or sum(entry.file_size for entry in entries) > size:
                 raise zipfile.BadZipFile
             damaged = archive.testzip()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
-    except Exception as error:  # zipfile raises many kinds for a broken file
+    except Exception as error:  # zipfile raises many types for a damaged file
         what = 'is damaged, cut off or not written by torch.save' if size else 'is empty'
         raise UserError(
             f'{path}: cannot be read as a checkpoint, it {what}; restore it or use another one',
@@ -233,11 +233,10 @@ def find_run(run: str | os.PathLike[str]) -> Path:
     """Find the folder of one run.
 
     Args:
-        run (str or os.PathLike): The folder ``seed-...`` itself, or the folder above if it holds
-            just one.
+        run (str or os.PathLike): The folder ``seed-...``, or its parent if that holds only one.
 
     Raises:
-        UserError: If it is no run, or several.
+        UserError: If it holds no run, or several.
     """
     folder = Path(run).expanduser()
     if not folder.is_dir():
@@ -257,10 +256,9 @@ def checkpoint_path(run: str | os.PathLike[str], which: str | int = LAST) -> Pat
     """Find one of a run's checkpoints, or take the file given.
 
     Args:
-        run (str or os.PathLike): A run's folder, or a checkpoint, which it is then.
-        which (str or int, optional): ``'last'``, that of the last epoch; ``'best'``, the one named
-            in the run's ``best.json``, which says why; or a number of epochs. Defaults to
-            ``'last'``.
+        run (str or os.PathLike): A run's folder, or a checkpoint, which is returned.
+        which (str or int, optional): ``'last'``; ``'best'``, the one in the run's ``best.json``; or
+            a number of epochs. Defaults to ``'last'``.
 
     Raises:
         UserError: If there is no such run or checkpoint.
@@ -284,7 +282,7 @@ def checkpoint_path(run: str | os.PathLike[str], which: str | int = LAST) -> Pat
 
 
 def save_best(run: Path, record: dict[str, Any]) -> None:
-    """Write which checkpoint is the best, and by which rule, as ``best.json``."""
+    """Write the best checkpoint and the rule that chose it to ``best.json``."""
     with durable_file(run / BEST_FILE) as file:
         file.write(f'{json.dumps(record, indent=2)}\n'.encode())
 
@@ -301,14 +299,14 @@ def load_best(run: Path) -> dict[str, Any]:
     path = run / BEST_FILE
     if not path.is_file():
         raise UserError(
-            f'{run}: no checkpoint is the best, as none was validated '
+            f'{run}: no best checkpoint, as none was validated '
             '(train_cfgs:evaluate_epoisodes); use last, or a number of epochs',
         )
     best = read_json(path, BEST_RECORD)
     if best['checkpoint'] != checkpoint_name(best['epoch']):
         raise UserError(
-            f'{path}: checkpoint is {best["checkpoint"]!r}, which is not of epoch {best["epoch"]}; '
-            'name a number of epochs instead',
+            f'{path}: checkpoint is {best["checkpoint"]!r}, but the epoch is {best["epoch"]}; '
+            'give a number of epochs instead',
         )
     return best
 
@@ -320,7 +318,7 @@ def list_checkpoints(run: Path) -> dict[int, Path]:
         run (Path): The run's folder.
 
     Returns:
-        The file for each number of epochs, rising.
+        The file for each number of epochs, in increasing order.
     """
     files = (run / CHECKPOINT_FOLDER).glob('*.pt')
     named = {file: _CHECKPOINT_NAME.fullmatch(file.name) for file in files}
@@ -332,7 +330,7 @@ def versions() -> dict[str, str]:
     found = {
         'python': platform.python_version(),
         'omnisafe-qpt': __version__,
-        'torch': str(torch.__version__),  # its metadata leaves the build out
+        'torch': str(torch.__version__),  # its metadata lacks the build
     }
     for package in (
         'numpy',

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's folder holds besides weights, checked when it is read: it may be somebody else's."""
+"""The records in a run's folder, checked on reading, as the folder may be from someone else."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _check_frontier(value: Any, path: str) -> None:
     record({'costs': sequence(number(), 1), 'returns': sequence(number(), 1)})(value, path)
     costs = list(value['costs'])
     if len(costs) != len(value['returns']) or costs != sorted(costs):
-        raise UserError(f'{path} must hold rising costs, and as many returns')
+        raise UserError(f'{path} must hold increasing costs, and as many returns')
 
 
 def _check_deployment(value: Any, path: str) -> None:
@@ -94,7 +94,7 @@ def _check_target(value: Any, path: str) -> None:
 
 def _check_calibration(value: Any, path: str) -> None:
     mapping(anything)(value, path)
-    if value.get('format') == CALIBRATION_FORMAT:  # no other is used
+    if value.get('format') == CALIBRATION_FORMAT:  # others are not used
         _CALIBRATION(value, path)
 
 
@@ -103,8 +103,8 @@ _DATASET = record(
     {'name': text(), 'action_unit': text('normalized', 'environment')},
 )
 
-# What the spec of a checkpoint holds besides the sizes of networks, which are checked where these
-# are built. Fields that came later are optional.
+# The spec of a checkpoint without the sizes of networks, which are checked when these are built.
+# Later additions are optional.
 _SPEC_OPTIONAL: dict[str, Check] = {
     'algo': text(),
     'env_module': maybe(text()),
@@ -140,7 +140,7 @@ CHECKPOINT_SPEC = record(
     },
     _SPEC_OPTIONAL,
 )
-# Of a policy that is asked for a return and a cost; its networks can be built without.
+# For a policy that is conditioned on return and cost; not needed to build its networks.
 TRANSFORMER_SPEC = record({'horizon': size('horizon')})
 
 
@@ -170,12 +170,12 @@ def read_config(
 
     Args:
         run (Path): The run's folder.
-        algorithms (Collection[str], optional): Those that will do. Defaults to all of them.
-        purpose (str, optional): What is refused for a run of any other, for the message.
+        algorithms (Collection[str], optional): Accepted algorithms. Defaults to all.
+        purpose (str, optional): The end of the message for a run of another algorithm.
 
     Raises:
-        UserError: If ``config.json`` cannot be read, is of another algorithm, or lacks something or
-            holds a value that none of our runs has.
+        UserError: If ``config.json`` cannot be read, is of another algorithm, lacks an entry, or
+        holds an impossible value.
     """
     path = run / CONFIG_FILE
     config = read_json(path, record({'algo': text()}))
@@ -217,19 +217,19 @@ _PROGRESS_COLUMNS = {
     'Time/UpdatesPerSecond': number(0),
 }
 _LARGEST_PROGRESS = 1 << 28
-# What float32 holds; other columns are NaN in epochs that had no such number.
+# Range of float32; other columns may be NaN in epochs without a value.
 LARGEST_FLOAT = 3.5e38
 _ANY_COLUMN = number(-LARGEST_FLOAT, LARGEST_FLOAT)
 
 
 def read_progress(run: Path) -> list[dict[str, float]]:
-    """Read a run's ``progress.csv``; a row that is not complete yet is left out.
+    """Read a run's ``progress.csv`` without an incomplete last row.
 
     Args:
         run (Path): The run's folder.
 
     Raises:
-        UserError: If it cannot be read, or lacks a column or holds a value that no run has.
+        UserError: If it cannot be read, lacks a column or holds an impossible value.
     """
     path = run / PROGRESS_FILE
     if not path.is_file():
@@ -242,10 +242,10 @@ def read_progress(run: Path) -> list[dict[str, float]]:
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
     except (ValueError, csv.Error) as error:
-        raise UserError(f'{path}: is damaged, it is no CSV file ({error})') from error
+        raise UserError(f'{path}: is damaged, not a CSV file ({error})') from error
     names, rows = (lines[0], lines[1:]) if lines else ([], [])
     if rows and len(rows[-1]) < len(names):
-        rows.pop()  # it is being written, or was when the run was killed
+        rows.pop()  # it is being written, or the run was killed meanwhile
     found = [_read_row(path, number, names, row) for number, row in enumerate(rows, start=1)]
     missing = [name for name in _PROGRESS_COLUMNS if found and name not in names]
     if missing or len(set(names)) < len(names):
@@ -282,7 +282,7 @@ def _tensor(value: Any, path: str) -> None:
 
 
 def _check_learner(value: Any, path: str) -> None:
-    """Take a learner's state, all of whose tensors are finite."""
+    """Check a learner's state: all tensors are finite."""
     record({'step': whole(), 'scaling': mapping(_tensor)})(value, path)
     for name in UNITS:
         if not bool((value['scaling'].get(name, torch.zeros(1)) > 0).all()):
@@ -299,11 +299,11 @@ def _check_learner(value: Any, path: str) -> None:
 def _check_row(value: Any, path: str) -> None:
     record({name: number(0) for name in ('Train/Epoch', 'TotalSteps', 'Time/Total')})(value, path)
     for name, each in value.items():
-        if not isinstance(each, float):  # NaN where an epoch had no such number
+        if not isinstance(each, float):  # NaN in an epoch without a value
             number()(each, f'{path}:{name}')
 
 
-# Versions, settings and the dataset are compared with those of the run before it goes on.
+# Versions, settings and the dataset are compared with the run's before it resumes.
 TRAINING_STATE = record(
     {
         'epoch': whole(),

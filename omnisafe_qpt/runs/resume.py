@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Going on with a run: which one, and with which settings."""
+"""Resuming a run: its folder and its settings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from omnisafe_qpt.runs.records import read_config
 from omnisafe_qpt.settings.files import known_part, merge
 
 
-# The value of train_cfgs:resume that stands for the newest run, if there is one.
+# The value of train_cfgs:resume for the newest run, if there is one.
 LATEST = 'latest'
 
-# What may differ from the settings that the run was started with. It does not enter the weights,
-# or at most their last bits, but for the number of updates: a run may be made longer. The dataset
-# is compared by its content.
+# Options that may differ from the run's settings. They do not affect the weights, or only their
+# last bits; except the number of updates, as a run may be extended. The dataset is compared by its
+# content.
 _MAY_DIFFER = {
     'train_cfgs': {
         'dataset',
@@ -50,9 +50,9 @@ _NOT_WORTH_SAYING = {
     'epochs',  # OmniSafe's, from the number of updates
 }
 
-# What a continued run decides anew.
+# Options that a resumed run decides anew.
 _NOT_FROM_RUNS = {
-    # The number of threads stays: with another, sums differ in the last bits.
+    # The number of threads stays: another one changes the last bits of sums.
     'train_cfgs': (
         'device',
         'preset',
@@ -60,7 +60,7 @@ _NOT_FROM_RUNS = {
         'evaluate_processes',
         'accelerate',
         'data_device',
-        'import',  # only the user says what is imported
+        'import',  # only the user decides what is imported
     ),
     'logger_cfgs': ('log_dir',),
 }
@@ -73,15 +73,15 @@ def resume_command(
     modules: Sequence[str] = (),
     allow_hooks: bool = False,
 ) -> str:
-    """Return the command that goes on with a run.
+    """Return the command that resumes a run.
 
     Args:
         algo (str): The algorithm.
         env_id (str): The environment.
         run (Path): The run's folder.
-        modules (Sequence[str], optional): The user's own, which register the environment.
-        allow_hooks (bool, optional): Whether the run has an augmentation hook of the user's own.
-            Defaults to False.
+        modules (Sequence[str], optional): The user's modules that register the environment.
+        allow_hooks (bool, optional): Whether the run has a user's augmentation hook. Defaults to
+            False.
     """
     words = ['omnisafe', 'train', '--algo', algo, '--env-id', env_id]
     if modules:
@@ -93,7 +93,7 @@ def resume_command(
 
 
 def latest_run(algo: str, log_dir: str, env_id: str, seed: int | None = None) -> Path | None:
-    """Find the run that was started last.
+    """Find the latest run.
 
     Args:
         algo (str): The algorithm.
@@ -113,7 +113,7 @@ def latest_run(algo: str, log_dir: str, env_id: str, seed: int | None = None) ->
 def _start(run: Path) -> list[int]:
     """Return when a run was started, as seed-000-2026-01-31-12-00-00 says.
 
-    What was started in the same second has one more number, from 2 on.
+    Runs of the same second have an additional number, starting at 2.
     """
     parts = run.name.split('-')[2:]
     return [int(part) if part.isdecimal() else 0 for part in parts]
@@ -125,16 +125,16 @@ def run_to_resume(
     env_id: str,
     defaults: dict[str, Any],
 ) -> Path | None:
-    """Find the run that ``train_cfgs:resume`` means, if any.
+    """Find the run that ``train_cfgs:resume`` refers to, if any.
 
     Args:
         algo (str): The algorithm.
         options (dict[str, Any]): The options that the user gave.
-        env_id (str): The environment asked for.
+        env_id (str): The requested environment.
         defaults (dict[str, Any]): The default configuration.
 
     Raises:
-        UserError: If the run that is named is not there.
+        UserError: If the named run does not exist.
     """
     wish = options.get('train_cfgs', {}).get('resume')
     if wish is None:
@@ -153,16 +153,16 @@ def settings_to_resume(
     defaults: dict[str, Any],
     allow_hooks: bool = False,
 ) -> dict[str, Any]:
-    """Read the settings of the run that is resumed, and refuse what contradicts them.
+    """Read the settings of the resumed run, and check the user's options against them.
 
     Args:
         run (Path): The run's folder.
-        algo (str): The algorithm asked for.
+        algo (str): The requested algorithm.
         options (dict[str, Any]): The options that the user gave.
-        env_id (str): The environment asked for.
+        env_id (str): The requested environment.
         defaults (dict[str, Any]): The default configuration.
-        allow_hooks (bool, optional): Whether the user allows the run's augmentation hook, which is
-            somebody's code, to be imported and called. Defaults to False.
+        allow_hooks (bool, optional): Whether the user allows to import and call the run's
+            augmentation hook, which is code. Defaults to False.
 
     Raises:
         UserError: If the run is of another algorithm or environment, was started with other
@@ -173,21 +173,21 @@ def settings_to_resume(
         raise UserError(f'{run} is a run of {record["algo"]}, not of {algo}')
     if record['env_id'] != env_id:
         raise UserError(f'{run} is a run in {record["env_id"]}, not in {env_id}')
-    # An option that there was not yet had what is its default now, as a rule.
+    # For an option that did not exist then, its default is assumed.
     started_with = merge(defaults, record)
     for path, (before, now) in changed_settings(started_with, options).items():
         section, _, name = path.partition(':')
         if name not in _MAY_DIFFER.get(section, ()):
             raise UserError(
-                f'{run} was started with {path} = {before}, now it is {now}; leave it out, or '
+                f'{run} was started with {path} = {before}, not {now}; leave it out, or '
                 'start a new run',
             )
     hook = foreign_hook(record, defaults)
     is_named = 'augmentation_hook' in options.get('algo_cfgs', {})
     if hook is not None and not (is_named or allow_hooks):
         raise UserError(
-            f'{run} was trained with the augmentation hook {hook!r}, code of whoever started it, '
-            'which runs only when you ask for it: add --allow-hooks, or name it in '
+            f'{run} was trained with the augmentation hook {hook!r}, code of its author, '
+            'which runs only on request: add --allow-hooks, or name it in '
             'algo_cfgs:augmentation_hook',
         )
     return run_settings(str(run), defaults)
@@ -198,7 +198,7 @@ def foreign_hook(cfgs: dict[str, Any], defaults: dict[str, Any]) -> str | None:
 
     Args:
         cfgs (dict[str, Any]): The configuration.
-        defaults (dict[str, Any]): The algorithm's, which has the package's own hook, if any.
+        defaults (dict[str, Any]): The algorithm's defaults, with the package's own hook, if any.
     """
     own = defaults['algo_cfgs'].get('augmentation_hook')
     hook = cfgs['algo_cfgs'].get('augmentation_hook', own)
@@ -210,10 +210,10 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, t
 
     Args:
         before (dict[str, Any]): One of them.
-        now (dict[str, Any]): The other one; options that are in one only do not count.
+        now (dict[str, Any]): The other one; options in only one of them are ignored.
 
     Returns:
-        The values of each option that differ, by its path.
+        The differing values, by the option's path.
     """
     changed: dict[str, tuple[Any, Any]] = {}
     for name in before.keys() & now.keys():
@@ -227,7 +227,7 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, t
 
 
 def describe_changes(run: Path, now: dict[str, Any]) -> str:
-    """Say in a line what has changed since a run was last at work; empty if nothing.
+    """Return the changed settings since a run's last session, in one line; may be empty.
 
     Args:
         run (Path): The run's folder.
@@ -243,16 +243,16 @@ def describe_changes(run: Path, now: dict[str, Any]) -> str:
 
 
 def run_settings(run: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Read the settings that a run was started with, to continue it.
+    """Read the settings that a run was started with, to resume it.
 
     Args:
         run (str): The run's folder.
-        defaults (dict): The default configuration; what it does not hold, such as records of the
-            run, is left out.
+        defaults (dict): The default configuration; entries that it lacks, such as records, are left
+            out.
 
     Returns:
-        The run's configuration without what belongs to the machine and to the new run: device,
-        folder of logs, preset, and the run that it resumed itself.
+        The run's configuration without entries of the machine and of the new run: device, log
+        folder, preset, and the run that it resumed.
 
     Raises:
         UserError: If it is not the folder of a run.

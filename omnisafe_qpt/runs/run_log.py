@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder, in which no kill leaves half a file and a resumed run goes on."""
+"""A run's folder and logger: safe against kills, and reused by a resumed run."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from omnisafe_qpt.runs.checkpoint import durable_file
 from omnisafe_qpt.runs.records import CONFIG_FILE, PROGRESS_FILE, read_progress
 
 
-# How long a process that was killed may leave others behind that hold the folder.
+# How long child processes of a killed process may still hold the folder.
 _SECONDS_OF_PATIENCE = 15.0
 
-# Where not even this fits, no run does.
+# Free space that a run needs at least.
 _LEAST_BYTES = 1 << 16
 
 _OWN_SUFFIXES = ('.csv', '.json', '.pt')
 
 
 class RunLogger(Logger):
-    """OmniSafe's logger, in a new folder or in that of a run which is resumed.
+    """OmniSafe's logger, in a new folder or in that of a resumed run.
 
-    The first of several processes has the folder for itself until :meth:`close`. Nothing in it
-    is touched before :meth:`begin` apart from ``config.json``, which is replaced as a whole.
+    The first of several processes locks the folder until :meth:`close`. Before :meth:`begin` only
+    ``config.json`` changes; it is replaced as a whole.
 
     Args:
         cfgs (Config): The run's configuration.
         name (str): The folder above those of the seeds.
-        folder (Path, optional): The folder of the run that is resumed. Defaults to None, a new one
-            named by OmniSafe.
+        folder (Path, optional): The folder of the resumed run. Defaults to None, a new one named by
+            OmniSafe.
 
     Raises:
         UserError: If another process is training in the folder.
@@ -64,7 +64,7 @@ class RunLogger(Logger):
         super().__init__(
             output_dir=options.log_dir,
             exp_name=name,
-            output_fname=os.devnull,  # OmniSafe empties the file that it opens
+            output_fname=os.devnull,  # OmniSafe truncates the file that it opens
             seed=cfgs.seed,
             use_tensorboard=False,
             use_wandb=False,
@@ -76,7 +76,7 @@ class RunLogger(Logger):
 
     @property
     def _log_dir(self) -> str:
-        # OmniSafe names a folder by the time, and takes no other.
+        # OmniSafe names a folder by the time, and accepts no other name.
         return self._folder
 
     @_log_dir.setter
@@ -93,12 +93,12 @@ class RunLogger(Logger):
 
     def log(self, msg: str, color: str = 'green', bold: bool = False) -> None:
         """Print a message in the first process."""
-        if self._has_begun:  # what OmniSafe says before is of the files that it would have made
-            # Names may hold anything: neither markup nor a terminal's control characters.
+        if self._has_begun:  # OmniSafe's earlier messages are about files that it would have made
+            # Names may contain anything: no markup, no control characters.
             super().log(escape(printable(msg)), color, bold)
 
     def save_config(self, config: Config) -> None:
-        """Take the folder, and write ``config.json`` in place of an earlier one."""
+        """Lock the folder, and write ``config.json``, replacing an earlier one."""
         if not self._maste_proc:
             return
         self._lock = _take_folder(self._folder)
@@ -107,9 +107,10 @@ class RunLogger(Logger):
             file.write(config.tojson().encode())
 
     def begin(self, rows: Sequence[dict[str, float]]) -> None:
-        """Begin to log, after the rows of the epochs that were done before.
+        """Begin to log, after the rows of earlier epochs.
 
-        Rows that a killed run wrote after its last saved state are dropped: they will come again.
+        Rows that a killed run wrote after its last saved state are dropped; the resumed run writes
+        them again.
 
         Args:
             rows (Sequence[dict[str, float]]): The epochs done, none in a new run.
@@ -137,7 +138,7 @@ class RunLogger(Logger):
         self.log(f'Logging to {self._folder}', 'cyan', bold=True)
 
     def _begin_wandb(self, rows: Sequence[dict[str, float]]) -> None:
-        """Begin a run of wandb's, or log to the one that the user has begun.
+        """Start a wandb run, or log to the user's running one.
 
         Raises:
             UserError: If wandb refuses. A new folder is removed.
@@ -156,14 +157,14 @@ class RunLogger(Logger):
                     dir=self._folder,
                     config=config,
                 )
-            except Exception as error:  # wandb raises many kinds
+            except Exception as error:  # wandb raises many types
                 self.close()
                 if self._is_new:
                     shutil.rmtree(self._folder, ignore_errors=True)
                 raise UserError(f'logger_cfgs:use_wandb: wandb refuses: {_line(error)}') from error
             self._has_own_wandb = True
         self._use_wandb = True  # for OmniSafe, which logs each row
-        for epoch, row in enumerate(rows, start=1):  # what it shows is another run
+        for epoch, row in enumerate(rows, start=1):  # it displays a different run
             wandb.log(row, step=epoch)
 
     def _restore_progress(self, rows: Sequence[dict[str, Any]]) -> TextIO:
@@ -180,22 +181,22 @@ class RunLogger(Logger):
         """Log a row.
 
         Raises:
-            WriteError: If it cannot be written, or the folder is not there any more.
+            WriteError: If it cannot be written, or the folder no longer exists.
         """
         self.check_folder()
         with write_errors(self.progress_file):
             super().dump_tabular()
 
     def check_folder(self) -> None:
-        """Refuse to write to a folder that was removed, where it would be of no use alone.
+        """Check that the run's folder still exists.
 
         Raises:
-            WriteError: If so.
+            WriteError: If it does not.
         """
         if self._maste_proc and not (Path(self._folder) / 'config.json').is_file():
             raise WriteError(
                 f'{self._folder}: the run folder has been removed or moved while it was in use; '
-                'resume it from where it is now, or start a new run',
+                'resume it from its new path, or start a new run',
             )
 
     def read_rows(self) -> list[dict[str, float]]:
@@ -203,8 +204,8 @@ class RunLogger(Logger):
         return read_progress(Path(self._folder))
 
     def close(self) -> None:
-        """Close the files, finish the run of wandb's, and let others at the folder."""
-        with contextlib.suppress(OSError):  # a full disk, of which the failed write has told
+        """Close the files, finish the wandb run, and unlock the folder."""
+        with contextlib.suppress(OSError):  # a full disk; the failed write has reported it
             super().close()
         if self._has_own_wandb:
             import wandb
@@ -217,7 +218,7 @@ class RunLogger(Logger):
 
 
 def _leave_failures_to_caller() -> None:
-    """Let TensorBoard's thread end without a traceback where it cannot write.
+    """Let TensorBoard's thread end without a traceback if it cannot write.
 
     The next row that is logged raises the same error.
     """
@@ -232,10 +233,10 @@ def _leave_failures_to_caller() -> None:
 
 
 def check_wandb() -> None:
-    """Refuse wandb where it could only fail, before there is a folder.
+    """Check that wandb can work, before the folder is made.
 
     Raises:
-        UserError: If it is not installed, or there is neither a login nor a terminal to ask in.
+        UserError: If it is not installed, or there is neither a login nor a terminal.
     """
     try:
         import wandb
@@ -259,16 +260,16 @@ _LONGEST_NAME = 100
 
 
 def folder_name(name: str) -> str:
-    """Turn a dataset's name into part of a folder's: short, without separators and the like."""
+    """Convert a dataset's name to a short, valid part of a folder name."""
     letters = (letter if letter.isprintable() and letter not in '/\\' else '_' for letter in name)
-    # Of bytes, as file systems count.
+    # In bytes, as file systems count.
     return ''.join(letters).encode()[:_LONGEST_NAME].decode(errors='ignore')
 
 
 def check_log_dir(cfgs: Config) -> None:
-    """Refuse a log folder where nothing can be written, before anything is done.
+    """Check first that the log folder is writable.
 
-    A file is written where the run's folder is to be, and removed with the folders made for it.
+    A file is written at the place of the run's folder, then removed with the folders made for it.
 
     Args:
         cfgs (Config): The run's configuration.
@@ -301,7 +302,7 @@ def _line(error: BaseException) -> str:
 
 
 def _new_folder(folder: str) -> str:
-    """Make a folder that nobody else has, with a number added to its name where it exists."""
+    """Make a new folder, with a number added to its name if that exists."""
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     name = folder
     for number in itertools.count(2):
@@ -316,7 +317,7 @@ def _take_folder(folder: str) -> int | None:
     """Lock a folder for this process, until the descriptor returned is closed.
 
     Raises:
-        UserError: If another process has it.
+        UserError: If another process holds the lock.
     """
     try:
         import fcntl
@@ -339,7 +340,7 @@ def _take_folder(folder: str) -> int | None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writes that a kill has broken off."""
+    """Remove the temporary files of writes that were interrupted by a kill."""
     for file in (*folder.glob('.*-*'), *folder.glob('torch_save/.*-*')):
         if file.suffix in _OWN_SUFFIXES:
             file.unlink()

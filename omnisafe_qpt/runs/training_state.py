@@ -21,41 +21,41 @@ from omnisafe_qpt.schema import checked
 
 
 TRAINING_STATE_FILE = 'training_state.pt'
-# The one before, to go on from if the last one is damaged.
+# The previous one, to resume from if the last one is damaged.
 PREVIOUS_STATE_FILE = 'training_state.previous.pt'
 
 
 def save_training_state(run: Path, state: dict[str, Any], keeps_last: bool = True) -> None:
-    """Write what an exact continuation of the run needs, in place of the last one.
+    """Write the state for an exact resume, replacing the last one.
 
     Args:
         run (Path): The run's folder.
         state (dict[str, Any]): The state.
-        keeps_last (bool, optional): Whether the last one takes the place of the one before it, to
-            go on from should this one be damaged. Defaults to True.
+        keeps_last (bool, optional): Whether to keep the last one as the previous one, in case this
+            one is damaged. Defaults to True.
     """
     path = run / TRAINING_STATE_FILE
     buffer = serialized(state)
     with durable_file(path) as file:
         file.write(buffer.getbuffer())
         file.flush()
-        os.fsync(file.fileno())  # before the last one gives its place up
+        os.fsync(file.fileno())  # before the last one is replaced
         if keeps_last and path.is_file():
             os.replace(path, run / PREVIOUS_STATE_FILE)
 
 
 def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
-    """Read the training state of a run, or the one before it if it is damaged.
+    """Read the training state of a run, or the previous one if it is damaged.
 
     Args:
         run (Path): The run's folder.
 
     Returns:
-        The state, or None where the run was stopped before there was one; and why it is not the
-        last one, empty if it is.
+        The state, or None if the run was stopped before the first one; and why it is not the last
+        one, empty if it is.
 
     Raises:
-        UserError: If none can be read, or there is none any more.
+        UserError: If none can be read, or it has been removed.
     """
     faults = []
     for name in (TRAINING_STATE_FILE, PREVIOUS_STATE_FILE):
@@ -71,14 +71,14 @@ def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
         else:
             return state, '; '.join(faults)
     checkpoints = list_checkpoints(run)
-    # The first epoch's checkpoint comes before the state. Others would be overwritten.
+    # Only the first epoch's checkpoint is written before a state. Others would be overwritten.
     if not (run / TRAINING_STATE_FILE).exists() and len(faults) == 1:
         if max(checkpoints, default=1) <= 1:
             return None, ''
-        faults = [f'{TRAINING_STATE_FILE} is not there']
+        faults = [f'{TRAINING_STATE_FILE} is missing']
     kept = f'; {checkpoints[max(checkpoints)]} can still be evaluated' if checkpoints else ''
     raise UserError(
-        f'{run}: nothing to resume from: {"; ".join(faults)}: start a new run{kept}',
+        f'{run}: nothing to resume from: {"; ".join(faults)}; start a new run{kept}',
     )
 
 
@@ -110,7 +110,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Let the block draw random numbers without a trace."""
+    """Restore the random number generators after the block."""
     state = random_state()
     try:
         yield

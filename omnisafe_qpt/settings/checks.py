@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of configurations: every option exists and has a value that is possible."""
+"""Checks of configurations: every option exists and has a valid value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COUNTS = {
     'logger_cfgs': ('save_model_freq',),
 }
 
-# Which a run has its own seeds for.
+# A run has its own seeds for these episodes.
 _EPISODES = ('evaluate_epoisodes', 'final_evaluate_episodes', 'calibrate_episodes')
 
 _CHOICES = {
@@ -43,27 +43,27 @@ _CHOICES = {
     },
 }
 
-# NumPy and the simulators take 32 bits, and each of several processes has a seed of its own.
+# NumPy and the simulators take 32 bits, and each of several processes has its own seed.
 LARGEST_SEED = 2**31 - 1
 
-# Of the options whose default is auto, those that are otherwise a number; the rest is text.
+# Options with the default auto that are otherwise numbers; the others are text.
 _NUMBER_OR_AUTO = ('target_return', 'torch_threads', 'evaluate_processes')
 
 
 def check_counts(cfgs: dict[str, Any]) -> None:
-    """Check the seed, and what counts steps, epochs and episodes of a run.
+    """Check the seed and the numbers of steps, epochs and episodes of a run.
 
     Args:
         cfgs (dict): The complete configuration.
 
     Raises:
-        UserError: If a count is too small, or the seed is none.
+        UserError: If a number is too small, or the seed is invalid.
     """
     if not 0 <= cfgs['seed'] <= LARGEST_SEED:
         raise UserError(f'seed must be from 0 to {LARGEST_SEED}, not {cfgs["seed"]}')
     for section, names in _COUNTS.items():
         for name in names:
-            # Not every algorithm has every one of them.
+            # Not every algorithm has all of them.
             value, least = cfgs[section].get(name, AUTO), 0 if name in _EPISODES else 1
             if value != AUTO and not (isinstance(value, int) and value >= least):
                 raise UserError(f'{section}:{name} must be at least {least}, not {show(value)}')
@@ -71,19 +71,19 @@ def check_counts(cfgs: dict[str, Any]) -> None:
                 raise UserError(
                     f'{section}:{name} must be at most {EPISODES_OF_A_RUN}, not {value}'
                 )
-    # One episode tells nothing of how much they differ.
+    # One episode gives no estimate of the variance.
     if cfgs['train_cfgs'].get('calibrate_episodes') == 1:
         raise UserError('train_cfgs:calibrate_episodes must be 0, for none, or at least 2, not 1')
 
 
 def check_choices(cfgs: dict[str, Any]) -> None:
-    """Check the options whose values have names and that nothing else checks.
+    """Check the options with named values that no other check covers.
 
     Args:
         cfgs (dict): The complete configuration.
 
     Raises:
-        UserError: If an option has none of its values.
+        UserError: If an option has an unknown value.
     """
     for section, options in _CHOICES.items():
         for name, choices in options.items():
@@ -94,14 +94,14 @@ def check_choices(cfgs: dict[str, Any]) -> None:
 
 
 def parse_option(key: str, value: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Turn one option of the command line into a nested dictionary.
+    """Convert one option of the command line to a nested dictionary.
 
-    Where the default is text the value is taken literally, so that a file may be called ``1.0``.
+    If the default is text, the value is taken literally, so that a file may be called ``1.0``.
 
     Args:
         key (str): The option's path, for instance ``train_cfgs:total_steps``.
         value (str): Its value as typed.
-        defaults (dict): The default configuration, which says what the option may be.
+        defaults (dict): The default configuration, which defines the option's type.
 
     Returns:
         The nested dictionary with this one option.
@@ -126,13 +126,13 @@ def parse_option(key: str, value: str, defaults: dict[str, Any]) -> dict[str, An
 
 
 def parse_value(text: str) -> Any:
-    """Read a value of the command line as YAML would, but never as a mapping or a date.
+    """Parse a value of the command line as YAML, but never as a mapping or a date.
 
     Args:
         text (str): The value as typed.
 
     Returns:
-        A truth value, a number, a list, None, or the text itself.
+        A boolean, a number, a list, None, or the text itself.
     """
     if text.strip() in ('None', 'null', '~'):
         return None
@@ -146,9 +146,9 @@ def parse_value(text: str) -> Any:
 def validate(cfgs: dict[str, Any], defaults: dict[str, Any], source: str = '') -> None:
     """Check that every option exists and is of its default's type.
 
-    A number is welcome where the default is one, an integer where the default is an integer; null
-    only where the default is null, which takes anything; a list's elements follow the elements of
-    its default.
+    A number is accepted if the default is a number, an integer if the default is an integer. Null
+    is accepted only if the default is null, which accepts any value. A list's elements follow the
+    elements of its default.
 
     Args:
         cfgs (dict): The configuration to check, complete or only a part.
@@ -174,18 +174,18 @@ def resolve_target_return(
     env_id: str,
     cost_limit: float,
 ) -> float | None:
-    """Turn a target return as the user gives it into a number.
+    """Convert the user's target return to a number.
 
     Args:
         requested (str, float or None): ``auto`` or None, ``dsrl``, or a number.
         env_id (str): The environment.
-        cost_limit (float): That it is for.
+        cost_limit (float): Its cost limit.
 
     Returns:
         The number; None for ``auto``.
 
     Raises:
-        UserError: If it is none of these, or DSRL has no target for this task and limit.
+        UserError: If it is not one of these, or DSRL has no target for this task and limit.
     """
     if requested in (None, AUTO):
         return None
@@ -204,7 +204,7 @@ def _leaves(
     defaults: Any,
     path: tuple[str, ...] = (),
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Go through the options; sections that the defaults hold are entered, all else is a leaf."""
+    """Iterate over the options; sections in the defaults are entered, other values are leaves."""
     for key, value in cfgs.items():
         default = defaults.get(key) if isinstance(defaults, dict) else None
         if key in FREE_FORM and key in defaults:
@@ -216,7 +216,7 @@ def _leaves(
 
 
 def _complaint(value: Any, default: Any, name: str) -> str:
-    """Say what is wrong with a value, or nothing."""
+    """Return what is wrong with a value, or an empty text."""
     if default is None:
         return ''
     if default == AUTO:
@@ -268,7 +268,7 @@ _PLURALS = {
 
 
 def _hint(value: Any, default: Any) -> str:
-    """Explain the two slips that look right to whoever made them."""
+    """Return a hint for two common mistakes: a number as text, an integer as a float."""
     if isinstance(value, str) and isinstance(default, (int, float)):
         try:
             return f' (a text; write {float(value)!r} without quotes)'
@@ -284,7 +284,7 @@ def _at(path: str, source: str) -> str:
 
 
 def _unknown_option(path: str, defaults: dict[str, Any], source: str) -> str:
-    """Say that an option is unknown and what may have been meant."""
+    """Return the error for an unknown option, with similar names."""
     section, _, name = path.rpartition(':')
     known = [':'.join(names) for names in _paths(defaults)]
     parents = {option: option.rpartition(':')[0] for option in known}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations as nested dictionaries: the YAML files, presets, and what is merged into what.
+"""Configurations as nested dictionaries: YAML files, presets and merging.
 
 An option is named by its path as OmniSafe writes it, for instance ``train_cfgs:total_steps``.
 """
@@ -21,14 +21,14 @@ from omnisafe_qpt.errors import UserError
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG_FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
 
-# What a preset says about the run itself is left to the user when it serves as a preset.
+# Options about the run itself are ignored in a preset.
 _NOT_FROM_PRESETS = ('algo', 'env_id')
 _NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset', 'import')
 
-# The sections of a file that hold for one environment each.
+# Sections of a file, each for one environment.
 _ENV_ID = re.compile(r'.+-v\d+')
 
-# A default of this value stands for "find out", and takes text or a number instead.
+# A default for automatic values, which accepts text or a number instead.
 AUTO = 'auto'
 
 # The environment id that stands for a dataset without a simulator.
@@ -36,12 +36,12 @@ OFFLINE_ENV_ID = 'Offline-v0'
 # A target return of this value stands for DSRL's published one.
 DSRL = 'dsrl'
 
-# Passed to the environment as they are; only the environment knows its options.
+# Passed to the environment unchecked; only the environment knows its options.
 FREE_FORM = ('env_cfgs',)
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-4 is a number, where PyYAML alone reads text."""
+    """YAML loader that reads 1e-4 as a number, unlike PyYAML's own."""
 
 
 Loader.add_implicit_resolver(
@@ -120,11 +120,11 @@ def preset_names(algo: str = 'QPT') -> list[str]:
 
 
 def load_preset(preset: str, algo: str = 'QPT', env_id: str = '') -> dict[str, Any]:
-    """Load a preset: a complete configuration of which only the hyperparameters are taken.
+    """Load a preset: the hyperparameters of a complete configuration.
 
     Args:
         preset (str): The name of a preset that the package ships, or the path of a YAML file.
-        algo (str, optional): The algorithm that it is for. Defaults to ``'QPT'``.
+        algo (str, optional): Its algorithm. Defaults to ``'QPT'``.
         env_id (str, optional): The environment whose section applies, see :func:`for_environment`.
             Defaults to none.
 
@@ -159,8 +159,7 @@ def for_environment(content: dict[str, Any], env_id: str) -> dict[str, Any]:
     """Apply the section of an environment, and drop the sections of others.
 
     Args:
-        content (dict): Options, beside sections under the id of an environment that hold only what
-            differs there.
+        content (dict): Options, with sections under environment ids that hold only the differences.
         env_id (str): The environment's id.
 
     Returns:
@@ -176,11 +175,11 @@ def for_environment(content: dict[str, Any], env_id: str) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    """Update a nested dictionary without touching either argument.
+    """Merge two nested dictionaries; the arguments do not change.
 
     Args:
         base (dict): The values to start from.
-        update (dict): The values that win; dictionaries are merged, all else is replaced.
+        update (dict): The values with precedence; dictionaries are merged, other values replaced.
 
     Returns:
         The merged dictionary.
@@ -195,7 +194,7 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 
 
 def known_part(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of a run's configuration what the defaults do not hold, such as records."""
+    """Return a run's configuration without entries that the defaults lack, such as records."""
     return {
         key: known_part(value, defaults[key])
         if isinstance(defaults[key], dict) and isinstance(value, dict) and key not in FREE_FORM
@@ -216,10 +215,10 @@ _KINDS = {
 
 
 def kind_of(value: Any) -> str:
-    """Name a value's type as YAML's users know it."""
+    """Return the name of a value's type in YAML."""
     return 'null' if value is None else _KINDS.get(type(value), type(value).__name__)
 
 
 def show(value: Any) -> str:
-    """Write a value for a message."""
+    """Format a value for a message."""
     return 'null' if value is None else repr(value)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""From OmniSafe's configuration to the core's typed settings."""
+"""Typed settings of the learners and of deployment from OmniSafe's configuration."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def imitation_config(cfgs: Any, horizon: int, longest: int) -> LearnerConfig:
     algo, actor = cfgs.algo_cfgs, cfgs.model_cfgs.actor
     return LearnerConfig(
         policy=_policy_config(actor, longest),
-        critic_hidden_sizes=(1,),  # nothing trains or asks them
+        critic_hidden_sizes=(1,),  # there are no critics
         policy_optimizer=_optimizer_config(actor),
         warmup_steps=algo.warmup_steps,
         lr_final_ratio=algo.lr_final_ratio,
@@ -117,7 +117,7 @@ def deployment_config(cfgs: Any) -> DeploymentConfig:
 
 
 def single_action_config(cfgs: Any) -> DeploymentConfig:
-    """Build the settings of deployment where there are no candidates to choose from.
+    """Build the settings of deployment for a policy without candidates.
 
     Args:
         cfgs (Config): The run's configuration.
@@ -125,7 +125,7 @@ def single_action_config(cfgs: Any) -> DeploymentConfig:
     Raises:
         UserError: If the cost limit is impossible.
     """
-    # The whole history, as the policy was trained: the other rules look at less of it.
+    # The paper's rule uses the whole history, as in training; other rules use less.
     return DeploymentConfig(cost_limit=cfgs.algo_cfgs.cost_limit, candidates=1, rule='paper')
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The machine: device, threads, cores, and what it is, for records."""
+"""The machine: device, threads, cores, and a description for records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_TORCH_THREADS = 16
 
 
 def resolve_device(requested: str) -> str:
-    """Turn ``train_cfgs.device`` into a device that exists.
+    """Return the existing device for ``train_cfgs.device``.
 
     Args:
         requested (str): ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -48,25 +48,25 @@ def resolve_device(requested: str) -> str:
     index = int(match[1] or 0)
     if index >= count:
         raise UserError(
-            f'device {requested} is not there: torch {torch.__version__} sees {count} CUDA '
+            f'device {requested} does not exist: torch {torch.__version__} sees {count} CUDA '
             'device(s); use cpu or auto, or install a CUDA build of torch',
         )
     return f'cuda:{index}'
 
 
 def resolve_acceleration(requested: str, device: str, processes: int = 1) -> str:
-    """Turn ``train_cfgs.accelerate`` into a way that there is.
+    """Return the supported acceleration for ``train_cfgs.accelerate``.
 
     Args:
         requested (str): ``auto``, ``none``, ``graph`` or ``compile``.
         device (str): The device to train on.
-        processes (int, optional): How many train together. Defaults to 1.
+        processes (int, optional): Processes that train together. Defaults to 1.
 
     Returns:
-        The way; for ``auto`` ``graph`` on CUDA in a single process, else ``none``.
+        The acceleration; for ``auto`` it is ``graph`` on CUDA in a single process, else ``none``.
 
     Raises:
-        UserError: If it is not there.
+        UserError: If it is not supported here.
     """
     is_possible = device != 'cpu' and processes == 1
     if requested == AUTO:
@@ -81,7 +81,7 @@ def resolve_acceleration(requested: str, device: str, processes: int = 1) -> str
 
 
 def resolve_threads(requested: str | int) -> int:
-    """Turn ``train_cfgs.torch_threads`` into a number of threads.
+    """Return the number of threads for ``train_cfgs.torch_threads``.
 
     Args:
         requested (str or int): ``auto`` or a number.
@@ -94,15 +94,15 @@ def resolve_threads(requested: str | int) -> int:
         UserError: If it is neither.
     """
     if requested == AUTO:
-        told = os.environ.get('OMP_NUM_THREADS', '')
-        return int(told) if told.isdigit() and int(told) > 0 else usable_cores()
+        value = os.environ.get('OMP_NUM_THREADS', '')
+        return int(value) if value.isdigit() and int(value) > 0 else usable_cores()
     if isinstance(requested, bool) or not isinstance(requested, int) or requested < 1:
         raise UserError(f'torch_threads must be auto or a positive integer, not {requested!r}')
     return requested
 
 
 def usable_cores() -> int:
-    """Count the physical cores that this process may run on, within a container's quota."""
+    """Return the number of physical cores for this process, within a container's quota."""
     if hasattr(os, 'sched_getaffinity'):
         processors: Iterable[int] = os.sched_getaffinity(0)
     else:
@@ -127,7 +127,7 @@ def _read_line(path: str) -> str:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Describe the processor, torch's threads, the memory and, on CUDA, the card, for records."""
+    """Describe the processor, torch's threads, the memory and the CUDA device, for records."""
     import torch
 
     pages = {name: os.sysconf(name) for name in ('SC_PAGE_SIZE', 'SC_PHYS_PAGES')}

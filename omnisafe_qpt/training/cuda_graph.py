@@ -15,32 +15,32 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.base_learner import BaseLearner
 
 
-# Updates before the capture, in which optimisers make their state and libraries and compilers
-# choose their kernels.
+# Ordinary updates before the capture: in them optimisers create their state, and libraries and
+# compilers choose their kernels.
 _WARMUP_UPDATES = 3
 
 
 class CapturedUpdate:
-    """Updates with batches from a sampler; on a CUDA device as replays of one CUDA graph.
+    """Update step with batches from a sampler; on a CUDA device a replay of one CUDA graph.
 
     An update is hundreds of short kernels, which a GPU may run in less time than Python takes to
-    start them. So after a few ordinary updates one is captured, and from there on each update is
-    a replay of it. Replays draw the numbers that ordinary updates would draw::
+    start them. So after a few ordinary updates one is captured, and each later update replays it.
+    Replays draw the same random numbers as ordinary updates::
 
         step = CapturedUpdate(learner, sampler)
         for _ in range(updates):
             step()
 
-    Where the data is on the device, drawing the batch is part of the graph. Where it is prefetched
-    from the host, each batch is copied to where the graph looks for it.
+    If the data is on the device, drawing the batch is part of the graph. If it is prefetched from
+    host memory, each batch is copied to the tensors that the graph reads.
 
-    Between two calls the learner may be asked for its metrics, saved and loaded, and generators
-    may be set. All updates are ordinary ones on other devices, and with several ranks, whose
-    collectives are kept out of graphs here.
+    Between two calls you may read the learner's metrics, save and load it, and set generators. On
+    other devices, and with several ranks, all updates are ordinary ones; collectives are not
+    captured.
 
     Args:
-        learner (BaseLearner): What to update.
-        sampler (BatchSampler or PrefetchSampler): Gives batches on the learner's device, all of
+        learner (BaseLearner): The learner to update.
+        sampler (BatchSampler or PrefetchSampler): Returns batches on the learner's device, all of
             the same shapes.
     """
 
@@ -51,7 +51,7 @@ class CapturedUpdate:
         self._is_capturable = _is_capturable(learner)
         self._is_drawn_inside = sampler.generator.device.type == learner.device.type
         self._warmup = _WARMUP_UPDATES
-        # A prefetched batch where the graph looks for it, and the tensors it consists of.
+        # The prefetched batch that the graph reads, and its tensors.
         self._batch: Any = None
         self._parts: list[torch.Tensor] = []
         self._failure: UserError | None = None
@@ -59,16 +59,16 @@ class CapturedUpdate:
 
     @property
     def is_captured(self) -> bool:
-        """Whether updates are replays by now."""
+        """Whether updates are replays already."""
         return self._replay is not None
 
     def __call__(self) -> None:
         """Do one update.
 
         Raises:
-            UserError: If no graph can be made of an update. The process cannot go on with CUDA:
-                torch's memory may stay in the state of a capture, in which it gives nothing back.
-                The updates up to then are done.
+            UserError: If an update cannot be captured. The process cannot use CUDA afterwards:
+            torch's memory may remain in the state of a capture, in which it frees nothing. Earlier
+            updates are done.
         """
         if not self._is_capturable:
             self._learner.update(self._sampler.sample())
@@ -89,7 +89,7 @@ class CapturedUpdate:
         self._learner.iterate(self._batch or self._sampler.sample())
 
     def _take_batch(self) -> None:
-        """Put the next batch where the graph looks for it."""
+        """Copy the next batch to the tensors that the graph reads."""
         parts = cast('PrefetchSampler', self._sampler).sample_parts()
         if self._batch is None:
             self._parts, self._batch = parts, self._sampler.unpack(parts)
@@ -101,11 +101,11 @@ class CapturedUpdate:
         try:
             return _captured(self._learner.device, self._iterate, generators)
         except RuntimeError as error:
-            # The first of several errors is the reason, the others are its consequences.
+            # The first of several errors is the cause of the others.
             reason = ' '.join(str(error.__context__ or error).split())
             self._failure = UserError(
-                f'no CUDA graph could be made of an update ({reason}), and this process cannot go '
-                'on after the attempt; start again with train_cfgs:accelerate none, or in Python '
+                f'no CUDA graph could be made of an update ({reason}), and this process cannot '
+                'continue; start again with train_cfgs:accelerate none, or in Python '
                 'with learner.update(sampler.sample())',
             )
             raise self._failure from error
@@ -116,7 +116,7 @@ def _is_capturable(learner: BaseLearner) -> bool:
 
 
 def _on_side_stream(device: torch.device, work: Callable[[], None]) -> None:
-    """Do work on a stream of its own, as CUDA asks for before a capture."""
+    """Do work on a separate stream, as CUDA requires before a capture."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -129,24 +129,24 @@ def _captured(
     work: Callable[[], None],
     generators: list[torch.Generator],
 ) -> Callable[[], None]:
-    """Capture work, which is thereby not done.
+    """Capture work as a CUDA graph, without executing it.
 
     Args:
         device (torch.device): A CUDA device.
         work (Callable[[], None]): The work.
-        generators (list[torch.Generator]): What it draws from besides the default generator.
+        generators (list[torch.Generator]): Its generators besides the default one.
 
     Returns:
-        What does the work, each time with new random numbers.
+        A function that does the work, each time with new random numbers.
 
     Raises:
-        RuntimeError: If the work cannot be captured. The process is to end then.
+        RuntimeError: If the work cannot be captured. The process must then end.
     """
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        # A prefetching thread may ask for memory meanwhile.
+        # A prefetching thread may allocate memory meanwhile.
         with torch.cuda.graph(graph, capture_error_mode='thread_local'):
             work()
     return graph.replay

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset of a run: found, read, checked, and put where training draws batches from."""
+"""The dataset of a run: find it, read it, check it and place it for training."""
 
 from __future__ import annotations
 
@@ -78,17 +78,18 @@ class Task:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run is trained on, and what is known of it.
+    """The training data of a run and its records.
 
     Args:
         task (Task): The task that they are of.
         trajectories (Trajectories): The episodes to train on, actions in [-1, 1].
         record (dict[str, Any]): Name, path, SHA-256 and action unit of the dataset.
-        held_out (list[int]): Numbers of the episodes that training does not see.
-        worst_cost (float): Highest cost of an episode, those held out included.
+        held_out (list[int]): Indices of the episodes held out of training.
+        worst_cost (float): Highest cost of an episode, including those held out.
         reference_returns (tuple[float, float]): Returns that are normalised to 0 and 1.
-        warnings (list[str]): What is doubtful in it.
-        is_on_host (bool): Whether batches are copied to the learner's device one by one.
+        warnings (list[str]): Warnings about the data.
+        is_on_host (bool): Whether the data is in host memory, so that each batch is copied to the
+            learner's device.
     """
 
     task: Task
@@ -102,7 +103,7 @@ class TrainingData:
 
 
 class DatasetLoader:
-    """Finds the dataset at once, and reads it on demand, alike in all processes.
+    """Finds the dataset at once and reads it on demand, consistently in all processes.
 
     Args:
         env_id (str): The environment.
@@ -110,10 +111,10 @@ class DatasetLoader:
         ranks (Ranks): The processes that train together.
 
     Attributes:
-        record (dict[str, Any]): What it turned out to be, for the run's records.
+        record (dict[str, Any]): Name, path and SHA-256, for the run's records.
 
     Raises:
-        UserError: If there is no such dataset, or not the same one on all machines.
+        UserError: If there is no such dataset, or it differs between machines.
     """
 
     def __init__(self, env_id: str, train_cfgs: Any, ranks: Ranks) -> None:
@@ -132,7 +133,7 @@ class DatasetLoader:
         if source.warning and self._ranks.is_first:
             reason, _, consequence = source.warning.partition('\n')
             console = Console(stderr=True)
-            # The reason ends in a command to copy, which a panel would break into pieces.
+            # The reason ends in a command to copy, which a panel would wrap.
             console.print(printable(reason), soft_wrap=True, markup=False, highlight=False)
             console.print(Panel(consequence, title='DATASET', border_style='bold red'))
         sha256 = file_sha256(source.path)
@@ -146,7 +147,7 @@ class DatasetLoader:
         return source
 
     def _resolve(self, dataset: str) -> DatasetSource:
-        """Find the file in the first process, which may download it, and hence in all."""
+        """Find the file in the first process, which may download it; then in all."""
         if self._ranks.is_first:
             return self._ranks.share(resolve_dataset(dataset, self._env_id))
         source = self._ranks.share(None)
@@ -172,7 +173,7 @@ class DatasetLoader:
             device (torch.device): The learner's.
 
         Raises:
-            UserError: If it cannot be trained on.
+            UserError: If the data is not suitable for training.
         """
         inspector = None
         horizon = self._cfgs.horizon if task is None else task.horizon
@@ -188,7 +189,7 @@ class DatasetLoader:
             findings = [each for each in findings if each.code != ACTIONS_OUT_OF_RANGE]
         warnings = [each.text for each in findings if each.level == WARNING]
         warnings += [unit.warning] if unit.warning else []
-        # Of all episodes that are known, those held out of training too.
+        # Over all episodes, also those held out of training.
         worst_cost = trajectories.cost_returns.max().item()
         held_out = choose_held_out(trajectories, self._cfgs.holdout_share)
         trajectories, _ = split_off(trajectories, held_out)
@@ -234,16 +235,16 @@ class DatasetLoader:
         trajectories: Trajectories,
         action_range: dict[str, list[float]],
     ) -> Unit:
-        """Bring the data's actions into [-1, 1]; returns in which unit they were.
+        """Scale the data's actions to [-1, 1]; returns their original unit.
 
-        A run from before there was a choice took them as they are.
+        Older runs, which had no such choice, used the actions unscaled.
         """
         declared = self._cfgs.action_unit
         if self._cfgs.resume is not None:
             record = read_config(Path(self._cfgs.resume))['dataset_record']
             declared = record.get(UNIT_ATTRIBUTE, NORMALIZED)
         elif declared == AUTO:
-            # OmniSafe's own datasets were recorded behind its scaling of actions.
+            # OmniSafe's own datasets were recorded with its action scaling.
             declared = NORMALIZED if self._source is None else recorded_unit(self._source.path)
         unit = find_unit(trajectories, action_range, declared)
         if unit.name == ENVIRONMENT:
@@ -257,7 +258,7 @@ def stays_on_host(
     device: torch.device,
     ranks: Ranks,
 ) -> bool:
-    """Decide where a dataset is kept, alike in all processes: devices draw differently.
+    """Return whether to keep the dataset in host memory; alike in all processes.
 
     Args:
         wish (str): ``train_cfgs.data_device``: ``host``, ``device`` or ``auto``.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training in several processes, as ``torchrun`` starts them.
 
-OmniSafe joins processes that a launcher started, but with timeouts shorter than an evaluation.
+OmniSafe can join the processes of a launcher, but its timeouts are shorter than an evaluation.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from omnisafe_qpt.settings.files import AUTO
 from omnisafe_qpt.settings.machine import resolve_device, resolve_threads
 
 
-# How long a process waits for the others, which may be evaluating. One that has ended is noticed
+# How long a process waits for the others, which may be evaluating. The end of a process is noticed
 # at once: its connections break, and torchrun ends the rest.
 _PATIENCE = timedelta(days=1)
 
-# Seconds before a process other than the first reports a mistake that the first has most likely
-# made as well, and before any reports that another is gone, which that one explains itself. The
-# launcher ends all processes as soon as the first to speak has ended.
+# Seconds of delay for two reports: an error in a process other than the first, since the first one
+# most likely has the same error; and the end of another process, which that process explains
+# itself. The launcher ends all processes once the first process with an error has ended.
 _SECONDS_BEHIND_FIRST = 5.0
 _SECONDS_BEHIND_ALL = 10.0
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this one is, by the environment variables of ``torchrun``.
+    """Rank of this process and number of processes, from ``torchrun``'s environment variables.
 
     Args:
-        rank (int, optional): Its number. Defaults to 0.
-        size (int, optional): How many there are. Defaults to 1.
-        local_rank (int, optional): Its number on its machine. Defaults to 0.
-        local_size (int, optional): How many there are on its machine. Defaults to 1.
+        rank (int, optional): Rank over all machines. Defaults to 0.
+        size (int, optional): Number of processes. Defaults to 1.
+        local_rank (int, optional): Rank on this machine. Defaults to 0.
+        local_size (int, optional): Number of processes on this machine. Defaults to 1.
     """
 
     rank: int = 0
@@ -48,10 +48,10 @@ class Launch:
 
     @classmethod
     def from_environment(cls) -> Launch:
-        """Read what the launcher says; without a launcher there is one process.
+        """Read the launcher's variables; without a launcher there is one process.
 
         Raises:
-            UserError: If it says only half.
+            UserError: If some of the variables are missing.
         """
         if not _is_launched():
             return cls()
@@ -65,7 +65,7 @@ class Launch:
         return cls(*(int(os.environ[name]) for name in names))
 
     def device(self, requested: str) -> str:
-        """Turn ``train_cfgs.device`` into this process's own device.
+        """Return this process's device for ``train_cfgs.device``.
 
         Args:
             requested (str): ``auto``, ``cpu``, ``cuda`` or, for one process, ``cuda:N``.
@@ -80,8 +80,8 @@ class Launch:
             return device
         if requested not in (AUTO, 'cuda'):
             raise UserError(
-                f'each of {self.local_size} processes takes a device of its own: device must be '
-                f'auto, cuda or cpu, not {requested}; CUDA_VISIBLE_DEVICES chooses which',
+                f'each of {self.local_size} processes needs its own device: device must be '
+                f'auto, cuda or cpu, not {requested}; select devices by CUDA_VISIBLE_DEVICES',
             )
         try:
             return resolve_device(f'cuda:{self.local_rank}')
@@ -91,7 +91,7 @@ class Launch:
             ) from error
 
     def threads(self, requested: str | int) -> int:
-        """Turn ``train_cfgs.torch_threads`` into this process's share of the threads.
+        """Return this process's number of threads for ``train_cfgs.torch_threads``.
 
         Args:
             requested (str or int): ``auto`` or a number for each process.
@@ -105,7 +105,7 @@ class Launch:
         return count
 
     def check_batch(self, batch_size: int) -> None:
-        """Check that a batch can be shared.
+        """Check that a batch can be divided among the processes.
 
         Raises:
             UserError: If it is not a multiple of the number of processes.
@@ -118,7 +118,7 @@ class Launch:
 
 
 def join_processes(device: str) -> None:
-    """Join the other processes, if a launcher started some; for the rest of the process's life.
+    """Join the launcher's process group, if there is one, for the lifetime of this process.
 
     Args:
         device (str): This process's device.
@@ -136,13 +136,13 @@ def join_processes(device: str) -> None:
         timeout=_PATIENCE,
         device_id=torch.device(device) if is_cuda else None,
     )
-    os.environ['IN_DIST'] = '1'  # tells OmniSafe that it is done
+    os.environ['IN_DIST'] = '1'  # tells OmniSafe that the group exists
 
 
 def leave_processes() -> None:
-    """Leave the group in which this process trained; only for a process without an error.
+    """Leave the process group; only for a process without an error.
 
-    Leaving waits for the others, which an error may have kept from coming here.
+    Leaving waits for the others, which may never arrive after an error.
     """
     from torch import distributed
 
@@ -152,7 +152,7 @@ def leave_processes() -> None:
 
 @contextlib.contextmanager
 def report_errors_from_first_rank() -> Iterator[None]:
-    """Let one process report what has gone wrong, where all would at once.
+    """Report an error from one process only, even if all have it.
 
     Raises:
         UserError: In place of the error that another process's end causes in this one.
@@ -165,7 +165,7 @@ def report_errors_from_first_rank() -> Iterator[None]:
         if _is_connection_lost(error):
             time.sleep(_SECONDS_BEHIND_ALL)
             raise UserError(
-                'another process of this training has ended; its own message says why',
+                'another process of this run has ended; see its message',
             ) from error
         if os.environ.get('RANK') != '0':
             time.sleep(_SECONDS_BEHIND_FIRST)
@@ -173,13 +173,13 @@ def report_errors_from_first_rank() -> Iterator[None]:
 
 
 def _is_launched() -> bool:
-    return os.environ.get('MASTER_ADDR') is not None  # the sign that OmniSafe goes by
+    return os.environ.get('MASTER_ADDR') is not None  # OmniSafe checks this variable
 
 
 def _is_connection_lost(error: Exception) -> bool:
     from torch import distributed
 
-    # gloo has no type of its own.
+    # gloo raises no type of its own.
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError) and 'gloo' in str(error)
     )

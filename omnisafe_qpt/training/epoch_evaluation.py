@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes of a run: validation after each epoch, target calibration and a report at the end."""
+"""Evaluation in training: validation after each epoch, calibration and report at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from omnisafe_qpt.signals import StopSignal
 from omnisafe_qpt.training.dataset_loading import TrainingData
 
 
-# What episodes tell; without any, these columns are left out.
+# Columns that come from episodes; left out without any.
 _METRICS = (
     'Metrics/EpRet',
     'Metrics/EpCost',
@@ -38,14 +38,16 @@ _METRICS = (
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """Which episodes a run plays.
+    """The number of episodes in each part of a run.
 
     Args:
         validation (int): Episodes after each epoch.
-        final (int): Episodes that are reported after the last epoch.
-        calibration (int): Simulated episodes of target calibration, at most for each target cost.
-        calibrates_on_data (bool): Whether target calibration simulates nothing.
-        processes (int or None): Processes that run them; None is one a core.
+        final (int): Episodes of the report after the last epoch.
+        calibration (int): Largest number of simulated episodes of target calibration for each
+            target cost.
+        calibrates_on_data (bool): Whether target calibration uses the data alone, without a
+            simulator.
+        processes (int or None): Worker processes; None is one per core.
     """
 
     validation: int
@@ -56,7 +58,7 @@ class EpisodeSettings:
 
     @classmethod
     def from_config(cls, train_cfgs: Any) -> EpisodeSettings:
-        """Read them from ``train_cfgs`` of the configuration."""
+        """Read the settings from ``train_cfgs``."""
         processes = train_cfgs.evaluate_processes
         # Algorithms that are not conditioned on a cost have neither.
         options = {'calibrate': 'simulator', 'calibrate_episodes': 0, **train_cfgs.todict()}
@@ -70,31 +72,31 @@ class EpisodeSettings:
         )
 
     def after_epoch(self, is_last: bool) -> int:
-        """Return how many episodes follow an epoch, imagined ones as one; 0 if none."""
+        """Return the number of episodes after an epoch; calibration on data counts as one."""
         at_the_end = self.final + self.calibration + self.calibrates_on_data
         return self.validation + (at_the_end if is_last else 0)
 
     def columns(self, more: Sequence[str]) -> tuple[str, ...]:
-        """Name the columns that the episodes fill.
+        """Return the names of the columns that the episodes fill.
 
         Args:
-            more (Sequence[str]): What the algorithm adds to the metrics.
+            more (Sequence[str]): Further metrics of the algorithm.
         """
         validation = (VALIDATION_RETURN, VALIDATION_COST) if self.validation else ()
-        # The zero action may be played in calibration.
+        # Calibration may run the zero-action fallback.
         are_simulated = self.validation or self.final or self.calibration
         return (*_METRICS, *more, *validation) if are_simulated else ()
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """A policy as it acts.
+    """A deployed policy: networks, settings and target return.
 
     Args:
         networks (Deployable): The trained model.
         config (DeploymentConfig): Cost limit, candidates, selection rule.
-        target_return (float or None): Return to ask for; None where the policy is not asked for
-            any, and for the zero-action fallback.
+        target_return (float or None): Target return; None for a policy without one, and for the
+            zero-action fallback.
     """
 
     networks: Deployable
@@ -103,21 +105,21 @@ class Deployed:
 
 
 class EpochEvaluation:
-    """Evaluates the policy as it would be deployed.
+    """Evaluates the policy in training as in deployment.
 
-    Each epoch is validated on the same episodes, by which the best one is chosen. They tell
-    nothing new about it then, so the last epoch ends with others: those of target calibration,
-    then those that are reported. The zero-action fallback is not run for the second time.
+    Each epoch is validated on the same episodes, and the best one is chosen by them. Their result
+    is biased for that epoch, so the last epoch ends with different episodes: target calibration,
+    then the report. The zero-action fallback is not run twice.
 
     Args:
-        make_networks (Callable): Takes the networks to deploy from the learner.
+        make_networks (Callable): Returns the networks to deploy.
         env_id (str): The environment.
-        horizon (int): Steps of an episode at most.
-        settings (EpisodeSettings): Which episodes.
+        horizon (int): Largest number of steps in an episode.
+        settings (EpisodeSettings): Number of episodes in each part.
         seed (int): Of the run.
-        deployment (DeploymentConfig): How the policy is to be deployed.
-        data (TrainingData): What the policy was trained on.
-        more_metrics (Callable): What the algorithm logs of an evaluation besides.
+        deployment (DeploymentConfig): Settings of deployment.
+        data (TrainingData): The training data.
+        more_metrics (Callable): Returns further metrics of an evaluation.
         stop_signal (StopSignal): Ends episodes.
 
     Attributes:
@@ -159,13 +161,13 @@ class EpochEvaluation:
         self.deployed = Deployed(networks, *deployment_of(networks))
 
     def run(self, is_last: bool) -> dict[str, float]:
-        """Run the deployed policy.
+        """Evaluate the deployed policy.
 
         Args:
-            is_last (bool): Whether the run ends here.
+            is_last (bool): Whether this is the last epoch.
 
         Returns:
-            What is logged; nothing without episodes.
+            The metrics to log; empty without episodes.
 
         Raises:
             Stopped: If a signal comes.
@@ -194,13 +196,13 @@ class EpochEvaluation:
         }
 
     def best(self, rows: Sequence[dict[str, float]]) -> dict[str, Any] | None:
-        """Choose the best epoch, by validation.
+        """Return the best epoch by validation.
 
         Args:
             rows (Sequence[dict[str, float]]): The rows of ``progress.csv``.
 
         Returns:
-            What ``best.json`` holds; None if no epoch was validated.
+            The content of ``best.json``; None if no epoch was validated.
         """
         best = best_epoch(rows, self.cost_limit)
         if best is None:
@@ -228,10 +230,10 @@ class EpochEvaluation:
             )
 
     def _calibrate(self) -> Evaluation | None:
-        """Find the target cost that serves each limit, and deploy what that chooses.
+        """Calibrate the target cost for each limit, and deploy the result.
 
         Returns:
-            The episodes of the zero-action fallback, if that is deployed and was simulated.
+            The episodes of the zero-action fallback, if it is deployed and was simulated.
 
         Raises:
             Stopped: If a signal comes.
@@ -283,10 +285,10 @@ class EpochEvaluation:
 
         Args:
             label (str): Of the progress bar.
-            steps (int): There will be at most.
+            steps (int): Largest number of steps.
 
         Yields:
-            What is to be called, often, with the steps done and the steps there will be.
+            A callback for the steps done and the total; call it often.
 
         Raises:
             Stopped: If a signal came.

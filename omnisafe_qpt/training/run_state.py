@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a run: saved, verified and restored, so that a resumed run goes on exactly."""
+"""The state of a run: saved, verified and restored, for an exact resume."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from omnisafe_qpt.runs.training_state import (
 )
 
 
-if TYPE_CHECKING:  # brings OmniSafe in
+if TYPE_CHECKING:  # imports OmniSafe
     from omnisafe_qpt.training.dataset_loading import TrainingData
 
 
-# Of the training state: what a seed draws, and the sizes of the networks. Older states have none.
+# Fields of the training state on random draws and network sizes. Older states lack them.
 _STATE_VERSION = 1
 
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Args:
-        epoch (int): The epoch at work; between epochs, the last one done.
+        epoch (int): The current epoch; between epochs, the last one done.
         rows (list[dict[str, float]]): The rows of ``progress.csv``, one for each epoch done.
-        metrics (dict[str, float] or None): The learner's, of an epoch whose updates are done and
-            whose episodes are not.
-        update_time (float): Seconds of updates in the epoch at work.
+        metrics (dict[str, float] or None): The learner's metrics of an epoch whose updates are done
+            but not its episodes.
+        update_time (float): Seconds of updates in the current epoch.
     """
 
     epoch: int = 0
@@ -56,23 +56,24 @@ class Progress:
 
 
 class RunState:
-    """All that an exact continuation of a run needs.
+    """The state that an exact resume of a run needs.
 
     It is read in two steps: :meth:`load` before anything in the run's folder changes, and
     :meth:`restore_random_state` just before the first update.
 
     Args:
-        learner (BaseLearner): What is trained.
-        sampler (BatchSampler or PrefetchSampler): Where its batches are from.
-        data (TrainingData): The dataset, which has to stay the same.
+        learner (BaseLearner): The learner.
+        sampler (BatchSampler or PrefetchSampler): The source of its batches.
+        data (TrainingData): The dataset, which must stay the same.
         seed (int): Of the run.
         ranks (Ranks): The processes that train together.
         resumed_run (Path, optional): The folder of the run that is resumed. Defaults to None.
 
     Attributes:
-        progress (Progress): How far the run is; kept up to date by the trainer.
+        progress (Progress): Progress of the run; the trainer updates it.
         resumed_run (Path or None): As given.
-        damage (str): Why the last state was not used but the one before; empty if it was.
+        damage (str): Why the previous state was used instead of the last one; empty if the last one
+            was used.
         draws_anew (bool): Whether batches are drawn from a new generator.
     """
 
@@ -101,9 +102,9 @@ class RunState:
 
         Args:
             run (Path): The run's folder.
-            epochs_done (int): Epochs that are logged; updates may be further.
-            shares (Sequence[dict[str, Any]], optional): What each process has for itself within
-                an epoch. Defaults to none, which is enough between epochs.
+            epochs_done (int): Epochs that are logged; more updates may be done.
+            shares (Sequence[dict[str, Any]], optional): Each process's own state within an epoch.
+                Defaults to none, which suffices between epochs.
         """
         save_training_state(
             run,
@@ -123,18 +124,18 @@ class RunState:
                 'torch': str(torch.__version__),
                 'processes': self._ranks.size,
             },
-            keeps_last=not self.damage,  # it is the damaged one, and the one before is sound
+            keeps_last=not self.damage,  # it is the damaged one; the previous one is intact
         )
         self.damage = ''
 
     def gather_shares(self) -> list[dict[str, Any]]:
-        """Return what each process has for itself within an epoch; all have to call this."""
+        """Return each process's own state within an epoch; collective."""
         return self._ranks.gather(
             {'random': random_state(), 'metrics': self._learner.state_dict()['metrics']},
         )
 
     def _learner_settings(self) -> dict[str, Any]:
-        """Return the learner's configuration with what its precision became on this device."""
+        """Return the learner's configuration with its precision resolved for this device."""
         settings = asdict(self._learner.config)
         if isinstance(self._learner, Learner):
             settings['precision'] = self._learner.precision
@@ -143,10 +144,10 @@ class RunState:
     # ------------------------------------------------------------------ restore
 
     def load(self, total_steps: int) -> None:
-        """Read and verify the state to continue from, if there is one, and take over the learner.
+        """Read and verify the state to resume from, if there is one, and load it into the learner.
 
         Args:
-            total_steps (int): Updates asked for.
+            total_steps (int): Requested number of updates.
 
         Raises:
             UserError: If the state cannot be read or does not fit.
@@ -165,7 +166,7 @@ class RunState:
         )
 
     def _restore_learner(self, state: dict[str, Any]) -> None:
-        """Take over the learner and the sampler, and try the random states.
+        """Load the learner and the sampler, and verify the random states.
 
         Raises:
             UserError: If they do not fit.
@@ -178,15 +179,15 @@ class RunState:
                     set_random_state(each)
                 self._restore_share(shares)
             self._restore_sampler(state['sampler'])
-        except Exception as error:  # torch raises many kinds
+        except Exception as error:  # torch raises many types
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())
             raise UserError(
                 f'{self.resumed_run}: its training state does not fit its settings ({reason}); it '
-                'is damaged or of another run: start a new run',
+                'is damaged or from another run; start a new run',
             ) from error
 
     def restore_random_state(self) -> None:
-        """Let random numbers go on where the run stood."""
+        """Restore the random number generators."""
         state, self._loaded = self._loaded, None
         self._has_own_dropout = False
         if state is not None:
@@ -194,7 +195,7 @@ class RunState:
             self._restore_share(state.get('shares', ()))
 
     def _restore_share(self, shares: Sequence[dict[str, Any]]) -> None:
-        """Let each process go on where it was, if as many were stopped within an epoch."""
+        """Restore each process's own state, if as many processes stopped within an epoch."""
         self._has_own_dropout = len(shares) == self._ranks.size
         if self._has_own_dropout:
             share = shares[self._ranks.rank]
@@ -205,7 +206,7 @@ class RunState:
             self._learner.load_metrics({**shares[0]['metrics'], 'sums': sums})
 
     def _restore_sampler(self, state: torch.Tensor) -> None:
-        """Let the sampler go on where it was, if it still draws on the same kind of device."""
+        """Restore the sampler, if it still draws on the same type of device."""
         generator = self._sampler.generator
         if len(state) == len(generator.get_state()):
             generator.set_state(state)
@@ -214,10 +215,10 @@ class RunState:
         self.draws_anew = True
 
     def separate_dropout(self) -> None:
-        """Give each process a dropout of its own, at the start of an epoch.
+        """Seed dropout differently in each process, at the start of an epoch.
 
-        All but the first start anew at each epoch, so that a run can be resumed, by any number of
-        processes, without their states.
+        All but the first are seeded again at each epoch, so that any number of processes can resume
+        a run without their states.
         """
         if not self._ranks.is_first and not self._has_own_dropout:
             epoch = self.progress.epoch
@@ -227,7 +228,7 @@ class RunState:
     # ------------------------------------------------------------------ verify
 
     def _check_same_dataset(self, run: Path) -> None:
-        """Refuse to go on with other data, wherever they lie by now."""
+        """Check that the data is the same; its path may have changed."""
         before, now = read_config(run)['dataset_record'], self._data.record
         key = 'name' if before['sha256'] is None else 'sha256'
         if before[key] != now[key]:
@@ -237,34 +238,34 @@ class RunState:
             )
 
     def _check_same_run(self, state: dict[str, Any], total_steps: int) -> None:
-        """Refuse to go on with what the saved state does not fit.
+        """Check that the saved state fits the settings.
 
-        The number of updates may differ: a run may be made longer.
+        The number of updates may differ, as a run may be extended.
         """
         resume = self.resumed_run
         if state.get('version') != _STATE_VERSION:
             raise UserError(
-                f'{resume} was started with another version of omnisafe-qpt, which draws other '
+                f'{resume} was started with another version of omnisafe-qpt, which draws different '
                 'random numbers; resume it with that version, or start a new run',
             )
-        # None in runs from before there was such a thing; another version may choose otherwise.
+        # None in older runs, which held out no episodes; other versions may choose differently.
         if state.get('held_out', []) != self._data.held_out:
             raise UserError(
-                f'{resume} holds out other episodes than this version of omnisafe-qpt chooses, so '
-                'it would train on them; resume it with the version that it was started with',
+                f'{resume} holds out different episodes than this version of omnisafe-qpt, so '
+                'it would train on them; resume it with the version that started it',
             )
         self._check_same_settings(state['learner_config'])
         if len(state['rows']) != state['epoch']:
             raise UserError(
-                f'{resume}: its training state is of epoch {state["epoch"]} and has '
-                f'{len(state["rows"])} rows: it is damaged or of another run: start a new run',
+                f'{resume}: its training state is for epoch {state["epoch"]} and has '
+                f'{len(state["rows"])} rows; it is damaged or from another run; start a new run',
             )
         done = state['learner']['step']
-        # The last updates may be done and their epoch not.
+        # The last updates may be done, but not their epoch.
         if done > total_steps or (done == total_steps and state.get('metrics') is None):
             raise UserError(
-                f'{resume} has done {done} updates, and {total_steps} are asked for: nothing is '
-                'left; make it longer with --total-steps',
+                f'{resume} has done {done} updates, and {total_steps} are requested: nothing is '
+                'left; extend it with --total-steps',
             )
 
     def _check_same_settings(self, before: dict[str, Any]) -> None:
@@ -281,7 +282,7 @@ class RunState:
                 )
 
     def describe_changes(self, config: dict[str, Any]) -> str:
-        """Say what is not as it was before the run was stopped, and is not refused.
+        """Return the allowed changes of settings since the run was stopped, as text.
 
         Args:
             config (dict[str, Any]): The complete configuration.

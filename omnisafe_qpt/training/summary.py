@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run prints at its start and at its end."""
+"""Messages at the start and at the end of a run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from omnisafe_qpt.training.run_state import RunState
 
 
 def log_dataset(log: RunLogger, data: TrainingData, cost_limit: float, more: str) -> None:
-    """Say what the run is trained on.
+    """Log the dataset of the run.
 
     Args:
-        log (RunLogger): Of the run.
+        log (RunLogger): The run's logger.
         data (TrainingData): The dataset.
         cost_limit (float): The run's.
-        more (str): What the algorithm adds; empty if nothing.
+        more (str): The algorithm's own text; may be empty.
     """
     trajectories = data.trajectories
     safe = (trajectories.cost_returns <= cost_limit).float().mean().item()
@@ -51,21 +51,21 @@ def log_dataset(log: RunLogger, data: TrainingData, cost_limit: float, more: str
 
 
 def log_resumed(log: RunLogger, state: RunState, updates: int) -> None:
-    """Say from where the run goes on.
+    """Log where the run resumes.
 
     Args:
-        log (RunLogger): Of the run.
-        state (RunState): As it was read.
+        log (RunLogger): The run's logger.
+        state (RunState): The state that was read.
         updates (int): Updates done.
     """
     if state.damage:
         log.log(
-            f'WARNING: {state.damage}: the run goes on from the state that was saved before it',
+            f'WARNING: {state.damage}: the run resumes from the state saved before it',
             'yellow',
             bold=True,
         )
     if state.draws_anew:
-        log.log('Batches are drawn anew: the run continues on another kind of device')
+        log.log('Batches are drawn anew: the run resumes on another type of device')
     if updates:
         log.log(f'Resumed after epoch {state.progress.epoch}, {updates} updates')
     elif state.resumed_run is not None:
@@ -81,16 +81,16 @@ def log_plan(
     target_return: float | None,
     cost_limit: float,
 ) -> None:
-    """Say what is about to happen.
+    """Log the plan of the run.
 
     Args:
-        log (RunLogger): Of the run.
+        log (RunLogger): The run's logger.
         device (torch.device): The learner's.
         ranks (Ranks): The processes that train together.
-        updates (int): Updates asked for.
-        batch (str): Size and kind of a batch.
-        target_return (float or None): Asked for at deployment; None where the policy is not asked.
-        cost_limit (float): Of deployment.
+        updates (int): Requested number of updates.
+        batch (str): Size and type of a batch.
+        target_return (float or None): Target return of deployment; None for a policy without one.
+        cost_limit (float): Cost limit of deployment.
     """
     where = str(device)
     if ranks.size > 1:
@@ -109,14 +109,14 @@ def print_summary(
     evaluation: EpochEvaluation,
     modules: Sequence[str],
 ) -> None:
-    """End with the result, where it is, and what to do next.
+    """Log the result, the paths and the next command.
 
     Args:
         run (Path): The run's folder.
         dataset (str): Path of the dataset.
         rows (Sequence[dict[str, float]]): The rows of ``progress.csv``.
-        evaluation (EpochEvaluation): What is deployed at the end.
-        modules (Sequence[str]): The user's own, which register the environment.
+        evaluation (EpochEvaluation): The evaluation, with the deployed policy.
+        modules (Sequence[str]): The user's modules that register the environment.
     """
     lines = [f'Run folder   {run}', f'Dataset      {dataset}', *_result(rows[-1], evaluation)]
     best = evaluation.best(rows)
@@ -136,7 +136,7 @@ def print_summary(
         commands = [[*evaluate, '--offline', dataset]]
     commands.append(['tensorboard', '--logdir', str(run)])
     lines += ['', 'Next:', *(f'  {shell_command(words)}' for words in commands)]
-    # Paths must be copied whole: no wrapping, no markup.
+    # Users copy paths: no wrapping, no markup.
     text = '\n'.join(map(printable, lines))
     Console(soft_wrap=True).print(f'\n{text}', markup=False, highlight=False)
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The epoch loop: when a run updates, stops, evaluates and saves."""
+"""The epoch loop: updates, evaluation, logging, saving and stopping."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from omnisafe_qpt.training.cuda_graph import CapturedUpdate
 from omnisafe_qpt.training.run_state import RunState
 
 
-if TYPE_CHECKING:  # both bring OmniSafe in
+if TYPE_CHECKING:  # both import OmniSafe
     from omnisafe_qpt.runs.run_log import RunLogger
     from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 
 
-# Updates between two looks at whether several processes on GPUs are to stop, each of which waits
-# for the GPU.
+# Updates between two checks of the stop signal with several processes on GPUs; each check waits for
+# the GPU.
 _UPDATES_BETWEEN_LOOKS = 50
 
 
@@ -44,16 +44,16 @@ def choose_update(
     learner: BaseLearner,
     sampler: BatchSampler | PrefetchSampler,
 ) -> Callable[[], None]:
-    """Decide how an update runs.
+    """Return the function that does one update.
 
     Args:
         accelerate (str): ``train_cfgs.accelerate``: ``none``, ``graph`` or ``compile``.
         algo (str): The algorithm, for messages.
-        learner (BaseLearner): What to update.
-        sampler (BatchSampler or PrefetchSampler): Where batches are from.
+        learner (BaseLearner): The learner to update.
+        sampler (BatchSampler or PrefetchSampler): The source of batches.
 
     Returns:
-        What does one update.
+        The function.
 
     Raises:
         UserError: If the learner cannot be compiled.
@@ -63,7 +63,7 @@ def choose_update(
     if accelerate == 'compile':
         if not hasattr(learner, 'compile'):
             raise UserError(
-                f'train_cfgs:accelerate compile is not there for {algo}: use graph',
+                f'train_cfgs:accelerate compile is not available for {algo}; use graph',
             )
         learner.compile()
     return CapturedUpdate(learner, sampler)
@@ -71,12 +71,12 @@ def choose_update(
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, and when it keeps a checkpoint.
+    """Length of a run and interval of its checkpoints.
 
     Args:
         total_steps (int): Updates.
-        steps_per_epoch (int): Updates of an epoch.
-        save_every (int): Epochs between two checkpoints that are kept whatever they bring.
+        steps_per_epoch (int): Updates in an epoch.
+        save_every (int): Epochs between two checkpoints that are always kept.
     """
 
     total_steps: int
@@ -85,33 +85,33 @@ class Schedule:
 
     @property
     def epochs(self) -> int:
-        """How many epochs there are; the last one may be shorter."""
+        """Number of epochs; the last one may be shorter."""
         return math.ceil(self.total_steps / self.steps_per_epoch)
 
     def last_step(self, epoch: int) -> int:
-        """Return how many updates are done after an epoch."""
+        """Return the number of updates done after an epoch."""
         return min(epoch * self.steps_per_epoch, self.total_steps)
 
 
 class Trainer:
     """Trains a learner epoch by epoch.
 
-    Several processes share each batch. The first of them alone reads the time, evaluates, logs and
-    saves; the others wait for it at the end of each epoch.
+    Several processes may share each batch. Only the first one measures the time, evaluates, logs
+    and saves; the others wait for it at the end of each epoch.
 
     Args:
         update (Callable[[], None]): Does one update; see :func:`choose_update`.
-        learner (BaseLearner): What it updates.
-        sampler (BatchSampler or PrefetchSampler): Where it takes batches from.
-        schedule (Schedule): How long the run is.
-        state (RunState): Where the run stands, and how that is saved.
-        evaluation (EpochEvaluation): Runs the deployed policy.
-        log (RunLogger): Of the run; has begun.
+        learner (BaseLearner): The learner that it updates.
+        sampler (BatchSampler or PrefetchSampler): The source of its batches.
+        schedule (Schedule): Length of the run.
+        state (RunState): Progress of the run and its saved state.
+        evaluation (EpochEvaluation): Evaluates the deployed policy.
+        log (RunLogger): The run's logger, already started.
         run (Path): The run's folder.
         ranks (Ranks): The processes that train together.
-        stop_signal (StopSignal): Asks the run to end.
-        resume_command (str): Goes on with the run.
-        remedy (str): What to try after losses that are no longer finite.
+        stop_signal (StopSignal): Requests the end of the run.
+        resume_command (str): Command that resumes the run.
+        remedy (str): Advice after losses that are not finite.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ class Trainer:
         self._remedy = remedy
 
     def train(self) -> None:
-        """Do the epochs that are left.
+        """Train the remaining epochs.
 
         Raises:
-            UserError: If a loss or a weight is no longer finite; the last good checkpoint is kept.
-            WriteError: If something cannot be written; what was saved before is whole.
+            UserError: If a loss or a weight is not finite; the last good checkpoint is kept.
+            WriteError: If something cannot be written; earlier files stay intact.
             Stopped: If a signal has come; the state is saved.
         """
         progress, epochs = self._progress, self._schedule.epochs
@@ -158,12 +158,12 @@ class Trainer:
             unit='updates',
             quiet=not self._ranks.is_first,
         )
-        # The time of earlier sessions counts, up to the last epoch that they finished.
+        # The time of earlier sessions counts, up to their last finished epoch.
         start_time = time.time() - (progress.rows[-1]['Time/Total'] if progress.rows else 0.0)
         for epoch in range(progress.epoch + 1, epochs + 1):
             progress.epoch, is_last = epoch, epoch == epochs
             self._state.separate_dropout()
-            if progress.metrics is None:  # otherwise it was stopped after its last update
+            if progress.metrics is None:  # else the run was stopped after its last update
                 progress.metrics = self._train_epoch(self._schedule.last_step(epoch), bar)
             eval_time = time.time()
             self._save_before_episodes(is_last)
@@ -190,7 +190,7 @@ class Trainer:
     def _log_row(self, values: dict[str, float]) -> None:
         """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
 
-        The others hold nothing, and wait here for the first to evaluate.
+        The other processes hold nothing, and wait here while the first one evaluates.
         """
         self._log.store(values)
         self._log.dump_tabular()
@@ -198,12 +198,11 @@ class Trainer:
     # ------------------------------------------------------------------ updates
 
     def _train_epoch(self, last_step: int, bar: ProgressReporter) -> dict[str, float]:
-        """Update until ``last_step`` updates are done in all; returns the epoch's mean metrics.
+        """Update until the run has done ``last_step`` updates; returns the epoch's mean metrics.
 
         Raises:
-            UserError: If one of them or a weight is no longer finite, or no CUDA graph can be made
-                of an update.
-            Stopped: If a signal has come; the state is saved.
+            UserError: If a metric or a weight is not finite, or an update cannot be captured as a
+            CUDA graph. Stopped: If a signal has come; the state is saved.
         """
         started = time.time() - self._progress.update_time
         try:
@@ -214,7 +213,7 @@ class Trainer:
                 metrics = self._learner.metrics()  # waits for the device
         finally:
             if isinstance(self._sampler, PrefetchSampler):
-                self._sampler.close()  # no thread of ours is about when evaluation forks
+                self._sampler.close()  # no prefetching thread may run when evaluation forks
         self._progress.update_time = time.time() - started
         self._check_finite(metrics)
         if self._learner.step < last_step:
@@ -222,9 +221,9 @@ class Trainer:
         return self._learner.pop_metrics()
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
-        """Refuse to go on, and to save anything, once numbers are no longer finite.
+        """Stop the run, without saving, if a metric or a weight is not finite.
 
-        Metrics are of the weights before each update, so the weights are looked at as well.
+        Metrics describe the weights before each update, so the weights are checked as well.
         """
         broken = [
             f'{name} is {value}' for name, value in metrics.items() if not math.isfinite(value)
@@ -235,14 +234,14 @@ class Trainer:
         checkpoints = list(list_checkpoints(self._run).values())
         kept = f' (the last good checkpoint is {checkpoints[-1]})' if checkpoints else ''
         raise UserError(
-            f'{broken[0]} in epoch {self._progress.epoch}: training has stopped and nothing of '
+            f'{broken[0]} in epoch {self._progress.epoch}: training has stopped; nothing of '
             f'this epoch is saved{kept}; start a new run with {self._remedy}',
         )
 
     # ------------------------------------------------------------------ stops
 
     def _is_to_stop(self) -> bool:
-        """Whether a signal has come, to any of the processes: all have to stop at one update."""
+        """Whether any process got a stop signal: all must stop at the same update."""
         has_come = self._stop_signal.received is not None
         if self._ranks.size == 1:
             return has_come
@@ -253,7 +252,7 @@ class Trainer:
         return self._ranks.average(flag).item() > 0.0
 
     def _save_and_stop(self) -> NoReturn:
-        """Save the state within the epoch, say how to go on, and stop; in all processes.
+        """Save the state within the epoch, log how to resume, and stop; in all processes.
 
         Raises:
             Stopped: Always.
@@ -262,7 +261,7 @@ class Trainer:
         if self._ranks.is_first:
             print(
                 f'Stopped after {self._learner.step} of {self._schedule.total_steps} '
-                f'updates. To go on: {self._resume_command}'
+                f'updates. To resume: {self._resume_command}'
                 f'{" (by way of torchrun, as before)" if self._ranks.size > 1 else ""}',
                 file=sys.stderr,
             )
@@ -274,10 +273,10 @@ class Trainer:
     def _evaluate_or_stop(self, is_last: bool) -> dict[str, float]:
         """Evaluate in the first process; the others wait until it has done or has to stop.
 
-        Training goes on as if there had been no evaluation.
+        Evaluation does not affect training.
 
         Returns:
-            What is logged of it; nothing in the others.
+            The metrics to log; empty in the others.
         """
         is_stopped, evaluated = False, {}
         if self._ranks.is_first:
@@ -298,15 +297,15 @@ class Trainer:
 
     def _saved_updates(self) -> str:
         return (
-            f'in the episodes after epoch {self._progress.epoch}, whose updates are saved; to go '
-            f'on with them: {self._resume_command}'
+            f'in the episodes after epoch {self._progress.epoch}, whose updates are saved; to '
+            f'resume: {self._resume_command}'
         )
 
     # ------------------------------------------------------------------ saves
 
     @property
     def _is_due(self) -> bool:
-        """Whether the epoch has a checkpoint whatever it brings."""
+        """Whether the epoch always gets a checkpoint."""
         return self._progress.epoch % self._schedule.save_every == 0
 
     def _save_before_episodes(self, is_last: bool) -> None:
@@ -327,9 +326,9 @@ class Trainer:
             self._state.save(self._run, self._progress.epoch - 1, shares)
 
     def _save(self, is_last: bool) -> None:
-        """Write the state to resume from, and at its turn, at its best or at the end a checkpoint.
+        """Write the state to resume from; and a checkpoint if due, best so far or last.
 
-        The state comes last: whatever is broken off is done again.
+        The state is written last, so that an interrupted save is repeated.
         """
         self._log.check_folder()
         epoch, best = self._progress.epoch, self._evaluation.best(self._progress.rows)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How far learned dynamics are off on episodes that they have not seen."""
+"""Test of learned dynamics on held-out episodes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from omnisafe_qpt.qpt.deployable import Deployable
 
 @dataclass(frozen=True)
 class Backtest:
-    """H held-out episodes and what the model makes of them, (H,) each.
+    """H held-out episodes and the model's predictions for them, (H,) each.
 
     Args:
-        returns (np.ndarray): Those of the data.
-        costs (np.ndarray): Those of the data.
-        lengths (np.ndarray): Those of the data.
+        returns (np.ndarray): Returns in the data.
+        costs (np.ndarray): Costs in the data.
+        lengths (np.ndarray): Lengths in the data.
         predicted_returns (np.ndarray): Means over the members.
         predicted_costs (np.ndarray): Means over the members.
         predicted_lengths (np.ndarray): Means over the members.
@@ -45,16 +45,16 @@ def backtest(
     held_out: Trajectories,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Backtest:
-    """Follow held-out episodes in the model, with the policy correcting the drift.
+    """Replay held-out episodes in the model, with the policy correcting the drift.
 
-    Replaying the data's actions would overstate the error: nothing would correct a drift, as the
-    policy does when it acts. So the action is the data's, plus what the policy does differently in
-    the model's state from what it does in the data's. Both times it is asked for the return and
-    cost that the episode had.
+    A plain replay of the data's actions would overstate the error, because nothing would correct
+    the drift as the acting policy does. So the action is the data's action, plus the policy's
+    action in the model's state, minus its action in the data's state. The targets of the policy are
+    the return and cost of the episode.
 
     Args:
         networks (Deployable): The trained model.
-        config (DeploymentConfig): How it is deployed; one candidate is tried.
+        config (DeploymentConfig): Settings of deployment; with one candidate.
         model (DynamicsEnsemble): Trained without these episodes.
         held_out (Trajectories): H episodes, on the model's device.
         on_progress (Callable, optional): Called with the steps done and their total.
@@ -73,7 +73,7 @@ def backtest(
     running = torch.ones(members * count, device=obs.device)
     totals = torch.zeros(3, members * count, device=obs.device)
     for step in range(longest):
-        # Episodes that have ended stay at their last row, and no longer count.
+        # Ended episodes stay at their last row and no longer count.
         row = rows.starts + rows.lengths.clamp_max(step + 1) - 1
         state, action, signals = held_out.table[row].split([obs_dim, act_dim, 4], dim=-1)
         difference = in_model.act(obs) - in_data.act(state).repeat(members, 1)

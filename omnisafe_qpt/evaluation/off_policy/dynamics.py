@@ -24,12 +24,12 @@ class DynamicsConfig:
 
     Args:
         members (int): E, independent models.
-        hidden_sizes (tuple[int, ...]): Of each network.
-        updates (int): Updates of training.
+        hidden_sizes (tuple[int, ...]): Hidden layers of each network.
+        updates (int): Training updates.
         batch_size (int): Transitions of each member in an update.
         lr (float): Peak learning rate: linear warm-up, cosine decay.
-        left_out (float): Share of the episodes that each member leaves out, drawn for each.
-        range_margin (float): Predicted observations are kept within the data's range, widened by
+        left_out (float): Share of episodes that each member leaves out; drawn per member.
+        range_margin (float): Predicted observations are clipped to the data's range, widened by
             this share of its width on both sides.
     """
 
@@ -44,7 +44,7 @@ class DynamicsConfig:
 
 _WARMUP_UPDATES = 100
 _FINAL_LR_RATIO = 0.02
-# Transitions by which the ensemble's usual disagreement is measured.
+# Number of transitions to measure the ensemble's usual disagreement.
 _REFERENCE_TRANSITIONS = 20_000
 
 
@@ -68,7 +68,7 @@ class _Networks(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """What N particles meet in one step.
+    """Predictions for N particles in one step.
 
     Args:
         obs (torch.Tensor): (N, S) next observations, in raw units.
@@ -90,8 +90,8 @@ class DynamicsEnsemble(nn.Module):
     """E models of an environment, each two networks.
 
     One predicts the change of the observation from observation and action. The other predicts
-    reward, cost and termination from observation, action and that change: so a cost that begins at
-    a threshold of the next observation stays sharp. Train with :meth:`fit`.
+    reward, cost and termination from observation, action and that change, so that a cost with a
+    threshold in the next observation stays sharp. Train with :meth:`fit`.
 
     Args:
         obs_dim (int): S.
@@ -123,7 +123,7 @@ class DynamicsEnsemble(nn.Module):
         # Of reward and cost.
         self.register_buffer('signal_mean', torch.zeros(2))
         self.register_buffer('signal_std', torch.ones(2))
-        # Which 99 % of the data's transitions do not exceed.
+        # 99 % quantile over the data's transitions.
         self.register_buffer('usual_disagreement', torch.tensor(0.0))
         self.has_binary_costs, self.terminates = False, False
 
@@ -139,10 +139,9 @@ class DynamicsEnsemble(nn.Module):
 
         Args:
             trajectories (Trajectories): The episodes, on the device to train on; actions in
-                [-1, 1]. Relabelled rows are not looked at.
+                [-1, 1]. Relabelled rows are not used.
             config (DynamicsConfig, optional): Sizes and training.
-            seed (int, optional): Fixes weights, batches and what each member leaves out.
-                Defaults to 0.
+            seed (int, optional): Seed of weights, batches and left-out episodes. Defaults to 0.
             on_progress (Callable, optional): Called with the updates done and their total.
         """
         config, device = config or DynamicsConfig(), trajectories.table.device
@@ -180,7 +179,7 @@ class DynamicsEnsemble(nn.Module):
         actions: torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> Step:
-        """Move particles by one step, each in the model of its member.
+        """Advance particles by one step, each in the model of its member.
 
         Args:
             obs (torch.Tensor): (E P, S) in raw units; the first P are the first member's.
@@ -228,14 +227,14 @@ class DynamicsEnsemble(nn.Module):
         self.terminates = bool(data.terminal.any())
 
     def _loss(self, batch: TransitionBatch) -> torch.Tensor:
-        """Average over all, of transitions (E B) in the order of the members."""
+        """Return the mean over transitions (E B), in the order of the members."""
         members = self.config.members
         states = self._standardize(batch.obs)
         changes = (batch.next_obs - batch.obs - self.change_mean) / self.change_std
         inputs = torch.cat([states, batch.action], dim=-1).unflatten(0, (members, -1))
         changes = changes.unflatten(0, (members, -1))
         loss = 2.0 * F.smooth_l1_loss(self.change(inputs), changes)
-        # Signals are learned from the real changes.
+        # Reward, cost and termination are trained on the data's changes.
         predicted = self.signals(torch.cat([inputs, changes], dim=-1)).flatten(0, 1)
         rewards = (batch.reward - self.signal_mean[0]) / self.signal_std[0]
         loss = loss + F.mse_loss(predicted[:, 0], rewards)
@@ -265,10 +264,10 @@ def _member_transitions(
     trajectories: Trajectories,
     config: DynamicsConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw which episodes each member learns from.
+    """Draw the training episodes of each member.
 
     Returns:
-        The numbers of their transitions, (E, most), and how many of them are valid, (E, 1).
+        The indices of their transitions, (E, most), and the number of valid ones, (E, 1).
     """
     lengths = trajectories.rows.lengths
     episodes = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
@@ -293,7 +292,7 @@ def _lr_ratio(update: int, updates: int) -> float:
 
 
 def _positive(std: torch.Tensor) -> torch.Tensor:
-    """Keep a component that never changes from being divided by nothing."""
+    """Return scales without zeros, for components that never change."""
     return torch.where(std > 1e-6, std, 1.0)
 
 

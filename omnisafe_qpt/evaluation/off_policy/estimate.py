@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The estimate of a policy's return and cost at each level, and whether to rely on it."""
+"""The estimate of a policy's return and cost at each level, and its reliability."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from omnisafe_qpt.qpt.deployable import Deployable
 
 RELIABLE, DOUBTFUL, NOT_USABLE = 'reliable', 'doubtful', 'not usable'
 
-# Share of the episodes by which the model is tested.
+# Share of the episodes held out to test the model.
 _HELD_OUT_SHARE = 0.1
-# Held-out episodes say something of a limit if they are predicted to cost up to so many limits, and
-# so many of them are needed.
+# A held-out episode counts for a limit if its predicted cost is at most this multiple of the limit;
+# at least this many are needed.
 _NEAR = 1.5
 _FEWEST_NEAR = 10
-# Standard errors of the mean error that are added to a bound, 95 % one-sided.
+# Standard errors of the mean error to add to a bound, 95 % one-sided.
 _QUANTILE = 1.68
-# Share of the imagined steps that may be novel; of the data's steps 1 % are.
+# Largest share of novel steps in model rollouts; in the data it is 1 %.
 _MOST_NOVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the estimate says of one level at one cost limit.
+    """Assessment of one level at one cost limit.
 
     Args:
         verdict (str): ``reliable``, ``doubtful`` or ``not usable``.
         reason (str): Why it is not reliable; empty if it is.
-        cost_bound (float): What the mean cost is not expected to exceed.
+        cost_bound (float): Upper bound of the mean cost.
     """
 
     verdict: str
@@ -51,12 +51,12 @@ class Judgement:
 
 @dataclass(frozen=True)
 class OffPolicyEstimate:
-    """Imagined episodes at each level, and what the model is worth.
+    """Model rollouts at each level, and the test of the model.
 
     Args:
-        levels (tuple[Level, ...]): What the policy was asked for.
-        imagined (tuple[Imagined, ...]): Episodes of each level.
-        test (Backtest): The model on episodes that it has not seen.
+        levels (tuple[Level, ...]): Targets of the policy.
+        imagined (tuple[Imagined, ...]): Model rollouts of each level.
+        test (Backtest): The test on held-out episodes.
     """
 
     levels: tuple[Level, ...]
@@ -64,7 +64,7 @@ class OffPolicyEstimate:
     test: Backtest
 
     def near(self, cost_limit: float) -> np.ndarray:
-        """Return which held-out episodes say something of a limit, (H,) bool.
+        """Return which held-out episodes count for a limit, (H,) bool.
 
         Args:
             cost_limit (float): Cost of an episode.
@@ -72,10 +72,10 @@ class OffPolicyEstimate:
         return self.test.predicted_costs <= _NEAR * cost_limit
 
     def interval(self, what: str, index: int, cost_limit: float) -> tuple[float, float]:
-        """Return where a level's true mean is expected, from the lowest to the highest member.
+        """Return an interval for a level's true mean, from the lowest to the highest member.
 
-        The members' means are widened by the mean error on held-out episodes near the limit and its
-        95 % margins on both sides, where these point outward.
+        It is widened on both sides by the mean error on held-out episodes near the limit and its 95
+        % margin, where these widen it.
 
         Args:
             what (str): ``returns`` or ``costs``.
@@ -93,7 +93,7 @@ class OffPolicyEstimate:
         return (max(0.0, low) if what == 'costs' else low), high
 
     def judge(self, index: int, cost_limit: float) -> Judgement:
-        """Judge a level at a limit.
+        """Assess a level at a limit.
 
         Args:
             index (int): Of the level.
@@ -103,17 +103,17 @@ class OffPolicyEstimate:
         bound = self.interval('costs', index, cost_limit)[1]
         novel = float(imagined.novel.mean())
         if novel > _MOST_NOVEL:
-            reason = f'the policy leaves the data in {novel:.0%} of its steps'
+            reason = f'{novel:.0%} of the policy steps are outside the data'
             return Judgement(NOT_USABLE, reason, bound)
         if near < _FEWEST_NEAR:
-            reason = f'only {near} unseen episodes are predicted near this limit'
+            reason = f'only {near} held-out episodes are predicted near this limit'
             return Judgement(DOUBTFUL, reason, bound)
         return Judgement(RELIABLE, '', bound)
 
     def bound(self, index: int, least: float) -> tuple[float | None, str]:
-        """Return what a level's mean cost is not expected to exceed, at whatever limit.
+        """Return the estimated upper bound of a level's mean cost, for any limit.
 
-        The error on held-out episodes is that near the level's own cost.
+        It uses the error on held-out episodes near the level's own cost.
 
         Args:
             index (int): Of the level.
@@ -128,7 +128,7 @@ class OffPolicyEstimate:
         return (judgement.cost_bound, '') if reliable else (None, judgement.reason)
 
     def choose(self, cost_limit: float, indices: Iterable[int] | None = None) -> int | None:
-        """Return the level of the best return whose bound is within the limit, if any is reliable.
+        """Return the reliable level of the highest return whose bound is within the limit, if any.
 
         Args:
             cost_limit (float): Cost of an episode that is allowed.
@@ -161,15 +161,16 @@ def estimate(
 
     Args:
         networks (Deployable): The trained model, of any algorithm.
-        config (DeploymentConfig): How it is deployed.
+        config (DeploymentConfig): Settings of deployment.
         trajectories (Trajectories): Episodes, on the networks' device; a tenth of them tests the
             model.
-        levels (Sequence[Level]): What to ask the policy for.
-        horizon (int): Steps of an episode at most.
-        particles (int, optional): P, imagined episodes of each member at each level. Defaults to 4.
-        seed (int, optional): Fixes all that is drawn. Defaults to 0.
+        levels (Sequence[Level]): Targets of the policy.
+        horizon (int): Largest number of steps in an episode.
+        particles (int, optional): P, model rollouts of each member at each level. Defaults to 4.
+        seed (int, optional): Seed of all random draws. Defaults to 0.
         dynamics (DynamicsConfig, optional): The model's settings.
-        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+        on_progress (Callable, optional): Called with the current phase, the amount done and its
+            total.
     """
 
     def report(what: str) -> Callable[[int, int], None] | None:

@@ -18,7 +18,7 @@ from omnisafe_qpt.qpt.deployable import Deployable
 
 @dataclass(frozen=True)
 class Level:
-    """What a policy is asked for.
+    """Targets of a policy.
 
     Args:
         target_return (float or None): Return; None for the zero-action fallback.
@@ -31,14 +31,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Imagined:
-    """Episodes at one level, (E, P) each: those of a member are in a row.
+    """Model rollouts at one level, (E, P) each: one row per member.
 
     Args:
         returns (np.ndarray): Undiscounted.
         costs (np.ndarray): Undiscounted.
-        lengths (np.ndarray): Steps.
-        novel (np.ndarray): Share of an episode's steps at which the members disagree more than on
-            99 % of the data.
+        lengths (np.ndarray): Steps per episode.
+        novel (np.ndarray): Share of steps at which the members disagree more than on 99 % of the
+            data.
     """
 
     returns: np.ndarray
@@ -62,12 +62,12 @@ def imagine(
 
     Args:
         networks (Deployable): The trained model.
-        config (DeploymentConfig): How it is deployed.
-        model (DynamicsEnsemble): Stands in for the environment.
-        starts (torch.Tensor): (E P, S) first observations; each level has the same.
-        levels (Sequence[Level]): What to ask for.
-        horizon (int): Steps of an episode at most.
-        seed (int, optional): Fixes candidates, binary costs and termination. Defaults to 0.
+        config (DeploymentConfig): Settings of deployment.
+        model (DynamicsEnsemble): Replaces the environment.
+        starts (torch.Tensor): (E P, S) first observations, the same for each level.
+        levels (Sequence[Level]): Targets of the policy.
+        horizon (int): Largest number of steps in an episode.
+        seed (int, optional): Seed of candidates, binary costs and termination. Defaults to 0.
         on_progress (Callable, optional): Called with the steps done and the horizon.
 
     Returns:
@@ -75,14 +75,14 @@ def imagine(
     """
     members = model.config.members
     particles = len(starts) // members  # P
-    # (E, levels, P) flattened: the model wants each member's particles together.
+    # (E, levels, P) flattened: the model needs each member's particles together.
     numbers = torch.arange(members * len(levels) * particles).view(members, len(levels), particles)
     policy = networks.deploy(config, numbers.numel())
     for number, level in enumerate(levels):
         policy.reset(
             level.target_return,
             level.target_cost,
-            # The same candidates at each level.
+            # Equal seeds: the same candidates at each level.
             seeds=range(seed, seed + members * particles),
             episodes=numbers[:, number].flatten().tolist(),
         )
@@ -101,7 +101,7 @@ def imagine(
         running = running * ~made.terminal
         if on_progress is not None:
             on_progress(step + 1, horizon)
-        # Now and then, as it waits for the device.
+        # Only from time to time, as it waits for the device.
         if step % 20 == 19 and not running.any():
             break
     shape = (4, members, len(levels), particles)
