@@ -15,12 +15,12 @@ import torch
 
 from benchmarks import builtin
 from benchmarks.suite import CORRECTED, DataFile, algorithm_defaults
+from host_helpers import ENV_ID, write_dataset
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.convert import BUILT_INS
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.evaluation.episodes import Series, evaluate_together
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from tests.host_helpers import ENV_ID, write_dataset
 
 
 @pytest.fixture(name='data', scope='module')

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Target calibration: what is played, what a limit is then served by, the command and training.
 
-tests/test_calibration_guarantee.py holds the guarantee against known distributions.
+test_calibration_guarantee.py holds the guarantee against known distributions.
 """
 
 from __future__ import annotations

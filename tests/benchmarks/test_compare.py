@@ -34,11 +34,11 @@ from benchmarks.suite import (
     is_finished,
     load_suite,
 )
+from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.settings.seeds import final_seeds
-from tests.host_helpers import ENV_ID, small_options, write_dataset
 
 
 SUITES = Path(cells.__file__).with_name('suites')

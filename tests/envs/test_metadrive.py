@@ -39,7 +39,7 @@ needs_metadrive = pytest.mark.skipif(
 # Left off the road, full speed into the traffic, and slow along the lane.
 LEFT, AHEAD, SLOW = (1.0, 1.0), (0.0, 1.0), (0.0, 0.2)
 
-REFERENCE = Path(__file__).with_name('metadrive_reference.py')
+REFERENCE = Path(__file__).parents[1] / 'metadrive_reference.py'
 
 
 def rollout(env, seed, action, steps):

@@ -18,6 +18,7 @@ from dataset_helpers import (
     TOTAL,
     cuts,
     load_error,
+    npy,
     out_of,
     refusal,
     write,
@@ -32,12 +33,6 @@ from omnisafe_qpt.data.layouts import NPZ_NAMES
 @pytest.fixture(name='arrays')
 def fixture_arrays(make_arrays):
     return make_arrays(LENGTHS)
-
-
-def npy(header, content=b''):
-    """Return an npy array with any header."""
-    text = header.encode('latin1') + b'\n'
-    return b'\x93NUMPY\x01\x00' + len(text).to_bytes(2, 'little') + text + content
 
 
 def replace_member(path, name, content, method=zipfile.ZIP_STORED):

@@ -142,7 +142,7 @@ for precision in ('float32', 'tf32'):
     ],
 )
 def test_an_update_leaves_the_settings_of_the_process_alone(setting):
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     done = subprocess.run(
         [sys.executable, '-c', PROGRAM.format(tests=str(tests), setting=setting)],
         capture_output=True,

@@ -372,7 +372,7 @@ def test_the_range_minus_one_to_one_keeps_every_bit(register: Any, tmp_path: Pat
 
 MODULE = """
 from omnisafe.envs.core import env_register
-from test_own_environments import Slope as Base
+from tests.envs.test_user_environments import Slope as Base
 
 @env_register
 class {name}(Base):
@@ -468,8 +468,9 @@ def test_only_close_names_are_suggested(env_id: str, is_meant: bool) -> None:
 @pytest.mark.timeout(900)
 def test_the_command_lines_take_a_module_and_name_it_where_it_is_missing(tmp_path: Path) -> None:
     (tmp_path / 'hill.py').write_text(MODULE.format(name='Hill', env_id='Hill-v0'))
-    tests = str(Path(__file__).parent)
-    environment = {**os.environ, 'PYTHONPATH': tests, 'OMP_NUM_THREADS': '1'}
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(root / 'tests')])
+    environment = {**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'}
     environment.pop(imports.VARIABLE, None)
 
     def command(*words: Any) -> subprocess.CompletedProcess[str]:
@@ -488,7 +489,9 @@ def test_the_command_lines_take_a_module_and_name_it_where_it_is_missing(tmp_pat
         assert 'Traceback' not in result.stderr
         return result.stderr.splitlines()[-1]
 
-    write = 'import hill, test_own_environments as t; t.write_episodes("d.hdf5", "Hill-v0")'
+    write = (
+        'import hill, tests.envs.test_user_environments as t; t.write_episodes("d.hdf5", "Hill-v0")'
+    )
     subprocess.run([sys.executable, '-c', write], cwd=tmp_path, env=environment, check=True)
     options = small_options(tmp_path / 'd.hdf5', tmp_path / 'runs', evaluate_processes=2)
     words = ['omnisafe', 'train', '--algo', 'QPT', '--env-id', 'Hill-v0']

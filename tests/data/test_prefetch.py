@@ -186,7 +186,7 @@ def run(ending, batch_size=12):
     script = SCRIPT.format(batch_size=batch_size) + textwrap.dedent(ending)
     return subprocess.run(
         [sys.executable, '-c', script],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         # Several OpenMP threads cannot work before and after a fork, with or without prefetching.
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         capture_output=True,

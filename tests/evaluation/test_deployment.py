@@ -401,7 +401,7 @@ def test_a_gpu_acts_as_a_cpu_does(run: Path) -> None:
 # ---------------------------------------------------------------------- the documentation's loops
 
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOOPS = [
     block
     for page in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('**/*.md')))

@@ -111,7 +111,7 @@ def test_the_commands_name_versions_that_setup_allows():
 
 
 def test_a_clone_gets_the_same_metadrive():
-    list_file = Path(__file__).resolve().parent.parent / 'requirements' / 'metadrive.txt'
+    list_file = Path(__file__).resolve().parents[2] / 'requirements' / 'metadrive.txt'
     lines = list_file.read_text(encoding='utf-8').splitlines()
     pins = [line for line in lines if not line.startswith('#')]
     assert install_command() == f'pip install --no-deps {" ".join(pins)}'
