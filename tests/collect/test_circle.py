@@ -92,7 +92,7 @@ def test_controllers_of_a_task_repeat_and_know_its_walls(robot, level):
 # -- in the simulator -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('robot', ['Point', 'Car'])
+@pytest.mark.parametrize('robot', ['Point', pytest.param('Car', marks=pytest.mark.slow)])
 def test_bold_path_earns_more_and_costs(robot):
     simulator = Simulator(f'Safety{robot}Circle2-v0')
     mover = Mover(ROBOTS[robot])

@@ -194,7 +194,7 @@ def test_episode_repeats_for_a_seed():
     ('module', 'env_id', 'steps'),
     [
         (drone, 'SafetyDroneRun-v0', 200),
-        (drone, 'SafetyDroneCircle-v0', 300),
+        pytest.param(drone, 'SafetyDroneCircle-v0', 300, marks=pytest.mark.slow),
         (ant, 'SafetyAntRun-v0', 200),
     ],
 )

@@ -516,7 +516,7 @@ def progress(env_id, steps, monkeypatch):
     ('env_id', 'steps', 'least'),
     [
         ('SafetyPointGoal2-v0', 120, 1.0),
-        ('SafetyCarButton1-v0', 150, 0.8),
+        pytest.param('SafetyCarButton1-v0', 150, 0.8, marks=pytest.mark.slow),
         ('SafetyCarPush1-v0', 150, 0.3),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_fall_is_terminal_and_not_a_time_limit():
 
 
 def test_an_episode_depends_on_its_seed_and_actions_only(env, env_id):
-    actions = random_actions(env_id, 1, steps=60)
+    actions = random_actions(env_id, 1, steps=30)
     first = rollout(env, 7, actions)
     # Full motor commands just before a reset are what Bullet carries over.
     rollout(env, 8, random_actions(env_id, 2, scale=10.0, steps=30).sign())
@@ -223,7 +223,7 @@ def test_the_agent_is_in_the_picture_and_nothing_hides_it(env_id):
 
 @pytest.mark.parametrize('env_id', ['SafetyCarCircle-v0', 'SafetyBallRun-v0'])
 def test_pictures_change_nothing(env_id):
-    actions = random_actions(env_id, 5, steps=60)
+    actions = random_actions(env_id, 5, steps=15)
     expected = rollout(make(env_id), 4, actions)
     drawn = make(env_id, render_mode='rgb_array_list', width=16, height=16)
     for _ in range(2):  # in the second, what the first has drawn is there

@@ -367,19 +367,22 @@ def test_the_command_prints_tables_and_writes_results_and_a_figure(
     trained: tuple[Any, Path],
     dataset: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = trained[1]
-    done = run_command(
-        'evaluate', run, '--offline', dataset, '--cost-limit', 5, '--cost-limit', 30,
-        '--json', 'found.json', '--plot', 'found.png', cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert 'Data    held out of training: 2 episodes, 200 transitions' in done.stdout
-    assert max(map(len, done.stdout.splitlines()[3:])) <= 80
+    monkeypatch.setenv('COLUMNS', '80')
+    monkeypatch.chdir(tmp_path)
+    arguments = ['--offline', dataset, '--cost-limit', 5, '--cost-limit', 30,
+                 '--json', 'found.json', '--plot', 'found.png']  # fmt: skip
+    assert main(['evaluate', str(run), *map(str, arguments)]) == 0
+    shown, notes = capsys.readouterr()
+    assert 'Data    held out of training: 2 episodes, 200 transitions' in shown
+    assert max(map(len, shown.splitlines()[3:])) <= 80
     for text in ('Ratio', 'reward and beyond', 'cost, plain', 'Rank corr.', '63%', 'Infeasible'):
-        assert text in done.stdout.replace('\n', ' '), text
+        assert text in shown.replace('\n', ' '), text
     (found,) = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
-    assert 'No estimate' in done.stderr
+    assert 'No estimate' in notes
     assert found.pop('estimate') is None
     assert found == json.loads(json.dumps(check(run, dataset, 5.0, 30.0)))
     assert (tmp_path / 'found.png').read_bytes().startswith(b'\x89PNG')

@@ -138,7 +138,10 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], *parts: str) -
 @pytest.mark.parametrize(
     ('changes', 'parts'),
     [
-        ({'train_cfgs__dataset': 'no.such.hdf5'}, ['no.such.hdf5', 'no such']),
+        pytest.param(
+            *({'train_cfgs__dataset': 'no.such.hdf5'}, ['no.such.hdf5', 'no such']),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *({'train_cfgs__dataset': 'sample'}, ['sample', 'SafetyCarButton1-v0']),
             marks=pytest.mark.slow,

@@ -467,7 +467,11 @@ def accelerated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(
     ('way', 'expected'),
-    [('none', []), ('graph', 10 * ['step']), ('compile', ['compile', *10 * ['step']])],
+    [
+        pytest.param('none', [], marks=pytest.mark.slow),
+        ('graph', 10 * ['step']),
+        ('compile', ['compile', *10 * ['step']]),
+    ],
 )
 def test_updates_are_accelerated_as_asked(
     trained: tuple[Any, Any, Path],

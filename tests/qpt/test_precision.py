@@ -137,7 +137,7 @@ for precision in ('float32', 'tf32'):
     'setting',
     [
         # Each starts a process of its own.
-        pytest.param(setting, id=name, marks=[] if name in ('nothing', 'new') else pytest.mark.slow)
+        pytest.param(setting, id=name, marks=[] if name == 'new' else pytest.mark.slow)
         for name, setting in SETTINGS.items()
     ],
 )

@@ -183,9 +183,8 @@ def test_one_candidate_is_the_plain_policy(networks):
     assert actions.abs().max() <= 1
 
 
-@pytest.mark.parametrize('cost_value', ['min', 'max'])
+@pytest.mark.parametrize(('candidate_shift', 'cost_value'), [('history', 'max'), ('last', 'min')])
 @pytest.mark.parametrize('rule', ['paper', 'bounded', 'paced'])
-@pytest.mark.parametrize('candidate_shift', ['history', 'last'])
 @pytest.mark.parametrize('cost_level', [-50.0, 5.0, 50.0])
 def test_candidates_equal_a_loop_over_them(cost_level, candidate_shift, rule, cost_value):
     """All feasible, some, and none."""

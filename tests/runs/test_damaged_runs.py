@@ -265,9 +265,10 @@ def change(record: Any, path: str, value: Any) -> None:
 def test_every_field_of_a_checkpoint_is_checked(field: str, tmp_path: Path) -> None:
     path = tmp_path / 'epoch-1.pt'
     values = SPEC[field] if field in MAY_LACK else [*SPEC[field], MISSING]
+    state = make_model('QPT').state_dict()
+    sound = json.dumps(state['_extra_state'])
     for value in values:
-        state = make_model('QPT').state_dict()
-        spec = json.loads(json.dumps(state['_extra_state']))
+        spec = json.loads(sound)
         change(spec, field, value)
         state['_extra_state'] = spec
         torch.save({'pi': state}, path)
@@ -291,9 +292,10 @@ ACTOR_SPEC = {
 @pytest.mark.parametrize('field', ACTOR_SPEC)
 def test_every_size_of_a_baseline_is_checked(field: str, tmp_path: Path) -> None:
     path = tmp_path / 'epoch-1.pt'
+    state = make_actor('fisor').state_dict()
+    sound = json.dumps(state['_extra_state'])
     for value in [*ACTOR_SPEC[field], MISSING]:
-        state = make_actor('fisor').state_dict()
-        state['_extra_state'] = json.loads(json.dumps(state['_extra_state']))
+        state['_extra_state'] = json.loads(sound)
         change(state['_extra_state'], field, value)
         torch.save({'pi': state}, path)
         refused(lambda: load_networks(path), str(path))

@@ -321,9 +321,11 @@ def stopping(
     [
         (Learner, 'update', 5, signal.SIGINT, 5),
         (EpochEvaluation, '_play', 2, signal.SIGTERM, 6),
-        (EpochEvaluation, '_play', 4, signal.SIGINT, 12),  # validation of the last epoch
+        pytest.param(  # validation of the last epoch
+            *(EpochEvaluation, '_play', 4, signal.SIGINT, 12), marks=pytest.mark.slow
+        ),
         (EpochEvaluation, '_play', 5, signal.SIGTERM, 12),  # the last evaluation
-        (Learner, 'update', 5, signal.SIGHUP, 5),
+        pytest.param(*(Learner, 'update', 5, signal.SIGHUP, 5), marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_goes_on_within_the_epoch(
