@@ -3,7 +3,7 @@
 # Only POSIX sh and make's basics are used, so that macOS's make 3.81 will do.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow fuzz lint format docs lock clean
+.PHONY: help setup train test test-slow coverage fuzz lint format docs lock clean
 .NOTPARALLEL:
 # Images for containers often set it. Without bytecode each process compiles OmniSafe anew, in 10 s.
 unexport PYTHONDONTWRITEBYTECODE
@@ -57,13 +57,19 @@ test: setup ## Run the default tests
 test-slow: setup ## Run the slow tests
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=10 -m slow $(ARGS)
 
+# Slower than `make test`. Settings are in pyproject.toml.
+coverage: setup ## Run the default tests, and print the share of the package that they run
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
+
 # One case again: make fuzz ARGS='--seed 0 --case 17'
 fuzz: setup ## Read 1,000 damaged files of all kinds (ARGS='--cases 1000 --seed 0')
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python tests/fuzz.py $(ARGS)
 
-lint: setup ## Check the code's style, without changing it
+# Mypy has a cache, so that only the first run takes long.
+lint: setup ## Check the code's style and types, without changing it
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
 
 format: setup ## Mend the code's style where that can be automatic
 	@$(VENV)/bin/ruff check --fix .
@@ -105,5 +111,5 @@ lock: setup ## Renew the pinned lists in requirements/ from setup.py
 	} >requirements/docs.tmp && mv requirements/docs.tmp requirements/docs.txt
 
 clean: ## Remove .venv, caches and build output; runs/ stays
-	@rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*
 	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

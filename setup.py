@@ -64,12 +64,15 @@ EXTRAS_REQUIRE = {
     ],
     'dev': [
         'build>=1.0',
+        'mypy>=1.18',
         'pip>=23.0',
         'pytest>=8.0',
+        'pytest-cov>=5.0',
         'pytest-timeout>=2.3',
         'pytest-xdist>=3.6',
         'ruff>=0.6',
         'setuptools>=77.0',
+        'types-pyyaml>=6.0',
         'uv>=0.5',
     ],
 }

@@ -30,6 +30,7 @@ from unittest import mock
 import numpy as np
 
 from omnisafe_qpt.evaluation import target_calibration as calibration
+from omnisafe_qpt.evaluation import target_costs
 from omnisafe_qpt.evaluation.episodes import Evaluation, Series
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.runner import CERTIFIED, serving_level
@@ -39,7 +40,7 @@ from omnisafe_qpt.runs.checkpoint import versions
 RESULTS = Path(__file__).parent / 'results'
 LIMITS = (5.0, 10.0, 20.0, 40.0)
 UNIT = 10.0
-LEVELS = len(calibration._LADDER)
+LEVELS = len(target_costs.LADDER)
 ERROR_RATE = 0.05
 # Cost of the worst episode in the datasets, see results/**/*.json.
 WORST = {'BallCircle': 80.0, 'CarRun': 60.0, 'HopperVelocity': 250.0, 'CarButton1': 248.0}
@@ -161,7 +162,7 @@ def synthetic(
 
     def draw(generator: np.random.Generator, episodes: int) -> Policy:
         factor = generator.uniform(0.3, 1.5)
-        targets = factor * UNIT * np.array(calibration._LADDER)[:, None]
+        targets = factor * UNIT * np.array(target_costs.LADDER)[:, None]
         means = np.minimum(quantile(grid, targets), worst).mean(1)
         uniform = _uniform(generator, episodes, shared)
         return np.minimum(quantile(uniform, targets), worst), means, worst

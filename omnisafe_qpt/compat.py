@@ -76,7 +76,7 @@ def without_auto_reset(env: Any) -> Any:
     Returns:
         The same environment.
     """
-    inner = getattr(env, '_env', None)
+    inner: Any = getattr(env, '_env', None)
     if type(inner).__name__ == 'SafeAutoResetWrapper':
         import gymnasium
 

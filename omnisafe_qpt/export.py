@@ -22,16 +22,16 @@ from torch import nn
 from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.errors import UserError, printable
 from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
     action_range_for,
     calibration_of,
     deployment_of,
-    forget_calibration,
 )
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.rollout import RolloutPolicy
 from omnisafe_qpt.runner import BLANK_DIGEST, FORMAT, OnnxPolicy, check_metadata, sealed
-from omnisafe_qpt.runs.checkpoint import LAST, load_transformer, versions
+from omnisafe_qpt.runs.checkpoint import versions
 
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ def export_policy(
     *,
     cost_limit: float | None = None,
     target_return: float | str | None = None,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
-    checkpoint: str | int = LAST,
-    calibrated: bool = True,
+    **options: Any,
 ) -> dict[str, Any]:
     """Write a trained policy as one ONNX file: policy, critics, selection rule, metadata.
 
@@ -117,11 +113,8 @@ def export_policy(
             complete and was found to act as torch does.
         cost_limit (float, optional): See :func:`omnisafe_qpt.load_policy`.
         target_return (float or str, optional): See :func:`omnisafe_qpt.load_policy`.
-        candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
-        rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        checkpoint (str or int, optional): See :func:`omnisafe_qpt.load_policy`.
-        calibrated (bool, optional): See :func:`omnisafe_qpt.load_policy`.
+        options (Any): The fields of
+            :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`; ``device`` is the CPU.
 
     Returns:
         The file's metadata, with ``path``, ``bytes`` and ``difference``, the largest one found
@@ -135,12 +128,9 @@ def export_policy(
     if missing:
         raise UserError(f'export needs packages that are not installed: pip install {missing}')
     path = Path(path)
-    networks, source = load_transformer(run, which=checkpoint)
-    if not calibrated:
-        forget_calibration(networks)
-    config, target_return = deployment_of(
-        networks, cost_limit, target_return, candidates, rule, candidate_shift
-    )
+    chosen = DeploymentOptions(**{**options, 'device': 'cpu'})
+    networks, source = chosen.load_transformer(run)
+    config, target_return = deployment_of(networks, cost_limit, target_return, chosen)
     step = _Step(networks, config).eval()
     metadata = _metadata(networks, config, target_return, source)
     try:
@@ -179,6 +169,7 @@ def _write(
         dynamo=True,
         verbose=False,
     )
+    assert program is not None  # as dynamo is asked for
     program.model.metadata_props.update(
         {name: json.dumps(value) for name, value in metadata.items()},
     )

@@ -17,9 +17,10 @@ import signal
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext, SpawnContext
 from types import GeneratorType
 from typing import Any
 
@@ -41,10 +42,11 @@ class WorkerDied(UserError):
     """A worker process has ended by itself.
 
     Args:
-        exit_code (int): Its exit code; minus the signal's number if a signal killed it.
+        exit_code (int, optional): Its exit code; minus the signal's number if a signal killed it;
+            None while it is not gone.
     """
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int | None) -> None:
         """Initialize an instance of :class:`WorkerDied`."""
         if exit_code == _REIMPORTED:
             reason = (
@@ -110,7 +112,9 @@ class Worker:
         # A fork shares what is in memory, where importing OmniSafe anew takes seconds. The children
         # touch no CUDA, and with one thread have no use for torch's pool, which a fork leaves out.
         forks = sys.platform == 'linux' and not fresh
-        context = multiprocessing.get_context('fork' if forks else 'spawn')
+        context: ForkContext | SpawnContext = (
+            multiprocessing.get_context('fork') if forks else multiprocessing.get_context('spawn')
+        )
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_run_worker,
@@ -300,7 +304,7 @@ def _results(target: Any, name: str, *arguments: Any) -> Iterator[Any]:
     yield result
 
 
-def _partials(generator: GeneratorType) -> Iterator[Partial]:
+def _partials(generator: GeneratorType) -> Generator[Partial, None, Any]:
     while True:
         try:
             value = next(generator)

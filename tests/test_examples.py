@@ -9,10 +9,8 @@ import sys
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
-import omnisafe
 import pytest
 
 from omnisafe_qpt.data.resolve import sample_file
@@ -35,15 +33,8 @@ def run(name: str, *arguments: object) -> str:
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    agent = omnisafe.Agent
-    few = {'calibrate_episodes': 4, 'evaluate_epoisodes': 1, 'final_evaluate_episodes': 1}
-
-    def short(algo: str, env_id: str, custom_cfgs: dict[str, Any]) -> omnisafe.Agent:
-        custom_cfgs['train_cfgs'].update(few, evaluate_processes=1)
-        return agent(algo, env_id, custom_cfgs=custom_cfgs)
-
-    with mock.patch.object(omnisafe, 'Agent', short):
-        output = run('train.py', '--updates', 8, '--log-dir', tmp_path_factory.mktemp('runs'))
+    folder = tmp_path_factory.mktemp('runs')
+    output = run('train.py', '--updates', 8, '--calibrate-episodes', 2, '--log-dir', folder)
     return Path(output.splitlines()[-1])
 
 

@@ -24,7 +24,11 @@ from omnisafe_qpt import export, runner
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.actions import normalized
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
+    calibrated_settings,
+    deployment_of,
+)
 from omnisafe_qpt.qpt.config import RULES
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, CERTIFIED, NO_SAFE_TARGET, OnnxPolicy
 from omnisafe_qpt.runs.checkpoint import load_networks, save_checkpoint
@@ -243,7 +247,7 @@ def test_limits_and_targets_are_those_of_the_run(run: Path, exported: Any) -> No
 def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path) -> None:
     networks, _ = load_networks(run)
     networks.spec['action_range'] = {'low': [0.0, -1.0], 'high': [1.0, 3.0]}
-    config, _ = deployment_of(networks, **PLAIN)
+    config, _ = deployment_of(networks, options=DeploymentOptions(**PLAIN))
     played = {'lengths': [60]}
     level = {'asked_cost': 4.0, 'target_return': 50.0, 'returns': [5.0], 'costs': [8.0], **played}
     zero_action = {'asked_cost': None, 'target_return': None, 'returns': [1.0], 'costs': [0.0]}
@@ -679,7 +683,8 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_not_exported(
 ) -> None:
     networks, _ = load_networks(run)
     networks.policy.head.bias.data[0] = np.nan
-    monkeypatch.setattr(export, 'load_transformer', lambda *_, **__: (networks, run / 'epoch-3.pt'))
+    loaded = networks, run / 'epoch-3.pt'
+    monkeypatch.setattr(export.DeploymentOptions, 'load_transformer', lambda *_: loaded)
     with pytest.raises(UserError):
         export.export_policy(run, tmp_path / 'policy.onnx', **PLAIN)
     assert not list(tmp_path.iterdir())

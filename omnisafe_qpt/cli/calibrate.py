@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``omnisafe-qpt calibrate``: target calibration of a trained run, in its simulator."""
+"""``omnisafe-qpt calibrate``: target calibration of a run, in its simulator or on data alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from omnisafe_qpt.cli.common import (
     add_deployment_options,
     add_machine_options,
     check_writable,
+    deployment_options,
+    parts_of_work,
     positive,
     print_table,
     result_table,
     say,
     write_json,
 )
+from omnisafe_qpt.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -47,6 +50,12 @@ def add(commands: Any) -> None:
     )
     add_deployment_options(parser)
     add_machine_options(parser)
+    parser.add_argument(
+        '--offline',
+        metavar='DATASET',
+        help='simulate nothing: run the policy in dynamics learned from this dataset, a file or a '
+        'name as in train_cfgs:dataset; the result is an estimate and certifies nothing',
+    )
     parser.add_argument('--json', type=Path, metavar='F', help='write the result to this file too')
     parser.set_defaults(run_command=_run)
 
@@ -54,26 +63,36 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
+    record, checkpoint = _calibrate(options)
+    if options.json is not None:
+        write_json(record, options.json)
+    say(f'{checkpoint}, {record["steps"]} simulated steps')
+    _print_table(record)
+
+
+def _calibrate(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    if options.offline is not None:
+        for name in ('episodes', 'processes'):
+            if getattr(options, name) is not None:
+                raise UserError(f'--{name}: nothing is simulated with --offline; leave out one')
+        from omnisafe_qpt.evaluation.model_calibration import calibrate_offline
+
+        with parts_of_work() as show:
+            return calibrate_offline(
+                options.run, options.offline, on_progress=show, **deployment_options(options)
+            )
     from omnisafe_qpt.evaluation.target_calibration import calibrate_run
     from omnisafe_qpt.progress import ProgressReporter
 
     progress = ProgressReporter('Calibrating', 1)
     with progress.shown():
-        record, checkpoint = calibrate_run(
+        return calibrate_run(
             options.run,
             options.episodes,
-            candidates=options.candidates,
-            rule=options.rule,
-            candidate_shift=options.candidate_shift,
-            device=options.device,
             processes=options.processes,
-            checkpoint=options.checkpoint,
             on_progress=progress.update,
+            **deployment_options(options),
         )
-    if options.json is not None:
-        write_json(record, options.json)
-    say(f'{checkpoint}, {record["steps"]} simulated steps')
-    _print_table(record)
 
 
 def _print_table(record: dict[str, Any]) -> None:
@@ -94,9 +113,23 @@ def _print_table(record: dict[str, Any]) -> None:
         means = f'{zero["return_mean"]:.1f}', f'{zero["cost_mean"]:.1f}'
         table.add_row('zero action', '-', str(len(zero['costs'])), *means, '-')
     print_table(table)
+    if record.get('method') == 'model':
+        _print_estimate(record)
+        return
     say(
         'Bound: the mean cost is at most that with 95 % confidence, if no episode costs more\n'
         f'than {record["worst_cost"]:g}; none where one did. A cost limit is certified for the\n'
         'target costs from the lowest up to the first with a bound above the limit, and served\n'
         'by the one of them with the highest return.',
     )
+
+
+def _print_estimate(record: dict[str, Any]) -> None:
+    test = record['model']['test']
+    say(
+        'Bound: the mean cost that is expected at most, by the most pessimistic of the learned\n'
+        f'dynamics and their error on {test["episodes"]} unseen episodes; none where that is not\n'
+        'reliable. Nothing was measured in the environment, and nothing is certified.',
+    )
+    for reason in sorted({level['reason'] for level in record['levels']} - {None}):
+        say(f'None: {reason}.')

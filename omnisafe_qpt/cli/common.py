@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -16,6 +17,8 @@ from omnisafe_qpt.errors import UserError, printable
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.console import Console
     from rich.table import Table
 
@@ -101,6 +104,13 @@ def add_uncalibrated(parser: argparse.ArgumentParser) -> None:
         help='ask for the limit itself and the return that the dataset reached within it, as the '
         'paper does, even if the policy is calibrated',
     )
+
+
+def deployment_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the command line's fields of ``DeploymentOptions``, for functions that take a run."""
+    names = ('candidates', 'rule', 'candidate_shift', 'checkpoint', 'device')
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return {**given, 'calibrated': not getattr(options, 'uncalibrated', False)}
 
 
 def target_return(text: str) -> float | str:
@@ -259,3 +269,25 @@ def write_json(content: Any, path: Path) -> None:
 
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+@contextlib.contextmanager
+def parts_of_work() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each part of some work, one after the other.
+
+    Yields:
+        What is to be called with a part's name, the steps of it that are done, and their total.
+    """
+    from omnisafe_qpt.progress import ProgressReporter
+
+    with contextlib.ExitStack() as stack:
+        bars: dict[str, ProgressReporter] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                stack.close()
+                bars[what] = ProgressReporter(what, total, unit='steps')
+                stack.enter_context(bars[what].shown())
+            bars[what].update(done, total)
+
+        yield show

@@ -93,6 +93,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _describe(summary: DatasetSummary, cost_limit: float, relabelled: Relabelled) -> dict[str, Any]:
     episodes, frontier = summary.episodes, summary.episodes.frontier
+    assert frontier is not None  # or nothing could have been drawn
     finite = episodes.is_finite
     pairs = {
         'episode_costs': episodes.costs[finite],

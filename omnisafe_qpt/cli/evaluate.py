@@ -16,6 +16,7 @@ from omnisafe_qpt.cli.common import (
     add_machine_options,
     add_uncalibrated,
     check_writable,
+    deployment_options,
     positive,
     print_table,
     result_console,
@@ -161,16 +162,11 @@ def _run(options: argparse.Namespace) -> None:
             options.cost_limit,
             options.target_return,
             episodes=options.episodes or _EPISODES,
-            candidates=options.candidates,
-            rule=options.rule,
-            candidate_shift=options.candidate_shift,
             seed=options.seed,
-            device=options.device,
             processes=options.processes,
-            checkpoint=options.checkpoint,
-            calibrated=not options.uncalibrated,
             traces=film is not None,
             on_progress=progress.update,
+            **deployment_options(options),
         )
     traces = [row.pop('traces', None) for row in rows]
     averages = average_runs(rows)

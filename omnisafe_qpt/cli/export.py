@@ -14,6 +14,7 @@ from omnisafe_qpt.cli.common import (
     add_deployment_options,
     add_uncalibrated,
     check_writable,
+    deployment_options,
     say,
     target_return,
     write_json,
@@ -67,11 +68,7 @@ def _run(options: argparse.Namespace) -> None:
         options.out,
         cost_limit=options.cost_limit,
         target_return=options.target_return,
-        calibrated=not options.uncalibrated,
-        candidates=options.candidates,
-        rule=options.rule,
-        candidate_shift=options.candidate_shift,
-        checkpoint=options.checkpoint,
+        **deployment_options(options),
     )
     target = report['target_return']
     asked = 'zero actions (no safe target found)'

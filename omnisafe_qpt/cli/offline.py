@@ -5,11 +5,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.cli.common import print_table, result_console, result_table, say, write_json
+from omnisafe_qpt.cli.common import (
+    deployment_options,
+    parts_of_work,
+    print_table,
+    result_console,
+    result_table,
+    say,
+    write_json,
+)
 from omnisafe_qpt.errors import UserError
 
 
@@ -51,14 +58,9 @@ def run_offline(options: argparse.Namespace) -> None:
                 options.offline,
                 options.cost_limit,
                 options.target_return,
-                candidates=options.candidates,
-                rule=options.rule,
-                candidate_shift=options.candidate_shift,
                 seed=options.seed,
-                device=options.device,
-                checkpoint=options.checkpoint,
-                calibrated=not options.uncalibrated,
                 on_progress=progress.update,
+                **deployment_options(options),
             )
         if report['dataset_warning']:
             say(report['dataset_warning'], file=sys.stderr)
@@ -79,30 +81,16 @@ def run_offline(options: argparse.Namespace) -> None:
 def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Estimate a run's return and cost, with a bar for each part of the work."""
     from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, estimate_run
-    from omnisafe_qpt.progress import ProgressReporter
 
-    with contextlib.ExitStack() as stack:
-        bars: dict[str, ProgressReporter] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                stack.close()
-                bars[what] = ProgressReporter(what, total, unit='steps')
-                stack.enter_context(bars[what].shown())
-            bars[what].update(done, total)
-
+    with parts_of_work() as show:
         try:
             return estimate_run(
                 run,
                 options.offline,
                 options.cost_limit,
-                candidates=options.candidates,
-                rule=options.rule,
-                candidate_shift=options.candidate_shift,
                 seed=options.seed,
-                device=options.device,
-                checkpoint=options.checkpoint,
                 on_progress=show,
+                **deployment_options(options),
             )
         except TooFewEpisodes as error:
             say(f'No estimate: {error}', file=sys.stderr)

@@ -20,12 +20,11 @@ class Controller(Protocol):
 
     One that has to know what its actions brought has a method ``observe(reward, cost)`` besides,
     called after each step.
-
-    Args:
-        kind (str): What it is called in the dataset's metadata.
     """
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """What it is called in the dataset's metadata."""
 
     def act(self, observation: np.ndarray, step: int) -> np.ndarray:
         """Return the action for an observation.

@@ -21,7 +21,8 @@ from omnisafe_qpt.collect.families import FAMILIES
 from omnisafe_qpt.collect.request import ALL, SPREAD, Request, check_request
 from omnisafe_qpt.collect.selection import density_filter, select_spread
 from omnisafe_qpt.collect.store import EpisodeStore, Totals
-from omnisafe_qpt.data.actions import NORMALIZED, UNIT_ATTRIBUTE
+from omnisafe_qpt.data.actions import NORMALIZED
+from omnisafe_qpt.data.attributes import UNIT_ATTRIBUTE
 from omnisafe_qpt.data.hdf5_writer import write_hdf5_blocks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.signals import StopSignal

@@ -150,7 +150,9 @@ def _run(
     states = [round_mantissa(simulator.reset(env_seed), recipe.precision)]
     controller = _make_controller(recipe, number, rng, simulator, steps)
     observe = getattr(controller, 'observe', None)
-    actions, rewards, costs = [], [], []
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
+    costs: list[float] = []
     terminated = truncated = False
     while not (terminated or truncated) and len(actions) < steps:
         on_step()

@@ -92,13 +92,11 @@ def draw_waves(rng: np.random.Generator, steps: int, number: int) -> np.ndarray:
 
 
 class Robot(Protocol):
-    """A robot that can be told a velocity.
+    """A robot that can be told a velocity."""
 
-    Args:
-        top_speed (float): Metres a second that it reaches, roughly.
-    """
-
-    top_speed: float
+    @property
+    def top_speed(self) -> float:
+        """Metres a second that it reaches, roughly."""
 
     def locate(self, observation: np.ndarray) -> np.ndarray:
         """Return where it is in metres, shape (2,)."""

@@ -69,8 +69,8 @@ class EpisodeRows:
         """Return the number of episodes."""
         return len(self.starts)
 
-    def select(self, index: torch.Tensor) -> EpisodeRows:
-        """Return the rows at ``index``, (I,) int64 or (E,) bool."""
+    def select(self, index: torch.Tensor | slice) -> EpisodeRows:
+        """Return the rows at ``index``, (I,) int64, (E,) bool or a slice."""
         return EpisodeRows(**{name: value[index] for name, value in vars(self).items()})
 
     def append(self, other: EpisodeRows) -> EpisodeRows:

@@ -47,7 +47,7 @@ _KEEPS_MOTOR_COMMANDS = ('SafetyCar', 'SafetyDrone')
 
 # Where the camera stands. Bullet-Safety-Gym's own looks back at a runner, whose way is then out of
 # the picture, and sees no more of a circle than its middle.
-_CAMERAS = {
+_CAMERAS: dict[str, dict[str, Any]] = {
     'Run': {'cam_dist': 9.0, 'cam_yaw': -90.0, 'cam_pitch': -30.0},
     'Circle': {'cam_base_pos': (0.0, 0.0, 0.0), 'cam_dist': 16.0, 'cam_pitch': -80.0},
 }
@@ -66,7 +66,7 @@ def _plain_streams() -> Iterator[None]:
     replaced = {}
     for name, descriptor in (('stdout', 1), ('stderr', 2)):
         if getattr(sys, name) is not getattr(sys, f'__{name}__'):
-            stream = open(descriptor, 'w', closefd=False)  # noqa: SIM115
+            stream: Any = open(descriptor, 'w', closefd=False)  # noqa: SIM115
             stream.buffer.raw.name = f'<{name}>'
             replaced[name] = getattr(sys, name)
             setattr(sys, name, stream)
@@ -230,7 +230,7 @@ class BulletSafetyEnv(SingleEnv):
         self._action_space = self._env.action_space
         self._metadata = {
             'render_modes': list(self.render_modes),
-            'render_fps': round(1.0 / self._env.unwrapped.dt),
+            'render_fps': round(1.0 / self._simulator.dt),
         }
 
     @property
@@ -294,14 +294,22 @@ class BulletSafetyEnv(SingleEnv):
         self._stepped = True
         obs, reward, terminated, truncated, info = self._env.step(action.detach().cpu().numpy())
         self._collect_frame()
-        reward, cost, terminated, truncated = (
-            self._tensor(value) for value in (reward, info['cost'], terminated, truncated)
+        return (
+            self._tensor(obs),
+            self._tensor(reward),
+            self._tensor(info['cost']),
+            self._tensor(terminated),
+            self._tensor(truncated),
+            info,
         )
-        return self._tensor(obs), reward, cost, terminated, truncated, info
 
     def close(self) -> None:
         """Disconnect the simulator."""
         self._env.close()
+
+    @property
+    def _simulator(self) -> Any:
+        return self._env.unwrapped
 
     def _build(self) -> gymnasium.Env:
         """Connect a new simulator."""
@@ -329,7 +337,7 @@ class BulletSafetyEnv(SingleEnv):
         Bullet keeps points of contact from step to step. A body that a reset puts down near to
         where it was finds those of the last episode, and starts otherwise than in a new simulator.
         """
-        bullet = self._env.unwrapped.bc
+        bullet = self._simulator.bc
         for index in range(bullet.getNumBodies()):
             body = bullet.getBodyUniqueId(index)
             if bullet.getDynamicsInfo(body, -1)[0] > 0.0:  # its mass; what is fixed has none
@@ -347,7 +355,7 @@ class BulletSafetyEnv(SingleEnv):
             simulator.bc.changeVisualShape(zone, -1, rgbaColor=_CIRCLE_COLOUR)
 
     def _image(self) -> np.ndarray:
-        simulator = self._env.unwrapped
+        simulator = self._simulator
         # A red ball, nearly transparent, lies around the agent and shows costs. PyBullet's own
         # renderer, which needs no graphics system, draws it opaque.
         hidden = (1.0, 0.0, 0.0, 0.0)

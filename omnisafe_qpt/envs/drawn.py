@@ -64,7 +64,7 @@ class _MujocoView:
 
     def __init__(self, simulator: Any) -> None:
         self._simulator = simulator
-        self._world = getattr(simulator, 'task', None)
+        self._world: Any = getattr(simulator, 'task', None)
         self._is_ready = False
         if self._world is not None:
             simulator.render_parameters.camera_id = -1  # the one that can be moved

@@ -130,7 +130,7 @@ class NumpyEnvironment:
         Raises:
             UserError: If one of them fails, or what it returns is not finite.
         """
-        found = {'first observation': self.reset(0)}
+        found: dict[str, np.ndarray | float] = {'first observation': self.reset(0)}
         action = np.zeros(self._env.action_space.shape, dtype=np.float32)
         obs, reward, cost, _ = self.step(action)
         found |= {'observation': obs, 'reward': reward, 'cost': cost}
@@ -166,7 +166,7 @@ def _put_world_in_place(env: CMDP) -> bool:
         Whether the environment has such a world.
     """
     simulator = simulator_of(env)
-    task = getattr(simulator, 'task', None) if is_mujoco(simulator) else None
+    task: Any = getattr(simulator, 'task', None) if is_mujoco(simulator) else None
     if getattr(task, 'world', env) is not None:
         return False
     from safety_gymnasium.world import World

@@ -127,7 +127,9 @@ class Simulator:
             info: Values of MetaDrive, and the parts of the cost.
         """
         obs, reward, _, values = self._env.step(action)
-        info = {key: value for key, value in values.items() if isinstance(value, _PLAIN)}
+        info: dict[str, Any] = {
+            key: value for key, value in values.items() if isinstance(value, _PLAIN)
+        }
         info['velocity_cost'] = 0.01 * max(0.0, values['velocity'] - 10.0)
         info['proximity_cost'] = 0.01 * max(0.0, 0.1 - float(np.min(obs[-_LASERS:]))) ** 2
         info['cost'] = values['cost'] + info['velocity_cost'] + info['proximity_cost']

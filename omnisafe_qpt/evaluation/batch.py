@@ -121,7 +121,7 @@ class RemoteEnvSlots:
 
     def results(self) -> list[Any]:
         """Wait for the results, and return them in the order of the rows."""
-        by_row = {}
+        by_row: dict[int, Any] = {}
         for worker, rows in self._pending:
             by_row.update(zip(rows, worker.result()))
         self._pending = []

@@ -6,24 +6,74 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.deployable import Deployable
+from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import Guarantee, LoopPolicy, targets_for
-from omnisafe_qpt.runs.checkpoint import LAST, load_networks
+from omnisafe_qpt.runs.checkpoint import LAST, load_networks, require_transformer
 from omnisafe_qpt.settings.checks import resolve_target_return
 from omnisafe_qpt.settings.files import AUTO
 from omnisafe_qpt.settings.machine import resolve_device
 
 
-if TYPE_CHECKING:
-    pass
+@dataclass(frozen=True)
+class DeploymentOptions:
+    """How a trained run is deployed, where that is to differ from its own settings.
+
+    The functions that take a run take these as keyword arguments.
+
+    Args:
+        candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
+            Defaults to the run's.
+        rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
+        candidate_shift (str, optional): ``history`` or ``last``; see
+            :class:`omnisafe_qpt.qpt.config.DeploymentConfig`. Defaults to the run's.
+        calibrated (bool, optional): Whether to use the target calibration, if the run has one for
+            these settings. Defaults to True.
+        checkpoint (str or int, optional): ``last``, ``best`` or a number of epochs. Defaults to
+            ``'last'``.
+        device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
+            device.
+    """
+
+    candidates: int | None = None
+    rule: str | None = None
+    candidate_shift: str | None = None
+    calibrated: bool = True
+    checkpoint: str | int = LAST
+    device: str | None = None
+
+    def load(self, run: str | os.PathLike[str]) -> tuple[Deployable, Path]:
+        """Load the networks of a run; returns them and the checkpoint's file.
+
+        Raises:
+            UserError: If the run or the device does not exist.
+        """
+        networks, path = load_networks(run, resolve_device(self.device or AUTO), self.checkpoint)
+        if not self.calibrated:
+            networks.spec = {**networks.spec, 'calibration': None}
+        return networks, path
+
+    def load_transformer(self, run: str | os.PathLike[str]) -> tuple[DeployableNetworks, Path]:
+        """Load the networks of a run of QPT or CDT, as :meth:`load`.
+
+        Raises:
+            UserError: If the run or the device does not exist, or it is of another algorithm.
+        """
+        networks, path = self.load(run)
+        return require_transformer(networks, path), path
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of :class:`DeploymentConfig` that are given."""
+        given = {name: getattr(self, name) for name in ('candidates', 'rule', 'candidate_shift')}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class DeployedPolicy(LoopPolicy):
@@ -108,13 +158,9 @@ def load_policy(
     run: str | os.PathLike[str],
     cost_limit: float | None = None,
     target_return: float | str | None = None,
-    device: str | None = None,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
+    *,
     num_episodes: int | None = None,
-    checkpoint: str | int = LAST,
-    calibrated: bool = True,
+    **options: Any,
 ) -> DeployedPolicy:
     """Load a trained policy.
 
@@ -129,18 +175,9 @@ def load_policy(
             ``dsrl`` for DSRL's published one. Defaults to the run's own, if it was given one for
             this limit, else to the choice of the target calibration, or without one to the highest
             return that the dataset reached within the cost limit.
-        device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
-            device.
-        candidates (int, optional): Return targets tried at each step. Defaults to the run's.
-        rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
-        candidate_shift (str, optional): ``history`` or ``last``; see
-            :class:`omnisafe_qpt.qpt.config.DeploymentConfig`. Defaults to the run's.
         num_episodes (int, optional): How many episodes go on at once, for a vector environment;
             then observations are (B, S). Defaults to None, one episode and observations (S,).
-        checkpoint (str or int, optional): Which of the run's: ``last``, ``best`` or a number of
-            epochs. Defaults to ``'last'``.
-        calibrated (bool, optional): Whether to use the calibration, if the model has one for
-            these settings. Defaults to True.
+        options (Any): The fields of :class:`DeploymentOptions`.
 
     Returns:
         The policy, at the start of an episode. Its ``guarantee`` says what the calibration found.
@@ -148,17 +185,9 @@ def load_policy(
     Raises:
         UserError: If the run or the device does not exist, or a value is impossible.
     """
-    networks, _ = load_networks(run, resolve_device(device or 'auto'), checkpoint)
-    if not calibrated:
-        forget_calibration(networks)
-    config, asked = deployment_of(
-        networks,
-        cost_limit,
-        target_return,
-        candidates,
-        rule,
-        candidate_shift,
-    )
+    chosen = DeploymentOptions(**options)
+    networks, _ = chosen.load(run)
+    config, asked = deployment_of(networks, cost_limit, target_return, chosen)
     kind = DeployedPolicy if asks_for_returns(networks.spec) else _ObservingPolicy
     return kind(networks, config, None if target_return in (None, AUTO) else asked, num_episodes)
 
@@ -216,9 +245,7 @@ def deployment_of(
     networks: Deployable,
     cost_limit: float | None = None,
     target_return: float | str | None = None,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
+    options: DeploymentOptions | None = None,
 ) -> tuple[DeploymentConfig, float | None]:
     """Return a model's deployment settings with some of them replaced, and its target return.
 
@@ -230,13 +257,9 @@ def deployment_of(
         UserError: If a value is impossible, or the model knows no such setting.
     """
     spec = networks.spec
-    given = {
-        'cost_limit': cost_limit,
-        'candidates': candidates,
-        'rule': rule,
-        'candidate_shift': candidate_shift,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
+    given: dict[str, Any] = {} if options is None else options.settings()
+    if cost_limit is not None:
+        given['cost_limit'] = cost_limit
     config = replace(DeploymentConfig(**spec['deployment']), **given)
     if not asks_for_returns(spec):
         settings = {**given, 'target_return': target_return}
@@ -247,7 +270,8 @@ def deployment_of(
                     'observation alone and knows no such setting; leave it out',
                 )
         return config, None
-    if config.candidates > 1 and not networks.has_critics:
+    # What asks for returns is a Transformer.
+    if config.candidates > 1 and not cast('DeployableNetworks', networks).has_critics:
         raise UserError(
             f'candidates is {config.candidates}: this run of {algorithm_of(spec)} trained no '
             'critics to choose by; leave it out, or give 1',
@@ -306,11 +330,6 @@ def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
     settings = asdict(config)
     del settings['cost_limit'], settings['asked_cost']
     return settings
-
-
-def forget_calibration(networks: Deployable) -> None:
-    """Let a loaded model be asked for a limit itself, as the paper has it."""
-    networks.spec = {**networks.spec, 'calibration': None}
 
 
 def forget_zero_action(networks: Deployable) -> None:

@@ -143,16 +143,17 @@ class OfflineChecks:
         actions = actions[self._has_action]
         constant = (actions - actions.mean(0)).square().mean(1)
         costs = self._trajectories.cost_returns.cpu()
-        groups = [('all', None, torch.ones_like(costs, dtype=torch.bool))]
+        everything = torch.ones_like(costs, dtype=torch.bool)
+        groups: list[tuple[str, float | None, torch.Tensor]] = [('all', None, everything)]
         for limit in cost_limits:
             groups += [('within', limit, costs <= limit), ('over', limit, costs > limit)]
         episode = self._episode.cpu()[self._has_action]
         found = []
-        for name, limit, is_chosen in groups:
+        for name, of_limit, is_chosen in groups:
             chosen = is_chosen[episode]
             errors = (_mean(values[chosen]) for values in (squares, constant))
             found.append(
-                ActionError(name, limit, int(is_chosen.sum()), int(chosen.sum()), *errors),
+                ActionError(name, of_limit, int(is_chosen.sum()), int(chosen.sum()), *errors),
             )
         return found
 
@@ -245,6 +246,7 @@ class OfflineChecks:
             policy.place(batch)
             policy.act(batch.states[:, -1].cpu())
             choice = policy.choice
+            assert choice is not None  # as there are candidates
             found.append(
                 torch.stack(
                     [batch.cost_to_go[:, -1] < 0, ~choice.feasible, choice.candidate != 0],

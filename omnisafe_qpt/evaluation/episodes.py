@@ -146,7 +146,8 @@ def evaluate_together(
     batches = _plan(series, [each.seeds for each in series])
     processes = min(processes, _most_processes(batches, series[0].device))
     with episode_pool(env_id, series, processes, traced) as pool:
-        return pool.play_batches(batches, on_progress)
+        found = pool.play_batches(batches, on_progress)
+    return [each for each in found if each is not None]  # as every series has seeds
 
 
 @contextmanager
@@ -236,6 +237,7 @@ _Run = Callable[[list[Batch]], _Events]
 
 
 def _evaluation(results: list[BatchResult], steps_per_second: float) -> Evaluation:
+    traces = [each for batch in results for each in batch.traces or ()]
     infeasible_steps = sum(batch.infeasible_share * sum(batch.lengths) for batch in results)
     return Evaluation(
         returns=[value for batch in results for value in batch.returns],
@@ -243,7 +245,7 @@ def _evaluation(results: list[BatchResult], steps_per_second: float) -> Evaluati
         lengths=[value for batch in results for value in batch.lengths],
         infeasible_share=infeasible_steps / sum(sum(batch.lengths) for batch in results),
         steps_per_second=steps_per_second,
-        traces=None if results[0].traces is None else [each for b in results for each in b.traces],
+        traces=traces if results[0].traces is not None else None,
     )
 
 
@@ -366,7 +368,10 @@ def _start_alternating(
         def run(batches: list[Batch]) -> _Events:
             size = max(len(batch.seeds) for batch in batches)
             free = [RemoteEnvSlots(workers, 0), RemoteEnvSlots(workers, size)]
-            waiting, running = deque(enumerate(batches)), deque()
+            waiting = deque(enumerate(batches))
+            running: deque[tuple[int, Generator[Progress, None, BatchResult], RemoteEnvSlots]] = (
+                deque()
+            )
             while waiting or running:
                 while waiting and free:
                     number, batch = waiting.popleft()

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.data.frontier import Frontier
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.evaluation.deployment import asks_for_returns, deployment_of
+from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
+    asks_for_returns,
+    deployment_of,
+)
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder
-from omnisafe_qpt.runs.checkpoint import load_networks
-from omnisafe_qpt.settings.machine import resolve_device
 
 
 # Imagined episodes of each member at each level.
@@ -38,15 +41,11 @@ def estimate_run(
     dataset: str | os.PathLike[str],
     cost_limits: Sequence[float] | None = None,
     *,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
     seed: int = 0,
-    device: str | None = None,
-    checkpoint: str | int = 'last',
     particles: int = DEFAULT_PARTICLES,
     dynamics: DynamicsConfig | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Estimate what a run would bring at cost limits, without its environment.
 
@@ -59,17 +58,13 @@ def estimate_run(
         dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be.
         cost_limits (Sequence[float], optional): Undiscounted costs of an episode. Defaults to the
             run's.
-        candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
-        rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
         seed (int, optional): Fixes all that is drawn. Defaults to 0.
-        device (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        checkpoint (str or int, optional): Which checkpoint of the run: ``last``, ``best`` or a
-            number of epochs. Defaults to ``'last'``.
         particles (int, optional): Imagined episodes of each of the model's members at each level.
             Defaults to :data:`DEFAULT_PARTICLES`.
         dynamics (DynamicsConfig, optional): The model's settings.
         on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+        options (Any): The fields of
+            :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
         Plain values: ``limits``, for each limit what the run asks for there (``target_return``,
@@ -83,17 +78,12 @@ def estimate_run(
         TooFewEpisodes: If the dataset is too small.
     """
     began = time.perf_counter()
-    networks, path = load_networks(run, resolve_device(device or 'auto'), checkpoint)
+    chosen = DeploymentOptions(**options)
+    networks, path = chosen.load(run)
     data = read_episodes(str(dataset), networks)
-    if len(data.trajectories.rows) < _FEWEST_EPISODES:
-        raise TooFewEpisodes(
-            f'{data.path} has {len(data.trajectories.rows)} episodes; an estimate needs at least '
-            f'{_FEWEST_EPISODES}, a tenth of which tests it',
-        )
-    limits = cost_limits or [None]
-    deployments = [
-        deployment_of(networks, limit, None, candidates, rule, candidate_shift) for limit in limits
-    ]
+    check_episodes(data.trajectories)
+    limits: Sequence[float | None] = cost_limits or [None]
+    deployments = [deployment_of(networks, limit, None, chosen) for limit in limits]
     levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
     num_asked = len(levels)
     if asks_for_returns(networks.spec):
@@ -125,7 +115,7 @@ def estimate_run(
         'particles': particles,
         'limits': [_level(result, index, limit) for index, limit in enumerate(asked)],
         'choices': [_choice(result, range(num_asked, len(levels)), limit) for limit in asked],
-        'test': _test(result),
+        'test': model_test(result),
         'seconds': time.perf_counter() - began,
     }
 
@@ -157,7 +147,22 @@ def _choice(
     return None if index is None else _level(result, index, cost_limit)
 
 
-def _test(result: OffPolicyEstimate) -> dict[str, Any]:
+def check_episodes(trajectories: Trajectories) -> None:
+    """Refuse a dataset that is too small.
+
+    Raises:
+        TooFewEpisodes: If it is.
+    """
+    found = len(trajectories.rows)
+    if found < _FEWEST_EPISODES:
+        raise TooFewEpisodes(
+            f'{trajectories.name} has {found} episodes; an estimate needs at least '
+            f'{_FEWEST_EPISODES}, a tenth of which tests it',
+        )
+
+
+def model_test(result: OffPolicyEstimate) -> dict[str, Any]:
+    """Return the model's errors on held-out episodes as plain values."""
     test = result.test
     found: dict[str, Any] = {'episodes': len(test.costs)}
     for what in ('returns', 'costs', 'lengths'):

@@ -11,11 +11,14 @@ from typing import Any
 
 from omnisafe_qpt.data.prefetch import fits_on
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.evaluation.deployment import deployment_of, forget_calibration, forget_zero_action
+from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
+    deployment_of,
+    forget_zero_action,
+)
 from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
 from omnisafe_qpt.evaluation.offline_data import held_out_part, read_episodes
-from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_transformer
-from omnisafe_qpt.settings.machine import resolve_device
+from omnisafe_qpt.qpt.config import DeploymentConfig
 
 
 def evaluate_offline(
@@ -24,15 +27,10 @@ def evaluate_offline(
     cost_limits: Sequence[float] | None = None,
     target_return: float | str | Sequence[float | str] | None = None,
     *,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
     seed: int = 0,
-    device: str | None = None,
-    checkpoint: str | int = 'last',
-    calibrated: bool = True,
     num_states: int = DEFAULT_STATES,
     on_progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Check a trained run on a dataset: its actions, its critics, its choice among candidates.
 
@@ -47,19 +45,14 @@ def evaluate_offline(
             are told apart and for which candidates are tried. Defaults to the run's.
         target_return (float, str or sequence, optional): Return asked for, one for all limits or
             one for each; see :func:`omnisafe_qpt.load_policy`.
-        candidates (int, optional): See :func:`omnisafe_qpt.load_policy`.
-        rule (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        candidate_shift (str, optional): See :func:`omnisafe_qpt.load_policy`.
         seed (int, optional): Seed of the states whose candidates are tried, and of the candidates.
             Defaults to 0.
-        device (str, optional): See :func:`omnisafe_qpt.load_policy`.
-        checkpoint (str or int, optional): Which checkpoint of the run: ``last``, ``best`` or a
-            number of epochs. Defaults to ``'last'``.
-        calibrated (bool, optional): See :func:`omnisafe_qpt.load_policy`. Defaults to True.
         num_states (int, optional): States whose candidates are tried, at most. Defaults to
             :data:`omnisafe_qpt.evaluation.diagnostics.DEFAULT_STATES`.
         on_progress (Callable, optional): Called with the windows done and their total. Defaults to
             None.
+        options (Any): The fields of
+            :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
         Plain values: what was checked and on what; ``data``, what these episodes are to the run;
@@ -74,19 +67,17 @@ def evaluate_offline(
     """
     if num_states < 1:
         raise UserError(f'num_states is {num_states}; it must be at least 1')
-    path = checkpoint_path(run, checkpoint)
-    networks, _ = load_transformer(path, resolve_device(device or 'auto'))
-    if not calibrated:
-        forget_calibration(networks)
+    chosen = DeploymentOptions(**options)
+    networks, path = chosen.load_transformer(run)
     forget_zero_action(networks)
     deployments = [
-        deployment_of(networks, limit, target, candidates, rule, candidate_shift)
+        deployment_of(networks, limit, target, chosen)
         for limit, target in _pairs(cost_limits, target_return)
     ]
     limits = [config.cost_limit for config, _ in deployments]
     data = held_out_part(read_episodes(str(dataset), networks), networks)
-    options = networks.spec.get('config', {}).get('algo_cfgs', {})
-    gamma = options.get('gamma', networks.spec.get('gamma'))
+    algo_cfgs = networks.spec.get('config', {}).get('algo_cfgs', {})
+    gamma = algo_cfgs.get('gamma', networks.spec.get('gamma'))
     has_critics = networks.has_critics
     config = deployments[0][0]
     done = 0
@@ -122,20 +113,32 @@ def evaluate_offline(
         'action_errors': [asdict(error) for error in checks.action_errors(limits)],
         'calibrations': _plain(checks.calibrations()) if has_critics else None,
         'candidates': [
-            {
-                'cost_limit': config.cost_limit,
-                'target_return': target,
-                'candidates': config.candidates,
-                'rule': config.rule,
-                'candidate_shift': config.candidate_shift,
-                'seed': seed,
-                **asdict(checks.candidate_shares(config, target, num_states, seed)),
-            }
-            for config, target in deployments
+            _choices(checks, config, target, num_states, seed) for config, target in deployments
         ]
         if has_choice
         else None,
         'versions': networks.spec['versions'],
+    }
+
+
+def _choices(
+    checks: OfflineChecks,
+    config: DeploymentConfig,
+    target_return: float | None,
+    num_states: int,
+    seed: int,
+) -> dict[str, Any]:
+    assert target_return is not None  # as the fallback, which has none, was taken out
+    shares = checks.candidate_shares(config, target_return, num_states, seed)
+    assert shares is not None  # as there are several candidates
+    return {
+        'cost_limit': config.cost_limit,
+        'target_return': target_return,
+        'candidates': config.candidates,
+        'rule': config.rule,
+        'candidate_shift': config.candidate_shift,
+        'seed': seed,
+        **asdict(shares),
     }
 
 
@@ -144,9 +147,12 @@ def _pairs(
     target_return: float | str | Sequence[float | str] | None,
 ) -> list[tuple[float | None, float | str | None]]:
     """Pair cost limits with return targets; None leaves it to the run."""
-    limits: list[float | None] = list(cost_limits or [None])
-    is_one = isinstance(target_return, str) or not isinstance(target_return, Sequence)
-    targets = [target_return] if is_one else target_return
+    limits: list[float | None] = [*cost_limits] if cost_limits else [None]
+    targets: Sequence[float | str | None]
+    if isinstance(target_return, str) or not isinstance(target_return, Sequence):
+        targets = [target_return]
+    else:
+        targets = target_return
     if len(targets) not in (1, len(limits)):
         raise UserError(
             f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '

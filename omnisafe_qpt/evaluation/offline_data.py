@@ -13,12 +13,12 @@ import torch
 from omnisafe_qpt.data.actions import (
     ENVIRONMENT,
     NORMALIZED,
-    UNIT_ATTRIBUTE,
     find_unit,
     normalize,
     recorded_unit,
 )
 from omnisafe_qpt.data.atomic import file_sha256
+from omnisafe_qpt.data.attributes import UNIT_ATTRIBUTE
 from omnisafe_qpt.data.files import HDF5_SUFFIXES
 from omnisafe_qpt.data.holdout import split_off
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE, resolve_dataset

@@ -16,10 +16,10 @@ from typing import Any
 from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
     algorithm_of,
     asks_for_returns,
     deployment_of,
-    forget_calibration,
     guarantee_of,
 )
 from omnisafe_qpt.evaluation.episodes import (
@@ -31,9 +31,8 @@ from omnisafe_qpt.evaluation.episodes import (
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import share_bound
-from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks
+from omnisafe_qpt.runs.checkpoint import checkpoint_path
 from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
-from omnisafe_qpt.settings.machine import resolve_device
 from omnisafe_qpt.settings.seeds import check_test_seeds
 
 
@@ -63,16 +62,11 @@ def evaluate_runs(
     target_return: float | str | Sequence[float | str] | None = None,
     *,
     episodes: int = 20,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
     seed: int = 0,
-    device: str | None = None,
     processes: int | None = None,
-    checkpoint: str | int = 'last',
-    calibrated: bool = True,
     traces: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Evaluate runs of one task in its environment, at any cost limits.
 
@@ -91,24 +85,15 @@ def evaluate_runs(
             one for each; ``dsrl`` for DSRL's published one. Defaults to what
             :func:`omnisafe_qpt.load_policy` asks for.
         episodes (int, optional): How many for each row. Defaults to 20.
-        candidates (int, optional): Return targets tried at each step; 1 is the plain policy.
-            Defaults to the run's.
-        rule (str, optional): How a candidate is chosen. Defaults to the run's.
-        candidate_shift (str, optional): ``history`` or ``last``; see
-            :class:`omnisafe_qpt.qpt.config.DeploymentConfig`. Defaults to the run's.
         seed (int, optional): Seed of the first episode; each further one has the next. Defaults
             to 0.
-        device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
-            device.
         processes (int, optional): Processes that run episodes at the same time. Defaults to one a
             core.
-        checkpoint (str or int, optional): Which checkpoint of a run: ``last``, ``best`` or a
-            number of epochs. Defaults to ``'last'``.
-        calibrated (bool, optional): Whether to use a model's target calibration, if it has one for
-            these settings. Defaults to True.
         traces (bool, optional): Whether a row holds its episodes step by step. Defaults to False.
         on_progress (Callable, optional): Called with the steps done, the steps expected, and which
             run and limit is at work. Defaults to None.
+        options (Any): The fields of
+            :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
         A row of plain values for each limit of each run, with everything needed to repeat it: first
@@ -140,15 +125,13 @@ def evaluate_runs(
         if value is not None and not (is_whole and value >= least):
             raise UserError(f'{name} is {value}; it must be a whole number, at least {least}')
     check_test_seeds(seed, episodes)
-    models = _models(runs, checkpoint, device)
+    chosen = DeploymentOptions(**options)
+    models = _models(runs, chosen)
     require_environment_of(models[0].networks.spec)
-    if not calibrated:
-        for model in models:
-            forget_calibration(model.networks)
     wanted = [
         _Wanted(
             model,
-            *deployment_of(model.networks, limit, target, candidates, rule, candidate_shift),
+            *deployment_of(model.networks, limit, target, chosen),
         )
         for model in models
         for limit, target in targets
@@ -175,9 +158,12 @@ def _series(wanted: Sequence[_Wanted], seeds: range) -> tuple[list[Series], list
     numbers: list[int] = []
     for row, before in zip(wanted, (None, *wanted)):
         networks = row.model.networks
-        is_same = before is not None and before.model is row.model
-        is_repeated = is_same and before.target_return is None and row.target_return is None
-        if not is_repeated:  # without a return to ask for, episodes do not depend on the limit
+        if (
+            before is None
+            or before.model is not row.model
+            or before.target_return is not None
+            or row.target_return is not None
+        ):  # without a return to ask for, episodes do not depend on the limit
             series.append(Series(networks, row.config, row.target_return, seeds))
         numbers.append(len(series) - 1)
     return series, numbers
@@ -215,11 +201,7 @@ def _listed(name: str, values: Any, words: bool = False) -> list[Any]:
     return [float(value) if isinstance(value, Real) else value for value in values] or [None]
 
 
-def _models(
-    runs: list[RunPath],
-    checkpoint: str | int,
-    device: str | None,
-) -> list[_Model]:
+def _models(runs: list[RunPath], options: DeploymentOptions) -> list[_Model]:
     """Load what is to be evaluated.
 
     Raises:
@@ -227,12 +209,11 @@ def _models(
     """
     if not runs:
         raise UserError('no run to evaluate')
-    files = [checkpoint_path(run, checkpoint) for run in runs]
+    files = [checkpoint_path(run, options.checkpoint) for run in runs]
     for file in files:
         if sum(file.resolve() == other.resolve() for other in files) > 1:
             raise UserError(f'{file} is given twice')
-    where = resolve_device(device or 'auto')
-    models = [_Model(*load_networks(file, where)) for file in files]
+    models = [_Model(*options.load(file)) for file in files]
     tasks = [model.networks.spec['env_id'] for model in models]
     for task, file in zip(tasks, files):
         if task != tasks[0]:

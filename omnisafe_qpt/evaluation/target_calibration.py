@@ -31,7 +31,7 @@ from omnisafe_qpt import schema
 from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.deployment import DeploymentOptions, calibrated_settings, deployment_of
 from omnisafe_qpt.evaluation.episodes import (
     EpisodePool,
     Series,
@@ -40,11 +40,10 @@ from omnisafe_qpt.evaluation.episodes import (
 )
 from omnisafe_qpt.evaluation.target_costs import ladder
 from omnisafe_qpt.qpt.config import DeploymentConfig
-from omnisafe_qpt.qpt.deployable import DeployableNetworks
+from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_level
-from omnisafe_qpt.runs.checkpoint import LAST, load_transformer, replace_checkpoint
+from omnisafe_qpt.runs.checkpoint import replace_checkpoint
 from omnisafe_qpt.scores import mean_bound
-from omnisafe_qpt.settings.machine import resolve_device
 from omnisafe_qpt.settings.seeds import calibration_seeds
 
 
@@ -65,28 +64,19 @@ def calibrate_run(
     run: str | os.PathLike[str],
     episodes: int | None = None,
     *,
-    candidates: int | None = None,
-    rule: str | None = None,
-    candidate_shift: str | None = None,
-    device: str | None = None,
     processes: int | None = None,
-    checkpoint: str | int = LAST,
     on_progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> tuple[dict[str, Any], Path]:
     """Calibrate a trained run, and keep the record in its checkpoint in place of an earlier one.
 
     Args:
         run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
         episodes (int, optional): See :func:`calibrate`. Defaults to :data:`DEFAULT_EPISODES`.
-        candidates (int, optional): Return targets tried at each step. Defaults to the run's.
-        rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
-        candidate_shift (str, optional): ``history`` or ``last``. Defaults to the run's.
-        device (str, optional): ``cpu``, ``cuda`` or ``cuda:N``. Defaults to CUDA if there is a
-            device.
         processes (int, optional): See :func:`calibrate`. Defaults to one a core.
-        checkpoint (str or int, optional): Which of the run's: ``last``, ``best`` or a number of
-            epochs. Defaults to ``'last'``.
         on_progress (Callable, optional): See :func:`calibrate`. Defaults to None.
+        options (Any): The fields of
+            :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
 
     Returns:
         What :func:`calibrate` returned, and the checkpoint.
@@ -95,10 +85,11 @@ def calibrate_run(
         UserError: If the run does not exist, is of an algorithm that is not conditioned on a cost,
             or a value is impossible.
     """
-    networks, path = load_transformer(run, resolve_device(device or 'auto'), checkpoint)
+    chosen = DeploymentOptions(**options)
+    networks, path = chosen.load_transformer(run)
     schema.checked(path, networks.spec, schema.record({'seed': schema.whole()}))
     require_environment_of(networks.spec)
-    config, _ = deployment_of(networks, None, None, candidates, rule, candidate_shift)
+    config, _ = deployment_of(networks, None, None, chosen)
     episodes = DEFAULT_EPISODES if episodes is None else episodes
     record = calibrate(networks, config, episodes, processes, on_progress)
     networks.spec = {**networks.spec, 'calibration': record}
@@ -107,7 +98,7 @@ def calibrate_run(
 
 
 def calibrate(
-    networks: DeployableNetworks,
+    networks: Deployable,
     config: DeploymentConfig,
     episodes: int,
     processes: int | None = None,
@@ -120,7 +111,7 @@ def calibrate(
     prospect to. The first level that passes at none of them ends it.
 
     Args:
-        networks (DeployableNetworks): The trained model, on the device to use.
+        networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Candidates and selection rule.
         episodes (int): How many for each level at most.
         processes (int, optional): Processes that run episodes at the same time, which does not

@@ -45,7 +45,7 @@ SIZE = (480, 360)
 # A clip runs in real time. Where the simulator has more steps a second, some are left out.
 _MOST_PICTURES_PER_SECOND = 30
 # All browsers play this, and begin before they have all of it. Sizes need not be multiples of 16.
-_ENCODING = {
+_ENCODING: dict[str, Any] = {
     'format': 'FFMPEG',
     'codec': 'libx264',
     'pixelformat': 'yuv420p',
@@ -153,7 +153,7 @@ def _has_opengl() -> bool:
 
 def _end_of(ended: WorkerDied) -> str:
     code = ended.exit_code
-    how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
+    how = signal.Signals(-code).name if code is not None and code < 0 else f'exit code {code}'
     return f'its process ended with {how}'
 
 
@@ -303,6 +303,7 @@ class _Studio:
         rate = environment.steps_per_second()
         every = math.ceil(rate / _MOST_PICTURES_PER_SECOND)
         totals, shown, pictures = np.zeros(3), 0, 1  # return, cost, steps
+        writer: Any
         try:
             with imageio.get_writer(path, fps=rate / every, **_ENCODING) as writer:
                 writer.append_data(_captioned(environment.picture(), row['cost_limit'], *totals))

@@ -32,6 +32,7 @@ class _TransformerAlgorithm(OfflineAlgorithm):
 
     _unit = 'windows'
     _learner_class = Learner
+    _learner: Learner
 
     def _make_sampler(self, **options: Any) -> WindowSampler:
         """Relabel episodes, and draw from all."""

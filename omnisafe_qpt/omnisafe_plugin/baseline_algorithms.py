@@ -13,6 +13,7 @@ from omnisafe_qpt.baselines.config import BCSafeConfig, CPQConfig, FISORConfig
 from omnisafe_qpt.baselines.cpq import CPQLearner
 from omnisafe_qpt.baselines.deploy import DeployableActor
 from omnisafe_qpt.baselines.fisor import FISORLearner
+from omnisafe_qpt.baselines.learner import BaselineLearner
 from omnisafe_qpt.data.transitions import TransitionSampler, select_safe
 from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -26,6 +27,8 @@ from omnisafe_qpt.settings.learner import (
 
 class _Baseline(OfflineAlgorithm):
     """A policy that acts on the observation alone, learned from single transitions."""
+
+    _learner: BaselineLearner
 
     def _make_deployment(self) -> DeploymentConfig:
         return single_action_config(self._cfgs)

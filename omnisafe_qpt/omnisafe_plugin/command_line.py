@@ -45,15 +45,15 @@ def extend_command_line(command_app: ModuleType) -> None:
 
     @functools.wraps(original)
     def custom_cfgs_to_dict(key_list: str, value: Any) -> dict[str, Any]:
-        algo = None if _command is None else _command.params.get('algo')
-        if algo not in ALGORITHMS:
+        if _command is None or _command.params.get('algo') not in ALGORITHMS:
             return original(key_list, value)
         from omnisafe_qpt.settings.checks import parse_option
         from omnisafe_qpt.settings.files import load_defaults
 
-        return parse_option(key_list, value, load_defaults(_command.params['env_id'], algo))
+        defaults = load_defaults(_command.params['env_id'], _command.params['algo'])
+        return parse_option(key_list, value, defaults)
 
-    command_app.custom_cfgs_to_dict = custom_cfgs_to_dict
+    command_app.custom_cfgs_to_dict = custom_cfgs_to_dict  # type: ignore[attr-defined]
 
 
 # The parameters of the options --import and --allow-hooks.
@@ -71,7 +71,7 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     import typer
 
-    added = {
+    added: dict[str, tuple[Any, Any]] = {
         _MODULES: (
             list[str],
             typer.Option(
@@ -124,7 +124,7 @@ class _ReportingCommand:
                 command.import_modules()
                 if command.name == 'eval' and evaluate_runs(command.params):
                     return None
-                return super().invoke(ctx)
+                return super().invoke(ctx)  # type: ignore[misc]
             except UserError as error:
                 _exit_with(error)
             except OSError as error:

@@ -122,7 +122,9 @@ class _HookLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module, then run its hook if it has one."""
-        module.__loader__ = module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         with self._context():
             self._loader.exec_module(module)
         if module.__name__ in _HOOKS:

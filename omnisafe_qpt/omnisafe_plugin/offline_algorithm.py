@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import signal
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +60,7 @@ class OfflineAlgorithm(BaseOffline):
     """
 
     # Built of the sizes, the units, :meth:`_learner_config`, the device and the ranks.
-    _learner_class: type[BaseLearner]
+    _learner_class: Callable[..., BaseLearner]
     # What a batch is made of, for messages.
     _unit = 'transitions'
     # What to try after losses that are no longer finite.
@@ -106,7 +107,7 @@ class OfflineAlgorithm(BaseOffline):
             torch.backends.cudnn.enabled = True
         # Filling every new tensor with NaN guards against reading uninitialised memory, which
         # nothing here does, and costs time at each step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def _init_model(self) -> None:
         """Build the learner in the dataset's units."""
@@ -187,7 +188,7 @@ class OfflineAlgorithm(BaseOffline):
         """The return asked for at deployment; None where the policy is not asked for any."""
         return None
 
-    def _train(self) -> None:  # type: ignore[override]
+    def _train(self) -> None:
         """Do one update; the trainer does it without this method, which OmniSafe asks for."""
         self._update()
 
@@ -307,7 +308,7 @@ class OfflineAlgorithm(BaseOffline):
             settings=self._episodes,
             seed=self._cfgs.seed,
             deployment=self._deployment,
-            reference_returns=self._data.reference_returns,
+            data=self._data,
             more_metrics=self._evaluation_metrics,
             stop_signal=stop_signal,
         )

@@ -36,7 +36,8 @@ def add_algorithms(offline: ModuleType) -> None:
     names.extend(name for name in ALGORITHMS if name not in names)
     # Where the built-in algorithms can be imported from.
     for module in (offline, sys.modules['omnisafe.algorithms']):
-        module.__getattr__ = functools.partial(_find_algorithm, module.__name__)
+        find = functools.partial(_find_algorithm, module.__name__)
+        module.__getattr__ = find  # type: ignore[method-assign]
 
 
 def _find_algorithm(module: str, name: str) -> type:
@@ -69,4 +70,4 @@ def serve_defaults(config: ModuleType) -> None:
             print(f'Loading {algo}.yaml from {config_file(f"{algo}.yaml")}')
         return config.Config.dict2config(load_defaults(env_id, algo))
 
-    config.get_default_kwargs_yaml = get_default_kwargs_yaml
+    config.get_default_kwargs_yaml = get_default_kwargs_yaml  # type: ignore[attr-defined]

@@ -84,8 +84,11 @@ def _draw_calibration(
 
 def _draw_spread(axes: Axes, report: dict[str, Any], name: str, colour: str) -> None:
     bins = report['calibrations'][name]['bins']
+    predicted, low, high = ([each[key] for each in bins] for key in ('predicted', 'low', 'high'))
     axes.fill_between(
-        *([each[key] for each in bins] for key in ('predicted', 'low', 'high')),
+        predicted,
+        low,
+        high,
         color=colour,
         alpha=0.15,
         linewidth=0,

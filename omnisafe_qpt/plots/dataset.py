@@ -11,6 +11,7 @@ import numpy as np
 
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.checks import count
+from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.data.scan import EpisodeTable
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
@@ -94,7 +95,8 @@ def plot_return_cost(
     Raises:
         UserError: If no episode has a finite return and cost.
     """
-    if episodes.frontier is None:
+    frontier = episodes.frontier
+    if frontier is None:
         raise UserError(f'{name}: no episode has a finite return and cost, nothing can be drawn')
     import matplotlib
     from matplotlib.figure import Figure
@@ -109,7 +111,7 @@ def plot_return_cost(
         _draw_episodes(axes['scatter'], episodes, cost_limit)
         if relabelled is not None and len(relabelled):
             _draw_relabelled(axes['scatter'], relabelled)
-        _draw_frontier(axes['scatter'], episodes, cost_limit)
+        _draw_frontier(axes['scatter'], frontier, cost_limit)
         _draw_histograms(axes, episodes, cost_limit)
         axes['scatter'].set(xlabel='cost of an episode', ylabel='return of an episode')
         figure.suptitle(_title(episodes, name), fontsize=matplotlib.rcParams['axes.titlesize'])
@@ -151,8 +153,10 @@ def _draw_relabelled(axes: Axes, relabelled: Relabelled) -> None:
             LineCollection(lines, colors=PURPLE, linewidths=0.6, alpha=0.3, zorder=1.5),
         )
         label += ' (lines from episodes)'
+    costs, returns = relabelled.targets.T
     axes.scatter(
-        *relabelled.targets.T,
+        costs,
+        returns,
         s=14 if has_lines else 5,
         c=PURPLE,
         marker='x',
@@ -163,8 +167,7 @@ def _draw_relabelled(axes: Axes, relabelled: Relabelled) -> None:
     )
 
 
-def _draw_frontier(axes: Axes, episodes: EpisodeTable, cost_limit: float) -> None:
-    frontier = episodes.frontier
+def _draw_frontier(axes: Axes, frontier: Frontier, cost_limit: float) -> None:
     target = frontier.target_return(cost_limit)
     is_met = frontier.costs[0] <= cost_limit
     axes.axvline(cost_limit, **LIMIT_LINE, label=f'cost limit {cost_limit:g}')
@@ -196,14 +199,11 @@ def _draw_frontier(axes: Axes, episodes: EpisodeTable, cost_limit: float) -> Non
 def _draw_histograms(axes: dict[str, Axes], episodes: EpisodeTable, cost_limit: float) -> None:
     costs, returns = episodes.costs[episodes.is_finite], episodes.returns[episodes.is_finite]
     is_safe = costs <= cost_limit
-    for name, values, orientation in (
-        ('cost', costs, 'vertical'),
-        ('return', returns, 'horizontal'),
-    ):
+    for name, values in (('cost', costs), ('return', returns)):
         axes[name].hist(
             [values[is_safe], values[~is_safe]],
-            bins=np.histogram_bin_edges(values, _HISTOGRAM_BINS),
-            orientation=orientation,
+            bins=np.histogram_bin_edges(values, _HISTOGRAM_BINS).tolist(),
+            orientation='vertical' if name == 'cost' else 'horizontal',
             stacked=True,
             color=(BLUE, ORANGE),
         )

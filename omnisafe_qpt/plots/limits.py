@@ -38,8 +38,8 @@ def plot_limits(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     with drawing_style():
         figure = Figure(figsize=(5.2 * len(tasks), 6.8), layout='constrained')
         axes = figure.subplots(2, len(tasks), sharex='col', squeeze=False)
-        for column, own in zip(axes.T, tasks.values()):
-            draw_limits(*column, own)
+        for (return_axes, cost_axes), own in zip(axes.T, tasks.values()):
+            draw_limits(return_axes, cost_axes, own)
     save_figure(figure, Path(path))
 
 

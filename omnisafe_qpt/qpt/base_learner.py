@@ -31,6 +31,7 @@ class BaseLearner(ABC):
             process alone.
 
     Attributes:
+        config (Any): Its settings, a dataclass; each learner has its own.
         metric_names (tuple[str, ...]): Names of the metrics, means over the updates since they
             were popped. Values are in the critics' units.
         step (int): Updates done.
@@ -40,6 +41,7 @@ class BaseLearner(ABC):
     # continuation needs.
     _NETWORKS: ClassVar[tuple[str, ...]]
     _OPTIMIZERS: ClassVar[tuple[str, ...]]
+    config: Any
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Deployable(Protocol):
     """
 
     spec: dict[str, Any]
+    scaling: Scaling
 
     @property
     def device(self) -> torch.device:

@@ -157,7 +157,8 @@ class Studio:
         ]
 
     def dataset(self, view: DatasetView) -> Picture:
-        """Draw a dataset's returns against its costs."""
+        """Draw a dataset's returns against its costs; the view has episodes."""
+        assert view.episodes is not None
         figure = plot_return_cost(
             view.episodes,
             view.record['name'],
@@ -179,8 +180,10 @@ class Studio:
     def chosen_shifts(self, results: Sequence[LimitResult]) -> list[Picture]:
         """Draw by how much the chosen candidates' targets were shifted, at each limit."""
         traced = [result for result in results if result.traces]
+        if not traced:
+            return []
         shifts = [_joined(result, 'shift') for result in traced]
-        edges = np.histogram_bin_edges(np.concatenate(shifts), _BINS) if shifts else None
+        edges = np.histogram_bin_edges(np.concatenate(shifts), _BINS)
         return [self._shifts_at(result, values, edges) for result, values in zip(traced, shifts)]
 
     def expected_costs(self, results: Sequence[LimitResult]) -> list[Picture]:
@@ -252,7 +255,9 @@ class Studio:
             'shift of the return asked for',
             'share of steps',
         )
-        axes.hist(shifts, bins=edges, weights=np.full(len(shifts), 1 / len(shifts)), color=BLUE)
+        axes.hist(
+            shifts, bins=edges.tolist(), weights=np.full(len(shifts), 1 / len(shifts)), color=BLUE
+        )
         axes.axvline(0.0, color=GREY, linestyle='--', linewidth=1.1)
         chosen = _joined(result, 'chosen')
         caption = (
@@ -310,14 +315,21 @@ def _draw_curves(
     dashes: object,
 ) -> None:
     """Draw a column of one run, or of several in pale with their mean."""
-    style = {'color': colour, 'linestyle': dashes}
     if len(curves) > 1:
         for steps, values in curves:
             axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.4)
         curves = [_mean_curve(curves)]
     steps, values = curves[0]
     marker = 'o' if len(steps) <= _MARKED_POINTS else None
-    axes.plot(steps, values, **style, marker=marker, markersize=3, label=label)
+    axes.plot(
+        steps,
+        values,
+        color=colour,
+        linestyle=dashes,
+        marker=marker,
+        markersize=3,
+        label=label,
+    )
 
 
 def _mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -385,5 +397,6 @@ def _stack_legend(figure: Figure) -> None:
     """Put the entries of a figure's legend below each other, for which a phone is wide enough."""
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
+    handles = [handle for handle in legend.legend_handles if handle is not None]
     legend.remove()
-    figure.legend(legend.legend_handles, texts, loc='outside lower left', frameon=False)
+    figure.legend(handles, texts, loc='outside lower left', frameon=False)

@@ -285,13 +285,14 @@ def _read_dataset(run: Run, on_progress: Callable[[int, int], None] | None) -> D
     is_seen[held_out] = False
     names = [column.name for column in fields(EpisodeTable)]
     columns = {name: getattr(summary.episodes, name)[is_seen] for name in names}
-    view = DatasetView(record, limit, EpisodeTable(**columns), len(held_out))
+    episodes = EpisodeTable(**columns)
+    view = DatasetView(record, limit, episodes, len(held_out))
     algo = run.config['algo_cfgs']
     hook = algo[_HOOK]
     if algo['use_augmentation'] and hook != load_defaults(run.env_id, run.algo)['algo_cfgs'][_HOOK]:
         return replace(view, problem=f'{hook} relabelled, which only training runs')
     fraction = algo['augmentation_fraction'] if algo['use_augmentation'] else 0.0
-    return replace(view, relabelled=relabel(view.episodes, fraction, run.seed))
+    return replace(view, relabelled=relabel(episodes, fraction, run.seed))
 
 
 def read_evaluation(path: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:

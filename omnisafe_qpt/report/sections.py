@@ -86,7 +86,7 @@ def _limit_table(
 ) -> Table:
     has_runs = averages[0]['runs'] > 1
     columns = ('Limit', 'Safe', 'Cost', 'of limit', 'Episodes above', 'Return', 'normalised')
-    cells = [
+    cells: list[tuple[str, ...]] = [
         (
             f'{average["cost_limit"]:g}',
             NO_SAFE_TARGET if average['runs_without_target'] else _yes(average['safe']),

@@ -20,6 +20,8 @@ from .onnx_policy import OnnxPolicy
 from .targets import (
     CALIBRATION_FORMAT,
     CERTIFIED,
+    ESTIMATED,
+    MODEL,
     NO_SAFE_TARGET,
     NOT_CERTIFIED,
     Guarantee,

@@ -257,9 +257,13 @@ class LoopPolicy(ABC):
             )
         return numbers
 
-    def _seeds(self, seed: int | Sequence[int], count: int) -> Sequence[int]:
+    def _seeds(self, seed: int | Sequence[int], count: int) -> Sequence[int] | np.ndarray:
         """Return a seed for each of some episodes."""
-        seeds = range(seed, seed + count) if isinstance(seed, Integral) else np.atleast_1d(seed)
+        seeds: Sequence[int] | np.ndarray
+        if isinstance(seed, Integral):
+            seeds = range(int(seed), int(seed) + count)
+        else:
+            seeds = np.atleast_1d(seed)
         if len(seeds) != count:
             raise self.error(f'{len(seeds)} seeds for {count} episodes')
         if any(not isinstance(value, Integral) or value < 0 for value in seeds):

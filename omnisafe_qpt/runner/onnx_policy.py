@@ -71,7 +71,7 @@ class OnnxPolicy(LoopPolicy):
         self._zero_action = zero_action(act_dim, self._action_range)
         count = self._count
         # What the model is given, by its names: windows of the last steps, and the candidates.
-        self._inputs = {
+        self._inputs: dict[str, np.ndarray] = {
             'states': np.zeros((count, context_len, obs_dim), dtype=np.float32),
             'actions': np.zeros((count, context_len, act_dim), dtype=np.float32),
             'to_go': np.zeros((count, context_len, 2), dtype=np.float32),  # return, cost

@@ -17,6 +17,10 @@ CALIBRATION_FORMAT = 2
 # What a target calibration may say of a cost limit.
 CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
 NO_SAFE_TARGET = 'no safe target found'
+# In place of certified, where the episodes were imagined in learned dynamics.
+ESTIMATED = 'estimated'
+# The method of such a calibration; others were measured in the simulator.
+MODEL = 'model'
 
 # Of each statement of a guarantee.
 _ERROR_RATE = 0.05
@@ -68,6 +72,10 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
         to the first whose bound is above the limit, the one of the highest mean return.
         ``NOT_CERTIFIED``: there is none; the lowest whose mean cost is within the limit.
         ``NO_SAFE_TARGET``: none is; the least mean cost, which may be the zero action's.
+
+        Where episodes were imagined (method ``model``), ``ESTIMATED`` stands in place of
+        ``CERTIFIED``. Without such a level it is ``NO_SAFE_TARGET`` with the zero action if that
+        has a bound within the limit, else ``NOT_CERTIFIED`` with the lowest level.
     """
     levels = calibration['levels']
     certified: list[dict[str, Any]] = []
@@ -76,11 +84,17 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
             break
         certified.append(level)
     if certified:
-        return max(certified, key=lambda level: level['return_mean']), CERTIFIED
+        status = ESTIMATED if calibration.get('method') == MODEL else CERTIFIED
+        return max(certified, key=lambda level: level['return_mean']), status
+    zero_action = calibration['zero_action']
+    if calibration.get('method') == MODEL:
+        bound = zero_action.get('cost_bound')
+        if bound is not None and bound <= cost_limit:
+            return zero_action, NO_SAFE_TARGET
+        return levels[0], NOT_CERTIFIED  # the mean costs are not reliable
     for level in levels:
         if level['cost_mean'] <= cost_limit:
             return level, NOT_CERTIFIED
-    zero_action = calibration['zero_action']
     measured = levels if zero_action is None else [*levels, zero_action]
     return min(measured, key=lambda level: (level['cost_mean'], -level['return_mean'])), (
         NO_SAFE_TARGET
@@ -98,7 +112,9 @@ class Guarantee:
 
     Args:
         cost_limit (float): Undiscounted cost of an episode.
-        status (str): ``certified``, ``not certified`` or ``no safe target found``.
+        status (str): ``certified``, ``not certified`` or ``no safe target found``; ``estimated``
+            where the episodes were imagined in dynamics learned from data. Then nothing is
+            guaranteed, and the bound is an estimate.
         target_cost (float or None): Of the level; None for the zero-action fallback.
         episodes (int): Of calibration, of the level.
         cost_mean (float): Their mean cost.
@@ -109,6 +125,7 @@ class Guarantee:
         over (int): Episodes that cost more than the limit.
         share_bound (float): The share of episodes over the limit is at most this with 95 %
             confidence (Clopper-Pearson).
+        method (str): ``simulator`` or ``model``, where the episodes were run.
         best_bound (float): What ``cost_bound`` would be if no calibration episode of a level had
             cost anything, in as many as were allowed.
     """
@@ -123,12 +140,14 @@ class Guarantee:
     over: int
     share_bound: float
     best_bound: float
+    method: str = 'simulator'
 
     @classmethod
     def at(cls, calibration: dict[str, Any], cost_limit: float) -> Guarantee:
         """Read off a calibration what it says of a limit."""
         level, status = serving_level(calibration, cost_limit)
         costs, worst_cost = level['costs'], calibration['worst_cost']
+        is_model = calibration.get('method') == MODEL
         over = sum(cost > cost_limit for cost in costs)
         return cls(
             cost_limit=cost_limit,
@@ -139,8 +158,11 @@ class Guarantee:
             cost_bound=level.get('cost_bound'),
             worst_cost=worst_cost,
             over=over,
-            share_bound=share_bound(over, len(costs), _ERROR_RATE / calibration['comparisons']),
+            share_bound=1.0
+            if is_model
+            else share_bound(over, len(costs), _ERROR_RATE / calibration['comparisons']),
             best_bound=worst_cost * (1.0 - _ERROR_RATE ** (1.0 / calibration['episodes'])),
+            method=MODEL if is_model else 'simulator',
         )
 
     @property
@@ -148,6 +170,8 @@ class Guarantee:
         """What holds of the mean cost."""
         limit = f'{self.cost_limit:g}'
         measured = f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}'
+        if self.method == MODEL:
+            return self._estimate_statement()
         if self.status == CERTIFIED and self.cost_limit >= self.worst_cost:
             return (
                 f'mean cost <= {limit} by assumption alone, that no episode costs more than '
@@ -171,11 +195,28 @@ class Guarantee:
     @property
     def share_statement(self) -> str:
         """What holds of the share of episodes over the limit."""
+        if self.method == MODEL:
+            return f'nothing is known of the share of episodes over {self.cost_limit:g}'
         return (
             f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
             'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
             f'{self.over} of {self.episodes} over'
         )
+
+    def _estimate_statement(self) -> str:
+        limit = f'{self.cost_limit:g}'
+        imagined = (
+            f'{self.episodes} episodes with mean cost {self.cost_mean:.4g}, imagined in dynamics '
+            'learned from data and not measured'
+        )
+        if self.status == ESTIMATED:
+            return (
+                f'mean cost <= {limit} by estimate: at most {self.cost_bound:.4g}, the error of '
+                f'the dynamics on unseen episodes included, from {imagined}'
+            )
+        if self.status == NO_SAFE_TARGET:
+            return f'no target with mean cost <= {limit} by estimate; in use: {imagined}'
+        return f'mean cost <= {limit} cannot be estimated reliably; in use: {imagined}'
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and the two statements as plain values."""

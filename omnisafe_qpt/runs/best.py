@@ -32,7 +32,7 @@ def best_epoch(rows: Sequence[dict[str, float]], cost_limit: float) -> dict[str,
         What ``best.json`` holds besides the seeds: the rule, the epoch, its checkpoint and its
         figures, and the figures of all epochs; None if no epoch was validated.
     """
-    figures = [
+    figures: list[dict[str, Any]] = [
         {
             'epoch': int(row['Train/Epoch']),
             'validation_return': row[VALIDATION_RETURN],

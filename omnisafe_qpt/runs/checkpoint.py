@@ -115,8 +115,9 @@ def load_networks(
     """
     path = checkpoint_path(run, which)
     content = load_file(path)
-    state = content.get('pi') if isinstance(content, dict) else None
+    state: Any = content.get('pi') if isinstance(content, dict) else None
     spec = state.get('_extra_state') if isinstance(state, dict) else None
+    kinds: dict[str, type[DeployableNetworks] | type[DeployableActor]]
     kinds = {'policy': DeployableNetworks, 'actor': DeployableActor}
     kind = next((kinds[name] for name in kinds if isinstance(spec, dict) and name in spec), None)
     if kind is None:
@@ -149,23 +150,22 @@ def _drop_old_calibration(networks: Deployable, path: Path) -> None:
     )
 
 
-def load_transformer(
-    run: str | os.PathLike[str],
-    device: torch.device | str = 'cpu',
-    which: str | int = LAST,
-) -> tuple[DeployableNetworks, Path]:
-    """Load the networks of a run of QPT or CDT; arguments and result as in :func:`load_networks`.
+def require_transformer(networks: Deployable, path: Path) -> DeployableNetworks:
+    """Return networks as those of QPT or CDT.
+
+    Args:
+        networks (Deployable): What was loaded.
+        path (Path): From where, for the message.
 
     Raises:
-        UserError: If there is no such checkpoint or it is of another algorithm.
+        UserError: If they are of another algorithm.
     """
-    networks, path = load_networks(run, device, which)
     if not isinstance(networks, DeployableNetworks):
         raise UserError(
             f'{path} is of {networks.spec["algo"]}, which has no Transformer and no return target; '
             'this is for runs of QPT and CDT',
         )
-    return networks, path
+    return networks
 
 
 def load_file(path: Path) -> Any:

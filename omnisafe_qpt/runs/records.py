@@ -69,7 +69,9 @@ _PLAYED = {
     'return_mean': number(),
     'cost_mean': number(),
 }
-_LEVEL = record({**_PLAYED, 'asked_cost': number(0), 'cost_bound': maybe(number())})
+_LEVEL = record(
+    {**_PLAYED, 'asked_cost': number(0), 'cost_bound': maybe(number())}, {'reason': maybe(text())}
+)
 _CALIBRATION = record(
     {
         'episodes': whole(1),
@@ -77,8 +79,11 @@ _CALIBRATION = record(
         'worst_cost': number(0),
         'comparisons': whole(1),
         'levels': sequence(_LEVEL, 1),
-        'zero_action': maybe(record(_PLAYED)),
+        'zero_action': maybe(
+            record(_PLAYED, {'reason': maybe(text()), 'cost_bound': maybe(number())})
+        ),
     },
+    {'method': text('simulator', 'model'), 'model': mapping(plain)},
 )
 
 

@@ -29,6 +29,7 @@ _MAY_DIFFER = {
         'total_steps',
         'evaluate_epoisodes',
         'final_evaluate_episodes',
+        'calibrate',
         'calibrate_episodes',
         'evaluate_processes',
         'resume',

@@ -56,7 +56,7 @@ class RunLogger(Logger):
 
     def __init__(self, cfgs: Config, name: str, folder: Path | None = None) -> None:
         """Initialize an instance of :class:`RunLogger`."""
-        self._folder = None if folder is None else str(folder)
+        self._folder = '' if folder is None else str(folder)  # '': OmniSafe will name one
         self._is_new = False
         self._lock: int | None = None
         self._has_begun = False
@@ -81,7 +81,7 @@ class RunLogger(Logger):
 
     @_log_dir.setter
     def _log_dir(self, folder: str) -> None:
-        if self._folder is None:
+        if not self._folder:
             self._is_new = True
             with write_errors(Path(folder)):
                 self._folder = _new_folder(folder) if get_rank() == 0 else folder

@@ -85,7 +85,8 @@ def load_training_state(run: Path) -> tuple[dict[str, Any] | None, str]:
 def random_state() -> dict[str, Any]:
     """Return the state of the global random number generators, in plain values and tensors."""
     version, internal, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    kind, keys, *rest = numpy_state
     state = {
         'python': [version, list(internal), gauss],
         'numpy': [kind, keys.tolist(), *rest],

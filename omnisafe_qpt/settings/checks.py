@@ -39,6 +39,7 @@ _CHOICES = {
         'accelerate': ('auto', 'none', 'graph', 'compile'),
         'data_device': ('auto', 'device', 'host'),
         'action_unit': ('auto', 'normalized', 'environment'),
+        'calibrate': ('simulator', 'model'),
     },
 }
 
@@ -86,7 +87,7 @@ def check_choices(cfgs: dict[str, Any]) -> None:
     """
     for section, options in _CHOICES.items():
         for name, choices in options.items():
-            value = cfgs[section][name]
+            value = cfgs[section].get(name, choices[0])  # not every algorithm has every one
             if value not in choices:
                 known = f'{", ".join(choices[:-1])} or {choices[-1]}'
                 raise UserError(f'{section}:{name} must be {known}, not {show(value)}')
@@ -193,7 +194,7 @@ def resolve_target_return(
 
         return published_target(env_id, cost_limit)
     is_number = isinstance(requested, (int, float)) and not isinstance(requested, bool)
-    if not is_number or not math.isfinite(requested):
+    if isinstance(requested, str) or not is_number or not math.isfinite(requested):
         raise UserError(f'target_return must be auto, dsrl or a number, not {show(requested)}')
     return float(requested)
 

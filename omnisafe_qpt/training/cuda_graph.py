@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -90,7 +90,7 @@ class CapturedUpdate:
 
     def _take_batch(self) -> None:
         """Put the next batch where the graph looks for it."""
-        parts = self._sampler.sample_parts()
+        parts = cast('PrefetchSampler', self._sampler).sample_parts()
         if self._batch is None:
             self._parts, self._batch = parts, self._sampler.unpack(parts)
         else:

@@ -18,13 +18,13 @@ from omnisafe_qpt.data.actions import (
     AUTO,
     ENVIRONMENT,
     NORMALIZED,
-    UNIT_ATTRIBUTE,
     Unit,
     find_unit,
     normalize,
     recorded_unit,
 )
 from omnisafe_qpt.data.atomic import file_sha256
+from omnisafe_qpt.data.attributes import UNIT_ATTRIBUTE
 from omnisafe_qpt.data.checks import ACTIONS_OUT_OF_RANGE, WARNING, find
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.prefetch import fits_on

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
+from omnisafe_qpt.evaluation.estimates import check_episodes
+from omnisafe_qpt.evaluation.model_calibration import imagined_calibration
 from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.progress import ProgressReporter
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -21,6 +23,7 @@ from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoc
 from omnisafe_qpt.scores import normalized_cost, normalized_return
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import StopSignal
+from omnisafe_qpt.training.dataset_loading import TrainingData
 
 
 # What episodes tell; without any, these columns are left out.
@@ -40,30 +43,36 @@ class EpisodeSettings:
     Args:
         validation (int): Episodes after each epoch.
         final (int): Episodes that are reported after the last epoch.
-        calibration (int): Episodes of target calibration, at most for each target cost.
+        calibration (int): Simulated episodes of target calibration, at most for each target cost.
+        calibrates_on_data (bool): Whether target calibration simulates nothing.
         processes (int or None): Processes that run them; None is one a core.
     """
 
     validation: int
     final: int
     calibration: int
+    calibrates_on_data: bool
     processes: int | None
 
     @classmethod
     def from_config(cls, train_cfgs: Any) -> EpisodeSettings:
         """Read them from ``train_cfgs`` of the configuration."""
         processes = train_cfgs.evaluate_processes
+        # Algorithms that are not conditioned on a cost have neither.
+        options = {'calibrate': 'simulator', 'calibrate_episodes': 0, **train_cfgs.todict()}
+        on_data = options['calibrate'] == 'model'
         return cls(
             validation=train_cfgs.evaluate_epoisodes,
             final=train_cfgs.final_evaluate_episodes,
-            # Algorithms that are not conditioned on a cost have none.
-            calibration=train_cfgs.todict().get('calibrate_episodes', 0),
+            calibration=0 if on_data else options['calibrate_episodes'],
+            calibrates_on_data=on_data,
             processes=None if processes == 'auto' else int(processes),
         )
 
     def after_epoch(self, is_last: bool) -> int:
-        """Return how many episodes follow an epoch; 0 if none."""
-        return self.validation + (self.final + self.calibration if is_last else 0)
+        """Return how many episodes follow an epoch, imagined ones as one; 0 if none."""
+        at_the_end = self.final + self.calibration + self.calibrates_on_data
+        return self.validation + (at_the_end if is_last else 0)
 
     def columns(self, more: Sequence[str]) -> tuple[str, ...]:
         """Name the columns that the episodes fill.
@@ -73,7 +82,8 @@ class EpisodeSettings:
         """
         validation = (VALIDATION_RETURN, VALIDATION_COST) if self.validation else ()
         # The zero action may be played in calibration.
-        return (*_METRICS, *more, *validation) if self.after_epoch(is_last=True) else ()
+        are_simulated = self.validation or self.final or self.calibration
+        return (*_METRICS, *more, *validation) if are_simulated else ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class EpochEvaluation:
         settings (EpisodeSettings): Which episodes.
         seed (int): Of the run.
         deployment (DeploymentConfig): How the policy is to be deployed.
-        reference_returns (tuple[float, float]): Returns that are normalised to 0 and 1.
+        data (TrainingData): What the policy was trained on.
         more_metrics (Callable): What the algorithm logs of an evaluation besides.
         stop_signal (StopSignal): Ends episodes.
 
@@ -126,7 +136,7 @@ class EpochEvaluation:
         settings: EpisodeSettings,
         seed: int,
         deployment: DeploymentConfig,
-        reference_returns: tuple[float, float],
+        data: TrainingData,
         more_metrics: Callable[[Evaluation], dict[str, float]],
         stop_signal: StopSignal,
     ) -> None:
@@ -135,7 +145,9 @@ class EpochEvaluation:
         self._env_id, self._horizon = env_id, horizon
         self.settings, self._seed = settings, seed
         self._deployment, self.cost_limit = deployment, deployment.cost_limit
-        self._reference_returns = reference_returns
+        self._data, self._reference_returns = data, data.reference_returns
+        if settings.calibrates_on_data:
+            check_episodes(data.trajectories)  # before anything is trained
         self._more_metrics = more_metrics
         self._stop_signal = stop_signal
 
@@ -216,31 +228,54 @@ class EpochEvaluation:
             )
 
     def _calibrate(self) -> Evaluation | None:
-        """Run the policy at increasing target costs, and deploy what that chooses.
+        """Find the target cost that serves each limit, and deploy what that chooses.
 
         Returns:
-            The episodes of the zero-action fallback, if that is deployed.
+            The episodes of the zero-action fallback, if that is deployed and was simulated.
 
         Raises:
             Stopped: If a signal comes.
         """
-        if not self.settings.calibration:
+        if not (self.settings.calibration or self.settings.calibrates_on_data):
             return None
         networks = self.deployed.networks
+        record = self._imagine() if self.settings.calibrates_on_data else self._simulate()
+        networks.spec = {**networks.spec, 'calibration': record}
+        self._deploy(networks)
+        if self.deployed.target_return is not None or self.settings.calibrates_on_data:
+            return None
+        played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
+        return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
+
+    def _simulate(self) -> dict[str, Any]:
         with self._episodes_shown('Calibrating', 1) as report:
-            record = calibrate(
-                networks,
+            return calibrate(
+                self.deployed.networks,
                 self._deployment,
                 self.settings.calibration,
                 self.settings.processes,
                 report,
             )
-        networks.spec = {**networks.spec, 'calibration': record}
-        self._deploy(networks)
-        if self.deployed.target_return is not None:
-            return None
-        played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
-        return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
+
+    def _imagine(self) -> dict[str, Any]:
+        data = self._data
+        with ExitStack() as stack:
+            bars: dict[str, Callable[[int, int], None]] = {}
+
+            def report(what: str, done: int, total: int) -> None:
+                if what not in bars:
+                    stack.close()
+                    bars[what] = stack.enter_context(self._episodes_shown(what, total))
+                bars[what](done, total)
+
+            return imagined_calibration(
+                self.deployed.networks,
+                self._deployment,
+                data.trajectories,
+                {'path': data.record['path'], 'sha256': data.record['sha256']},
+                seed=self._seed,
+                on_progress=report,
+            )
 
     @contextmanager
     def _episodes_shown(self, label: str, steps: int) -> Iterator[Callable[[int, int], None]]:

@@ -16,6 +16,7 @@ from omnisafe_qpt.data.sampling import BatchSampler
 from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.base_learner import BaseLearner
+from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.runs.records import read_config
 from omnisafe_qpt.runs.resume import describe_changes
@@ -135,7 +136,7 @@ class RunState:
     def _learner_settings(self) -> dict[str, Any]:
         """Return the learner's configuration with what its precision became on this device."""
         settings = asdict(self._learner.config)
-        if 'precision' in settings:
+        if isinstance(self._learner, Learner):
             settings['precision'] = self._learner.precision
         return settings
 

@@ -53,6 +53,18 @@ CALIBRATION = {
     'correlation': -0.123, 'rank_correlation': 0.456,
     'bins': [{'predicted': -123456.0 - n, 'realised': 654321.0 + n} for n in range(10)],
 }  # fmt: skip
+ESTIMATED = {
+    'cost_limit': 123.5,
+    'target_return': -23456.5,
+    'target_cost': 98.25,
+    'return_mean': -123456.0,
+    'return_interval': [-123456.0, 123456.0],
+    'cost_mean': 1234.0,
+    'cost_interval': [0.0, 12345.0],
+    'verdict': 'not usable',
+    'reason': 'the policy leaves the data in 71% of its steps',
+}
+ERRORS = {'error_absolute': 12345.0, 'mean': -98765.0}
 REPORT = {
     'run': 'runs/seed-000', 'checkpoint': 'epoch-10', 'dataset': 'mine.hdf5', 'data': 'held out',
     'episodes': 1234, 'transitions': 1234567, 'gamma': 0.99, 'time_limit_episodes': 1000,
@@ -61,6 +73,11 @@ REPORT = {
         'episodes': 'within', 'cost_limit': 12345.0, 'num_episodes': 12345, 'num_steps': 1234567,
         'error': 0.0012345, 'mean_action_error': 0.12345,
     }],
+    'estimate': {
+        'limits': [ESTIMATED] * 2,
+        'choices': [None, ESTIMATED],
+        'test': {'episodes': 60, **dict.fromkeys(('costs', 'returns'), ERRORS)},
+    },
     'calibrations': dict.fromkeys(offline._SUMS, CALIBRATION),
     'candidates': [{
         'candidates': 12, 'rule': 'paced', 'num_states': 4096, 'cost_limit': 12345.0,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import zlib
 
@@ -340,3 +341,18 @@ def test_an_existing_result_survives_a_refusal(tmp_path, arrays):
     with pytest.raises(UserError):
         convert(path, out, overwrite=True)
     assert out.read_text() == 'before'
+
+
+def test_a_file_on_which_hdf5_crashes_is_refused(tmp_path, arrays, monkeypatch):
+    """Damaged files on which the library itself crashes are rare; here every file is one."""
+
+    def crash(*_):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    file = tmp_path / 'crash.hdf5'
+    write(file, arrays)
+    with open_dataset(file) as opened:
+        assert len(opened['rewards']) == TOTAL
+    monkeypatch.setattr(h5py.Group, 'visititems', crash)
+    with pytest.raises(UserError, match=r'crash\.hdf5 is damaged'), open_dataset(file):
+        pass

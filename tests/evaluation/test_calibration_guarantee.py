@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from omnisafe_qpt.evaluation import target_calibration as calibration
+from omnisafe_qpt.evaluation import target_costs
 from omnisafe_qpt.evaluation.episodes import Evaluation, Series
 from omnisafe_qpt.evaluation.target_calibration import calibrate, looks
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -50,7 +51,7 @@ class Policy:
     ) -> None:
         generator = np.random.default_rng(seed)
         common = generator.random(EPISODES)
-        self.targets = [share * 10.0 for share in calibration._LADDER]
+        self.targets = [share * 10.0 for share in target_costs.LADDER]
         own, chance = generator.random((2, len(self.targets), EPISODES))
         uniform = np.where(chance < shared, common, own)
         self.costs = np.stack([draw(row, cost) for row, cost in zip(uniform, self.targets)])
@@ -137,7 +138,7 @@ def count_wrong(
 ) -> dict[str, dict[float, int]]:
     """Count, at each limit, how often a level is certified, and how often that is wrong."""
     grid = (np.arange(20_000) + 0.5) / 20_000
-    costs = {share * 10.0: draw(grid, share * 10.0) for share in calibration._LADDER}
+    costs = {share * 10.0: draw(grid, share * 10.0) for share in target_costs.LADDER}
     means = {cost: drawn.mean() for cost, drawn in costs.items()}
     shares = {cost: {limit: (drawn > limit).mean() for limit in LIMITS}
               for cost, drawn in costs.items()}  # fmt: skip

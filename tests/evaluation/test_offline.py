@@ -503,3 +503,38 @@ def test_the_command_estimates_return_and_cost(
     assert main([*command, '--no-estimate']) == 0
     (found,) = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
     assert found['estimate'] is None
+
+
+@pytest.mark.parametrize('is_known', [False, True])
+def test_a_calibration_on_data_is_kept_and_says_what_it_is(
+    make_run: Callable[..., Path],
+    make_arrays: Callable[..., Arrays],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_known: bool,
+) -> None:
+    short = DynamicsConfig(members=2, hidden_sizes=(8,), updates=3, batch_size=8)
+    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: short)
+    if is_known:  # whatever the model says
+        monkeypatch.setattr(
+            'omnisafe_qpt.evaluation.off_policy.estimate.OffPolicyEstimate.bound',
+            lambda self, index, least: (5.0 + index, ''),
+        )
+    lengths = (10, 6, 12, 4) * 6
+    arrays = make_arrays(lengths, ('timeout', 'terminal') * 12, OBS_DIM, ACT_DIM)
+    write_hdf5(tmp_path / 'many.hdf5', arrays)
+    run = make_run()
+    command = ['calibrate', str(run), '--offline', str(tmp_path / 'many.hdf5')]
+    assert main([*command, '--json', str(tmp_path / 'found.json')]) == 0
+    assert 'nothing is certified' in capsys.readouterr().out.replace('\n', ' ')
+    record = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
+    assert record['steps'] == 0
+    assert {level['cost_bound'] is not None for level in record['levels']} == {is_known}
+    policy = omnisafe_qpt.load_policy(run, cost_limit=5.5, device='cpu')
+    assert policy.guarantee.status == ('estimated' if is_known else 'not certified')
+    assert 'not measured' in str(policy.guarantee)
+    assert policy.guarantee.share_bound == 1.0
+    # Where nothing is reliable, the lowest target cost is the conservative choice.
+    assert policy.guarantee.target_cost == record['levels'][0]['asked_cost']
+    assert main([*command, '--episodes', '5']) == 1

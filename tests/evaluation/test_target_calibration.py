@@ -27,7 +27,11 @@ from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import target_calibration as calibration
-from omnisafe_qpt.evaluation.deployment import calibrated_settings, deployment_of
+from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
+    calibrated_settings,
+    deployment_of,
+)
 from omnisafe_qpt.evaluation.episodes import EpisodePool, Evaluation, Series
 from omnisafe_qpt.evaluation.sweep import evaluate_runs
 from omnisafe_qpt.evaluation.target_calibration import (
@@ -190,7 +194,7 @@ def test_a_calibration_holds_for_its_own_settings_only(run: Path) -> None:
     config, target = deployment_of(networks, 10.0)
     assert (config.cost_limit, config.asked_cost, target) == (10.0, 2.5, 10.0)
     for change in ({'candidates': 2}, {'rule': 'paced'}, {'candidate_shift': 'last'}):
-        config, target = deployment_of(networks, 10.0, **change)
+        config, target = deployment_of(networks, 10.0, options=DeploymentOptions(**change))
         assert (config.cost_to_ask_for, target) == (10.0, 50.0)
     config, target = deployment_of(networks, 10.0, target_return=33.0)
     assert (config.cost_to_ask_for, target) == (10.0, 33.0)

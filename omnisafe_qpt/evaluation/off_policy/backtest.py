@@ -92,4 +92,5 @@ def backtest(
             on_progress(step + 1, longest)
     predicted = totals.view(3, members, count).mean(1).cpu().double().numpy()
     lengths = rows.lengths.cpu().double().numpy()
-    return Backtest(*(np.asarray(each) for each in targets), lengths, *predicted)
+    returns, cost_returns = (np.asarray(each) for each in targets)
+    return Backtest(returns, cost_returns, lengths, *predicted)

@@ -110,6 +110,23 @@ class OffPolicyEstimate:
             return Judgement(DOUBTFUL, reason, bound)
         return Judgement(RELIABLE, '', bound)
 
+    def bound(self, index: int, least: float) -> tuple[float | None, str]:
+        """Return what a level's mean cost is not expected to exceed, at whatever limit.
+
+        The error on held-out episodes is that near the level's own cost.
+
+        Args:
+            index (int): Of the level.
+            least (float): Cost about which episodes are looked at where the level costs less.
+
+        Returns:
+            The bound and an empty reason, or None and why there is none.
+        """
+        own = max(least, float(self.imagined[index].costs.mean(1).max()))
+        judgement = self.judge(index, own)
+        reliable = judgement.verdict == RELIABLE
+        return (judgement.cost_bound, '') if reliable else (None, judgement.reason)
+
     def choose(self, cost_limit: float, indices: Iterable[int] | None = None) -> int | None:
         """Return the level of the best return whose bound is within the limit, if any is reliable.
 

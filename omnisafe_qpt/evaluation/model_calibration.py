@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Target calibration without a simulator: episodes are imagined in dynamics learned from data.
+
+The record is as that of :mod:`omnisafe_qpt.evaluation.target_calibration`, so that whoever serves a
+limit by it need not know which it is, but nothing is certified by it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omnisafe_qpt.data.frontier import Frontier
+from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.evaluation.deployment import (
+    DeploymentOptions,
+    calibrated_settings,
+    deployment_of,
+)
+from omnisafe_qpt.evaluation.estimates import DEFAULT_PARTICLES, check_episodes, model_test
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
+from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
+from omnisafe_qpt.evaluation.off_policy.rollouts import Level
+from omnisafe_qpt.evaluation.offline_data import read_episodes
+from omnisafe_qpt.evaluation.target_costs import ladder
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.deployable import Deployable
+from omnisafe_qpt.runner import CALIBRATION_FORMAT, MODEL
+from omnisafe_qpt.runs.checkpoint import replace_checkpoint
+
+
+# Episodes near the cost of a level, but at least near this share of the run's cost limit, say how
+# far the model is off there.
+_LEAST_NEAR = 0.5
+
+
+def calibrate_offline(
+    run: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    particles: int = DEFAULT_PARTICLES,
+    dynamics: DynamicsConfig | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    **options: Any,
+) -> tuple[dict[str, Any], Path]:
+    """Calibrate a trained run in learned dynamics, and keep the record in its checkpoint.
+
+    Args:
+        run (str or os.PathLike): A run's folder or one of its ``torch_save/epoch-N.pt``.
+        dataset (str or os.PathLike): What ``train_cfgs:dataset`` may be.
+        seed (int, optional): Fixes all that is drawn. Defaults to 0.
+        particles (int, optional): Imagined episodes of each of the model's members at each level.
+        dynamics (DynamicsConfig, optional): The model's settings.
+        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+        options (Any): The fields of
+            :class:`omnisafe_qpt.evaluation.deployment.DeploymentOptions`.
+
+    Returns:
+        The record, and the checkpoint.
+
+    Raises:
+        UserError: If the run or the dataset does not exist, they do not fit, or the run's algorithm
+            is not conditioned on a cost.
+        TooFewEpisodes: If the dataset is too small.
+    """
+    chosen = DeploymentOptions(**options)
+    networks, path = chosen.load_transformer(run)
+    data = read_episodes(str(dataset), networks)
+    config, _ = deployment_of(networks, None, None, chosen)
+    record = imagined_calibration(
+        networks,
+        config,
+        data.trajectories,
+        {'path': data.path, 'sha256': data.sha256},
+        seed=seed,
+        particles=particles,
+        dynamics=dynamics,
+        on_progress=on_progress,
+    )
+    networks.spec = {**networks.spec, 'calibration': record}
+    replace_checkpoint(path, networks)
+    return record, path
+
+
+def imagined_calibration(
+    networks: Deployable,
+    config: DeploymentConfig,
+    trajectories: Trajectories,
+    dataset: dict[str, Any],
+    *,
+    seed: int = 0,
+    particles: int = DEFAULT_PARTICLES,
+    dynamics: DynamicsConfig | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Calibrate a model in dynamics that are learned from episodes.
+
+    Args:
+        networks (Deployable): The trained model, on the device to use.
+        config (DeploymentConfig): Candidates and selection rule.
+        trajectories (Trajectories): The episodes, actions in [-1, 1].
+        dataset (dict[str, Any]): ``path`` and ``sha256`` of what they were read from.
+        seed (int, optional): Fixes all that is drawn. Defaults to 0.
+        particles (int, optional): Imagined episodes of each of the model's members at each level.
+        dynamics (DynamicsConfig, optional): The model's settings.
+        on_progress (Callable, optional): Called with what is done, how much of it, and its total.
+
+    Returns:
+        A record as by :func:`omnisafe_qpt.evaluation.target_calibration.calibrate`, of method
+        ``model``. Its bounds are estimates.
+
+    Raises:
+        TooFewEpisodes: If there are too few.
+    """
+    check_episodes(trajectories)
+    spec, unit = networks.spec, networks.scaling.cost_unit.item()
+    frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
+    levels = [Level(frontier.target_return(cost), cost) for cost in ladder(unit, frontier)]
+    result = estimate(
+        networks,
+        config,
+        trajectories.to(networks.device),
+        [*levels, Level(None, 0.0)],
+        spec['horizon'],
+        particles,
+        seed,
+        dynamics,
+        on_progress,
+    )
+    played = [_level(result, index, _LEAST_NEAR * unit) for index in range(len(levels) + 1)]
+    zero_action = played.pop()
+    return {
+        'format': CALIBRATION_FORMAT,
+        'method': MODEL,
+        'model': {'dataset': dataset, 'test': model_test(result)},
+        'episodes': len(played[0]['costs']),
+        'first_seed': seed,
+        'settings': calibrated_settings(config),
+        'worst_cost': trajectories.cost_returns.max().item(),
+        'comparisons': 1,
+        'steps': 0,
+        'levels': played,
+        'zero_action': {**zero_action, 'asked_cost': None},
+    }
+
+
+def _level(result: OffPolicyEstimate, index: int, least: float) -> dict[str, Any]:
+    level, imagined = result.levels[index], result.imagined[index]
+    bound, reason = result.bound(index, least)
+    played = {
+        'returns': imagined.returns.flatten().tolist(),
+        'costs': imagined.costs.flatten().tolist(),
+        'lengths': [int(length) for length in imagined.lengths.flatten()],
+    }
+    return {
+        'asked_cost': level.target_cost,
+        'target_return': level.target_return,
+        **played,
+        'return_mean': statistics.fmean(played['returns']),
+        'cost_mean': statistics.fmean(played['costs']),
+        'cost_bound': bound,
+        'reason': reason or None,
+    }

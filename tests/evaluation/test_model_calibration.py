@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training that ends with a target calibration in learned dynamics."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import omnisafe
+import pytest
+
+import omnisafe_qpt
+from host_helpers import ENV_ID, small_options, write_dataset
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5', episodes=24)
+
+
+@pytest.fixture(autouse=True)
+def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
+    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: small)
+
+
+def train(dataset: Path, log_dir: Path, **train_cfgs: Any) -> Path:
+    options = small_options(dataset, log_dir, calibrate='model', **train_cfgs)
+    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=copy.deepcopy(options))
+    agent.learn()
+    return Path(agent.agent.logger.log_dir)
+
+
+def test_training_calibrates_on_its_data(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With no episode at all in the simulator."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError('an episode was simulated')
+
+    monkeypatch.setattr('omnisafe_qpt.training.epoch_evaluation.evaluate', fail)
+    monkeypatch.setattr('omnisafe_qpt.training.epoch_evaluation.calibrate', fail)
+    run = train(dataset, tmp_path, evaluate_epoisodes=0, final_evaluate_episodes=0)
+    policy = omnisafe_qpt.load_policy(run, device='cpu')
+    assert policy.guarantee.method == 'model'
+    assert 'not measured' in str(policy.guarantee)
+
+
+def test_the_reported_episodes_are_those_of_the_choice(dataset: Path, tmp_path: Path) -> None:
+    run = train(dataset, tmp_path, evaluate_epoisodes=0, final_evaluate_episodes=1)
+    (row,) = omnisafe_qpt.evaluate(run, episodes=1, processes=1, device='cpu')
+    assert row['guarantee']['status'] in ('estimated', 'not certified', 'no safe target found')
+    assert (run / 'progress.csv').read_text().count('\n') == 3
+
+
+def test_too_few_episodes_are_refused_before_training(tmp_path: Path) -> None:
+    few = write_dataset(tmp_path / 'few.hdf5', episodes=4)
+    with pytest.raises(omnisafe_qpt.UserError, match=r'4 episodes.*at least 20'):
+        train(few, tmp_path / 'runs')
+    assert not list(tmp_path.glob('runs/**/*.pt'))
