@@ -153,7 +153,7 @@ def graphics() -> dict[str, str]:
 @pytest.mark.parametrize(
     ('env_id', 'rate', 'pictures'),
     [
-        ('SafetySwimmerVelocity-v1', 25, 13),
+        pytest.param('SafetySwimmerVelocity-v1', 25, 13, marks=pytest.mark.slow),
         ('SafetyHopperVelocity-v1', 25, 4),  # 125 steps a second: pictures at 0, 5, 10 and 12
         ('SafetyPointCircle1-v0', 25, 7),  # 50 steps a second
     ],

@@ -204,46 +204,6 @@ def test_another_seed_gives_another_run(
     assert not torch.equal(mine, checkpoint_of(trained[2], 2)[key])
 
 
-class _Killed(BaseException):
-    pass
-
-
-def test_a_killed_run_resumes_as_if_it_had_not_stopped(
-    trained: tuple[Any, Any, Path],
-    dataset: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _, result, unbroken = trained
-    with monkeypatch.context() as patch:
-        update = Learner.update
-
-        def killed_in_the_second_epoch(self: Learner, batch: Any) -> None:
-            if self.step == 7:
-                raise _Killed
-            update(self, batch)
-
-        patch.setattr(Learner, 'update', killed_in_the_second_epoch)
-        agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, tmp_path / 'a'))
-        with pytest.raises(_Killed):
-            agent.learn()
-    broken = Path(agent.agent.logger.log_dir)
-    torch.rand(5)  # the resumed run must not depend on the random state it finds
-    # The run's folder is all that has to be told.
-    options = {
-        'train_cfgs': {'resume': str(broken), 'evaluate_processes': 1},
-        'logger_cfgs': {'log_dir': str(tmp_path / 'b')},
-    }
-    resumed, resumed_result = run_agent(options)
-    run = Path(resumed.agent.logger.log_dir)
-    assert resumed_result == result
-    assert_same_weights(checkpoint_of(unbroken, 2), checkpoint_of(run, 2))
-    times = ('Time/',)
-    for before, after in zip(rows_of(unbroken), rows_of(run)):
-        kept = [key for key in before if not key.startswith(times)]
-        assert [before[key] for key in kept] == [after[key] for key in kept]
-
-
 def test_a_run_of_an_earlier_version_is_refused(
     trained: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:

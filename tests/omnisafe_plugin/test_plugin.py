@@ -126,29 +126,6 @@ def test_they_are_there_whichever_module_is_imported_first(first):
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.slow
-def test_it_is_there_in_another_process_and_folder(tmp_path):
-    """Through the installed console script, where nobody imports this package."""
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / 'omnisafe',
-            *('train', '--algo', 'QPT', '--env-id', ENV_ID),
-            *custom(train_cfgs__totl_steps='5'),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    # That alone: no notice of what OmniSafe imports.
-    assert done.stderr == (
-        'Error: unknown option train_cfgs:totl_steps in --custom-cfgs: '
-        'did you mean train_cfgs:total_steps?\n'
-    )
-    assert 'Traceback' not in done.stdout
-
-
 def test_the_help_lists_them(monkeypatch):
     monkeypatch.setenv('COLUMNS', '200')
     help_text = omnisafe_command('train', '--help').output

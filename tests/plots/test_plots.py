@@ -361,10 +361,8 @@ def test_the_diagonal_and_what_was_asked_for_are_shown():
 @pytest.mark.parametrize('limits', [(5.0,), (0.0,), (0.0, 10.0)])
 def test_few_limits_can_be_drawn_and_tasks_have_columns(tmp_path, limits):
     rows = limit_rows(limits) + limit_rows(limits, env_id='Other-v0')
-    for suffix in ('png', 'svg', 'pdf'):
-        path = tmp_path / f'limits.{suffix}'
-        plot_limits(rows, str(path))
-        assert path.stat().st_size > 1000
-    text = (tmp_path / 'limits.svg').read_text()
+    path = tmp_path / 'limits.svg'
+    plot_limits(rows, str(path))
+    text = path.read_text()
     assert text.count('Task-v0: 2 runs') == text.count('Other-v0: 2 runs') == 1
     assert matplotlib.rcParams['figure.figsize'] == matplotlib.rcParamsDefault['figure.figsize']
