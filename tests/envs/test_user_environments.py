@@ -208,7 +208,7 @@ def wrong(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ('members', 'message'),
     [
-        ({'fails_at': 0}, r'failed in step: ZeroDivisionError: the slope is broken \(test_own'),
+        ({'fails_at': 0}, r'failed in step: ZeroDivisionError: the slope is broken \(test_user'),
         ({'reset': lambda self, seed=None: self.nowhere}, 'failed in reset: AttributeError'),
         ({'reset': lambda self, seed=None: torch.ones(3)}, 'must return an observation and'),
         ({'step': lambda self, action: (1, 2)}, 'step must return observation, reward'),
