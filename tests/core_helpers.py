@@ -175,3 +175,27 @@ def tensors_of(learner):
 
 def differing(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def slow_select(reward_values, cost_values, budget, rule):
+    """Eq. (13)-(14) for one episode, candidate by candidate."""
+    if rule == 'paced' and cost_values[0] > budget:
+        return 0
+    bound = min(budget, cost_values[0]) if rule == 'bounded' else budget
+    best = None
+    for j, (reward, cost) in enumerate(zip(reward_values, cost_values)):
+        if cost <= bound and (best is None or reward > reward_values[best]):
+            best = j
+    if best is not None:
+        return best
+    cheapest = 0
+    for j, cost in enumerate(cost_values):
+        if cost < cost_values[cheapest]:
+            cheapest = j
+    return cheapest
+
+
+def slow_worth(budget, steps_left, gamma, stops=False):
+    """What a critic says of a budget that is spent evenly, in the steps left or for ever."""
+    steps = steps_left if stops or gamma == 1 else 20_000
+    return sum(gamma**k * budget / steps_left for k in range(steps))

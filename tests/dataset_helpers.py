@@ -125,3 +125,65 @@ def sparse(path, rows, width=3):
             file.create_dataset(name, shape, 'f4', chunks=chunks, compression='gzip')
     assert path.stat().st_size < 100_000
     return path
+
+
+def npy(header, content=b''):
+    """Return an npy array with any header."""
+    text = header.encode('latin1') + b'\n'
+    return b'\x93NUMPY\x01\x00' + len(text).to_bytes(2, 'little') + text + content
+
+
+def vlen(file, name):
+    dataset = file.create_dataset(name, (TOTAL,), h5py.vlen_dtype(np.float32))
+    dataset[0] = np.ones(3)
+
+
+def references(file, name):
+    file['target'] = np.ones(3)
+    file.create_dataset(name, (TOTAL,), h5py.ref_dtype)[0] = file['target'].ref
+
+
+def opaque(file, name):
+    file[name] = np.zeros((TOTAL, 3), 'V4')
+
+
+def no_numpy_type(file, name):
+    space = h5py.h5s.create_simple((TOTAL,))
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.UNIX_D32LE, space)
+
+
+# What an array can be besides numbers, for both formats.
+WRONG = {
+    'compound': np.zeros(TOTAL, [('x', 'f4'), ('y', 'f4')]),
+    'complex': np.zeros((TOTAL, 3), 'c8'),
+    'void': np.zeros((TOTAL, 3), 'V4'),
+    'bytes': np.full((TOTAL, 3), b'1.0'),
+    'zero width': np.zeros((TOTAL, 0), 'f4'),
+    'zero rows': np.zeros((0, 3), 'f4'),
+    'a single value': np.float32(1),
+    'three dimensions': np.zeros((TOTAL, 3, 2), 'f4'),
+    'too few rows': np.zeros((TOTAL - 1, 3), 'f4'),
+}
+WRONG_NPZ = {
+    **WRONG,
+    'text': np.full((TOTAL, 3), '1.0'),
+    'objects': np.full((TOTAL, 3), None),
+    'times': np.zeros((TOTAL, 3), 'M8[s]'),
+    'an empty text': np.array(''),
+}
+WRONG_HDF5 = {
+    **WRONG,
+    'text': lambda file, name: file.create_dataset(name, data=['1.0'] * TOTAL),
+    'vlen': vlen,
+    'references': references,
+    'empty': lambda file, name: file.create_dataset(name, data=h5py.Empty('f4')),
+    'array type': lambda file, name: file.create_dataset(name, (TOTAL,), '(3,)f4'),
+    'no numpy type': no_numpy_type,
+    'a type': lambda file, name: file.__setitem__(name, np.dtype('f4')),
+    'a group': lambda file, name: file.create_group(name),
+    'a dangling soft link': lambda file, name: file.__setitem__(name, h5py.SoftLink('/none')),
+    'a soft link to itself': lambda file, name: file.__setitem__(name, h5py.SoftLink(f'/{name}')),
+    'a link to another file': lambda file, name: file.__setitem__(
+        name, h5py.ExternalLink('other.hdf5', '/x')
+    ),
+}

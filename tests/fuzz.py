@@ -262,7 +262,7 @@ def damage_hdf5(path: Path, draw: np.random.Generator) -> None:
     """Damage a dataset's bytes, arrays or attributes."""
     import h5py
 
-    from test_hostile_datasets import WRONG_HDF5
+    from dataset_helpers import WRONG_HDF5
 
     way = draw.random()
     if way < 0.45:
@@ -313,7 +313,7 @@ def damage_array(file: Any, name: str, draw: np.random.Generator) -> None:
 
 def damage_npz(path: Path, draw: np.random.Generator, canary: Path) -> None:
     """Damage an archive's bytes, its arrays, or the headers of these."""
-    from test_hostile_datasets import WRONG_NPZ, npy
+    from dataset_helpers import WRONG_NPZ, npy
 
     way = draw.random()
     if way < 0.4:
@@ -757,8 +757,8 @@ def _import_all() -> None:
     import omnisafe  # noqa: F401
     import torch
 
+    import dataset_helpers  # noqa: F401
     import http_helpers  # noqa: F401
-    import test_hostile_datasets  # noqa: F401
 
     mpl.use('agg')
     torch.set_num_threads(1)

@@ -175,7 +175,7 @@ class Comparison:
 @pytest.mark.parametrize(
     'options',
     [
-        pytest.param(HISTORY, marks=pytest.mark.slow),
+        HISTORY,
         pytest.param(LAST, marks=pytest.mark.slow),
         PLAIN,
         pytest.param({**HISTORY, 'rule': 'bounded'}, marks=pytest.mark.slow),
@@ -293,7 +293,7 @@ def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path
 
 @needs_extra
 def test_the_file_says_what_it_is(exported: Any) -> None:
-    metadata = OnnxPolicy(exported(**LAST)).metadata
+    metadata = OnnxPolicy(exported(**HISTORY)).metadata
     expected = {
         'env_id': ENV_ID,
         'obs_dim': 7,
@@ -304,7 +304,7 @@ def test_the_file_says_what_it_is(exported: Any) -> None:
         'cost_limit': 10.0,
         'target_return': 50.0,
         'frontier': {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]},
-        **LAST,
+        **HISTORY,
         'return_unit': 100.0,
         'cost_unit': 10.0,
         'target_spread': 0.5,

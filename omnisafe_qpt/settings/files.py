@@ -8,6 +8,7 @@ An option is named by its path as OmniSafe writes it, for instance ``train_cfgs:
 from __future__ import annotations
 
 import copy
+import functools
 import pathlib
 import re
 from typing import Any
@@ -98,6 +99,12 @@ def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
     return content
 
 
+@functools.cache
+def _read_shipped(path: pathlib.Path) -> dict[str, Any]:
+    """Read one of the package's own files, once: each start of a run needs it several times."""
+    return read_yaml(path)
+
+
 def load_defaults(env_id: str, algo: str = 'QPT') -> dict[str, Any]:
     """Load an algorithm's default configuration for an environment.
 
@@ -109,7 +116,7 @@ def load_defaults(env_id: str, algo: str = 'QPT') -> dict[str, Any]:
         The ``defaults`` section of the algorithm's YAML file, updated by the environment's section
         if it has one.
     """
-    content = read_yaml(config_file(f'{algo}.yaml'))
+    content = _read_shipped(config_file(f'{algo}.yaml'))
     return merge(content['defaults'], content.get(env_id) or {})
 
 
