@@ -5,7 +5,7 @@ r"""Does realised cost follow the cost limit? Ways of choosing a candidate, comp
     python -m benchmarks.limits --train SafetyBallCircle-v0=BallCircle.hdf5 --seeds 0 1 \
         --json benchmarks/results/limits.json --plot benchmarks/results/limits.png
     python -m benchmarks.limits --run runs/.../seed-000-... --episodes 10 \
-        --rules paper paced calibrated --json benchmarks/results/limits.json
+        --rules paper discounted_budget calibrated --json benchmarks/results/limits.json
 
 Runs are trained with the CPU preset as a user would, or given. All rules and limits of a run get
 the same episodes' seeds, which are none of those that training evaluates with. Each rule of each
@@ -48,8 +48,8 @@ _FIRST_SEED = 1_000_000
 # What tells one result from another.
 _IDENTITY = ('run', 'checkpoint', 'way', 'cost_limit', 'seed', 'episodes')
 
-# Beside the rules: the policy without candidates; and the default, the rule paced with what a
-# calibration found to ask for.
+# Beside the rules: the policy without candidates; and the default, the rule discounted_budget with
+# the targets that a calibration found.
 _PLAIN, _CALIBRATED = 'plain', 'calibrated'
 
 
@@ -73,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--rules',
         nargs='+',
-        default=['paper', 'paced', _CALIBRATED],
+        default=['paper', 'discounted_budget', _CALIBRATED],
         help='ways of choosing a candidate; plain is the policy without candidates, calibrated the '
-        'rule paced after a calibration, which is kept in the checkpoint',
+        'rule discounted_budget after a calibration, which is kept in the checkpoint',
     )
     parser.add_argument('--cost-limits', type=float, nargs='+', default=[5.0, 10.0, 20.0, 40.0])
     parser.add_argument('--episodes', type=int, default=20, help='for each limit of each run')
@@ -175,7 +175,11 @@ def _evaluate(
             processes=options.processes,
             on_progress=lambda done, total, _: progress.update(done, total),
             calibrated=calibration is not None,
-            **({'candidates': 1} if way == _PLAIN else {'rule': 'paced' if calibration else way}),
+            **(
+                {'candidates': 1}
+                if way == _PLAIN
+                else {'rule': 'discounted_budget' if calibration else way}
+            ),
         )
     seconds = time.perf_counter() - started
     config = networks.spec['config']
@@ -197,13 +201,13 @@ def _evaluate(
 
 
 def _calibrate(folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Calibrate a run for the rule ``paced``; returns the record, which its checkpoint keeps."""
+    """Calibrate a run for the default rule; returns the record, which its checkpoint keeps."""
     progress = ProgressReporter('Calibrating', 1)
     with progress.shown():
         record, _ = calibrate_run(
             folder,
             options.calibration_episodes,
-            rule='paced',
+            rule='discounted_budget',
             processes=options.processes,
             on_progress=progress.update,
         )

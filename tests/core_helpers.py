@@ -179,7 +179,7 @@ def differing(before, after):
 
 def slow_select(reward_values, cost_values, budget, rule):
     """Eq. (13)-(14) for one episode, candidate by candidate."""
-    if rule == 'paced' and cost_values[0] > budget:
+    if rule == 'discounted_budget' and cost_values[0] > budget:
         return 0
     bound = min(budget, cost_values[0]) if rule == 'bounded' else budget
     best = None

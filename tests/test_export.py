@@ -79,7 +79,16 @@ class Written:
 def written(run: Path, tmp_path_factory: Any) -> Written:
     path = tmp_path_factory.mktemp('command') / 'policy.onnx'
     report, out, err = path.with_suffix('.json'), io.StringIO(), io.StringIO()
-    options = ['--candidates', '1', '--rule', 'paced', '--cost-limit', '5', '--target-return', '42']
+    options = [
+        '--candidates',
+        '1',
+        '--rule',
+        'discounted_budget',
+        '--cost-limit',
+        '5',
+        '--target-return',
+        '42',
+    ]
     with redirect_stdout(out), redirect_stderr(err):
         assert main(['export', str(run), str(path), *options, '--json', str(report)]) == 0
     return Written(path, json.loads(report.read_text()), out.getvalue(), err.getvalue())
@@ -104,7 +113,7 @@ def exported(run: Path, tmp_path_factory: Any, request: Any) -> Any:
 
 HISTORY = {'candidates': 6, 'candidate_shift': 'history', 'rule': 'paper'}
 LAST = {'candidates': 6, 'candidate_shift': 'last', 'rule': 'bounded'}
-PLAIN = {'candidates': 1, 'rule': 'paced'}  # which shows even this one another window
+PLAIN = {'candidates': 1, 'rule': 'discounted_budget'}  # which shows even this one another window
 
 
 def play(policies: Any, count: int | None = None, watch: Any = None) -> np.ndarray:
@@ -180,8 +189,8 @@ class Comparison:
         PLAIN,
         pytest.param({**HISTORY, 'rule': 'bounded'}, marks=pytest.mark.slow),
         pytest.param({**LAST, 'rule': 'paper'}, marks=pytest.mark.slow),
-        pytest.param({**LAST, 'rule': 'paced'}, marks=pytest.mark.slow),
-        pytest.param({**HISTORY, 'rule': 'paced'}, marks=pytest.mark.slow),
+        pytest.param({**LAST, 'rule': 'discounted_budget'}, marks=pytest.mark.slow),
+        pytest.param({**HISTORY, 'rule': 'discounted_budget'}, marks=pytest.mark.slow),
     ],
     ids=lambda options: '-'.join(map(str, options.values())),
 )
@@ -205,13 +214,13 @@ def test_the_same_actions_as_torch(run: Path, exported: Any, options: Any, count
 @needs_extra
 def test_critics_that_see_targets_and_time_are_exported(tmp_path: Path) -> None:
     run = write_run(tmp_path / 'seed-000-now', critic_inputs='targets_time')
-    options = {'candidates': 6, 'rule': 'paced'}
+    options = {'candidates': 6, 'rule': 'discounted_budget'}
     export.export_policy(run, tmp_path / 'policy.onnx', **options)
     policies = (
         omnisafe_qpt.load_policy(run, 7.0, device='cpu', **options),
         OnnxPolicy(tmp_path / 'policy.onnx', 7.0),
     )
-    comparison = Comparison(*policies, 'paced')
+    comparison = Comparison(*policies, 'discounted_budget')
     play(policies, watch=comparison)
     assert comparison.ties <= 0.02 * comparison.compared
 
@@ -738,11 +747,17 @@ def test_a_failed_export_leaves_the_file_that_was_there(
     changed = tmp_path / 'changed'
     save_checkpoint(changed, 1, other)
     (changed / 'config.json').write_text('{}')
-    assert main(['export', str(changed), str(out), '--candidates', '1', '--rule', 'paced']) == 1
+    assert (
+        main(['export', str(changed), str(out), '--candidates', '1', '--rule', 'discounted_budget'])
+        == 1
+    )
     assert 'acts differently than torch' in capsys.readouterr().err
     assert out.read_bytes() == b'what was there'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['changed', 'policy.onnx']
-    assert main(['export', str(run), str(out), '--candidates', '1', '--rule', 'paced']) == 0
+    assert (
+        main(['export', str(run), str(out), '--candidates', '1', '--rule', 'discounted_budget'])
+        == 0
+    )
     assert out.read_bytes() == exported(**PLAIN).read_bytes()
 
 

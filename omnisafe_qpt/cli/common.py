@@ -85,7 +85,7 @@ def add_deployment_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--rule',
-        choices=('paper', 'bounded', 'paced'),
+        choices=('paper', 'bounded', 'discounted_budget'),
         help="selection rule (default: the run's)",
     )
     parser.add_argument(

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.qpt.config import DeploymentConfig, present_rule
 from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import Guarantee, LoopPolicy, targets_for
 from omnisafe_qpt.runs.checkpoint import LAST, load_networks, require_transformer
@@ -32,7 +32,8 @@ class DeploymentOptions:
     Args:
         candidates (int, optional): Return targets per step; 1 is the policy without selection.
             Defaults to the run's.
-        rule (str, optional): ``paper``, ``bounded`` or ``paced``. Defaults to the run's.
+        rule (str, optional): ``paper``, ``bounded`` or ``discounted_budget``. Defaults to the
+            run's.
         candidate_shift (str, optional): ``history`` or ``last``; see
             :class:`omnisafe_qpt.qpt.config.DeploymentConfig`. Defaults to the run's.
         calibrated (bool, optional): Whether to use the target calibration, if the run has one for
@@ -308,8 +309,11 @@ def _has_own_target(spec: dict[str, Any], config: DeploymentConfig) -> bool:
 def calibration_of(spec: dict[str, Any], config: DeploymentConfig) -> dict[str, Any] | None:
     """Return a model's calibration, if it has one for these settings."""
     record = spec.get('calibration')
-    is_valid = record is not None and record['settings'] == calibrated_settings(config)
-    return record if is_valid else None
+    if record is None:
+        return None
+    settings = record['settings']
+    settings = {**settings, 'rule': present_rule(settings.get('rule'))}
+    return record if settings == calibrated_settings(config) else None
 
 
 def guarantee_of(spec: dict[str, Any], config: DeploymentConfig) -> Guarantee | None:

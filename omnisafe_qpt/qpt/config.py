@@ -207,7 +207,14 @@ class LearnerConfig:
 
 
 # Selection rules; the first entry is the paper's.
-RULES = ('paper', 'bounded', 'paced')
+RULES = ('paper', 'bounded', 'discounted_budget')
+# The name of a rule in checkpoints of earlier versions.
+_FORMER_RULES = {'paced': 'discounted_budget'}
+
+
+def present_rule(name: Any) -> Any:
+    """Return the present name of a rule of an earlier version; any other value as it is."""
+    return _FORMER_RULES.get(name, name) if isinstance(name, str) else name
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ class DeploymentConfig:
         candidate_shift (str): Which returns-to-go of a candidate are shifted: ``history`` (all in
             the window) or ``last`` (the newest only). ``last`` is several times faster, but its
             candidates differ less.
-        rule (str): ``paper``, ``bounded`` or ``paced``; see
+        rule (str): ``paper``, ``bounded`` or ``discounted_budget``; see
             :data:`omnisafe_qpt.qpt.selection.RULES`.
         cost_value (str): How twin cost values are reduced to one, ``min`` or ``max``.
         asked_cost (float, optional): Target cost: the policy is conditioned on it, and the budget
@@ -233,12 +240,13 @@ class DeploymentConfig:
     candidates: int = 50
     target_spread: float = 0.5
     candidate_shift: str = 'history'
-    rule: str = 'paced'
+    rule: str = 'discounted_budget'
     cost_value: str = 'min'
     asked_cost: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; a rule's former name becomes its present one."""
+        object.__setattr__(self, 'rule', present_rule(self.rule))
         check_numbers(self)
         _require(self.cost_limit >= 0, 'cost_limit', self.cost_limit, '0 or more')
         if self.asked_cost is not None:

@@ -91,7 +91,7 @@ RULES = {
     # A short history: from a longer one the policy recognises the behaviour that it has been
     # imitating and continues it, whatever the targets. Training covers every history shorter than
     # the context, as the policy predicts at each state of a window from the steps before it.
-    'paced': SelectionRule(
+    'discounted_budget': SelectionRule(
         _unshifted_or_better, history=3, discounts_budget=True, clamps_cost=True
     ),
 }

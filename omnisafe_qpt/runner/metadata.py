@@ -94,6 +94,9 @@ _ROOM = 100_000
 _IS_COUNT = f'a whole number from 1 to {_ROOM}'
 _IS_POSITIVE = f'a number above 0, at most {LARGEST_NUMBER:g}'
 _IS_FROM_0 = f'a number from 0 to {LARGEST_NUMBER:g}'
+# The last one is the former name of the one before.
+_RULES = ('paper', 'bounded', 'discounted_budget', 'paced')
+
 _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'env_id': ('printable text', _is_text),
     **dict.fromkeys(
@@ -121,7 +124,7 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list) and all(_are_numbers(pair, 2) for pair in value),
     ),
     'candidate_shift': ('history or last', lambda value: value in ('history', 'last')),
-    'rule': ('paper, bounded or paced', lambda value: value in ('paper', 'bounded', 'paced')),
+    'rule': ('the name of a selection rule', lambda value: value in _RULES),
     'reference_returns': ('two numbers', lambda value: _are_numbers(value, 2)),
     **dict.fromkeys(('dataset', 'run', 'checkpoint'), ('printable text', _is_text)),
     'dataset_sha256': ('text or null', lambda value: value is None or _is_text(value)),

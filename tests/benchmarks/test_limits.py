@@ -99,9 +99,9 @@ def test_the_calibrated_way_calibrates_first(asked, tmp_path, monkeypatch):
 
     monkeypatch.setattr(limits, 'calibrate_run', calibrate_run)
     result = limits.run(options(tmp_path / 'o.json', rules=['calibrated']))
-    assert calls == [('task/seed-0', 3, {'rule': 'paced', 'processes': 1})]
+    assert calls == [('task/seed-0', 3, {'rule': 'discounted_budget', 'processes': 1})]
     ((_, _, how),) = asked
-    assert (how['rule'], how['calibrated']) == ('paced', True)
+    assert (how['rule'], how['calibrated']) == ('discounted_budget', True)
     assert {row['way'] for row in result['rows']} == {'calibrated'}
     assert result['rows'][0]['calibration'] == {'levels': []}
     limits.run(options(tmp_path / 'o.json', rules=['calibrated']))

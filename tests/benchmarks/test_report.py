@@ -493,7 +493,13 @@ def test_the_cells_whose_limit_was_certified_are_counted(suite):
 
 def test_origin_of_the_figures_is_stated(suite):
     write_cell(suite, 'QPT', budget={'seconds': 120})
-    write_cell(suite, 'QPT-paced', algo='QPT', budget={'seconds': 120}, evaluate={'rule': 'paced'})
+    write_cell(
+        suite,
+        'QPT-paced',
+        algo='QPT',
+        budget={'seconds': 120},
+        evaluate={'rule': 'discounted_budget'},
+    )
     limit = {'lagrange_cfgs': {'cost_limit': 4.3302}}
     write_cell(suite, 'BCQLag', budget={'seconds': 120}, converted_limit=limit)
     text = page(suite)
@@ -864,7 +870,7 @@ def test_rows_that_differ_in_one_number_are_a_curve(suite, figures):
 def test_switches_and_words_are_no_curves(suite):
     write_cell(suite, 'a', algo='QPT', settings={'use_ensemble': True, 'selection_rule': 'paper'})
     write_cell(suite, 'b', algo='QPT', settings={'use_ensemble': False, 'selection_rule': 'paper'})
-    for rule in ('paced', 'bounded'):
+    for rule in ('discounted_budget', 'bounded'):
         settings = {'use_ensemble': True, 'selection_rule': rule}
         write_cell(suite, rule, algo='QPT', settings=settings)
     assert find_sweeps(read(suite)) == []

@@ -35,7 +35,7 @@ def printed(show, width, monkeypatch, capsys):
 
 EPISODES = {'return_mean': -113865.25, 'return_std': 12345.5, 'cost_mean': 10234.75}
 ROW = {
-    'algo': 'QPT', 'env_id': 'SafetyCarButton1-v0', 'episodes': 20, 'rule': 'paced',
+    'algo': 'QPT', 'env_id': 'SafetyCarButton1-v0', 'episodes': 20, 'rule': 'discounted_budget',
     'candidates': 12, 'cost_limit': 12345.5, 'asked_cost': 98765.25, 'calibrated_bound': None,
     'holds_still': False, 'target_return': -113865.2, 'cost_std': 4567.25, 'safe': True,
     'normalized_return': -12.345, 'normalized_cost': 1023.475, 'unsafe_share': 1.0,
@@ -80,7 +80,7 @@ REPORT = {
     },
     'calibrations': dict.fromkeys(offline._SUMS, CALIBRATION),
     'candidates': [{
-        'candidates': 12, 'rule': 'paced', 'num_states': 4096, 'cost_limit': 12345.0,
+        'candidates': 12, 'rule': 'discounted_budget', 'num_states': 4096, 'cost_limit': 12345.0,
         'target_return': -113865.2, 'overspent_share': 0.123, 'infeasible_share': 0.456,
         'infeasible_within_share': 0.789, 'changed_share': 1.0,
     }],

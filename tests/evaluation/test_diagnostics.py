@@ -306,7 +306,7 @@ def slow_choice(networks, config, target_return, seed, episode, step):
 
 
 @pytest.mark.parametrize(
-    ('rule', 'shift'), [('paper', 'history'), ('bounded', 'last'), ('paced', 'history')]
+    ('rule', 'shift'), [('paper', 'history'), ('bounded', 'last'), ('discounted_budget', 'history')]
 )
 def test_candidates_are_chosen_as_at_deployment_after_the_same_history(networks, rule, shift):
     data = random_trajectories(LENGTHS, terminal=TERMINAL)

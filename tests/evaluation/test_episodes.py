@@ -217,9 +217,9 @@ def test_how_episodes_share_the_calls_of_the_policy() -> None:
     assert sizes(20, 'cpu', papers, candidates=1) == [5] * 4
     assert sizes(20, 'cpu', papers, candidates=50, candidate_shift='last') == [5] * 4
     assert sizes(20, 'cpu', papers, candidates=12) == [1] * 20, 'a call is large enough with one'
-    assert sizes(20, 'cpu', papers, candidates=5, rule='paced') == [3] * 4 + [2] * 4
-    assert sizes(20, 'cpu', small, candidates=12, rule='paced') == [5] * 4
-    assert sizes(20, 'cpu', small, candidates=50, rule='paced') == [2] * 10
+    assert sizes(20, 'cpu', papers, candidates=5, rule='discounted_budget') == [3] * 4 + [2] * 4
+    assert sizes(20, 'cpu', small, candidates=12, rule='discounted_budget') == [5] * 4
+    assert sizes(20, 'cpu', small, candidates=50, rule='discounted_budget') == [2] * 10
     assert sizes(1, 'cuda') == [1]
     assert sizes(21, 'cuda') == [11, 10]
     assert sizes(100, 'cuda') == [13] * 4 + [12] * 4

@@ -193,11 +193,25 @@ def test_a_calibration_holds_for_its_own_settings_only(run: Path) -> None:
     networks, _ = load_networks(run)
     config, target = deployment_of(networks, 10.0)
     assert (config.cost_limit, config.asked_cost, target) == (10.0, 2.5, 10.0)
-    for change in ({'candidates': 2}, {'rule': 'paced'}, {'candidate_shift': 'last'}):
+    for change in ({'candidates': 2}, {'rule': 'discounted_budget'}, {'candidate_shift': 'last'}):
         config, target = deployment_of(networks, 10.0, options=DeploymentOptions(**change))
         assert (config.cost_to_ask_for, target) == (10.0, 50.0)
     config, target = deployment_of(networks, 10.0, target_return=33.0)
     assert (config.cost_to_ask_for, target) == (10.0, 33.0)
+
+
+def test_a_calibration_of_the_rules_former_name_still_holds(run: Path) -> None:
+    networks, _ = load_networks(run)
+    spec, record = networks.spec, networks.spec['calibration']
+    config, _ = deployment_of(networks, 10.0, options=DeploymentOptions(rule='discounted_budget'))
+    settings = {**calibrated_settings(config), 'rule': 'paced'}
+    networks.spec = {
+        **spec,
+        'calibration': {**record, 'settings': settings},
+        'deployment': {**spec['deployment'], 'rule': 'paced'},
+    }
+    config, target = deployment_of(networks, 10.0)
+    assert (config.rule, config.asked_cost, target) == ('discounted_budget', 2.5, 10.0)
 
 
 def test_the_runs_own_target_comes_first(run: Path) -> None:
@@ -426,11 +440,11 @@ def test_one_episode_is_refused(run: Path) -> None:
 def test_the_checkpoint_keeps_all_else(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(monkeypatch, lambda _: 0.0)
     before, path = load_networks(run)
-    record, written = calibrate_run(run, 2, rule='paced', device='cpu', processes=1)
+    record, written = calibrate_run(run, 2, rule='discounted_budget', device='cpu', processes=1)
     after, _ = load_networks(run)
     assert written == path
     assert after.spec == {**before.spec, 'calibration': record}
-    assert record['settings']['rule'] == 'paced'
+    assert record['settings']['rule'] == 'discounted_budget'
     for name, values in before.state_dict().items():
         if name != '_extra_state':
             torch.testing.assert_close(after.state_dict()[name], values, rtol=0, atol=0)

@@ -122,9 +122,9 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
         returns_to_go.append(target)
         costs_to_go.append(budget)
         actions.append(torch.zeros(ACT_DIM))
-        is_paced = config.rule == 'paced'
-        first = max(0, t + 1 - (3 if is_paced else CONTEXT))
-        allowed = [max(cost, 0.0) if is_paced else cost for cost in costs_to_go[first:]]
+        is_discounted = config.rule == 'discounted_budget'
+        first = max(0, t + 1 - (3 if is_discounted else CONTEXT))
+        allowed = [max(cost, 0.0) if is_discounted else cost for cost in costs_to_go[first:]]
         state = scaling.observation(torch.stack(states[first:]))
         candidates, reward_values, cost_values = [], [], []
         for shift in shifts:
@@ -155,7 +155,7 @@ def slow_play(networks, stream, config, shifts, target_return=3.0, episode=0):
             cost = cost_twins.min() if config.cost_value == 'min' else cost_twins.max()
             cost_values.append(scaling.cost_value(cost).item())
         stops = networks.critic_inputs == 'targets_time'
-        bound = slow_worth(budget, SPEC['horizon'] - t, GAMMA, stops) if is_paced else budget
+        bound = slow_worth(budget, SPEC['horizon'] - t, GAMMA, stops) if is_discounted else budget
         chosen = slow_select(reward_values, cost_values, bound, config.rule)
         infeasible += all(cost > bound for cost in cost_values)
         actions[-1] = candidates[chosen]
@@ -184,7 +184,7 @@ def test_one_candidate_is_the_plain_policy(networks):
 
 
 @pytest.mark.parametrize(('candidate_shift', 'cost_value'), [('history', 'max'), ('last', 'min')])
-@pytest.mark.parametrize('rule', ['paper', 'bounded', 'paced'])
+@pytest.mark.parametrize('rule', ['paper', 'bounded', 'discounted_budget'])
 @pytest.mark.parametrize('cost_level', [-50.0, 5.0, 50.0])
 def test_candidates_equal_a_loop_over_them(cost_level, candidate_shift, rule, cost_value):
     """All feasible, some, and none."""
@@ -203,7 +203,7 @@ def test_candidates_equal_a_loop_over_them(cost_level, candidate_shift, rule, co
         assert {-50.0: infeasible == 0, 5.0: 0 < infeasible < 1, 50.0: infeasible == 1}[cost_level]
 
 
-@pytest.mark.parametrize('rule', ['paper', 'paced'])
+@pytest.mark.parametrize('rule', ['paper', 'discounted_budget'])
 def test_critics_that_see_targets_equal_a_loop(rule):
     networks = make_networks(cost_level=2.0, critic_inputs='targets_time')
     config = replace(ENSEMBLE, rule=rule)
@@ -528,12 +528,12 @@ def test_targets_move_the_actions(networks):
 
 
 @pytest.mark.parametrize('config', [PLAIN, ENSEMBLE], ids=['plain', 'ensemble'])
-def test_the_paced_rule_forgets_what_is_further_back(networks, config):
+def test_the_discounted_budget_forgets_what_is_further_back(networks, config):
     """Two episodes that differ in their first steps act alike once these are forgotten."""
     early, stream = 4, Stream(2)
     stream.observations[1, early:] = stream.observations[0, early:]
     stream.rewards[1], stream.costs[1] = stream.rewards[0], stream.costs[0]
-    for rule, is_forgotten in (('paced', True), ('paper', False)):
+    for rule, is_forgotten in (('discounted_budget', True), ('paper', False)):
         rollout = start(networks, replace(config, rule=rule), seeds=(0, 0))
         actions = []
         for observations, rewards, costs in stream.steps():
@@ -547,16 +547,16 @@ def test_the_paced_rule_forgets_what_is_further_back(networks, config):
         assert (later.max() < 1e-6) if is_forgotten else (later[0] > 1e-4)
 
 
-def test_the_paced_rule_never_asks_for_a_negative_cost(networks):
+def test_the_discounted_budget_never_asks_for_a_negative_cost(networks):
     """Once the limit is exceeded it does not matter by how much."""
     config = replace(PLAIN, cost_limit=1.0)
     acts = {}
-    for rule in ('paced', 'paper'):
+    for rule in ('discounted_budget', 'paper'):
         rollout = start(networks, replace(config, rule=rule), seeds=(0, 0))
         rollout.act(np.zeros((2, OBS_DIM)))
         rollout.observe(0.0, [1.0, 6.0])
         acts[rule] = rollout.act(np.zeros((2, OBS_DIM)))
-    torch.testing.assert_close(acts['paced'][0], acts['paced'][1])
+    torch.testing.assert_close(acts['discounted_budget'][0], acts['discounted_budget'][1])
     assert (acts['paper'][0] - acts['paper'][1]).abs().max() > 1e-3
 
 

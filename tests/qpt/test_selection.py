@@ -17,7 +17,7 @@ from omnisafe_qpt.qpt.selection import RULES, even_spend
 
 
 FIXED = [
-    # reward values, cost values, budget, choice of the paper's rule, the bounded and the paced one
+    # reward values, cost values, budget, choice by paper, by bounded and by discounted_budget
     ([1, 5, 3], [1, 9, 2], 4, 2, 0, 2),  # the best is too dear
     ([1, 5, 3], [3, 2, 1], 4, 1, 1, 1),  # the best is cheap
     ([5, 1, 3], [1, 0, 0], 4, 0, 0, 0),  # candidate 0 is the best
@@ -32,9 +32,15 @@ FIXED = [
 ]
 
 
-@pytest.mark.parametrize(('rewards', 'costs', 'budget', 'paper', 'bounded', 'paced'), FIXED)
-def test_choice_in_hand_made_cases(rewards, costs, budget, paper, bounded, paced):
-    for rule, expected in (('paper', paper), ('bounded', bounded), ('paced', paced)):
+@pytest.mark.parametrize(
+    ('rewards', 'costs', 'budget', 'paper', 'bounded', 'discounted_budget'), FIXED
+)
+def test_choice_in_hand_made_cases(rewards, costs, budget, paper, bounded, discounted):
+    for rule, expected in (
+        ('paper', paper),
+        ('bounded', bounded),
+        ('discounted_budget', discounted),
+    ):
         chosen, any_feasible = RULES[rule].select(
             torch.tensor([rewards], dtype=torch.float32),
             torch.tensor([costs], dtype=torch.float32),
@@ -53,7 +59,7 @@ def test_every_list_of_the_rules_is_complete():
     assert set(choices) == set(config_module.RULES) == set(RULES)
 
 
-@pytest.mark.parametrize('rule', ['paper', 'bounded', 'paced'])
+@pytest.mark.parametrize('rule', ['paper', 'bounded', 'discounted_budget'])
 def test_choice_equals_a_loop(rule):
     generator = np.random.default_rng(0)
     # Whole numbers, so that ties and exact fits are common.
