@@ -15,9 +15,9 @@ from omnisafe_qpt.baselines.learner import BaselineLearner
 from omnisafe_qpt.baselines.networks import DiffusionPolicy, GaussianPolicy, TanhPolicy
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.qpt.checks import check_actions, checked_observations, checked_signals
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import OPTIONAL_SPEC_FIELDS, SPEC_FIELDS, check_spec
-from omnisafe_qpt.qpt.rollout import check_actions, checked_observations, checked_signals
 from omnisafe_qpt.qpt.scaling import Scaling
 from omnisafe_qpt.qpt.weights import rebuild
 from omnisafe_qpt.schema import Check, anything, layers, mapping, number, record, size, text

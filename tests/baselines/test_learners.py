@@ -959,5 +959,5 @@ def test_any_function_of_the_observation_can_be_deployed():
 
 def test_a_function_with_other_actions_is_refused():
     policy = ObservationPolicy(Halve(1), 3, 2).deploy(DeploymentConfig(), 2)
-    with pytest.raises(UserError, match=r'actions of shape \(2, 1\); \(2, 2\) is needed'):
+    with pytest.raises(UserError, match=r'actions of shape \(2, 1\).*\(2, 2\)'):
         policy.act(np.zeros((2, 3)))

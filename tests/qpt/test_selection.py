@@ -32,15 +32,10 @@ FIXED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ('rewards', 'costs', 'budget', 'paper', 'bounded', 'discounted_budget'), FIXED
-)
+@pytest.mark.parametrize(('rewards', 'costs', 'budget', 'paper', 'bounded', 'discounted'), FIXED)
 def test_choice_in_hand_made_cases(rewards, costs, budget, paper, bounded, discounted):
-    for rule, expected in (
-        ('paper', paper),
-        ('bounded', bounded),
-        ('discounted_budget', discounted),
-    ):
+    choices = {'paper': paper, 'bounded': bounded, 'discounted_budget': discounted}
+    for rule, expected in choices.items():
         chosen, any_feasible = RULES[rule].select(
             torch.tensor([rewards], dtype=torch.float32),
             torch.tensor([costs], dtype=torch.float32),
