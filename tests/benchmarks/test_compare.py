@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
+import inspect
 import json
 import os
 import shlex
@@ -653,12 +655,13 @@ def test_the_candidates_share_one_training_for_each_seed():
 
 
 def test_deployment_options_are_those_of_the_evaluation():
-    import inspect
-
     from benchmarks.suite import DEPLOYMENT_OPTIONS
+    from omnisafe_qpt.evaluation.deployment import DeploymentOptions
     from omnisafe_qpt.evaluation.sweep import evaluate_runs
 
-    assert set(DEPLOYMENT_OPTIONS) <= set(inspect.signature(evaluate_runs).parameters)
+    known = {*inspect.signature(evaluate_runs).parameters}
+    known |= {field.name for field in dataclasses.fields(DeploymentOptions)}
+    assert set(DEPLOYMENT_OPTIONS) <= known
 
 
 def test_seeds_datasets_and_algorithms_can_be_fewer_for_some(tmp_path):

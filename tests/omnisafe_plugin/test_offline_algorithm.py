@@ -234,7 +234,7 @@ def test_resuming_with_other_settings_or_data_is_refused(
     run = trained[2]
     options = small_options(dataset, tmp_path, resume=str(run))
     options['algo_cfgs']['gamma'] = 0.5
-    with pytest.raises(omnisafe_qpt.UserError, match=r'gamma = 0\.99, now it is 0\.5'):
+    with pytest.raises(omnisafe_qpt.UserError, match=r'gamma = 0\.99, not 0\.5'):
         run_agent(options)
     with pytest.raises(omnisafe_qpt.UserError, match=r'has done 10 updates.* --total-steps'):
         run_agent(small_options(dataset, tmp_path, resume=str(run)))
