@@ -290,8 +290,11 @@ def run_child(code, *arguments):
 FULL_DISK = """
 import resource, sys
 from omnisafe_qpt.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-sys.exit(main(['data', 'convert', *sys.argv[1:]]))
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+status = main(['data', 'convert', *sys.argv[1:]])
+resource.setrlimit(resource.RLIMIT_FSIZE, before)  # a measurement of coverage writes a file
+sys.exit(status)
 """
 
 
