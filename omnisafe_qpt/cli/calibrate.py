@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         'calibrate',
-        'calibrate targets online: run a trained policy at increasing target costs in its '
-        'simulator; deployment then uses the best certified target cost for each limit',
+        'choose the target cost for each cost limit: run a trained policy at increasing target '
+        'costs in its simulator, or in dynamics learned from a dataset (--offline)',
         "omnisafe-qpt calibrate 'runs/train/QPT-{SafetyBallCircle-v0}-sample/seed-000-...' \\\n"
         '    --episodes 150',
     )

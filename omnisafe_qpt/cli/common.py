@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -61,7 +62,7 @@ def add_command(commands: Any, name: str, summary: str, example: str) -> argpars
     parser = commands.add_parser(
         name,
         help=summary,
-        description=summary[0].upper() + summary[1:] + '.',
+        description=textwrap.fill(summary[0].upper() + summary[1:] + '.', 79),
         epilog=f'example:\n  {example}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -101,7 +101,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--no-estimate',
         action='store_true',
-        help='with --offline: only the checks, which take seconds',
+        help='with --offline: only the checks, without estimates',
     )
     parser.add_argument(
         '--plot',

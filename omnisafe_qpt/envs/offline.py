@@ -25,6 +25,6 @@ class OfflineEnv(CMDP):
             UserError: Always.
         """
         raise UserError(
-            f'{OFFLINE_ENV_ID} is a dataset without a simulator, so no episode can be run: use '
-            'omnisafe-qpt evaluate RUN --offline DATASET, or load_policy in a system of your own'
+            f'{OFFLINE_ENV_ID} is a dataset without a simulator, so no episode can be run: add '
+            '--offline DATASET to omnisafe-qpt evaluate or calibrate'
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.algorithms import ALGORITHMS, SLOW_ON_CPU
 from omnisafe_qpt.compat import reach
-from omnisafe_qpt.errors import UserError, printable, shell_command
+from omnisafe_qpt.errors import UserError, nearest, printable, shell_command
 from omnisafe_qpt.omnisafe_plugin.command_line import reporting, running_command
 
 
@@ -62,12 +62,21 @@ def _is_own_agent(agent: Any) -> bool:
 
 
 def _check_spelling(algo: Any) -> None:
-    """Check for a misspelled name: one that differs from ours in case or hyphens."""
-    for name in ALGORITHMS:
-        if str(algo).replace('-', '').replace('_', '').upper() == name.upper():
-            raise UserError(
-                f'unknown algorithm {algo!r}: names are case-sensitive; did you mean {name}?',
-            )
+    """Refuse a name that OmniSafe does not know and that resembles one of ours.
+
+    Raises:
+        UserError: If it is misspelled.
+    """
+    from omnisafe.algorithms import ALGORITHMS as KNOWN
+
+    if algo in KNOWN['all']:
+        return
+    plain = str(algo).replace('-', '').replace('_', '').upper()
+    upper = {name.upper(): name for name in ALGORITHMS}
+    for name in nearest(plain, upper, count=1):
+        raise UserError(
+            f'unknown algorithm {algo!r}: names are case-sensitive; did you mean {upper[name]}?',
+        )
 
 
 def _in_first_process(method: Callable[..., Any]) -> Callable[..., Any]:

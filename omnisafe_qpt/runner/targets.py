@@ -74,8 +74,8 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
         none either; the level of the least mean cost, possibly the zero-action fallback.
 
         With method ``model``, the status is ``ESTIMATED`` in place of ``CERTIFIED``. Without such a
-        level it is ``NO_SAFE_TARGET`` with the zero-action fallback if its bound is within the
-        limit, else ``NOT_CERTIFIED`` with the lowest level.
+        level, it is the lowest level or the zero-action fallback, whichever has the lower bound:
+        ``NO_SAFE_TARGET`` if that is within the limit, else ``NOT_CERTIFIED``.
     """
     levels = calibration['levels']
     certified: list[dict[str, Any]] = []
@@ -88,10 +88,13 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
         return max(certified, key=lambda level: level['return_mean']), status
     zero_action = calibration['zero_action']
     if calibration.get('method') == MODEL:
-        bound = None if zero_action is None else zero_action.get('cost_bound')
-        if bound is not None and bound <= cost_limit:
-            return zero_action, NO_SAFE_TARGET
-        return levels[0], NOT_CERTIFIED  # the mean costs are not reliable
+        # Without bounds, mean costs are not reliable; the lowest target cost is the cautious one.
+        bounds = [
+            math.inf if level is None or level.get('cost_bound') is None else level['cost_bound']
+            for level in (levels[0], zero_action)
+        ]
+        level = levels[0] if bounds[0] <= bounds[1] else zero_action
+        return level, NO_SAFE_TARGET if min(bounds) <= cost_limit else NOT_CERTIFIED
     for level in levels:
         if level['cost_mean'] <= cost_limit:
             return level, NOT_CERTIFIED
@@ -216,7 +219,9 @@ class Guarantee:
             )
         if self.status == NO_SAFE_TARGET:
             return f'no target with mean cost <= {limit} by estimate; in use: {imagined}'
-        return f'mean cost <= {limit} cannot be estimated reliably; in use: {imagined}'
+        if self.cost_bound is None:
+            return f'mean cost <= {limit} cannot be estimated reliably; in use: {imagined}'
+        return f'mean cost <= {limit} is not expected; in use: {imagined}'
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and the two statements as plain values."""

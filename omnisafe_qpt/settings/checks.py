@@ -271,9 +271,10 @@ def _hint(value: Any, default: Any) -> str:
     """Return a hint for two common mistakes: a number as text, an integer as a float."""
     if isinstance(value, str) and isinstance(default, (int, float)):
         try:
-            return f' (a text; write {float(value)!r} without quotes)'
+            meant = float(value)
         except ValueError:
             return ''
+        return f' (a text; write {meant!r} without quotes)' if math.isfinite(meant) else ''
     if isinstance(value, float) and value.is_integer() and isinstance(default, int):
         return f' (write {int(value)})'
     return ''

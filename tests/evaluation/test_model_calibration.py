@@ -14,6 +14,7 @@ import pytest
 import omnisafe_qpt
 from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
+from omnisafe_qpt.runner import serving_level
 
 
 @pytest.fixture(scope='module')
@@ -64,3 +65,33 @@ def test_too_few_episodes_are_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(omnisafe_qpt.UserError, match=r'4 episodes.*at least 20'):
         train(few, tmp_path / 'runs')
     assert not list(tmp_path.glob('runs/**/*.pt'))
+
+
+@pytest.mark.parametrize(
+    ('bounds', 'zero_bound', 'limit', 'status', 'target'),
+    [
+        ((3.0, 8.0), None, 10.0, 'estimated', 5.0),
+        ((3.0, 8.0), None, 5.0, 'estimated', 0.0),
+        ((None, 3.0), None, 5.0, 'not certified', 0.0),  # nothing is known of the lowest
+        ((None, None), 4.0, 5.0, 'no safe target found', None),
+        ((12.0, 30.0), 7.0, 10.0, 'no safe target found', None),
+        # A stricter limit does not get a costlier policy.
+        ((12.0, 30.0), 7.0, 5.0, 'not certified', None),
+        ((6.0, 30.0), 7.0, 5.0, 'not certified', 0.0),
+    ],
+)
+def test_what_an_estimate_chooses(
+    bounds: tuple[float | None, ...],
+    zero_bound: float | None,
+    limit: float,
+    status: str,
+    target: float | None,
+) -> None:
+    levels = [
+        {'asked_cost': 5.0 * index, 'cost_bound': bound, 'cost_mean': 1.0, 'return_mean': index}
+        for index, bound in enumerate(bounds)
+    ]
+    zero_action = {**levels[0], 'asked_cost': None, 'cost_bound': zero_bound}
+    record = {'method': 'model', 'levels': levels, 'zero_action': zero_action}
+    level, found = serving_level(record, limit)
+    assert (level['asked_cost'], found) == (target, status)
