@@ -35,8 +35,8 @@ class Simulator:
         import omnisafe  # noqa: F401
 
         from omnisafe_qpt.compat import unwrapped
-        from omnisafe_qpt.envs.bullet import SingleEnv
         from omnisafe_qpt.envs.environments import horizon_of, make_env
+        from omnisafe_qpt.envs.single import SingleEnv
 
         self.env_id = env_id
         self._env = make_env(env_id)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from omnisafe.envs.core import CMDP, Wrapper, make
 
 from omnisafe_qpt.compat import environment_class, simulator_of, unwrapped, without_auto_reset
-from omnisafe_qpt.envs.bullet import SingleEnv
+from omnisafe_qpt.envs.single import SingleEnv
 from omnisafe_qpt.envs.user_environments import check_spaces, is_users, make_users
 from omnisafe_qpt.envs.user_modules import require_environment
 from omnisafe_qpt.errors import UserError

@@ -15,9 +15,9 @@ from gymnasium.spaces import Box
 from omnisafe.envs.core import env_register
 from omnisafe.typing import DEVICE_CPU
 
-from omnisafe_qpt.envs.bullet import SingleEnv
 from omnisafe_qpt.envs.metadrive_process import MAPS, TRAFFIC_DENSITIES, SimulatorProcess
 from omnisafe_qpt.envs.simulators import why_unavailable
+from omnisafe_qpt.envs.single import SingleEnv
 from omnisafe_qpt.errors import UserError
 
 

@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from omnisafe.envs.core import CMDP, Wrapper, make
 
-from omnisafe_qpt.envs.bullet import SingleEnv
+from omnisafe_qpt.envs.single import SingleEnv
 from omnisafe_qpt.envs.user_modules import describe
 from omnisafe_qpt.errors import UserError
 

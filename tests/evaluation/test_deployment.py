@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -414,10 +415,15 @@ LOOPS = [
 @pytest.mark.parametrize('source', LOOPS, ids=range(len(LOOPS)))
 def test_loops_in_the_documentation_run(source: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Word by word, with a run where theirs is and shorter episodes."""
+    import gymnasium
     import safety_gymnasium
 
+    for name in ('stdout', 'stderr'):  # PyBullet takes no others
+        monkeypatch.setattr(sys, name, getattr(sys, f'__{name}__'))
+    import bullet_safety_gym  # noqa: F401 - registers environments
+
     (env_id,) = set(re.findall(r"make\('(Safety\w+-v\d)'", source))
-    env = safety_gymnasium.make(env_id)
+    env = (gymnasium if 'import gymnasium' in source else safety_gymnasium).make(env_id)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     env.close()
     folder = tmp_path / 'seed-000-now'

@@ -401,7 +401,7 @@ def test_without_any_cost_the_command_says_what_is_not_defined(
         'evaluate', run, run, '--offline', 'safe.hdf5', '--plot', 'two.svg', cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert '-: not defined' in done.stdout
+    assert '-: not defined' in ' '.join(done.stdout.split())
     assert done.stdout.count('Data    not the training file: 4 episodes') == 2
     (line,) = {line for line in done.stdout.splitlines() if line.startswith('over cost 10')}
     assert line.split()[3:] == ['0', '0', '-', '-', '-']
