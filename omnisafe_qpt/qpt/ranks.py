@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,11 +98,12 @@ class Ranks:
         """
         if self.size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(
-            module,
-            broadcast_buffers=False,  # they are constants
-            gradient_as_bucket_view=True,
-        )
+        wrapper = nn.parallel.DistributedDataParallel
+        # Buffers are constants. Newer versions of torch warn of the former name of the option.
+        names = ('forward_sync_buffers', 'broadcast_buffers')
+        known = inspect.signature(wrapper).parameters
+        options: dict[str, Any] = {next(name for name in names if name in known): False}
+        return wrapper(module, gradient_as_bucket_view=True, **options)
 
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
