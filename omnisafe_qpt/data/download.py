@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
@@ -174,7 +175,7 @@ def _fetch(task: Task, path: Path) -> tuple[Path, str | None]:
     _tell(task, f'{decimal(size)} from {url}' + (f', {decimal(done)} are here' if done else ''))
     with _BoundedFile(part, size) as file:
         try:
-            with _network_errors():
+            with _network_errors(), _error_texts_unread():
                 http_get(
                     url,
                     file,
@@ -214,6 +215,25 @@ class _BoundedFile(io.BufferedWriter):
         if self.tell() + len(data) > self._size:
             raise _WrongSizeError(f'the server sends more than the {self._size} bytes announced')
         return super().write(data)
+
+
+@contextmanager
+def _error_texts_unread() -> Iterator[None]:
+    """Do not read the text that comes with an error status, which may be endless."""
+    from huggingface_hub import get_session
+
+    def refuse(response: Any) -> None:
+        if response.request.method == 'GET' and response.is_error:
+            raise UserError(
+                f'the server answered {response.status_code} {response.reason_phrase[:80]}'
+            )
+
+    hooks = get_session().event_hooks['response']
+    hooks.append(refuse)
+    try:
+        yield
+    finally:
+        hooks.remove(refuse)
 
 
 @contextmanager

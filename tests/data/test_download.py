@@ -204,6 +204,14 @@ def test_what_is_not_to_be_had_is_asked_for_once_and_one_line(server, folder, ca
     assert os.listdir(folder) == [f'.{TASK.dataset_file}.lock']
 
 
+@pytest.mark.timeout(60)
+def test_the_endless_text_of_an_error_is_not_read(server, folder):
+    start = b'HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n'
+    server.faults = [Fault(raw=start, endlessly=bytes(1 << 16))]
+    assert '404' in error_of(folder)
+    assert not (folder / TASK.dataset_file).exists()
+
+
 @pytest.mark.parametrize('status', [429, 500, 503])
 def test_a_failure_that_may_pass_is_tried_again(server, folder, status):
     server.hub_faults = [Fault(status=status)] * 3
