@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -95,3 +95,35 @@ class ProgressReporter:
                 f'ETA {timedelta(seconds=round(left))}',
                 highlight=False,
             )
+
+
+@contextmanager
+def bar(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of one phase; yields what to call with the steps done and their total."""
+    progress = ProgressReporter(label, total)
+    with progress.shown():
+        yield progress.update
+
+
+@contextmanager
+def phases(
+    shown: Callable[[str, int], AbstractContextManager[Callable[[int, int], None]]] = bar,
+) -> Iterator[Callable[[str, int, int], None]]:
+    """Show the phases of some work, one after the other.
+
+    Args:
+        shown (Callable, optional): Shows one phase, as :func:`bar` does. Defaults to :func:`bar`.
+
+    Yields:
+        What to call with a phase's name, the steps of it that are done, and their total.
+    """
+    with ExitStack() as stack:
+        reports: dict[str, Callable[[int, int], None]] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in reports:
+                stack.close()
+                reports[phase] = stack.enter_context(shown(phase, total))
+            reports[phase](done, total)
+
+        yield report

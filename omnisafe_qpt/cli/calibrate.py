@@ -15,7 +15,6 @@ from omnisafe_qpt.cli.common import (
     add_machine_options,
     check_writable,
     deployment_options,
-    parts_of_work,
     positive,
     print_table,
     result_table,
@@ -76,8 +75,9 @@ def _calibrate(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             if getattr(options, name) is not None:
                 raise UserError(f'--{name}: nothing is simulated with --offline; leave out one')
         from omnisafe_qpt.evaluation.model_calibration import calibrate_offline
+        from omnisafe_qpt.progress import phases
 
-        with parts_of_work() as show:
+        with phases() as show:
             return calibrate_offline(
                 options.run, options.offline, on_progress=show, **deployment_options(options)
             )

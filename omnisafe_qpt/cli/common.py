@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import json
 import os
@@ -18,8 +17,6 @@ from omnisafe_qpt.errors import UserError, printable
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rich.console import Console
     from rich.table import Table
 
@@ -270,25 +267,3 @@ def write_json(content: Any, path: Path) -> None:
 
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-
-
-@contextlib.contextmanager
-def parts_of_work() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each part of some work, one after the other.
-
-    Yields:
-        What is to be called with a part's name, the steps of it that are done, and their total.
-    """
-    from omnisafe_qpt.progress import ProgressReporter
-
-    with contextlib.ExitStack() as stack:
-        bars: dict[str, ProgressReporter] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                stack.close()
-                bars[what] = ProgressReporter(what, total, unit='steps')
-                stack.enter_context(bars[what].shown())
-            bars[what].update(done, total)
-
-        yield show

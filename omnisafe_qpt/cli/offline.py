@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.cli.common import (
     deployment_options,
-    parts_of_work,
     print_table,
     result_console,
     result_table,
@@ -81,8 +80,9 @@ def run_offline(options: argparse.Namespace) -> None:
 def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Estimate a run's return and cost, with a progress bar for each phase."""
     from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, estimate_run
+    from omnisafe_qpt.progress import phases
 
-    with parts_of_work() as show:
+    with phases() as show:
         try:
             return estimate_run(
                 run,
@@ -123,7 +123,9 @@ def _estimate_table(estimate: dict[str, Any]) -> Table:
     return table
 
 
-def _with_interval(mean: float, interval: list[float]) -> str:
+def _with_interval(mean: float, interval: list[float] | None) -> str:
+    if interval is None:
+        return f'{mean:.3g} ({_UNDEFINED})'
     return f'{mean:.3g} ({interval[0]:.3g}, {interval[1]:.3g})'
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import (
@@ -22,8 +22,8 @@ from omnisafe_qpt.evaluation.deployment import (
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
-from omnisafe_qpt.evaluation.offline_data import read_episodes
-from omnisafe_qpt.evaluation.target_costs import ladder
+from omnisafe_qpt.evaluation.offline_data import origin, read_episodes
+from omnisafe_qpt.evaluation.target_costs import ladder_targets
 
 
 # Model rollouts of each ensemble member at each level.
@@ -69,10 +69,11 @@ def estimate_run(
 
     Returns:
         Plain values: ``limits``, for each limit the run's targets (``target_return``,
-        ``target_cost``), the estimates ``return_mean`` and ``cost_mean`` with their intervals, the
-        share of ``novel`` steps, ``verdict`` and ``reason``; ``choices``, for each limit the target
-        cost and return that the model would choose, or None; ``test``, the model's errors on
-        held-out episodes; ``dataset``, ``seconds`` and the settings.
+        ``target_cost``), the estimates ``return_mean`` and ``cost_mean`` with their intervals (None
+        where too few held-out episodes are near the limit), the share of ``novel`` steps,
+        ``verdict`` and ``reason``; ``choices``, for each limit the target cost and return that the
+        model would choose, or None; ``test``, the model's errors on held-out episodes;
+        ``dataset``, ``seconds`` and the settings.
 
     Raises:
         UserError: If the run or the dataset does not exist, or they do not fit.
@@ -88,10 +89,7 @@ def estimate_run(
     levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
     num_asked = len(levels)
     if asks_for_returns(networks.spec):
-        found = networks.spec['frontier']
-        frontier = Frontier(tuple(found['costs']), tuple(found['returns']))
-        costs = ladder(networks.scaling.cost_unit.item(), frontier)
-        levels += [Level(frontier.target_return(cost), cost) for cost in costs]
+        levels += [Level(*targets) for targets in ladder_targets(networks)]
         levels += [Level(None, 0.0)]
     result = estimate(
         networks,
@@ -106,12 +104,7 @@ def estimate_run(
     )
     asked = [config.cost_limit for config, _ in deployments]
     return {
-        'run': str(path.parent.parent.resolve()),
-        'checkpoint': path.name,
-        'env_id': networks.spec['env_id'],
-        'dataset': data.path,
-        'dataset_sha256': data.sha256,
-        'dataset_warning': data.warning,
+        **origin(path, networks, data),
         'seed': seed,
         'particles': particles,
         'limits': [_level(result, index, limit) for index, limit in enumerate(asked)],
@@ -129,14 +122,19 @@ def _level(result: OffPolicyEstimate, index: int, cost_limit: float) -> dict[str
         'target_return': level.target_return,
         'target_cost': level.target_cost,
         'return_mean': float(imagined.returns.mean()),
-        'return_interval': list(result.interval('returns', index, cost_limit)),
+        'return_interval': _finite(result.interval('returns', index, cost_limit)),
         'cost_mean': float(imagined.costs.mean()),
-        'cost_interval': list(result.interval('costs', index, cost_limit)),
+        'cost_interval': _finite(result.interval('costs', index, cost_limit)),
         'length_mean': float(imagined.lengths.mean()),
         'novel_share': float(imagined.novel.mean()),
         'verdict': judgement.verdict,
         'reason': judgement.reason,
     }
+
+
+def _finite(interval: tuple[float, float]) -> list[float] | None:
+    """Return an interval as JSON can hold it; None where too few episodes say anything."""
+    return list(interval) if all(map(math.isfinite, interval)) else None
 
 
 def _choice(

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.deployment import (
     DeploymentOptions,
@@ -26,7 +25,7 @@ from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import read_episodes
-from omnisafe_qpt.evaluation.target_costs import ladder
+from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, MODEL
@@ -121,8 +120,7 @@ def imagined_calibration(
     """
     check_episodes(trajectories)
     spec, unit = networks.spec, networks.scaling.cost_unit.item()
-    frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
-    levels = [Level(frontier.target_return(cost), cost) for cost in ladder(unit, frontier)]
+    levels = [Level(*targets) for targets in ladder_targets(networks)]
     result = estimate(
         networks,
         config,

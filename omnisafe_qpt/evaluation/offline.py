@@ -17,7 +17,7 @@ from omnisafe_qpt.evaluation.deployment import (
     forget_zero_action,
 )
 from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
-from omnisafe_qpt.evaluation.offline_data import held_out_part, read_episodes
+from omnisafe_qpt.evaluation.offline_data import held_out_part, origin, read_episodes
 from omnisafe_qpt.qpt.config import DeploymentConfig
 
 
@@ -97,12 +97,7 @@ def evaluate_offline(
     total = checks.count_windows(config.candidates, len(limits) * has_choice, num_states)
     terminal = int(trajectories.rows.terminal.sum())
     return {
-        'run': str(path.parent.parent.resolve()),
-        'checkpoint': path.name,
-        'env_id': networks.spec['env_id'],
-        'dataset': data.path,
-        'dataset_sha256': data.sha256,
-        'dataset_warning': data.warning,
+        **origin(path, networks, data),
         'data': data.relation,
         'episodes': len(trajectories.rows),
         'transitions': trajectories.num_transitions,

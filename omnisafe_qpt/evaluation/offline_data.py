@@ -112,6 +112,24 @@ def held_out_part(episodes: Episodes, networks: Deployable) -> Episodes:
     return replace(episodes, trajectories=trajectories, relation=HELD_OUT)
 
 
+def origin(checkpoint: Path, networks: Deployable, episodes: Episodes) -> dict[str, Any]:
+    """Return what a result on a dataset is of: run, checkpoint, environment, dataset.
+
+    Args:
+        checkpoint (Path): ``torch_save/epoch-N.pt`` of the run.
+        networks (Deployable): The model.
+        episodes (Episodes): The dataset.
+    """
+    return {
+        'run': str(checkpoint.parent.parent.resolve()),
+        'checkpoint': checkpoint.name,
+        'env_id': networks.spec['env_id'],
+        'dataset': episodes.path,
+        'dataset_sha256': episodes.sha256,
+        'dataset_warning': episodes.warning,
+    }
+
+
 def _is_omnisafe_name(dataset: str) -> bool:
     """Return whether only OmniSafe knows this dataset name; OmniSafe takes seconds to import."""
     path = Path(dataset)

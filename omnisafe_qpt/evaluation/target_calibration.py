@@ -27,7 +27,6 @@ from typing import Any
 import omnisafe  # noqa: F401 - before the modules below, which it loads itself to have QPT
 
 from omnisafe_qpt import schema
-from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import DeploymentOptions, calibrated_settings, deployment_of
@@ -37,7 +36,7 @@ from omnisafe_qpt.evaluation.episodes import (
     default_processes,
     episode_pool,
 )
-from omnisafe_qpt.evaluation.target_costs import ladder
+from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, NO_SAFE_TARGET, serving_level
@@ -139,11 +138,10 @@ def calibrate(
             f'{_FEWEST_EPISODES}',
         )
     spec, cost_unit = networks.spec, networks.scaling.cost_unit.item()
-    frontier = Frontier(tuple(spec['frontier']['costs']), tuple(spec['frontier']['returns']))
     seeds = calibration_seeds(spec['seed'], episodes)
     series = [
-        Series(networks, replace(config, asked_cost=cost), frontier.target_return(cost), seeds)
-        for cost in ladder(cost_unit, frontier)
+        Series(networks, replace(config, asked_cost=cost), target_return, seeds)
+        for target_return, cost in ladder_targets(networks)
     ]
     zero_action = Series(networks, replace(config, asked_cost=None), None, seeds)
     worst_cost = max(_worst_cost(spec), _LEAST_WORST * cost_unit)

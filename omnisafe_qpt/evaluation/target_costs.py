@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from omnisafe_qpt.data.frontier import Frontier
+from omnisafe_qpt.qpt.deployable import Deployable
 
 
 # Target costs, as multiples of the run's cost limit: denser near the limit, where a model is used.
@@ -22,3 +23,15 @@ def ladder(cost_unit: float, frontier: Frontier) -> list[float]:
     costs = [share * cost_unit for share in LADDER]
     needed = sum(cost < frontier.costs[-1] for cost in costs) + 1
     return costs[:needed]
+
+
+def ladder_targets(networks: Deployable) -> list[tuple[float, float]]:
+    """Return a model's target returns and target costs, by increasing cost.
+
+    Args:
+        networks (Deployable): The model, of an algorithm that takes targets.
+    """
+    found = networks.spec['frontier']
+    frontier = Frontier(tuple(found['costs']), tuple(found['returns']))
+    costs = ladder(networks.scaling.cost_unit.item(), frontier)
+    return [(frontier.target_return(cost), cost) for cost in costs]

@@ -89,11 +89,10 @@ def serving_level(calibration: dict[str, Any], cost_limit: float) -> tuple[dict[
     zero_action = calibration['zero_action']
     if calibration.get('method') == MODEL:
         # Without bounds, mean costs are not reliable; the lowest target cost is the cautious one.
-        bounds = [
-            math.inf if level is None or level.get('cost_bound') is None else level['cost_bound']
-            for level in (levels[0], zero_action)
-        ]
-        level = levels[0] if bounds[0] <= bounds[1] else zero_action
+        known = [level for level in (*levels[:1], zero_action) if level is not None]
+        bounds = [level.get('cost_bound') for level in known]
+        bounds = [math.inf if bound is None else bound for bound in bounds]
+        level = known[bounds.index(min(bounds))]
         return level, NO_SAFE_TARGET if min(bounds) <= cost_limit else NOT_CERTIFIED
     for level in levels:
         if level['cost_mean'] <= cost_limit:

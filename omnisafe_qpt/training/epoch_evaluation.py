@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, eval
 from omnisafe_qpt.evaluation.estimates import check_episodes
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration
 from omnisafe_qpt.evaluation.target_calibration import calibrate
-from omnisafe_qpt.progress import ProgressReporter
+from omnisafe_qpt.progress import ProgressReporter, phases
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
@@ -261,15 +261,7 @@ class EpochEvaluation:
 
     def _imagine(self) -> dict[str, Any]:
         data = self._data
-        with ExitStack() as stack:
-            bars: dict[str, Callable[[int, int], None]] = {}
-
-            def report(what: str, done: int, total: int) -> None:
-                if what not in bars:
-                    stack.close()
-                    bars[what] = stack.enter_context(self._episodes_shown(what, total))
-                bars[what](done, total)
-
+        with phases(self._episodes_shown) as report:
             return imagined_calibration(
                 self.deployed.networks,
                 self._deployment,

@@ -95,3 +95,10 @@ def test_what_an_estimate_chooses(
     record = {'method': 'model', 'levels': levels, 'zero_action': zero_action}
     level, found = serving_level(record, limit)
     assert (level['asked_cost'], found) == (target, status)
+
+
+def test_without_levels_the_zero_action_is_left() -> None:
+    """An exported file may hold such a record."""
+    zero_action = {'asked_cost': None, 'cost_bound': None, 'cost_mean': 1.0, 'return_mean': 0.0}
+    record = {'method': 'model', 'levels': [], 'zero_action': zero_action}
+    assert serving_level(record, 10.0) == (zero_action, 'not certified')

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.evaluation import estimates
 from omnisafe_qpt.evaluation.off_policy.backtest import backtest
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig, DynamicsEnsemble
 from omnisafe_qpt.evaluation.off_policy.estimate import (
@@ -206,3 +208,9 @@ def test_what_is_chosen_at_a_limit_of_4(given, verdict, chosen):
     assert found.judge(0, 4.0).verdict == verdict
     assert bool(found.judge(0, 4.0).reason) == (verdict != RELIABLE)
     assert found.choose(4.0) == chosen
+
+
+def test_an_interval_of_too_few_episodes_is_none_in_json():
+    level = estimates._level(fake((1.0, 3.9), near=1), 0, 4.0)
+    assert level['cost_interval'] is level['return_interval'] is None
+    json.dumps(level, allow_nan=False)
