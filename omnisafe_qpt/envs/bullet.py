@@ -21,7 +21,7 @@ from omnisafe.envs.core import env_register
 from omnisafe.typing import DEVICE_CPU
 
 from omnisafe_qpt.envs.simulators import why_unavailable
-from omnisafe_qpt.envs.single import SingleEnv
+from omnisafe_qpt.envs.single import SingleEnv, Step
 from omnisafe_qpt.errors import UserError
 
 
@@ -182,17 +182,7 @@ class BulletSafetyEnv(SingleEnv):
         self._begin_frames()
         return self._tensor(obs), info
 
-    def step(
-        self,
-        action: torch.Tensor,
-    ) -> tuple[
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        dict[str, Any],
-    ]:
+    def step(self, action: torch.Tensor) -> Step:
         """Run one step of the simulator.
 
         Args:

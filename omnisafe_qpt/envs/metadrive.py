@@ -17,7 +17,7 @@ from omnisafe.typing import DEVICE_CPU
 
 from omnisafe_qpt.envs.metadrive_process import MAPS, TRAFFIC_DENSITIES, SimulatorProcess
 from omnisafe_qpt.envs.simulators import why_unavailable
-from omnisafe_qpt.envs.single import SingleEnv
+from omnisafe_qpt.envs.single import SingleEnv, Step
 from omnisafe_qpt.errors import UserError
 
 
@@ -121,17 +121,7 @@ class SafeMetaDriveEnv(SingleEnv):
         self._begin_frames()
         return self._tensor(obs), {}
 
-    def step(
-        self,
-        action: torch.Tensor,
-    ) -> tuple[
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        dict[str, Any],
-    ]:
+    def step(self, action: torch.Tensor) -> Step:
         """Run one step of the simulator.
 
         Args:

@@ -8,13 +8,24 @@ them is imported first is not complete at that time.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from omnisafe.envs.core import CMDP
 
 from omnisafe_qpt.errors import UserError
+
+
+# Observation, reward, cost, terminated, truncated and further information of one step.
+Step: TypeAlias = tuple[
+    torch.Tensor,
+    torch.Tensor,
+    torch.Tensor,
+    torch.Tensor,
+    torch.Tensor,
+    dict[str, Any],
+]
 
 
 class SingleEnv(CMDP):

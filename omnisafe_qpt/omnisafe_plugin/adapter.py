@@ -12,6 +12,7 @@ from omnisafe.envs.core import CMDP, Wrapper
 from omnisafe.models.base import Actor
 
 from omnisafe_qpt.envs.environments import horizon_of, make_env
+from omnisafe_qpt.envs.single import Step
 from omnisafe_qpt.envs.user_modules import require_environment_of
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.omnisafe_plugin.actor import DeployedActor
@@ -49,17 +50,7 @@ class DeploymentEnv(Wrapper):
         self._actor.begin_episode(obs, seed)
         return obs, info
 
-    def step(
-        self,
-        action: torch.Tensor,
-    ) -> tuple[
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        torch.Tensor,
-        dict[str, Any],
-    ]:
+    def step(self, action: torch.Tensor) -> Step:
         """Run one step and feed its reward and cost back."""
         obs, reward, cost, terminated, truncated, info = self._env.step(action)
         self._actor.observe(reward, cost)
