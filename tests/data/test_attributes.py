@@ -12,7 +12,6 @@ import pytest
 
 from dataset_helpers import (
     COMMANDS,
-    LENGTHS,
     READERS,
     command_refusal,
     out_of,
@@ -26,11 +25,6 @@ from omnisafe_qpt.data.actions import recorded_unit
 from omnisafe_qpt.data.attributes import NPZ_ATTRIBUTES, read_attributes
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.errors import UserError
-
-
-@pytest.fixture(name='arrays')
-def fixture_arrays(make_arrays):
-    return make_arrays(LENGTHS)
 
 
 def test_metadata_is_read_as_plain_values_and_is_empty_for_npz(tmp_path, arrays):

@@ -22,11 +22,6 @@ from omnisafe_qpt.data.hdf5_writer import write_hdf5, write_hdf5_blocks
 from omnisafe_qpt.errors import UserError
 
 
-@pytest.fixture(name='arrays')
-def fixture_arrays(make_arrays):
-    return make_arrays(LENGTHS)
-
-
 def test_write_hdf5_round_trips_exactly(tmp_path, arrays):
     path = tmp_path / 'new' / 'data.hdf5'
     write_hdf5(path, arrays)

@@ -15,7 +15,6 @@ import pytest
 
 from dataset_helpers import (
     COMMANDS,
-    LENGTHS,
     NAMES,
     READERS,
     TOTAL,
@@ -35,11 +34,6 @@ from omnisafe_qpt.data.layouts import HDF5_NAMES
 from omnisafe_qpt.data.summary import summarize
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
-
-
-@pytest.fixture(name='arrays')
-def fixture_arrays(make_arrays):
-    return make_arrays(LENGTHS)
 
 
 MEMBERS = ('observations', 'next_observations', 'actions', 'rewards', 'costs', 'terminals')

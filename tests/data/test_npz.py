@@ -30,11 +30,6 @@ from omnisafe_qpt.data.files import open_dataset
 from omnisafe_qpt.data.layouts import NPZ_NAMES
 
 
-@pytest.fixture(name='arrays')
-def fixture_arrays(make_arrays):
-    return make_arrays(LENGTHS)
-
-
 def replace_member(path, name, content, method=zipfile.ZIP_STORED):
     """Replace an array of an npz by other bytes."""
     with zipfile.ZipFile(path) as archive:

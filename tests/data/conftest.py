@@ -1,0 +1,14 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the tests of dataset files."""
+
+from __future__ import annotations
+
+import pytest
+
+from dataset_helpers import LENGTHS
+
+
+@pytest.fixture(name='arrays')
+def fixture_arrays(make_arrays):
+    return make_arrays(LENGTHS)
