@@ -388,6 +388,8 @@ def test_refusals_change_nothing(exported: Any) -> None:
             policy.observe(1.0, np.nan)
         with pytest.raises(ValueError, match='0 or more'):
             policy.set_cost_limit(-1.0)
+        with pytest.raises(ValueError, match='cost_limit holds'):
+            policy.set_cost_limit(10**400)
         policy.observe(1.0, 0.5)
         expected.append(untouched.act(obs))
         untouched.observe(1.0, 0.5)

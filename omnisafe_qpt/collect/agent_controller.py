@@ -14,7 +14,7 @@ import numpy as np
 
 from omnisafe_qpt.collect.agents import Agent, Mixture, read_run_config
 from omnisafe_qpt.collect.disturbance import Disturbance
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, first_line
 
 
 if TYPE_CHECKING:
@@ -172,12 +172,12 @@ class _OmniSafePolicy:
         path = Path(checkpoint)
         config = read_run_config(path.parent.parent)
         content = load_file(path)
-        self._budget = _SafetyBudget.of(config)
         self._normalize: Callable[[torch.Tensor], torch.Tensor] = frozen_normalizer(content)
         try:
+            self._budget = _SafetyBudget.of(config)
             self._actor = load_actor(config, content, obs_dim + bool(self._budget), act_dim)
-        except (KeyError, RuntimeError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+            reason = first_line(error)
             raise UserError(f'{path}: does not fit its config.json ({reason})') from error
 
     def begin(self, seed: int) -> None:

@@ -101,9 +101,6 @@ class Mixture:
 SCRIPTED_ONLY = Mixture()
 
 
-# -- what the user names --------------------------------------------------------------------------
-
-
 def read_agents(texts: Sequence[str], env_id: str) -> tuple[tuple[Agent, ...], float]:
     """Find the checkpoints for ``RUN[:EPOCH][:WEIGHT]``.
 
@@ -203,9 +200,12 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     path = folder / 'config.json'
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a run's settings ({error})") from error
-    if not isinstance(config, dict) or not {'algo', 'env_id', 'model_cfgs'} <= set(config):
+    needed = {'algo': str, 'env_id': str, 'model_cfgs': dict}
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(name), kind) for name, kind in needed.items()
+    ):
         raise UserError(f'{path}: not the settings of a run of OmniSafe')
     return config
 

@@ -115,7 +115,9 @@ class EpisodeStore:
         """Return the names of settings that differ from the stored episodes'."""
         try:
             there = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError:
+        except (ValueError, RecursionError):
+            there = {}
+        if not isinstance(there, dict):
             there = {}
         here = json.loads(json.dumps(self._settings))
         return [name for name in here if name not in there or there[name] != here[name]]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import resource
 import signal
 import zlib
 from collections import deque
@@ -33,8 +32,7 @@ _MOST_OF_GZIP = 1032
 _SMALL_STORAGE = 1 << 20
 # Limits on chained soft links, arrays within a group, and searched groups.
 _MAX_HOPS, _MAX_LEAVES, _MAX_GROUPS = 16, 1000, 1000
-# Signals of a crash, and the seconds without one after which a file is accepted.
-_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+# Seconds without a crash after which a file is accepted.
 _SECONDS_TO_OPEN = 20
 # Errors that h5py raises for damaged files.
 _ERRORS = (
@@ -91,8 +89,9 @@ def _crashes(path: Path) -> bool:
 
     The library is known to read through invalid pointers in some damaged files.
     """
-    if not hasattr(os, 'fork'):
+    if not hasattr(os, 'fork'):  # Windows, where some of the signals are missing too
         return False
+    crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
     child = os.fork()
     if child == 0:
         try:
@@ -100,11 +99,13 @@ def _crashes(path: Path) -> bool:
         finally:
             os._exit(0)  # opening the file in this process reports the error
     _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in _CRASHES
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in crashes
 
 
 def _open_all(path: Path) -> None:
     """Open a file's objects, up to a number, in a process that may crash."""
+    import resource
+
     import h5py
 
     faulthandler.disable()

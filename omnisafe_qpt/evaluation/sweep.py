@@ -100,15 +100,16 @@ def evaluate_runs(
         repeat it. With ``traces``, a row's ``traces`` has a dict of lists for each episode, with
         one entry per step: ``actions``; ``rewards``; ``costs``; ``chosen``, index of the selected
         candidate; ``shift`` of its return target; ``feasible``, whether any candidate was; and
-        ``cost_value`` of the selected action, in units of cost. With one candidate the last two are
-        lists of None. Where the policy acts on the observation alone, ``target_return``,
-        ``asked_cost``, ``rule`` and ``candidate_shift`` are None. With 95 % confidence the share of
-        all episodes over the limit is at most ``unsafe_share_bound`` (Clopper-Pearson, from this
-        row's episodes alone). ``guarantee`` is the target calibration's statement on the limit: the
-        fields of :class:`omnisafe_qpt.runner.Guarantee` with its two texts, or None if it did not
-        choose the targets; ``calibrated_bound`` is its ``cost_bound``. ``holds_still`` is True for
-        the zero-action fallback, where the calibration found no safe target: then ``target_return``
-        and ``asked_cost`` are None.
+        ``cost_value`` of the selected action, in units of cost. With one candidate, or in the
+        zero-action fallback, the last two are lists of None. Where the policy acts on the
+        observation alone, ``target_return``, ``asked_cost``, ``rule`` and ``candidate_shift`` are
+        None. With 95 % confidence the share of all episodes over the limit is at most
+        ``unsafe_share_bound`` (Clopper-Pearson, from this row's episodes alone). ``guarantee`` is
+        the target calibration's statement on the limit: the fields of
+        :class:`omnisafe_qpt.runner.Guarantee` with its two texts, or None if it did not choose the
+        targets; ``calibrated_bound`` is its ``cost_bound``. ``holds_still`` is True for the
+        zero-action fallback, where the calibration found no safe target: then ``target_return`` and
+        ``asked_cost`` are None.
 
     Raises:
         UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is

@@ -41,9 +41,10 @@ def check_numbers(config: Any) -> None:
 
 
 def _is_number(value: Any, kind: str) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Integral if kind == 'int' else Real):
+    expected: type[Any] = Integral if kind == 'int' else Real
+    if isinstance(value, bool) or not isinstance(value, expected):
         return False
-    return abs(float(value)) <= LARGEST_NUMBER  # not so for NaN
+    return -LARGEST_NUMBER <= value <= LARGEST_NUMBER  # not so for NaN
 
 
 def _require(condition: bool, option: str, value: object, needed: str) -> None:

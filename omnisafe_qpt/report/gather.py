@@ -46,11 +46,13 @@ _HOOK = 'augmentation_hook'
 _NUMBERS = sequence(number(), 1)
 # Required fields of an evaluation's rows.
 _ROW = {
+    'algo': text(),
     'env_id': text(),
     'run': text(),
     'checkpoint': text(),
     'cost_limit': number(0),
     'target_return': maybe(number()),
+    'holds_still': flag,
     'candidates': whole(1),
     'rule': text(),
     'episodes': whole(1),
@@ -67,12 +69,12 @@ _ROW = {
     'safe': flag,
     'unsafe_share': number(0, 1),
 }
-_SERIES = sequence(maybe(number()))
 _TRACE = record(
     {
-        'actions': sequence(sequence(number(), 1)),
-        **dict.fromkeys(('rewards', 'costs', 'chosen', 'shift', 'cost_value'), _SERIES),
-        'feasible': sequence(maybe(flag)),
+        'actions': sequence(_NUMBERS, 1),
+        **dict.fromkeys(('rewards', 'costs', 'chosen', 'shift'), _NUMBERS),
+        'feasible': sequence(maybe(flag), 1),
+        'cost_value': sequence(maybe(number()), 1),
     },
 )
 _ROW_OPTIONAL = {

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -166,17 +166,24 @@ def choice_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
         'select among them: the highest return whose expected cost is within the '
         'remaining budget.'
     )
+    # The zero-action fallback selects nothing.
+    selected = [
+        replace(result, rows=[row for row in result.rows if not row['holds_still']])
+        for result in results
+    ]
     if any(row['candidates'] == 1 for result in results for row in result.rows):
         blocks = [Block(problem='There was one candidate, so no selection.')]
+    elif not any(result.traces for result in selected):
+        blocks = [Block(problem='Every action was zero, so no selection.')]
     else:
-        chosen = [*studio.feasible_share(results), *studio.chosen_shifts(results)]
+        chosen = [*studio.feasible_share(selected), *studio.chosen_shifts(selected)]
         blocks = [
             Block('Which candidates were chosen', pictures=chosen),
             Block(
                 'What the critics expected',
                 'Means over the episodes. Expected and realised costs differ where the critics are '
                 'wrong, and because they discount later costs.',
-                pictures=studio.expected_costs(results),
+                pictures=studio.expected_costs(selected),
             ),
         ]
     return Section('choice', 'How actions were chosen', text, blocks)

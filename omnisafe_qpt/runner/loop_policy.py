@@ -290,6 +290,8 @@ class LoopPolicy(ABC):
         values = values.detach().cpu() if hasattr(values, 'detach') else values
         try:
             array = np.asarray(values, dtype=np.float64)
+        except OverflowError:
+            array = np.array(np.inf)  # an integer beyond float64
         except (TypeError, ValueError) as error:
             kind = type(values).__name__
             raise self.error(f'{name} must be an array of numbers; this is a {kind}') from error

@@ -30,6 +30,7 @@ from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.files import open_dataset
 from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.settings.files import merge
 
 
 SMALL_NETWORKS = {'hidden_sizes': [8, 8]}
@@ -62,6 +63,12 @@ def train(folder, algo, **sections):
 def fixture_run(tmp_path_factory):
     """A run of PPO with a learned normaliser and three checkpoints."""
     return train(tmp_path_factory.mktemp('runs'), 'PPO')
+
+
+def change_config(run, **sections):
+    path = run / 'config.json'
+    config = json.loads(path.read_text(encoding='utf-8'))
+    path.write_text(json.dumps({**config, **sections}), encoding='utf-8')
 
 
 # -- naming ---------------------------------------------------------------------------------------
@@ -143,7 +150,9 @@ def test_another_environments_run_is_refused(run):
     [
         (lambda copy: (copy / 'torch_save' / 'epoch-2.pt').write_bytes(b'x'), 'epoch-2.*read'),
         (lambda copy: (copy / 'config.json').write_text('{'), 'config.json: cannot be read'),
+        (lambda copy: (copy / 'config.json').write_text('[' * 9999), 'config.json: cannot be read'),
         (lambda copy: (copy / 'config.json').write_text('{}'), 'not the settings of a run'),
+        (lambda copy: change_config(copy, algo=['PPO']), 'not the settings of a run'),
         (lambda copy: shutil.rmtree(copy / 'torch_save'), 'no checkpoint in torch_save'),
         (
             lambda copy: torch.save({'dynamics': {}}, copy / 'torch_save' / 'epoch-2.pt'),
@@ -422,12 +431,21 @@ def test_safety_budget_is_spent_as_omnisafe_does(tmp_path):
         left = (left - cost / budget) / 0.9
 
 
-def test_parameters_that_do_not_fit_are_one_line(run, tmp_path):
+@pytest.mark.parametrize(
+    'sections',
+    [
+        {'model_cfgs': {'actor': {'hidden_sizes': [3]}}},
+        {'algo_cfgs': {'saute_gamma': 0.9}},
+        {'algo_cfgs': {'saute_gamma': 1.0, 'max_ep_len': 10, 'safety_budget': 5.0}},
+        {'algo_cfgs': {'saute_gamma': 'x', 'max_ep_len': 10, 'safety_budget': 5.0}},
+        {'algo_cfgs': 3},
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(run, tmp_path, sections):
     copy = tmp_path / 'seed-copy'
     shutil.copytree(run, copy)
     config = json.loads((copy / 'config.json').read_text(encoding='utf-8'))
-    config['model_cfgs']['actor']['hidden_sizes'] = [3]
-    (copy / 'config.json').write_text(json.dumps(config), encoding='utf-8')
+    change_config(copy, **merge(config, sections))
     with pytest.raises(UserError, match=r'epoch-2\.pt: does not fit its config\.json') as raised:
         controller_of(copy).act(observations_like(1)[0], 0)
     assert '\n' not in str(raised.value)

@@ -624,6 +624,11 @@ def test_a_trained_model_without_a_safe_target_says_so_everywhere(
     assert row['guarantee']['status'] == NO_SAFE_TARGET
     assert main(['report', run, '--evaluation', str(rows), '--out', str(page)]) == 0
     assert f'Cost limit 10: {NO_SAFE_TARGET}' in page.read_text()
+    command = ['report', run, '--episodes', '2', '--out', str(page)]
+    assert main(command) == 0
+    assert 'Every action was zero' not in page.read_text(), 'some limits have a target'
+    assert main([*command, '--cost-limit', '10']) == 0
+    assert 'Every action was zero' in page.read_text()
 
 
 @pytest.mark.parametrize('bound', [10.0, 10.5])

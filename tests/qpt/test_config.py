@@ -71,7 +71,7 @@ def test_impossible_value_is_refused_in_one_line_that_names_the_option(kind, val
     assert '\n' not in message
 
 
-@pytest.mark.parametrize('value', [float('nan')])
+@pytest.mark.parametrize('value', [float('nan'), 10**400], ids=['nan', 'huge'])
 @pytest.mark.parametrize(
     ('kind', 'option'),
     [
@@ -83,7 +83,7 @@ def test_impossible_value_is_refused_in_one_line_that_names_the_option(kind, val
         (DeploymentConfig, 'cost_limit'),
     ],
 )
-def test_nan_is_refused(kind, option, value):
+def test_nan_and_huge_numbers_are_refused(kind, option, value):
     with pytest.raises(UserError, match=option):
         kind(**{option: value})
 

@@ -386,6 +386,32 @@ def test_an_evaluation_is_shown_without_another(
     assert 'The results were simulated before.' in found.text()
 
 
+FIELDS = ('actions', 'rewards', 'costs', 'chosen', 'shift', 'feasible', 'cost_value')
+EMPTY: dict[str, list[Any]] = {name: [] for name in FIELDS}
+
+
+@pytest.mark.parametrize(
+    ('changed', 'told'),
+    [
+        ({'holds_still': None}, 'holds_still'),
+        ({'traces': [EMPTY]}, 'actions'),
+        ({'traces': [{**EMPTY, 'actions': [[0.0]], 'rewards': [None]}]}, 'rewards'),
+    ],
+)
+def test_an_evaluation_of_other_content_is_refused(
+    reported: tuple[Page, list[Any]],
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any],
+    told: str,
+) -> None:
+    rows = [{**row, **changed} for row in reported[1]]
+    (tmp_path / 'rows.json').write_text(json.dumps(rows), encoding='utf-8')
+    assert report(run, tmp_path / 'page.html', '--evaluation', tmp_path / 'rows.json') == 1
+    assert_one_line(capsys, told)
+
+
 @pytest.mark.parametrize(
     ('content', 'told'),
     [
