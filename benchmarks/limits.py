@@ -23,6 +23,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is to be trained and evaluate every rule of every run."""
-    result = _started(options.json)
+    result = started(options.json)
     result['commands'].append(' '.join(['python -m benchmarks.limits', *sys.argv[1:]]))
-    runs = [*options.run, *(path for pair in options.train for path in _train(pair, options))]
+    runs = [
+        *options.run,
+        *(
+            path
+            for pair in options.train
+            for path in train_on_cpu(pair, options.seeds, options.log_dir)
+        ),
+    ]
     if not runs:
         raise UserError('nothing to evaluate: give --run or --train')
     for folder in runs:
@@ -105,7 +113,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _started(path: Path) -> dict[str, Any]:
+def started(path: Path) -> dict[str, Any]:
     """Return the results so far, or an empty record of this machine."""
     if path.exists():
         return json.loads(path.read_text(encoding='utf-8'))
@@ -118,12 +126,22 @@ def _started(path: Path) -> dict[str, Any]:
     }
 
 
-def _train(pair: str, options: argparse.Namespace) -> list[str]:
+def train_on_cpu(pair: str, seeds: Sequence[int], log_dir: str) -> list[str]:
+    """Train a run with the CPU preset for each seed, without calibration; returns their folders.
+
+    Args:
+        pair (str): ``ENV_ID=FILE``.
+        seeds (Sequence[int]): Of training.
+        log_dir (str): Where to.
+
+    Raises:
+        UserError: If there is no file in the pair.
+    """
     env_id, _, dataset = pair.partition('=')
     if not dataset:
         raise UserError(f'--train {pair}: give ENV_ID=FILE')
     folders = []
-    for seed in options.seeds:
+    for seed in seeds:
         settings = {
             'seed': seed,
             'train_cfgs': {
@@ -133,7 +151,7 @@ def _train(pair: str, options: argparse.Namespace) -> list[str]:
                 'calibrate_episodes': 0,
                 'torch_threads': 1,
             },
-            'logger_cfgs': {'log_dir': options.log_dir},
+            'logger_cfgs': {'log_dir': log_dir},
         }
         agent = omnisafe.Agent('QPT', env_id, custom_cfgs=merge(load_preset('cpu'), settings))
         agent.learn()

@@ -122,9 +122,9 @@ def _level(result: OffPolicyEstimate, index: int, cost_limit: float) -> dict[str
         'target_return': level.target_return,
         'target_cost': level.target_cost,
         'return_mean': float(imagined.returns.mean()),
-        'return_interval': _finite(result.interval('returns', index, cost_limit)),
+        'return_interval': finite(result.interval('returns', index, cost_limit)),
         'cost_mean': float(imagined.costs.mean()),
-        'cost_interval': _finite(result.interval('costs', index, cost_limit)),
+        'cost_interval': finite(result.interval('costs', index, cost_limit)),
         'length_mean': float(imagined.lengths.mean()),
         'novel_share': float(imagined.novel.mean()),
         'verdict': judgement.verdict,
@@ -132,8 +132,12 @@ def _level(result: OffPolicyEstimate, index: int, cost_limit: float) -> dict[str
     }
 
 
-def _finite(interval: tuple[float, float]) -> list[float] | None:
-    """Return an interval as JSON can hold it; None where too few episodes say anything."""
+def finite(interval: tuple[float, float]) -> list[float] | None:
+    """Return an interval as JSON can hold it; None where too few episodes say anything.
+
+    Args:
+        interval (tuple[float, float]): Its ends.
+    """
     return list(interval) if all(map(math.isfinite, interval)) else None
 
 

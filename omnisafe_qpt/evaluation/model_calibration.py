@@ -20,7 +20,12 @@ from omnisafe_qpt.evaluation.deployment import (
     calibrated_settings,
     deployment_of,
 )
-from omnisafe_qpt.evaluation.estimates import DEFAULT_PARTICLES, check_episodes, model_test
+from omnisafe_qpt.evaluation.estimates import (
+    DEFAULT_PARTICLES,
+    check_episodes,
+    finite,
+    model_test,
+)
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
@@ -28,7 +33,7 @@ from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
-from omnisafe_qpt.runner import CALIBRATION_FORMAT, MODEL
+from omnisafe_qpt.runner import CALIBRATION_FORMAT, ESTIMATED, MODEL, serving_level
 from omnisafe_qpt.runs.checkpoint import replace_checkpoint
 
 
@@ -149,9 +154,31 @@ def imagined_calibration(
     }
 
 
+def why_unreliable(record: dict[str, Any], cost_limit: float) -> str | None:
+    """Return why a record of :func:`imagined_calibration` cannot choose a target cost for a limit.
+
+    Args:
+        record (dict[str, Any]): The record.
+        cost_limit (float): Undiscounted cost of an episode to keep within.
+
+    Returns:
+        A reason, or None if it can.
+    """
+    if serving_level(record, cost_limit)[1] == ESTIMATED:
+        return None
+    lowest = record['levels'][0]
+    if lowest['reason'] is not None:
+        return lowest['reason']
+    return (
+        f'at target cost {lowest["asked_cost"]:g} the mean cost may be up to '
+        f'{lowest["cost_bound"]:.4g}, above the limit of {cost_limit:g}'
+    )
+
+
 def _level(result: OffPolicyEstimate, index: int, least: float) -> dict[str, Any]:
     level, imagined = result.levels[index], result.imagined[index]
     bound, reason = result.bound(index, least)
+    own = result.own_cost(index, least)
     played = {
         'returns': imagined.returns.flatten().tolist(),
         'costs': imagined.costs.flatten().tolist(),
@@ -163,6 +190,8 @@ def _level(result: OffPolicyEstimate, index: int, least: float) -> dict[str, Any
         **played,
         'return_mean': statistics.fmean(played['returns']),
         'cost_mean': statistics.fmean(played['costs']),
+        'return_interval': finite(result.interval('returns', index, own)),
+        'cost_interval': finite(result.interval('costs', index, own)),
         'cost_bound': bound,
         'reason': reason or None,
     }

@@ -154,7 +154,7 @@ def _prepare_options(agent: Any) -> None:
         validate(preset_settings, defaults, f'the preset {preset}')
         settings = merge(preset_settings, settings)
     if agent.env_id == OFFLINE_ENV_ID:
-        settings = merge(settings, _without_episodes(options, defaults))
+        settings = merge(settings, _without_episodes(options))
     options = merge(settings, options)
     complete = merge(merge(defaults, options), {'train_cfgs': flags})
     _check_train_cfgs(complete['train_cfgs'], agent.env_id)
@@ -194,24 +194,19 @@ def _settings_to_resume(
     return settings_to_resume(run, agent.algo, given, agent.env_id, defaults, allow_hooks)
 
 
-def _without_episodes(options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def _without_episodes(options: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run without a simulator, in which no episode can be run.
 
     Raises:
         UserError: If the user asks for one.
     """
-    given, known = options.get('train_cfgs', {}), defaults['train_cfgs']
+    given = options.get('train_cfgs', {})
     for name in ('evaluate_epoisodes', 'final_evaluate_episodes'):
         if given.get(name):
             raise UserError(
                 f'train_cfgs:{name} is {given[name]}: there is no simulator; leave it out'
             )
-    if given.get('calibrate') == 'simulator':
-        raise UserError('train_cfgs:calibrate simulator: there is none; give model or none')
-    settings: dict[str, Any] = {'evaluate_epoisodes': 0, 'final_evaluate_episodes': 0}
-    if 'calibrate' in known:
-        settings['calibrate'] = 'model' if known['calibrate_episodes'] else 'none'
-    return {'train_cfgs': settings}
+    return {'train_cfgs': {'evaluate_epoisodes': 0, 'final_evaluate_episodes': 0}}
 
 
 def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
@@ -219,6 +214,8 @@ def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
     from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
 
     horizon = train_cfgs['horizon']
+    if env_id == OFFLINE_ENV_ID and train_cfgs.get('calibrate') == 'simulator':
+        raise UserError('train_cfgs:calibrate simulator: there is none; give auto, model or none')
     if horizon is not None and env_id != OFFLINE_ENV_ID:
         raise UserError(
             f'train_cfgs:horizon is {horizon}: {env_id} has its own; it is for {OFFLINE_ENV_ID}'

@@ -242,7 +242,9 @@ class OfflineAlgorithm(BaseOffline):
             self._state.resumed_run,
         )
         self._run = Path(self._ranks.share(self._logger.log_dir))
-        self._episodes = EpisodeSettings.from_config(self._cfgs.train_cfgs)
+        self._episodes = EpisodeSettings.from_config(
+            self._cfgs.train_cfgs, has_simulator=self._env_id != OFFLINE_ENV_ID
+        )
         for key in (
             'Train/Epoch',
             'TotalSteps',

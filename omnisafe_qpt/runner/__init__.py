@@ -24,6 +24,7 @@ from .targets import (
     MODEL,
     NO_SAFE_TARGET,
     NOT_CERTIFIED,
+    SIMULATOR,
     Guarantee,
     serving_level,
     share_bound,

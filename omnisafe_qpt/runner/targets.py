@@ -19,8 +19,8 @@ CERTIFIED, NOT_CERTIFIED = 'certified', 'not certified'
 NO_SAFE_TARGET = 'no safe target found'
 # In place of certified, for model rollouts in learned dynamics.
 ESTIMATED = 'estimated'
-# The method of such a calibration; others were measured in the simulator.
-MODEL = 'model'
+# The methods of a calibration.
+MODEL, SIMULATOR = 'model', 'simulator'
 
 # Of each statement of a guarantee.
 _ERROR_RATE = 0.05
@@ -127,9 +127,10 @@ class Guarantee:
         over (int): Episodes that cost more than the limit.
         share_bound (float): The share of episodes over the limit is at most this with 95 %
             confidence (Clopper-Pearson).
-        method (str): ``simulator`` or ``model``, where the episodes were run.
         best_bound (float): What ``cost_bound`` would be if no calibration episode of a level had
             cost anything, in as many as were allowed.
+        method (str): ``simulator`` or ``model``, where the episodes were run.
+        simulated_episodes (int): Simulated episodes of the whole calibration, at all levels.
     """
 
     cost_limit: float
@@ -142,7 +143,8 @@ class Guarantee:
     over: int
     share_bound: float
     best_bound: float
-    method: str = 'simulator'
+    method: str = SIMULATOR
+    simulated_episodes: int = 0
 
     @classmethod
     def at(cls, calibration: dict[str, Any], cost_limit: float) -> Guarantee:
@@ -151,6 +153,8 @@ class Guarantee:
         costs, worst_cost = level['costs'], calibration['worst_cost']
         is_model = calibration.get('method') == MODEL
         over = sum(cost > cost_limit for cost in costs)
+        played = [*calibration['levels'], calibration['zero_action']]
+        simulated = sum(len(each['costs']) for each in played if each is not None)
         return cls(
             cost_limit=cost_limit,
             status=status,
@@ -164,7 +168,8 @@ class Guarantee:
             if is_model
             else share_bound(over, len(costs), _ERROR_RATE / calibration['comparisons']),
             best_bound=worst_cost * (1.0 - _ERROR_RATE ** (1.0 / calibration['episodes'])),
-            method=MODEL if is_model else 'simulator',
+            method=MODEL if is_model else SIMULATOR,
+            simulated_episodes=0 if is_model else simulated,
         )
 
     @property
@@ -198,11 +203,15 @@ class Guarantee:
     def share_statement(self) -> str:
         """The statement on the share of episodes over the limit."""
         if self.method == MODEL:
-            return f'nothing is known of the share of episodes over {self.cost_limit:g}'
+            return (
+                'no simulated episode was used; nothing is known of the share of episodes over '
+                f'{self.cost_limit:g}'
+            )
         return (
             f'share of episodes over {self.cost_limit:g} <= {math.ceil(100 * self.share_bound)} % '
             'with 95 % confidence (Clopper-Pearson, corrected for the choice of target), '
-            f'{self.over} of {self.episodes} over'
+            f'{self.over} of {self.episodes} over; {self.simulated_episodes} simulated episodes '
+            'for all target costs'
         )
 
     def _estimate_statement(self) -> str:

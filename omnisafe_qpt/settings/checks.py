@@ -39,7 +39,7 @@ _CHOICES = {
         'accelerate': ('auto', 'none', 'graph', 'compile'),
         'data_device': ('auto', 'device', 'host'),
         'action_unit': ('auto', 'normalized', 'environment'),
-        'calibrate': ('simulator', 'model', 'none'),
+        'calibrate': ('auto', 'model', 'simulator', 'none'),
     },
 }
 

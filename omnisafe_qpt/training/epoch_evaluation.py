@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from omnisafe_qpt.errors import printable
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
-from omnisafe_qpt.evaluation.estimates import check_episodes
-from omnisafe_qpt.evaluation.model_calibration import imagined_calibration
+from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, check_episodes
+from omnisafe_qpt.evaluation.model_calibration import imagined_calibration, why_unreliable
 from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.progress import ProgressReporter, phases
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
+from omnisafe_qpt.runner import MODEL, SIMULATOR
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
 from omnisafe_qpt.scores import normalized_cost, normalized_return
+from omnisafe_qpt.settings.files import AUTO
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import StopSignal
 from omnisafe_qpt.training.dataset_loading import TrainingData
@@ -43,37 +46,46 @@ class EpisodeSettings:
     Args:
         validation (int): Episodes after each epoch.
         final (int): Episodes of the report after the last epoch.
+        calibrate (str): Where target calibration runs the policy: ``model``, in dynamics learned
+            from the data; ``simulator``; ``auto``, the first that is reliable; or ``none``.
         calibration (int): Largest number of simulated episodes of target calibration for each
             target cost.
-        calibrates_on_data (bool): Whether target calibration uses the data alone, without a
-            simulator.
         processes (int or None): Worker processes; None is one per core.
     """
 
     validation: int
     final: int
+    calibrate: str
     calibration: int
-    calibrates_on_data: bool
     processes: int | None
 
     @classmethod
-    def from_config(cls, train_cfgs: Any) -> EpisodeSettings:
-        """Read the settings from ``train_cfgs``."""
+    def from_config(cls, train_cfgs: Any, has_simulator: bool) -> EpisodeSettings:
+        """Read the settings from ``train_cfgs``.
+
+        Args:
+            train_cfgs (Any): Of the configuration.
+            has_simulator (bool): Whether episodes can be run.
+        """
         processes = train_cfgs.evaluate_processes
         # Algorithms that are not conditioned on a cost have neither.
-        options = {'calibrate': 'simulator', 'calibrate_episodes': 0, **train_cfgs.todict()}
-        is_simulated = options['calibrate'] == 'simulator'
+        options = {'calibrate': 'none', 'calibrate_episodes': 0, **train_cfgs.todict()}
+        calibrate, episodes = options['calibrate'], options['calibrate_episodes']
+        if calibrate != MODEL and not episodes:
+            calibrate = 'none'
+        elif calibrate == AUTO and not has_simulator:
+            calibrate = MODEL
         return cls(
             validation=train_cfgs.evaluate_epoisodes,
             final=train_cfgs.final_evaluate_episodes,
-            calibration=options['calibrate_episodes'] if is_simulated else 0,
-            calibrates_on_data=options['calibrate'] == 'model',
+            calibrate=calibrate,
+            calibration=episodes if calibrate in (AUTO, SIMULATOR) else 0,
             processes=None if processes == 'auto' else int(processes),
         )
 
     def after_epoch(self, is_last: bool) -> int:
         """Return the number of episodes after an epoch; calibration on data counts as one."""
-        at_the_end = self.final + self.calibration + self.calibrates_on_data
+        at_the_end = self.final + self.calibration + (self.calibrate == MODEL)
         return self.validation + (at_the_end if is_last else 0)
 
     def columns(self, more: Sequence[str]) -> tuple[str, ...]:
@@ -148,7 +160,7 @@ class EpochEvaluation:
         self.settings, self._seed = settings, seed
         self._deployment, self.cost_limit = deployment, deployment.cost_limit
         self._data, self._reference_returns = data, data.reference_returns
-        if settings.calibrates_on_data:
+        if settings.calibrate == MODEL:
             check_episodes(data.trajectories)  # before anything is trained
         self._more_metrics = more_metrics
         self._stop_signal = stop_signal
@@ -238,13 +250,17 @@ class EpochEvaluation:
         Raises:
             Stopped: If a signal comes.
         """
-        if not (self.settings.calibration or self.settings.calibrates_on_data):
+        record = None
+        if self.settings.calibrate in (AUTO, MODEL):
+            record = self._imagine()
+        if record is None and self.settings.calibration:
+            record = self._simulate()
+        if record is None:
             return None
         networks = self.deployed.networks
-        record = self._imagine() if self.settings.calibrates_on_data else self._simulate()
         networks.spec = {**networks.spec, 'calibration': record}
         self._deploy(networks)
-        if self.deployed.target_return is not None or self.settings.calibrates_on_data:
+        if self.deployed.target_return is not None or record.get('method') == MODEL:
             return None
         played = {name: record['zero_action'][name] for name in ('returns', 'costs', 'lengths')}
         return Evaluation(**played, infeasible_share=0.0, steps_per_second=0.0, traces=None)
@@ -259,17 +275,26 @@ class EpochEvaluation:
                 report,
             )
 
-    def _imagine(self) -> dict[str, Any]:
+    def _imagine(self) -> dict[str, Any] | None:
+        """Calibrate on the data; with ``auto``, None if the estimate is not reliable."""
         data = self._data
-        with phases(self._episodes_shown) as report:
-            return imagined_calibration(
-                self.deployed.networks,
-                self._deployment,
-                data.trajectories,
-                {'path': data.record['path'], 'sha256': data.record['sha256']},
-                seed=self._seed,
-                on_progress=report,
-            )
+        try:
+            with phases(self._episodes_shown) as report:
+                record = imagined_calibration(
+                    self.deployed.networks,
+                    self._deployment,
+                    data.trajectories,
+                    {'path': data.record['path'], 'sha256': data.record['sha256']},
+                    seed=self._seed,
+                    on_progress=report,
+                )
+            reason = why_unreliable(record, self.cost_limit)
+        except TooFewEpisodes as error:
+            reason = str(error)
+        if self.settings.calibrate == MODEL or reason is None:
+            return record
+        print(printable(f'Calibrating in the simulator, as the data do not suffice: {reason}'))
+        return None
 
     @contextmanager
     def _episodes_shown(self, label: str, steps: int) -> Iterator[Callable[[int, int], None]]:

@@ -57,7 +57,7 @@ def write(path: Path, largest_action: float = 1.0, episodes: int = 24) -> Path:
 
 def options_for(dataset: Path, log_dir: Path, **train_cfgs: Any) -> dict[str, Any]:
     options = small_options(dataset, log_dir, **train_cfgs)
-    for name in ('evaluate_epoisodes', 'final_evaluate_episodes'):
+    for name in ('evaluate_epoisodes', 'final_evaluate_episodes', 'calibrate_episodes'):
         if name not in train_cfgs:
             del options['train_cfgs'][name]
     return options
@@ -67,7 +67,7 @@ def train(dataset: Path, log_dir: Path, algo: str = 'QPT', **train_cfgs: Any) ->
     options = options_for(dataset, log_dir, **train_cfgs)
     if algo == 'BCSafe':
         options['algo_cfgs'] = {'steps_per_epoch': 5, 'batch_size': 8}
-        del options['model_cfgs'], options['train_cfgs']['calibrate_episodes']
+        del options['model_cfgs']
     agent = omnisafe.Agent(algo, ENV_ID, custom_cfgs=copy.deepcopy(options))
     agent.learn()
     return Path(agent.agent.logger.log_dir)

@@ -13,8 +13,12 @@ import pytest
 
 import omnisafe_qpt
 from host_helpers import ENV_ID, small_options, write_dataset
+from omnisafe_qpt.evaluation.deployment import calibrated_settings
+from omnisafe_qpt.evaluation.estimates import check_episodes
+from omnisafe_qpt.evaluation.model_calibration import why_unreliable
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
-from omnisafe_qpt.runner import serving_level
+from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.runner import CALIBRATION_FORMAT, serving_level
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +33,7 @@ def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(dataset: Path, log_dir: Path, **train_cfgs: Any) -> Path:
-    options = small_options(dataset, log_dir, calibrate='model', **train_cfgs)
+    options = small_options(dataset, log_dir, **{'calibrate': 'model', **train_cfgs})
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=copy.deepcopy(options))
     agent.learn()
     return Path(agent.agent.logger.log_dir)
@@ -102,3 +106,89 @@ def test_without_levels_the_zero_action_is_left() -> None:
     zero_action = {'asked_cost': None, 'cost_bound': None, 'cost_mean': 1.0, 'return_mean': 0.0}
     record = {'method': 'model', 'levels': [], 'zero_action': zero_action}
     assert serving_level(record, 10.0) == (zero_action, 'not certified')
+
+
+LEVEL = {
+    'asked_cost': 0.0,
+    'target_return': 50.0,
+    'returns': [1.0, 2.0],
+    'costs': [1.0, 3.0],
+    'lengths': [20, 20],
+    'return_mean': 1.5,
+    'cost_mean': 2.0,
+    'cost_bound': 4.0,
+    'reason': None,
+}
+
+
+def record_with(**level: Any) -> dict[str, Any]:
+    """Return the record of a calibration in learned dynamics at one target cost."""
+    zero_action = {**LEVEL, 'asked_cost': None, 'target_return': None, 'cost_bound': None}
+    return {
+        'format': CALIBRATION_FORMAT,
+        'method': 'model',
+        'model': {},
+        'episodes': 2,
+        'worst_cost': 50.0,
+        'comparisons': 1,
+        'steps': 0,
+        'levels': [{**LEVEL, **level}],
+        'zero_action': zero_action,
+    }
+
+
+@pytest.mark.parametrize(
+    ('level', 'limit', 'reason'),
+    [
+        ({}, 4.0, None),
+        ({}, 3.9, 'up to 4, above the limit of 3.9'),
+        ({'cost_bound': None, 'reason': 'the reason'}, 10.0, 'the reason'),
+    ],
+)
+def test_an_estimate_that_cannot_choose_says_why(
+    level: dict[str, Any], limit: float, reason: str | None
+) -> None:
+    found = why_unreliable(record_with(**level), limit)
+    assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ('bound', 'episodes', 'method', 'simulated'),
+    [
+        (4.0, 24, 'model', 0),
+        (None, 24, 'simulator', 2),  # the estimate is not reliable
+        (4.0, 10, 'simulator', 2),  # too few episodes for an estimate
+    ],
+)
+def test_auto_simulates_only_where_the_data_do_not_suffice(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: float | None,
+    episodes: int,
+    method: str,
+    simulated: int,
+) -> None:
+    module = 'omnisafe_qpt.training.epoch_evaluation'
+
+    def imagined(_: Any, config: DeploymentConfig, trajectories: Any, *__: Any, **___: Any) -> Any:
+        check_episodes(trajectories)
+        reason = 'unknown' if bound is None else None
+        record = record_with(cost_bound=bound, reason=reason)
+        return {**record, 'settings': calibrated_settings(config)}
+
+    def measured(_: Any, config: DeploymentConfig, *__: Any) -> Any:
+        record = {**record_with(), 'zero_action': None, 'settings': calibrated_settings(config)}
+        del record['method'], record['model']
+        return record
+
+    monkeypatch.setattr(f'{module}.imagined_calibration', imagined)
+    monkeypatch.setattr(f'{module}.calibrate', measured)
+    data = write_dataset(tmp_path / 'data.hdf5', episodes=episodes)
+    run = train(data, tmp_path, calibrate='auto', calibrate_episodes=2, final_evaluate_episodes=0)
+    guarantee = omnisafe_qpt.load_policy(run, device='cpu').guarantee
+    assert (guarantee.method, guarantee.simulated_episodes) == (method, simulated)
+
+
+def test_without_episodes_auto_does_not_calibrate(dataset: Path, tmp_path: Path) -> None:
+    run = train(dataset, tmp_path, calibrate='auto', calibrate_episodes=0)
+    assert omnisafe_qpt.load_policy(run, device='cpu').guarantee is None

@@ -558,7 +558,7 @@ def train(
         return {**RECORD, 'settings': settings, 'levels': levels, 'zero_action': zero_action}
 
     monkeypatch.setattr(epoch_evaluation, 'calibrate', found)
-    train_cfgs = {'calibrate_episodes': 2, **train_cfgs}
+    train_cfgs = {'calibrate': 'simulator', 'calibrate_episodes': 2, **train_cfgs}
     options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, **train_cfgs)
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
     return agent, agent.learn()
@@ -648,7 +648,12 @@ def test_the_end_of_training_says_whether_the_limit_is_certified(
 
 
 def test_training_calibrates_its_last_checkpoint(tmp_path: Path) -> None:
-    options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, calibrate_episodes=2)
+    options = small_options(
+        write_dataset(tmp_path / 'data.hdf5'),
+        tmp_path,
+        calibrate='simulator',
+        calibrate_episodes=2,
+    )
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
     agent.learn()
     run = Path(agent.agent.logger.log_dir)
@@ -678,7 +683,12 @@ def test_no_episode_of_training_is_played_twice(
         return play(pool, batches, *arguments)
 
     monkeypatch.setattr(EpisodePool, 'play_batches', noted)
-    options = small_options(write_dataset(tmp_path / 'data.hdf5'), tmp_path, calibrate_episodes=2)
+    options = small_options(
+        write_dataset(tmp_path / 'data.hdf5'),
+        tmp_path,
+        calibrate='simulator',
+        calibrate_episodes=2,
+    )
     omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).learn()
     validation, *calibration_rounds, final = played[1:]  # played[0] is the first epoch's
     rounds = {seed for each in calibration_rounds for seed in each}

@@ -110,6 +110,15 @@ class OffPolicyEstimate:
             return Judgement(DOUBTFUL, reason, bound)
         return Judgement(RELIABLE, '', bound)
 
+    def own_cost(self, index: int, least: float) -> float:
+        """Return the cost near which the held-out episodes count for a level, for any limit.
+
+        Args:
+            index (int): Of the level.
+            least (float): Lowest such cost, for levels that cost less.
+        """
+        return max(least, float(self.imagined[index].costs.mean(1).max()))
+
     def bound(self, index: int, least: float) -> tuple[float | None, str]:
         """Return the estimated upper bound of a level's mean cost, for any limit.
 
@@ -117,13 +126,12 @@ class OffPolicyEstimate:
 
         Args:
             index (int): Of the level.
-            least (float): Cost about which episodes are looked at where the level costs less.
+            least (float): See :meth:`own_cost`.
 
         Returns:
             The bound and an empty reason, or None and why there is none.
         """
-        own = max(least, float(self.imagined[index].costs.mean(1).max()))
-        judgement = self.judge(index, own)
+        judgement = self.judge(index, self.own_cost(index, least))
         reliable = judgement.verdict == RELIABLE
         return (judgement.cost_bound, '') if reliable else (None, judgement.reason)
 

@@ -1,0 +1,287 @@
+# SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
+# SPDX-License-Identifier: Apache-2.0
+r"""Off-policy estimates against simulated episodes, and the target costs that each would choose.
+
+    python -m benchmarks.off_policy --train SafetyBallCircle-v0=BallCircle.hdf5 --seeds 0 1 2 \
+        --json benchmarks/results/off-policy.json --plot benchmarks/results/off-policy.png
+
+Runs are trained with the CPU preset, or given with --run; their datasets are those that they were
+trained on. For each run, the same policy is evaluated at all target costs of target calibration: in
+learned dynamics, and in the simulator with seeds that nothing else uses. Then target calibration
+runs in the simulator, with other seeds, and both choices are compared in the simulated episodes.
+Each run is written as soon as it is there, and runs in the file are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import omnisafe  # noqa: F401 - registers QPT
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.command import make_parser, run_command
+from benchmarks.limits import started, train_on_cpu
+from omnisafe_qpt.cli.common import write_json
+from omnisafe_qpt.evaluation.deployment import deployment_of
+from omnisafe_qpt.evaluation.episodes import Series, evaluate_together
+from omnisafe_qpt.evaluation.model_calibration import imagined_calibration
+from omnisafe_qpt.evaluation.offline_data import read_episodes
+from omnisafe_qpt.evaluation.target_calibration import DEFAULT_EPISODES, calibrate
+from omnisafe_qpt.plots import BLACK, BLUE, GREY, ORANGE, PURPLE, drawing_style, save_figure
+from omnisafe_qpt.progress import ProgressReporter, phases
+from omnisafe_qpt.runner import serving_level
+from omnisafe_qpt.runs.checkpoint import load_networks
+
+
+# Of the simulated episodes; training's own have lower seeds, calibration's higher ones.
+_FIRST_SEED = 1_000_000
+_COLOURS, _MARKERS = (BLUE, ORANGE, PURPLE, BLACK, GREY), 'os^dv'
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    return run_command(_parser(), run, _print)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    parser.add_argument('--run', nargs='+', default=[], metavar='RUN', help='trained runs')
+    parser.add_argument(
+        '--train',
+        nargs='+',
+        default=[],
+        metavar='ENV_ID=FILE',
+        help='runs to train with the CPU preset, one for each seed',
+    )
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='of training')
+    parser.add_argument('--log-dir', default='runs')
+    parser.add_argument('--cost-limits', type=float, nargs='+', default=[5.0, 10.0, 20.0, 40.0])
+    parser.add_argument('--episodes', type=int, default=20, help='simulated at each target cost')
+    parser.add_argument('--processes', type=int, default=1)
+    parser.add_argument('--json', required=True, type=Path)
+    parser.add_argument('--plot', type=Path, help='where to draw estimates against simulation')
+    return parser
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Train what is to be trained, and compare estimate and simulation for each run."""
+    result = started(options.json)
+    result['commands'].append(' '.join(['python -m benchmarks.off_policy', *sys.argv[1:]]))
+    for pair in options.train:
+        options.run += train_on_cpu(pair, options.seeds, options.log_dir)
+    for folder in options.run:
+        networks, checkpoint = load_networks(folder)
+        label = '/'.join(checkpoint.resolve().parent.parent.parts[-2:])
+        if all(row['run'] != label for row in result['rows']):
+            result['rows'].append({'run': label, **_compare(networks, options)})
+            write_json(result, options.json)
+    if options.plot is not None:
+        _plot(result['rows'], options.plot)
+    return result
+
+
+def _compare(networks: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate a run at all target costs in both ways, and calibrate it in both."""
+    spec = networks.spec
+    config, _ = deployment_of(networks)
+    data = read_episodes(spec['dataset']['path'], networks)
+    began = time.perf_counter()
+    with phases() as show:
+        estimated = imagined_calibration(
+            networks,
+            config,
+            data.trajectories,
+            {'path': Path(data.path).name, 'sha256': data.sha256},
+            seed=spec['seed'],
+            on_progress=show,
+        )
+    seconds = {'model': time.perf_counter() - began}
+    levels = [*estimated['levels'], estimated['zero_action']]
+    simulated = _simulate(networks, config, levels, options, seconds)
+    began = time.perf_counter()
+    progress = ProgressReporter('Calibrating', 1)
+    with progress.shown():
+        measured = calibrate(networks, config, DEFAULT_EPISODES, options.processes, progress.update)
+    seconds['simulator'] = time.perf_counter() - began
+    truth = {_target(level): found for level, found in zip(levels, simulated)}
+    choices = [
+        {'cost_limit': limit, 'method': method, **_choice(record, limit, truth)}
+        for limit in options.cost_limits
+        for method, record in (('model', estimated), ('simulator', measured))
+    ]
+    kept = ('asked_cost', 'target_return', 'return_mean', 'cost_mean', 'cost_bound', 'reason')
+    return {
+        'env_id': spec['env_id'],
+        'dataset': estimated['model']['dataset'],
+        'training': {'seed': spec['seed'], 'updates': spec['step']},
+        'cost_limit': config.cost_limit,
+        'episodes': options.episodes,
+        'first_seed': _FIRST_SEED,
+        'test': estimated['model']['test'],
+        'levels': [
+            {
+                **{name: level[name] for name in kept},
+                **{f'{name}_interval': level[f'{name}_interval'] for name in ('return', 'cost')},
+                'simulated': found,
+            }
+            for level, found in zip(levels, simulated)
+        ],
+        'choices': choices,
+        'calibration_steps': measured['steps'],
+        'seconds': seconds,
+    }
+
+
+def _target(level: dict[str, Any]) -> float | None:
+    return level['asked_cost']
+
+
+def _simulate(
+    networks: Any,
+    config: Any,
+    levels: list[dict[str, Any]],
+    options: argparse.Namespace,
+    seconds: dict[str, float],
+) -> list[dict[str, list[float]]]:
+    seeds = range(_FIRST_SEED, _FIRST_SEED + options.episodes)
+    series = [
+        Series(networks, replace(config, asked_cost=_target(level)), level['target_return'], seeds)
+        for level in levels
+    ]
+    began = time.perf_counter()
+    progress = ProgressReporter('Simulating', 1)
+    with progress.shown():
+        found = evaluate_together(
+            networks.spec['env_id'],
+            series,
+            options.processes,
+            on_progress=lambda done, total, _: progress.update(done, total),
+        )
+    seconds['truth'] = time.perf_counter() - began
+    return [{'returns': each.returns, 'costs': each.costs} for each in found]
+
+
+def _choice(
+    record: dict[str, Any],
+    cost_limit: float,
+    truth: dict[float | None, dict[str, list[float]]],
+) -> dict[str, Any]:
+    """Return what a calibration chooses at a limit, with its simulated return and cost."""
+    level, status = serving_level(record, cost_limit)
+    found = truth[_target(level)]
+    return {
+        'status': status,
+        'target_cost': _target(level),
+        'return_mean': statistics.fmean(found['returns']),
+        'cost_mean': statistics.fmean(found['costs']),
+    }
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a line for each target cost of each run; costs in units of the run's cost limit."""
+    lines = []
+    for row in rows:
+        for level in row['levels']:
+            line: dict[str, Any] = {
+                'env_id': row['env_id'],
+                'seed': row['training']['seed'],
+                'is_reliable': level['cost_bound'] is not None,
+            }
+            for what, unit in (('return', 1.0), ('cost', row['cost_limit'])):
+                true = np.asarray(level['simulated'][f'{what}s']) / unit
+                line[what], line[f'{what}_error'] = true.mean(), true.std(ddof=1)
+                line[f'estimated_{what}'] = level[f'{what}_mean'] / unit
+                interval = level[f'{what}_interval']
+                line[f'{what}_low'], line[f'{what}_high'] = (
+                    (np.nan, np.nan) if interval is None else np.asarray(interval) / unit
+                )
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _print(result: dict[str, Any]) -> None:
+    """Print the errors for each task, and what the calibrations choose."""
+    frame = _frame(result['rows'])
+    print('Cost in units of the limit; coverage of 90 % intervals; rank correlations over levels')
+    for env_id, all_lines in frame.groupby('env_id', sort=False):
+        for what, lines in (('all', all_lines), ('reliable', all_lines[all_lines.is_reliable])):
+            if len(lines):
+                print(f'{env_id:<24}{what:<9}{_summary(lines)}')
+    for row in result['rows']:
+        print(f'\n{row["run"]}: seconds {row["seconds"]}, {row["calibration_steps"]} steps')
+        for choice in row['choices']:
+            target = choice['target_cost']
+            print(
+                f'  limit {choice["cost_limit"]:<4g} {choice["method"]:<10}{choice["status"]:<22}'
+                f'target cost {"zero action" if target is None else f"{target:g}":<12}'
+                f'return {choice["return_mean"]:.1f}, cost {choice["cost_mean"]:.2f}'
+            )
+
+
+def _summary(lines: pd.DataFrame) -> str:
+    known = lines.dropna()
+    covered = known.cost.between(known.cost_low, known.cost_high).mean()
+    ranks = [
+        lines[lines.seed == seed][[what, f'estimated_{what}']].corr('spearman').iloc[0, 1]
+        for what in ('cost', 'return')
+        for seed in lines.seed.unique()
+    ]
+    error = (lines.cost - lines.estimated_cost).abs().mean()
+    ratio = ((lines['return'] - lines.estimated_return).abs() / lines['return'].abs()).median()
+    half = len(ranks) // 2
+    return (
+        f'{len(lines):3d} levels: cost error {error:.3f}, rank {np.nanmean(ranks[:half]):.2f}, '
+        f'covered {covered:.2f} of {len(known)}; return error {ratio:.1%}, '
+        f'rank {np.nanmean(ranks[half:]):.2f}'
+    )
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw estimated against simulated cost and return, a column for each task."""
+    frame = _frame(rows)
+    tasks = list(frame.env_id.unique())
+    with drawing_style():
+        figure = Figure(figsize=(4.0 * len(tasks), 7.6), layout='constrained')
+        axes = figure.subplots(2, len(tasks), squeeze=False)
+        for column, env_id in zip(axes.T, tasks):
+            lines = frame[frame.env_id == env_id]
+            for panel, what in zip(column, ('cost', 'return')):
+                for seed, colour, marker in zip(lines.seed.unique(), _COLOURS, _MARKERS):
+                    _draw_points(panel, lines[lines.seed == seed], what, colour, marker)
+                low, high = (f([*panel.get_xlim(), *panel.get_ylim()]) for f in (min, max))
+                panel.plot([low, high], [low, high], color=GREY, linewidth=1)
+                panel.set_xlabel(f'simulated {what}' + (' / limit' if what == 'cost' else ''))
+            column[0].set_title(env_id)
+        axes[0, 0].set_ylabel('estimated cost / limit')
+        axes[1, 0].set_ylabel('estimated return')
+        axes[0, 0].legend()
+    save_figure(figure, path)
+
+
+def _draw_points(panel: Any, lines: pd.DataFrame, what: str, colour: str, marker: str) -> None:
+    """Draw one seed's levels; hollow where the estimate says that it is not reliable."""
+    for is_reliable, part in lines.groupby('is_reliable'):
+        estimated = part[f'estimated_{what}']
+        bars = np.stack([estimated - part[f'{what}_low'], part[f'{what}_high'] - estimated])
+        panel.errorbar(
+            part[what],
+            estimated,
+            yerr=np.nan_to_num(bars).clip(min=0.0),
+            fmt=marker,
+            color=colour,
+            markerfacecolor=colour if is_reliable else 'none',
+            linewidth=1,
+            label=f'seed {lines.seed.iloc[0]}' if is_reliable or len(part) == len(lines) else None,
+        )
+
+
+if __name__ == '__main__':
+    sys.exit(main())
