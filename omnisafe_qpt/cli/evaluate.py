@@ -148,7 +148,8 @@ def _run(options: argparse.Namespace) -> None:
         return
     if options.no_estimate:
         raise UserError('--no-estimate is for --offline; give both or neither')
-    from omnisafe_qpt.evaluation.sweep import average_runs, evaluate_runs
+    from omnisafe_qpt.evaluation.averages import average_runs
+    from omnisafe_qpt.evaluation.sweep import evaluate_runs
     from omnisafe_qpt.plots import check_suffix, plot_limits
     from omnisafe_qpt.progress import ProgressReporter
 

@@ -284,6 +284,27 @@ def deployment_of(
     return replace(config, asked_cost=asked_cost), default_return
 
 
+def pair_targets(
+    limits: list[float | None],
+    targets: list[float | str | None],
+) -> list[tuple[float | None, float | str | None]]:
+    """Pair cost limits with target returns, one for all limits or one for each.
+
+    Args:
+        limits (list[float or None]): Cost limits; None is the run's.
+        targets (list[float, str or None]): Target returns; None is the default.
+
+    Raises:
+        UserError: If there is another number of target returns.
+    """
+    if len(targets) not in (1, len(limits)):
+        raise UserError(
+            f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '
+            'or one for each',
+        )
+    return list(zip(limits, targets * len(limits) if len(targets) == 1 else targets))
+
+
 def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float | None, float]:
     """Return the target return and target cost.
 
@@ -302,7 +323,7 @@ def _targets_for(spec: dict[str, Any], config: DeploymentConfig) -> tuple[float 
 
 def _has_own_target(spec: dict[str, Any], config: DeploymentConfig) -> bool:
     """Return whether the run has a target return of its own; it holds for its own cost limit."""
-    is_given = spec.get('target_return', 'auto') != 'auto'
+    is_given = spec.get('target_return', AUTO) != AUTO
     return is_given and config.cost_limit == spec['deployment']['cost_limit']
 
 

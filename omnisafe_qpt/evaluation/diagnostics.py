@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -95,7 +95,7 @@ class OfflineChecks:
     ) -> None:
         """Initialize an instance of :class:`OfflineChecks`."""
         self._networks = networks.eval()
-        self._device = networks.scaling.obs_mean.device
+        self._device = networks.device
         self._trajectories = trajectories
         self._gamma = gamma
         self._cost_value = cost_value
@@ -319,13 +319,7 @@ class OfflineChecks:
     ) -> Iterator[SequenceBatch]:
         """Yield batches of the windows with these indices, on the networks' device."""
         for part in numbers.to(self._trajectories.table.device).split(size):
-            batch = sampler.batch(part)
-            yield SequenceBatch(
-                **{
-                    field.name: getattr(batch, field.name).to(self._device)
-                    for field in fields(batch)
-                },
-            )
+            yield sampler.unpack([each.to(self._device) for each in sampler.gather(part)])
 
     def _columns(self, first: int, count: int) -> torch.Tensor:
         """Return columns of the table at every state, (W, count) float64, on the CPU."""

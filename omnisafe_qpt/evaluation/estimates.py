@@ -20,14 +20,17 @@ from omnisafe_qpt.evaluation.deployment import (
     deployment_of,
 )
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
-from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
+from omnisafe_qpt.evaluation.off_policy.estimate import (
+    DEFAULT_PARTICLES,
+    OffPolicyEstimate,
+    estimate,
+)
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import origin, read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder_targets
+from omnisafe_qpt.qpt.deployable import Deployable
 
 
-# Model rollouts of each ensemble member at each level.
-DEFAULT_PARTICLES = 4
 # With fewer episodes the model's error cannot be estimated.
 _FEWEST_EPISODES = 20
 
@@ -60,7 +63,7 @@ def estimate_run(
             run's.
         seed (int, optional): Seed of all random draws. Defaults to 0.
         particles (int, optional): Model rollouts of each ensemble member at each level. Defaults to
-            :data:`DEFAULT_PARTICLES`.
+            :data:`omnisafe_qpt.evaluation.off_policy.estimate.DEFAULT_PARTICLES`.
         dynamics (DynamicsConfig, optional): The model's settings.
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
@@ -89,8 +92,7 @@ def estimate_run(
     levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
     num_asked = len(levels)
     if asks_for_returns(networks.spec):
-        levels += [Level(*targets) for targets in ladder_targets(networks)]
-        levels += [Level(None, 0.0)]
+        levels += ladder_levels(networks)
     result = estimate(
         networks,
         deployments[0][0],
@@ -112,6 +114,15 @@ def estimate_run(
         'test': model_test(result),
         'seconds': time.perf_counter() - began,
     }
+
+
+def ladder_levels(networks: Deployable) -> list[Level]:
+    """Return the levels of target calibration, and last the zero-action fallback.
+
+    Args:
+        networks (Deployable): The model, of an algorithm that takes targets.
+    """
+    return [*(Level(*targets) for targets in ladder_targets(networks)), Level(None, 0.0)]
 
 
 def _level(result: OffPolicyEstimate, index: int, cost_limit: float) -> dict[str, Any]:

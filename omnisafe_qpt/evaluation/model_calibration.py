@@ -21,16 +21,18 @@ from omnisafe_qpt.evaluation.deployment import (
     deployment_of,
 )
 from omnisafe_qpt.evaluation.estimates import (
-    DEFAULT_PARTICLES,
     check_episodes,
     finite,
+    ladder_levels,
     model_test,
 )
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
-from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEstimate, estimate
-from omnisafe_qpt.evaluation.off_policy.rollouts import Level
+from omnisafe_qpt.evaluation.off_policy.estimate import (
+    DEFAULT_PARTICLES,
+    OffPolicyEstimate,
+    estimate,
+)
 from omnisafe_qpt.evaluation.offline_data import read_episodes
-from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, ESTIMATED, MODEL, serving_level
@@ -125,19 +127,18 @@ def imagined_calibration(
     """
     check_episodes(trajectories)
     spec, unit = networks.spec, networks.scaling.cost_unit.item()
-    levels = [Level(*targets) for targets in ladder_targets(networks)]
     result = estimate(
         networks,
         config,
         trajectories.to(networks.device),
-        [*levels, Level(None, 0.0)],
+        ladder_levels(networks),
         spec['horizon'],
         particles,
         seed,
         dynamics,
         on_progress,
     )
-    played = [_level(result, index, _LEAST_NEAR * unit) for index in range(len(levels) + 1)]
+    played = [_level(result, index, _LEAST_NEAR * unit) for index in range(len(result.levels))]
     zero_action = played.pop()
     return {
         'format': CALIBRATION_FORMAT,

@@ -15,6 +15,7 @@ from omnisafe_qpt.evaluation.deployment import (
     DeploymentOptions,
     deployment_of,
     forget_zero_action,
+    pair_targets,
 )
 from omnisafe_qpt.evaluation.diagnostics import DEFAULT_STATES, OfflineChecks
 from omnisafe_qpt.evaluation.offline_data import held_out_part, origin, read_episodes
@@ -63,7 +64,7 @@ def evaluate_offline(
 
     Raises:
         UserError: If the run or the dataset does not exist, their environments differ, or a value
-        is impossible.
+            is impossible.
     """
     if num_states < 1:
         raise UserError(f'num_states is {num_states}; it must be at least 1')
@@ -88,10 +89,9 @@ def evaluate_offline(
         if on_progress is not None:
             on_progress(min(done, total), total)
 
-    device_of = networks.device
     trajectories = data.trajectories
-    if fits_on(device_of, trajectories.table.nbytes):
-        trajectories = trajectories.to(device_of)
+    if fits_on(networks.device, trajectories.table.nbytes):
+        trajectories = trajectories.to(networks.device)
     checks = OfflineChecks(networks, trajectories, gamma, config.cost_value, advance)
     has_choice = has_critics and config.candidates > 1
     total = checks.count_windows(config.candidates, len(limits) * has_choice, num_states)
@@ -142,18 +142,12 @@ def _pairs(
     target_return: float | str | Sequence[float | str] | None,
 ) -> list[tuple[float | None, float | str | None]]:
     """Pair cost limits with return targets; None is the run's default."""
-    limits: list[float | None] = [*cost_limits] if cost_limits else [None]
-    targets: Sequence[float | str | None]
+    targets: list[float | str | None]
     if isinstance(target_return, str) or not isinstance(target_return, Sequence):
         targets = [target_return]
     else:
-        targets = target_return
-    if len(targets) not in (1, len(limits)):
-        raise UserError(
-            f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '
-            'or one for each',
-        )
-    return list(zip(limits, targets if len(targets) > 1 else [*targets] * len(limits)))
+        targets = [*target_return]
+    return pair_targets([*cost_limits] if cost_limits else [None], targets)
 
 
 def _plain(calibrations: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of runs at any cost limits: a row of results for each, and means over runs."""
+"""Evaluation of runs at any cost limits: a row of results for each."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from omnisafe_qpt.evaluation.deployment import (
     asks_for_returns,
     deployment_of,
     guarantee_of,
+    pair_targets,
 )
 from omnisafe_qpt.evaluation.episodes import (
     Evaluation,
@@ -32,7 +33,7 @@ from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import share_bound
 from omnisafe_qpt.runs.checkpoint import checkpoint_path
-from omnisafe_qpt.scores import mean_interval, normalized_cost, normalized_return
+from omnisafe_qpt.scores import normalized_cost, normalized_return
 from omnisafe_qpt.settings.seeds import check_test_seeds
 
 
@@ -141,7 +142,7 @@ def evaluate_runs(
 
     def report(done: int, total: int, number: int) -> None:
         if on_progress is not None:
-            on_progress(done, total, _doing(series, number, len(models)))
+            on_progress(done, total, _doing(series[number], models))
 
     found = evaluate_together(
         models[0].networks.spec['env_id'],
@@ -182,12 +183,7 @@ def _targets(
         if limits.count(limit) > 1:
             raise UserError(f'cost limit {limit:g} is given twice')
     targets = _listed('target return', target_return, words=True)
-    if len(targets) not in (1, len(limits)):
-        raise UserError(
-            f'{len(targets)} target returns for {len(limits)} cost limits; give one for all limits '
-            'or one for each',
-        )
-    return list(zip(limits, targets * len(limits) if len(targets) == 1 else targets))
+    return pair_targets(limits, targets)
 
 
 def _listed(name: str, values: Any, words: bool = False) -> list[Any]:
@@ -232,12 +228,13 @@ def _models(runs: list[RunPath], options: DeploymentOptions) -> list[_Model]:
     return models
 
 
-def _doing(series: Sequence[Series], number: int, runs: int) -> str:
+def _doing(series: Series, models: Sequence[_Model]) -> str:
     """Return a short label for the run and limit."""
-    limit = f'limit {series[number].config.cost_limit:g}'
-    if runs == 1:
+    limit = f'limit {series.config.cost_limit:g}'
+    if len(models) == 1:
         return limit.capitalize()
-    return f'Run {number * runs // len(series) + 1}/{runs}, {limit}'
+    run = next(n for n, model in enumerate(models, 1) if model.networks is series.networks)
+    return f'Run {run}/{len(models)}, {limit}'
 
 
 def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str, Any]:
@@ -287,48 +284,3 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'versions': spec['versions'],
     }
     return row if result.traces is None else {**row, 'traces': result.traces}
-
-
-_AVERAGED = ('return_mean', 'normalized_return', 'cost_mean', 'normalized_cost')
-
-
-def average_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Average the rows of several runs, for each cost limit.
-
-    Args:
-        rows (Sequence[dict[str, Any]]): Result of :func:`evaluate_runs`.
-
-    Returns:
-        A row for each cost limit: ``algo``, ``env_id``, ``cost_limit``, ``runs`` (their number),
-        the means over runs of ``return_mean``, ``normalized_return``, ``cost_mean`` and
-        ``normalized_cost``, each with an ``..._interval``, the ends of the 95 % Student t interval
-        over runs (None for a single run; see :func:`omnisafe_qpt.scores.mean_interval`),
-        ``unsafe_share`` of all episodes, ``safe``, whether the mean normalised cost is at most 1,
-        ``safe_runs``, the number of runs where it is, and ``runs_without_target``, the number of
-        runs with the zero-action fallback.
-    """
-    groups: dict[float, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row['cost_limit'], []).append(row)
-    return [_average(limit, group) for limit, group in groups.items()]
-
-
-def _average(limit: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    average: dict[str, Any] = {
-        'algo': rows[0]['algo'],
-        'env_id': rows[0]['env_id'],
-        'cost_limit': limit,
-        'runs': len(rows),
-        'episodes': sum(row['episodes'] for row in rows),
-    }
-    for name in _AVERAGED:
-        values = [row[name] for row in rows]
-        average[name] = statistics.fmean(values)
-        average[f'{name}_interval'] = mean_interval(values)
-    return {
-        **average,
-        'unsafe_share': statistics.fmean(row['unsafe_share'] for row in rows),
-        'safe': average['normalized_cost'] <= 1.0,
-        'safe_runs': sum(row['safe'] for row in rows),
-        'runs_without_target': sum(row['holds_still'] for row in rows),
-    }

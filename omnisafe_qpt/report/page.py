@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from omnisafe_qpt.data.checks import count
+from omnisafe_qpt.evaluation.averages import average_runs
 from omnisafe_qpt.report.figures import open_studio
 from omnisafe_qpt.report.gather import DatasetView, Run, by_limit
 from omnisafe_qpt.report.sections import (
@@ -54,7 +55,8 @@ def make_page(
     Returns:
         The self-contained HTML.
     """
-    results, averages = by_limit(rows), _averages(rows)
+    results = by_limit(rows)
+    averages = sorted(average_runs(rows), key=lambda average: average['cost_limit'])
     has_traces = any(result.traces for result in results)
     with open_studio() as studio:
         sections = [
@@ -76,14 +78,6 @@ def make_page(
         sections=[section for section in sections if section is not None],
         footer=f'Written by omnisafe-qpt {__version__} on {time.strftime("%Y-%m-%d %H:%M")}.',
     )
-
-
-def _averages(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    if not rows:
-        return []
-    from omnisafe_qpt.evaluation.sweep import average_runs  # slow, as it imports OmniSafe
-
-    return sorted(average_runs(rows), key=lambda average: average['cost_limit'])
 
 
 # Header --------------------------------------------------------------------------
@@ -171,6 +165,3 @@ def _left_out(rows: Sequence[dict[str, Any]]) -> str:
         'Nothing was simulated. What the policy reaches at each cost limit and how actions were '
         'chosen needs simulated episodes: make the report without --no-simulator.'
     )
-
-
-# The sections -----------------------------------------------------------------------------------

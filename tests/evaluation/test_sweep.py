@@ -21,8 +21,9 @@ from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, use
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import sweep as limits
+from omnisafe_qpt.evaluation.averages import average_runs
 from omnisafe_qpt.evaluation.episodes import Evaluation, Series
-from omnisafe_qpt.evaluation.sweep import average_runs, evaluate_runs
+from omnisafe_qpt.evaluation.sweep import evaluate_runs
 from omnisafe_qpt.runs.checkpoint import save_checkpoint
 
 

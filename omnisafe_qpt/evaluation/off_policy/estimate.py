@@ -20,6 +20,9 @@ from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 
 
+# Model rollouts of each ensemble member at each level.
+DEFAULT_PARTICLES = 4
+
 RELIABLE, DOUBTFUL, NOT_USABLE = 'reliable', 'doubtful', 'not usable'
 
 # Share of the episodes held out to test the model.
@@ -160,7 +163,7 @@ def estimate(
     trajectories: Trajectories,
     levels: Sequence[Level],
     horizon: int,
-    particles: int = 4,
+    particles: int = DEFAULT_PARTICLES,
     seed: int = 0,
     dynamics: DynamicsConfig | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
@@ -174,7 +177,7 @@ def estimate(
             model.
         levels (Sequence[Level]): Targets of the policy.
         horizon (int): Largest number of steps in an episode.
-        particles (int, optional): P, model rollouts of each member at each level. Defaults to 4.
+        particles (int, optional): P, model rollouts of each member at each level.
         seed (int, optional): Seed of all random draws. Defaults to 0.
         dynamics (DynamicsConfig, optional): The model's settings.
         on_progress (Callable, optional): Called with the current phase, the amount done and its
@@ -189,7 +192,7 @@ def estimate(
     dynamics = dynamics or DynamicsConfig()
     known, held_out = split_off(trajectories, choose_held_out(trajectories, _HELD_OUT_SHARE))
     model = DynamicsEnsemble.fit(known, dynamics, seed, report('Learning dynamics'))
-    test = backtest(networks, config, model, held_out, report('Testing them'))
+    test = backtest(networks, config, model, held_out, report('Testing dynamics'))
     random = np.random.default_rng(seed)
     first = random.integers(len(trajectories.rows), size=dynamics.members * particles)
     rows = trajectories.rows.starts[torch.from_numpy(first).to(trajectories.table.device)]
