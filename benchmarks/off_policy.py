@@ -255,18 +255,18 @@ def _print(result: dict[str, Any]) -> None:
 def _summary(lines: pd.DataFrame) -> str:
     known = lines.dropna()
     covered = known.cost.between(known.cost_low, known.cost_high).mean()
-    ranks = [
-        lines[lines.seed == seed][[what, f'estimated_{what}']].corr('spearman').iloc[0, 1]
+    ranks = {
+        what: lines.groupby('seed')[[what, f'estimated_{what}']]
+        .apply(lambda seed: seed.corr('spearman').iloc[0, 1])
+        .mean()
         for what in ('cost', 'return')
-        for seed in lines.seed.unique()
-    ]
+    }
     error = (lines.cost - lines.estimated_cost).abs().mean()
     ratio = ((lines['return'] - lines.estimated_return).abs() / lines['return'].abs()).median()
-    half = len(ranks) // 2
     return (
-        f'{len(lines):3d} levels: cost error {error:.3f}, rank {pd.Series(ranks[:half]).mean():.2f}, '
+        f'{len(lines):3d} levels: cost error {error:.3f}, rank {ranks["cost"]:.2f}, '
         f'covered {covered:.2f} of {len(known)}; return error {ratio:.1%}, '
-        f'rank {pd.Series(ranks[half:]).mean():.2f}'
+        f'rank {ranks["return"]:.2f}'
     )
 
 
