@@ -34,6 +34,7 @@ from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Series, evaluate_together
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration
+from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEvaluator
 from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_calibration import DEFAULT_EPISODES, calibrate
 from omnisafe_qpt.plots import BLACK, BLUE, GREY, ORANGE, PURPLE, drawing_style, save_figure
@@ -99,14 +100,12 @@ def _compare(networks: Any, options: argparse.Namespace) -> dict[str, Any]:
     data = read_episodes(spec['dataset']['path'], networks)
     began = time.perf_counter()
     with phases() as show:
-        estimated = imagined_calibration(
-            networks,
-            config,
-            data.trajectories,
-            {'path': Path(data.path).name, 'sha256': data.sha256},
-            seed=spec['seed'],
-            on_progress=show,
+        trajectories = data.trajectories.to(networks.device)
+        evaluator = OffPolicyEvaluator(
+            trajectories, spec['horizon'], spec['seed'], on_progress=show
         )
+        dataset = {'path': Path(data.path).name, 'sha256': data.sha256}
+        estimated = imagined_calibration(networks, config, evaluator, dataset, show)
     seconds = {'model': time.perf_counter() - began}
     levels = [*estimated['levels'], estimated['zero_action']]
     simulated = _simulate(networks, config, levels, options, seconds)

@@ -79,7 +79,8 @@ def run_offline(options: argparse.Namespace) -> None:
 
 def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Estimate a run's return and cost, with a progress bar for each phase."""
-    from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, estimate_run
+    from omnisafe_qpt.evaluation.estimates import estimate_run
+    from omnisafe_qpt.evaluation.off_policy.estimate import TooFewEpisodes
     from omnisafe_qpt.progress import phases
 
     with phases() as show:

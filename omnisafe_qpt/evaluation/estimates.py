@@ -7,13 +7,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.deployment import (
     DeploymentOptions,
     asks_for_returns,
@@ -23,20 +21,13 @@ from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import (
     DEFAULT_PARTICLES,
     OffPolicyEstimate,
-    estimate,
+    OffPolicyEvaluator,
+    PhaseProgress,
 )
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import origin, read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.deployable import Deployable
-
-
-# With fewer episodes the model's error cannot be estimated.
-_FEWEST_EPISODES = 20
-
-
-class TooFewEpisodes(UserError):
-    """The dataset is too small to train and test a dynamics model."""
 
 
 def estimate_run(
@@ -47,7 +38,7 @@ def estimate_run(
     seed: int = 0,
     particles: int = DEFAULT_PARTICLES,
     dynamics: DynamicsConfig | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: PhaseProgress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Estimate a run's return and cost at cost limits, without its environment.
@@ -86,24 +77,21 @@ def estimate_run(
     chosen = DeploymentOptions(**options)
     networks, path = chosen.load(run)
     data = read_episodes(str(dataset), networks)
-    check_episodes(data.trajectories)
     limits: Sequence[float | None] = cost_limits or [None]
     deployments = [deployment_of(networks, limit, None, chosen) for limit in limits]
     levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
     num_asked = len(levels)
     if asks_for_returns(networks.spec):
         levels += ladder_levels(networks)
-    result = estimate(
-        networks,
-        deployments[0][0],
+    evaluator = OffPolicyEvaluator(
         data.trajectories.to(networks.device),
-        levels,
         networks.spec['horizon'],
-        particles,
         seed,
+        particles,
         dynamics,
         on_progress,
     )
+    result = evaluator.evaluate(networks, deployments[0][0], levels, on_progress)
     asked = [config.cost_limit for config, _ in deployments]
     return {
         **origin(path, networks, data),
@@ -159,20 +147,6 @@ def _choice(
 ) -> dict[str, Any] | None:
     index = result.choose(cost_limit, indices)
     return None if index is None else _level(result, index, cost_limit)
-
-
-def check_episodes(trajectories: Trajectories) -> None:
-    """Check that a dataset is large enough.
-
-    Raises:
-        TooFewEpisodes: If it is too small.
-    """
-    found = len(trajectories.rows)
-    if found < _FEWEST_EPISODES:
-        raise TooFewEpisodes(
-            f'{trajectories.name} has {found} episodes; an estimate needs at least '
-            f'{_FEWEST_EPISODES}, a tenth of them for its test',
-        )
 
 
 def model_test(result: OffPolicyEstimate) -> dict[str, Any]:

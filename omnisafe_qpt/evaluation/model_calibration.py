@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.deployment import (
     DeploymentOptions,
     calibrated_settings,
     deployment_of,
 )
 from omnisafe_qpt.evaluation.estimates import (
-    check_episodes,
     finite,
     ladder_levels,
     model_test,
@@ -30,7 +27,8 @@ from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import (
     DEFAULT_PARTICLES,
     OffPolicyEstimate,
-    estimate,
+    OffPolicyEvaluator,
+    PhaseProgress,
 )
 from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -51,7 +49,7 @@ def calibrate_offline(
     seed: int = 0,
     particles: int = DEFAULT_PARTICLES,
     dynamics: DynamicsConfig | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: PhaseProgress | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Path]:
     """Calibrate a trained run in learned dynamics, and store the record in its checkpoint.
@@ -79,16 +77,16 @@ def calibrate_offline(
     networks, path = chosen.load_transformer(run)
     data = read_episodes(str(dataset), networks)
     config, _ = deployment_of(networks, None, None, chosen)
-    record = imagined_calibration(
-        networks,
-        config,
-        data.trajectories,
-        {'path': data.path, 'sha256': data.sha256},
-        seed=seed,
-        particles=particles,
-        dynamics=dynamics,
-        on_progress=on_progress,
+    evaluator = OffPolicyEvaluator(
+        data.trajectories.to(networks.device),
+        networks.spec['horizon'],
+        seed,
+        particles,
+        dynamics,
+        on_progress,
     )
+    dataset_record = {'path': data.path, 'sha256': data.sha256}
+    record = imagined_calibration(networks, config, evaluator, dataset_record, on_progress)
     networks.spec = {**networks.spec, 'calibration': record}
     replace_checkpoint(path, networks)
     return record, path
@@ -97,57 +95,36 @@ def calibrate_offline(
 def imagined_calibration(
     networks: Deployable,
     config: DeploymentConfig,
-    trajectories: Trajectories,
+    evaluator: OffPolicyEvaluator,
     dataset: dict[str, Any],
-    *,
-    seed: int = 0,
-    particles: int = DEFAULT_PARTICLES,
-    dynamics: DynamicsConfig | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: PhaseProgress | None = None,
 ) -> dict[str, Any]:
     """Calibrate a model in dynamics that are learned from episodes.
 
     Args:
         networks (Deployable): The trained model, on the device to use.
         config (DeploymentConfig): Candidates and selection rule.
-        trajectories (Trajectories): The episodes, actions in [-1, 1].
-        dataset (dict[str, Any]): ``path`` and ``sha256`` of their file.
-        seed (int, optional): Seed of all random draws. Defaults to 0.
-        particles (int, optional): Model rollouts of each ensemble member at each level.
-        dynamics (DynamicsConfig, optional): The model's settings.
+        evaluator (OffPolicyEvaluator): With the learned dynamics.
+        dataset (dict[str, Any]): ``path`` and ``sha256`` of the file of its episodes.
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
 
     Returns:
         A record as by :func:`omnisafe_qpt.evaluation.target_calibration.calibrate`, of method
         ``model``. Its bounds are estimates.
-
-    Raises:
-        TooFewEpisodes: If the dataset is too small.
     """
-    check_episodes(trajectories)
-    spec, unit = networks.spec, networks.scaling.cost_unit.item()
-    result = estimate(
-        networks,
-        config,
-        trajectories.to(networks.device),
-        ladder_levels(networks),
-        spec['horizon'],
-        particles,
-        seed,
-        dynamics,
-        on_progress,
-    )
-    played = [_level(result, index, _LEAST_NEAR * unit) for index in range(len(result.levels))]
+    result = evaluator.evaluate(networks, config, ladder_levels(networks), on_progress)
+    least = _LEAST_NEAR * networks.scaling.cost_unit.item()
+    played = [_level(result, index, least) for index in range(len(result.levels))]
     zero_action = played.pop()
     return {
         'format': CALIBRATION_FORMAT,
         'method': MODEL,
         'model': {'dataset': dataset, 'test': model_test(result)},
         'episodes': len(played[0]['costs']),
-        'first_seed': seed,
+        'first_seed': evaluator.seed,
         'settings': calibrated_settings(config),
-        'worst_cost': trajectories.cost_returns.max().item(),
+        'worst_cost': evaluator.worst_cost,
         'comparisons': 1,
         'steps': 0,
         'levels': played,

@@ -205,7 +205,7 @@ BEST_RECORD = record(
         'is_within_limit': flag,
         'epochs': sequence(record(_VALIDATED), 1),
     },
-    {'first_seed': whole(), 'episodes': whole()},
+    {'method': text('simulator', 'model'), 'first_seed': whole(), 'episodes': whole()},
 )
 
 # Columns of progress.csv that are read by name.

@@ -14,8 +14,14 @@ import numpy as np
 from omnisafe_qpt.errors import printable
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
-from omnisafe_qpt.evaluation.estimates import TooFewEpisodes, check_episodes
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration, why_unreliable
+from omnisafe_qpt.evaluation.off_policy.estimate import (
+    OffPolicyEvaluator,
+    PhaseProgress,
+    TooFewEpisodes,
+    check_episodes,
+)
+from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.progress import ProgressReporter, phases
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -50,6 +56,8 @@ class EpisodeSettings:
             from the data; ``simulator``; ``auto``, the first that is reliable; or ``none``.
         calibration (int): Largest number of simulated episodes of target calibration for each
             target cost.
+        validates_on_data (bool): Whether each epoch is validated in the dynamics that calibration
+            learns from the data, for want of a simulator.
         processes (int or None): Worker processes; None is one per core.
     """
 
@@ -57,6 +65,7 @@ class EpisodeSettings:
     final: int
     calibrate: str
     calibration: int
+    validates_on_data: bool
     processes: int | None
 
     @classmethod
@@ -80,13 +89,14 @@ class EpisodeSettings:
             final=train_cfgs.final_evaluate_episodes,
             calibrate=calibrate,
             calibration=episodes if calibrate in (AUTO, SIMULATOR) else 0,
+            validates_on_data=calibrate == MODEL and not has_simulator,
             processes=None if processes == 'auto' else int(processes),
         )
 
     def after_epoch(self, is_last: bool) -> int:
-        """Return the number of episodes after an epoch; calibration on data counts as one."""
+        """Return the number of episodes after an epoch; work on the data counts as one."""
         at_the_end = self.final + self.calibration + (self.calibrate == MODEL)
-        return self.validation + (at_the_end if is_last else 0)
+        return self.validation + self.validates_on_data + (at_the_end if is_last else 0)
 
     def columns(self, more: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the columns that the episodes fill.
@@ -94,10 +104,11 @@ class EpisodeSettings:
         Args:
             more (Sequence[str]): Further metrics of the algorithm.
         """
-        validation = (VALIDATION_RETURN, VALIDATION_COST) if self.validation else ()
+        is_validated = self.validation or self.validates_on_data
+        validation = (VALIDATION_RETURN, VALIDATION_COST) if is_validated else ()
         # Calibration may run the zero-action fallback.
         are_simulated = self.validation or self.final or self.calibration
-        return (*_METRICS, *more, *validation) if are_simulated else ()
+        return (*_METRICS, *more, *validation) if are_simulated else validation
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,8 @@ class EpochEvaluation:
 
     Each epoch is validated on the same episodes, and the best one is chosen by them. Their result
     is biased for that epoch, so the last epoch ends with different episodes: target calibration,
-    then the report. The zero-action fallback is not run twice.
+    then the report. The zero-action fallback is not run twice. Without a simulator, an epoch is
+    validated by model rollouts in dynamics that are learned from the data.
 
     Args:
         make_networks (Callable): Returns the networks to deploy.
@@ -162,6 +174,7 @@ class EpochEvaluation:
         self._data, self._reference_returns = data, data.reference_returns
         if settings.calibrate == MODEL:
             check_episodes(data.trajectories)  # before anything is trained
+        self._evaluator: OffPolicyEvaluator | None = None
         self._more_metrics = more_metrics
         self._stop_signal = stop_signal
 
@@ -190,6 +203,8 @@ class EpochEvaluation:
         if evaluation is not None:
             row[VALIDATION_RETURN] = float(np.mean(evaluation.returns))
             row[VALIDATION_COST] = float(np.mean(evaluation.costs))
+        if self.settings.validates_on_data:
+            row = self._estimate()
         if is_last:
             seeds = final_seeds(self._seed, self.settings.final)
             evaluation = self._calibrate() or self._play('Evaluating', seeds) or evaluation
@@ -219,8 +234,10 @@ class EpochEvaluation:
         best = best_epoch(rows, self.cost_limit)
         if best is None:
             return None
+        if self.settings.validates_on_data:
+            return {**best, 'method': MODEL}
         seeds = validation_seeds(self._seed, self.settings.validation)
-        return {**best, 'first_seed': seeds.start, 'episodes': len(seeds)}
+        return {**best, 'method': SIMULATOR, 'first_seed': seeds.start, 'episodes': len(seeds)}
 
     def _play(self, label: str, seeds: range) -> Evaluation | None:
         """Run an episode for each seed; None without seeds.
@@ -283,10 +300,9 @@ class EpochEvaluation:
                 record = imagined_calibration(
                     self.deployed.networks,
                     self._deployment,
-                    data.trajectories,
+                    self._learned_dynamics(report),
                     {'path': data.record['path'], 'sha256': data.record['sha256']},
-                    seed=self._seed,
-                    on_progress=report,
+                    report,
                 )
             reason = why_unreliable(record, self.cost_limit)
         except TooFewEpisodes as error:
@@ -295,6 +311,29 @@ class EpochEvaluation:
             return record
         print(printable(f'Calibrating in the simulator, as the data do not suffice: {reason}'))
         return None
+
+    def _estimate(self) -> dict[str, float]:
+        """Validate the deployed policy in learned dynamics."""
+        deployed = self.deployed
+        level = Level(deployed.target_return, deployed.config.cost_to_ask_for)
+        with phases(self._episodes_shown) as report:
+            evaluator = self._learned_dynamics(report)
+            (found,) = evaluator.roll_out(deployed.networks, deployed.config, [level], report)
+        return {
+            VALIDATION_RETURN: float(found.returns.mean()),
+            VALIDATION_COST: float(found.costs.mean()),
+        }
+
+    def _learned_dynamics(self, on_progress: PhaseProgress) -> OffPolicyEvaluator:
+        """Return the dynamics learned from the data; they do not depend on the policy."""
+        if self._evaluator is None:
+            self._evaluator = OffPolicyEvaluator(
+                self._data.trajectories.to(self.deployed.networks.device),
+                self._horizon,
+                self._seed,
+                on_progress=on_progress,
+            )
+        return self._evaluator
 
     @contextmanager
     def _episodes_shown(self, label: str, steps: int) -> Iterator[Callable[[int, int], None]]:

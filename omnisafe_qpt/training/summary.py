@@ -14,6 +14,7 @@ from rich.console import Console
 from omnisafe_qpt.errors import printable, shell_command
 from omnisafe_qpt.evaluation.deployment import guarantee_of
 from omnisafe_qpt.qpt.ranks import Ranks
+from omnisafe_qpt.runner import MODEL
 from omnisafe_qpt.runs.run_log import RunLogger
 from omnisafe_qpt.scores import fixed
 from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
@@ -122,9 +123,9 @@ def print_summary(
     best = evaluation.best(rows)
     if best is not None and best['epoch'] != len(rows):
         lines.append(
-            f'Best epoch   {best["epoch"]}   (validation return '
-            f'{best["validation_return"]:.2f}, cost {best["validation_cost"]:.2f}; '
-            '--checkpoint best)',
+            f'Best epoch   {best["epoch"]}   ({"estimated " if best["method"] == MODEL else ""}'
+            f'validation return {best["validation_return"]:.2f}, cost '
+            f'{best["validation_cost"]:.2f}; --checkpoint best)',
         )
     imports = ['--import', ','.join(modules)] if modules else []
     evaluate = ['omnisafe-qpt', 'evaluate', str(run), '--cost-limit', '20']

@@ -18,6 +18,10 @@ from host_helpers import small_options
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
+from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEvaluator
+from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined
+from omnisafe_qpt.runs.checkpoint import load_best
+from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 
 
 ENV_ID = 'Offline-v0'
@@ -92,6 +96,31 @@ def test_a_dataset_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(command) == 0
     (checks,) = json.loads(found.read_text())
     assert checks['estimate']['limits'][0]['length_mean'] == HORIZON
+
+
+def test_the_best_epoch_is_that_of_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the limit of 10, the highest return."""
+    estimates = iter([(3.0, 2.0), (5.0, 8.0), (9.0, 12.0), (4.0, 0.0)])
+
+    def roll_out(*_: Any) -> list[Imagined]:
+        episode_return, cost = next(estimates)
+        shape = (2, 3)
+        return [
+            Imagined(
+                np.full(shape, episode_return), np.full(shape, cost), np.ones(shape), np.ones(shape)
+            )
+        ]
+
+    monkeypatch.setattr(OffPolicyEvaluator, 'roll_out', roll_out)
+    monkeypatch.setattr(EpochEvaluation, '_imagine', lambda _: None)
+    run = train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', total_steps=20)
+    best = load_best(run)
+    assert (best['epoch'], best['method']) == (2, 'model')
+    assert [row['validation_cost'] for row in best['epochs']] == [2.0, 8.0, 12.0, 0.0]
+    policy = omnisafe_qpt.load_policy(run, device='cpu', checkpoint='best')
+    assert policy.act(np.zeros(3, dtype=np.float32)).shape == (2,)
 
 
 def test_what_needs_a_simulator_says_what_does_not(

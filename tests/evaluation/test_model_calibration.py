@@ -14,7 +14,6 @@ import pytest
 import omnisafe_qpt
 from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.evaluation.deployment import calibrated_settings
-from omnisafe_qpt.evaluation.estimates import check_episodes
 from omnisafe_qpt.evaluation.model_calibration import why_unreliable
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -170,8 +169,7 @@ def test_auto_simulates_only_where_the_data_do_not_suffice(
 ) -> None:
     module = 'omnisafe_qpt.training.epoch_evaluation'
 
-    def imagined(_: Any, config: DeploymentConfig, trajectories: Any, *__: Any, **___: Any) -> Any:
-        check_episodes(trajectories)
+    def imagined(_: Any, config: DeploymentConfig, *__: Any) -> Any:
         reason = 'unknown' if bound is None else None
         record = record_with(cost_bound=bound, reason=reason)
         return {**record, 'settings': calibrated_settings(config)}

@@ -21,7 +21,7 @@ from omnisafe_qpt.evaluation.off_policy.estimate import (
     NOT_USABLE,
     RELIABLE,
     OffPolicyEstimate,
-    estimate,
+    OffPolicyEvaluator,
 )
 from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined, Level, imagine
 from omnisafe_qpt.qpt.config import DeploymentConfig
@@ -145,9 +145,8 @@ def test_the_same_seed_brings_the_same(data):
     levels, drawn = [Level(9.0, 4.0), Level(None, 0.0)], []
     for seed in (3, 3, 4):
         torch.rand(7)  # whatever else is drawn
-        drawn.append(
-            estimate(Mover(), DEPLOYMENT, data, levels, HORIZON, seed=seed, dynamics=short)
-        )
+        evaluator = OffPolicyEvaluator(data, HORIZON, seed, dynamics=short)
+        drawn.append(evaluator.evaluate(Mover(), DEPLOYMENT, levels))
     first, again, other = (each.imagined[0].returns for each in drawn)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

@@ -13,6 +13,7 @@ import torch
 
 from omnisafe_qpt.data.holdout import choose_held_out, split_off
 from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.off_policy.backtest import Backtest, backtest
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig, DynamicsEnsemble
 from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined, Level, imagine
@@ -25,6 +26,8 @@ DEFAULT_PARTICLES = 4
 
 RELIABLE, DOUBTFUL, NOT_USABLE = 'reliable', 'doubtful', 'not usable'
 
+# With fewer episodes the dynamics cannot be tested.
+_FEWEST_EPISODES = 20
 # Share of the episodes held out to test the model.
 _HELD_OUT_SHARE = 0.1
 # A held-out episode counts for a limit if its predicted cost is at most this multiple of the limit;
@@ -35,6 +38,14 @@ _FEWEST_NEAR = 10
 _QUANTILE = 1.68
 # Largest share of novel steps in model rollouts; in the data it is 1 %.
 _MOST_NOVEL = 0.05
+
+
+# Called with the current phase, the amount done and its total.
+PhaseProgress = Callable[[str, int, int], None]
+
+
+class TooFewEpisodes(UserError):
+    """The dataset is too small to train and test a dynamics model."""
 
 
 @dataclass(frozen=True)
@@ -157,47 +168,119 @@ class OffPolicyEstimate:
         return max(safe, key=lambda index: self.imagined[index].returns.mean(), default=None)
 
 
-def estimate(
-    networks: Deployable,
-    config: DeploymentConfig,
-    trajectories: Trajectories,
-    levels: Sequence[Level],
-    horizon: int,
-    particles: int = DEFAULT_PARTICLES,
-    seed: int = 0,
-    dynamics: DynamicsConfig | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
-) -> OffPolicyEstimate:
-    """Estimate a deployed policy's return and cost from data alone.
+class OffPolicyEvaluator:
+    """Evaluates deployed policies in dynamics learned from data.
+
+    A tenth of the episodes is held out of the dynamics and tests them.
 
     Args:
-        networks (Deployable): The trained model, of any algorithm.
-        config (DeploymentConfig): Settings of deployment.
-        trajectories (Trajectories): Episodes, on the networks' device; a tenth of them tests the
-            model.
-        levels (Sequence[Level]): Targets of the policy.
+        trajectories (Trajectories): Episodes, on the device to use; actions in [-1, 1].
         horizon (int): Largest number of steps in an episode.
-        particles (int, optional): P, model rollouts of each member at each level.
         seed (int, optional): Seed of all random draws. Defaults to 0.
-        dynamics (DynamicsConfig, optional): The model's settings.
+        particles (int, optional): P, model rollouts of each member at each level. Defaults to
+            :data:`DEFAULT_PARTICLES`.
+        dynamics (DynamicsConfig, optional): The dynamics' settings.
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
+
+    Attributes:
+        seed (int): As given.
+        worst_cost (float): Cost of the worst episode.
+
+    Raises:
+        TooFewEpisodes: If the dataset is too small.
     """
 
-    def report(what: str) -> Callable[[int, int], None] | None:
-        if on_progress is None:
-            return None
-        return lambda done, total: on_progress(what, done, total)
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        horizon: int,
+        seed: int = 0,
+        particles: int = DEFAULT_PARTICLES,
+        dynamics: DynamicsConfig | None = None,
+        on_progress: PhaseProgress | None = None,
+    ) -> None:
+        """Initialize an instance of :class:`OffPolicyEvaluator`."""
+        check_episodes(trajectories)
+        dynamics = dynamics or DynamicsConfig()
+        self._horizon, self.seed = horizon, seed
+        self.worst_cost = trajectories.cost_returns.max().item()
+        known, self._held_out = split_off(
+            trajectories, choose_held_out(trajectories, _HELD_OUT_SHARE)
+        )
+        self._model = DynamicsEnsemble.fit(
+            known, dynamics, seed, _phase('Learning dynamics', on_progress)
+        )
+        random = np.random.default_rng(seed)
+        first = random.integers(len(trajectories.rows), size=dynamics.members * particles)
+        rows = trajectories.rows.starts[torch.from_numpy(first).to(trajectories.table.device)]
+        self._starts = trajectories.table[rows, : trajectories.obs_dim]
 
-    dynamics = dynamics or DynamicsConfig()
-    known, held_out = split_off(trajectories, choose_held_out(trajectories, _HELD_OUT_SHARE))
-    model = DynamicsEnsemble.fit(known, dynamics, seed, report('Learning dynamics'))
-    test = backtest(networks, config, model, held_out, report('Testing dynamics'))
-    random = np.random.default_rng(seed)
-    first = random.integers(len(trajectories.rows), size=dynamics.members * particles)
-    rows = trajectories.rows.starts[torch.from_numpy(first).to(trajectories.table.device)]
-    starts = trajectories.table[rows, : trajectories.obs_dim]
-    imagined = imagine(
-        networks, config, model, starts, levels, horizon, seed, report('Rolling out')
-    )
-    return OffPolicyEstimate(tuple(levels), tuple(imagined), test)
+    def roll_out(
+        self,
+        networks: Deployable,
+        config: DeploymentConfig,
+        levels: Sequence[Level],
+        on_progress: PhaseProgress | None = None,
+    ) -> list[Imagined]:
+        """Roll a policy out at each level, without the test.
+
+        Args:
+            networks (Deployable): The trained model, of any algorithm.
+            config (DeploymentConfig): Settings of deployment.
+            levels (Sequence[Level]): Targets of the policy.
+            on_progress (Callable, optional): As above.
+        """
+        return imagine(
+            networks,
+            config,
+            self._model,
+            self._starts,
+            levels,
+            self._horizon,
+            self.seed,
+            _phase('Rolling out', on_progress),
+        )
+
+    def evaluate(
+        self,
+        networks: Deployable,
+        config: DeploymentConfig,
+        levels: Sequence[Level],
+        on_progress: PhaseProgress | None = None,
+    ) -> OffPolicyEstimate:
+        """Estimate a policy's return and cost at each level, and test the dynamics with it.
+
+        Args:
+            networks (Deployable): The trained model, of any algorithm.
+            config (DeploymentConfig): Settings of deployment.
+            levels (Sequence[Level]): Targets of the policy.
+            on_progress (Callable, optional): As above.
+        """
+        report = _phase('Testing dynamics', on_progress)
+        test = backtest(networks, config, self._model, self._held_out, report)
+        imagined = self.roll_out(networks, config, levels, on_progress)
+        return OffPolicyEstimate(tuple(levels), tuple(imagined), test)
+
+
+def check_episodes(trajectories: Trajectories) -> None:
+    """Check that a dataset is large enough.
+
+    Args:
+        trajectories (Trajectories): Its episodes.
+
+    Raises:
+        TooFewEpisodes: If it is too small.
+    """
+    found = len(trajectories.rows)
+    if found < _FEWEST_EPISODES:
+        raise TooFewEpisodes(
+            f'{trajectories.name} has {found} episodes; an estimate needs at least '
+            f'{_FEWEST_EPISODES}, a tenth of them for its test',
+        )
+
+
+def _phase(name: str, on_progress: PhaseProgress | None) -> Callable[[int, int], None] | None:
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(name, done, total)
