@@ -52,14 +52,17 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.envs.environments import action_range_of, horizon_of, make_env
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.episodes import Series, evaluate_together
+from omnisafe_qpt.evaluation.model_calibration import calibrate_offline
 from omnisafe_qpt.evaluation.sweep import evaluate_runs
 from omnisafe_qpt.evaluation.target_calibration import calibrate_run
 from omnisafe_qpt.qpt.config import DeploymentConfig
+from omnisafe_qpt.runner import MODEL
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
 from omnisafe_qpt.runs.checkpoint import (
     checkpoint_path,
     list_checkpoints,
     load_best,
+    load_networks,
     save_best,
     versions,
 )
@@ -306,8 +309,8 @@ class _Trainer:
             'evaluate_epoisodes': cell.suite.validation_episodes if validates else 0,
             'evaluate_processes': self._job.threads,
         }
-        if not validates and 'calibrate_episodes' in settings['train_cfgs']:
-            options['train_cfgs']['calibrate_episodes'] = 0
+        if not validates and 'calibrate' in settings['train_cfgs']:
+            options['train_cfgs']['calibrate'] = 'none'
         # Kept are the last one and the best so far; the rest would only fill the disk.
         options['logger_cfgs']['save_model_freq'] = epochs + 1
         if 'cost_limit' in settings['algo_cfgs']:
@@ -316,14 +319,18 @@ class _Trainer:
 
     def _calibrate_best(self, run: Path) -> float:
         """Calibrate the best checkpoint as training did the last; returns the seconds."""
-        suite, started = self._cell.suite, time.perf_counter()
-        settings = self._cell.row.settings(self._env_id)
-        episodes = settings['train_cfgs'].get('calibrate_episodes')
-        if not episodes or BEST not in suite.checkpoints:
+        if BEST not in self._cell.suite.checkpoints:
             return 0.0
-        file = checkpoint_path(run, BEST)
-        if file != checkpoint_path(run, LAST):
-            calibrate_run(file, episodes, device=self._device, processes=self._job.threads)
+        started = time.perf_counter()
+        best, last = (checkpoint_path(run, which) for which in (BEST, LAST))
+        record = load_networks(last)[0].spec.get('calibration')
+        if record is None or best == last:
+            return 0.0
+        if record.get('method') == MODEL:
+            calibrate_offline(best, self._data, seed=self._cell.seed, device=self._device)
+        else:
+            processes = self._job.threads
+            calibrate_run(best, record['episodes'], device=self._device, processes=processes)
         return time.perf_counter() - started
 
     def _validate(self, run: Path) -> float:

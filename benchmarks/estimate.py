@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import BEST, CORRECTED, OURS, Cell, DataFile, Dataset, Row, config_hash
+from omnisafe_qpt.runner import SIMULATOR
+from omnisafe_qpt.settings.files import AUTO
 
 
 # Seconds of an update on one thread, with the preset for CPUs and at full size; OmniSafe's own have
@@ -138,8 +140,11 @@ def estimate(cell: Cell, recorded: Mapping[str, float], device: str) -> Estimate
     test_episodes = suite.episodes * limits * len(suite.checkpoints)
     has_best = BEST in suite.checkpoints
     validation_episodes = suite.epochs * suite.validation_episodes
-    calibration = training['settings']['train_cfgs'].get('calibrate_episodes', 0)
-    validation_episodes += _CALIBRATION_LEVELS * calibration * (1 + has_best)
+    train_cfgs = training['settings']['train_cfgs']
+    # With auto there may be fewer.
+    if train_cfgs.get('calibrate') in (AUTO, SIMULATOR):
+        episodes = train_cfgs['calibrate_episodes']
+        validation_episodes += _CALIBRATION_LEVELS * episodes * (1 + has_best)
     guess = step * horizon * validation_episodes
     validate = recorded.get(_key('validation', training), guess)
     return Estimate(

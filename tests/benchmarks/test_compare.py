@@ -18,6 +18,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -572,20 +573,27 @@ def test_a_budget_of_updates_is_taken_as_it_is(tmp_path, monkeypatch):
 def test_the_best_checkpoint_is_calibrated_as_the_last_was(tmp_path, monkeypatch):
     trainer, _ = trainer_of(tmp_path, {'updates': 1}, monkeypatch, seconds=1.0)
     trainer._env_id, trainer._device = ENV_ID, 'cpu'
-    trainer._job = argparse.Namespace(threads=1)
-    calibrated = []
-    monkeypatch.setattr(cells, 'calibrate_run', lambda *given, **_: calibrated.append(given))
+    trainer._job, trainer._data = argparse.Namespace(threads=1), tmp_path / 'BallRun.hdf5'
+    calibrated, spec = [], {}
+    for name in ('calibrate_run', 'calibrate_offline'):
+        monkeypatch.setattr(
+            cells, name, lambda *given, name=name, **_: calibrated.append((name, *given))
+        )
     files = {'best': 'epoch-1.pt', 'last': 'epoch-2.pt'}
     monkeypatch.setattr(cells, 'checkpoint_path', lambda run, which: files[which])
+    monkeypatch.setattr(cells, 'load_networks', lambda _: (SimpleNamespace(spec=spec), None))
     trainer._calibrate_best(tmp_path)
     assert calibrated == []  # nor was the last
-    rows = {'QPT': {'options': {'train_cfgs': {'calibrate_episodes': 3}}}}
-    trainer._cell = load_suite(write_suite(tmp_path, algorithms=rows)).cells()[0]
+    spec['calibration'] = {'episodes': 3}
     trainer._calibrate_best(tmp_path)
-    assert calibrated == [('epoch-1.pt', 3)]
+    spec['calibration'] = {'episodes': 20, 'method': 'model'}
+    trainer._calibrate_best(tmp_path)
+    expected = [('calibrate_run', 'epoch-1.pt', 3)]
+    expected.append(('calibrate_offline', 'epoch-1.pt', trainer._data))
+    assert calibrated == expected
     files['best'] = 'epoch-2.pt'
     trainer._calibrate_best(tmp_path)
-    assert len(calibrated) == 1
+    assert calibrated == expected
 
 
 @pytest.mark.parametrize('validates', [True, False])
@@ -597,7 +605,7 @@ def test_a_probe_neither_validates_nor_calibrates(tmp_path, monkeypatch, validat
     trainer._job, trainer._data = argparse.Namespace(threads=1), tmp_path / 'BallRun.hdf5'
     options = trainer._options(6, 2, tmp_path, validates)
     assert options['train_cfgs']['evaluate_epoisodes'] == (1 if validates else 0)
-    assert options['train_cfgs'].get('calibrate_episodes') == (None if validates else 0)
+    assert options['train_cfgs'].get('calibrate') == (None if validates else 'none')
     assert options['algo_cfgs'] == {'steps_per_epoch': 3, 'cost_limit': 10.0}
 
 

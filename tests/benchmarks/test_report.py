@@ -491,6 +491,20 @@ def test_the_cells_whose_limit_was_certified_are_counted(suite):
     assert 'without a guarantee' not in text
 
 
+def test_rows_that_were_calibrated_on_the_data_say_so(suite):
+    guarantee = {'status': 'estimated', 'method': 'model'}
+    asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'holds_still': False, 'guarantee': guarantee}
+    for name, train_cfgs in (
+        ('QPT', {'calibrate': 'auto', 'calibrate_episodes': 80}),
+        ('QPT-model', {'calibrate': 'model', 'calibrate_episodes': 0}),
+    ):
+        write_cell(suite, name, algo='QPT', asked=[asked], train_cfgs=train_cfgs)
+    write_cell(suite, 'CDT', train_cfgs={'calibrate': 'none', 'calibrate_episodes': 80})
+    text = page(suite)
+    assert '\n- ¹ QPT, QPT-model: target calibration on the dataset' in text
+    assert '| CDT |' in text
+
+
 def test_origin_of_the_figures_is_stated(suite):
     write_cell(suite, 'QPT', budget={'seconds': 120})
     write_cell(
