@@ -10,16 +10,18 @@ trained on. For each run, the same policy is evaluated at all target costs of ta
 learned dynamics, and in the simulator with seeds that nothing else uses. The target costs that the
 estimate chooses are compared with the best ones in hindsight, by the simulated episodes; with
 --simulator also with those that target calibration in the simulator chooses, with other seeds. Each
-run is written as soon as it is there, and runs in the file are not repeated.
+run is written as soon as it is there. A run's episodes are not simulated again, and its estimate is
+repeated only if the settings of the dynamics have changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +36,21 @@ from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Series, evaluate_together
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEvaluator
 from omnisafe_qpt.evaluation.offline_data import read_episodes
 from omnisafe_qpt.evaluation.target_calibration import DEFAULT_EPISODES, calibrate
+from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.plots import BLACK, BLUE, GREY, ORANGE, PURPLE, drawing_style, save_figure
-from omnisafe_qpt.progress import ProgressReporter, phases
+from omnisafe_qpt.progress import bar, phases
 from omnisafe_qpt.runner import serving_level
 from omnisafe_qpt.runs.checkpoint import load_networks
 
 
 # Of the simulated episodes; training's own have lower seeds, calibration's higher ones.
 _FIRST_SEED = 1_000_000
+# What is kept of an estimate.
+_KEPT = ('return_mean', 'cost_mean', 'return_interval', 'cost_interval', 'cost_bound', 'reason')
 _COLOURS, _MARKERS = (BLUE, ORANGE, PURPLE, BLACK, GREY), 'os^dv'
 
 
@@ -68,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--cost-limits', type=float, nargs='+', default=[5.0, 10.0, 20.0, 40.0])
     parser.add_argument('--episodes', type=int, default=20, help='simulated at each target cost')
     parser.add_argument(
+        '--no-estimate', action='store_true', help='only simulate; another call adds the estimates'
+    )
+    parser.add_argument(
         '--simulator', action='store_true', help='calibrate in the simulator too, for its time'
     )
     parser.add_argument('--processes', type=int, default=1)
@@ -85,101 +94,108 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for folder in options.run:
         networks, checkpoint = load_networks(folder)
         label = '/'.join(checkpoint.resolve().parent.parent.parts[-2:])
-        if all(row['run'] != label for row in result['rows']):
-            result['rows'].append({'run': label, **_compare(networks, options)})
+        row = next((row for row in result['rows'] if row['run'] == label), None)
+        if row is None:
+            row = {'run': label, **_simulate(networks, options)}
+            result['rows'].append(row)
+            write_json(result, options.json)
+        if not options.no_estimate and row.get('dynamics') != _dynamics():
+            row.update(_estimate(networks, row, options))
             write_json(result, options.json)
     if options.plot is not None:
-        _plot(result['rows'], options.plot)
+        _plot([row for row in result['rows'] if 'dynamics' in row], options.plot)
     return result
 
 
-def _compare(networks: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate a run at all target costs in both ways, and calibrate it in both."""
+def _dynamics() -> dict[str, Any]:
+    """Return the settings of the learned dynamics, in the form of JSON."""
+    return json.loads(json.dumps(asdict(DynamicsConfig())))
+
+
+def _simulate(networks: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the episodes at all target costs and with zero actions."""
+    spec, seeds = networks.spec, range(_FIRST_SEED, _FIRST_SEED + options.episodes)
+    config, _ = deployment_of(networks)
+    targets = [*ladder_targets(networks), (None, None)]
+    began = time.perf_counter()
+    with bar('Simulating', 1) as show:
+        found = evaluate_together(
+            spec['env_id'],
+            [
+                Series(networks, replace(config, asked_cost=cost), target_return, seeds)
+                for target_return, cost in targets
+            ],
+            options.processes,
+            on_progress=lambda done, total, _: show(done, total),
+        )
+    return {
+        'env_id': spec['env_id'],
+        'training': {'seed': spec['seed'], 'updates': spec['step']},
+        'cost_limit': config.cost_limit,
+        'episodes': options.episodes,
+        'first_seed': _FIRST_SEED,
+        'levels': [
+            {
+                'asked_cost': cost,
+                'target_return': target_return,
+                'simulated': {'returns': each.returns, 'costs': each.costs},
+            }
+            for (target_return, cost), each in zip(targets, found)
+        ],
+        'seconds': {'episodes': time.perf_counter() - began},
+    }
+
+
+def _estimate(networks: Any, row: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Estimate return and cost at all target costs, and choose target costs for the limits."""
     spec = networks.spec
     config, _ = deployment_of(networks)
     data = read_episodes(spec['dataset']['path'], networks)
+    dataset = {'path': Path(data.path).name, 'sha256': data.sha256}
     began = time.perf_counter()
     with phases() as show:
         trajectories = data.trajectories.to(networks.device)
         evaluator = OffPolicyEvaluator(
             trajectories, spec['horizon'], spec['seed'], on_progress=show
         )
-        dataset = {'path': Path(data.path).name, 'sha256': data.sha256}
-        estimated = imagined_calibration(networks, config, evaluator, dataset, show)
-    seconds = {'model': time.perf_counter() - began}
-    levels = [*estimated['levels'], estimated['zero_action']]
-    simulated = _simulate(networks, config, levels, options, seconds)
-    truth = {
-        _target(level): {what: statistics.fmean(found[f'{what}s']) for what in ('return', 'cost')}
-        for level, found in zip(levels, simulated)
-    }
-    records = {'model': estimated}
+        records = {'model': imagined_calibration(networks, config, evaluator, dataset, show)}
+    seconds = {**row['seconds'], 'model': time.perf_counter() - began}
     if options.simulator:
         began = time.perf_counter()
-        progress = ProgressReporter('Calibrating', 1)
-        with progress.shown():
+        with bar('Calibrating', 1) as progress:
             records['simulator'] = calibrate(
-                networks, config, DEFAULT_EPISODES, options.processes, progress.update
+                networks, config, DEFAULT_EPISODES, options.processes, progress
             )
         seconds['simulator'] = time.perf_counter() - began
-    choices = [
-        choice
-        for limit in options.cost_limits
-        for choice in (
-            _best(truth, limit),
-            *({'method': name, **_choice(each, limit, truth)} for name, each in records.items()),
-        )
-    ]
-    kept = ('asked_cost', 'target_return', 'return_mean', 'cost_mean', 'cost_bound', 'reason')
+    truth = {
+        level['asked_cost']: {
+            what: statistics.fmean(level['simulated'][f'{what}s']) for what in ('return', 'cost')
+        }
+        for level in row['levels']
+    }
+    estimated = [*records['model']['levels'], records['model']['zero_action']]
     return {
-        'env_id': spec['env_id'],
-        'dataset': estimated['model']['dataset'],
-        'training': {'seed': spec['seed'], 'updates': spec['step']},
-        'cost_limit': config.cost_limit,
-        'episodes': options.episodes,
-        'first_seed': _FIRST_SEED,
-        'test': estimated['model']['test'],
+        'dataset': dataset,
+        'dynamics': _dynamics(),
+        'test': records['model']['model']['test'],
         'levels': [
-            {
-                **{name: level[name] for name in kept},
-                **{f'{name}_interval': level[f'{name}_interval'] for name in ('return', 'cost')},
-                'simulated': found,
-            }
-            for level, found in zip(levels, simulated)
+            {**level, **{name: found[name] for name in _KEPT}}
+            for level, found in zip(row['levels'], estimated)
         ],
-        'choices': choices,
+        'choices': [
+            choice
+            for limit in options.cost_limits
+            for choice in (
+                _best(truth, limit),
+                *(
+                    {'method': name, **_choice(record, limit, truth)}
+                    for name, record in records.items()
+                ),
+            )
+        ],
         'calibration_steps': {name: record['steps'] for name, record in records.items()},
         'seconds': seconds,
     }
-
-
-def _target(level: dict[str, Any]) -> float | None:
-    return level['asked_cost']
-
-
-def _simulate(
-    networks: Any,
-    config: Any,
-    levels: list[dict[str, Any]],
-    options: argparse.Namespace,
-    seconds: dict[str, float],
-) -> list[dict[str, list[float]]]:
-    seeds = range(_FIRST_SEED, _FIRST_SEED + options.episodes)
-    series = [
-        Series(networks, replace(config, asked_cost=_target(level)), level['target_return'], seeds)
-        for level in levels
-    ]
-    began = time.perf_counter()
-    progress = ProgressReporter('Simulating', 1)
-    with progress.shown():
-        found = evaluate_together(
-            networks.spec['env_id'],
-            series,
-            options.processes,
-            on_progress=lambda done, total, _: progress.update(done, total),
-        )
-    seconds['truth'] = time.perf_counter() - began
-    return [{'returns': each.returns, 'costs': each.costs} for each in found]
 
 
 # The simulated mean return and cost at each target cost; None is the zero-action fallback.
@@ -189,7 +205,7 @@ _Truth = dict[float | None, dict[str, float]]
 def _choice(record: dict[str, Any], cost_limit: float, truth: _Truth) -> dict[str, Any]:
     """Return what a calibration chooses at a limit, with its simulated return and cost."""
     level, status = serving_level(record, cost_limit)
-    target = _target(level)
+    target = level['asked_cost']
     return {'cost_limit': cost_limit, 'status': status, 'target_cost': target, **truth[target]}
 
 
@@ -231,13 +247,14 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _print(result: dict[str, Any]) -> None:
     """Print the errors for each task, and what the calibrations choose."""
-    frame = _frame(result['rows'])
+    rows = [row for row in result['rows'] if 'dynamics' in row]
+    frame = _frame(rows)
     print('Cost in units of the limit; coverage of 90 % intervals; rank correlations over levels')
     for env_id, all_lines in frame.groupby('env_id', sort=False):
         for what, lines in (('all', all_lines), ('reliable', all_lines[all_lines.is_reliable])):
             if len(lines):
                 print(f'{env_id:<24}{what:<9}{_summary(lines)}')
-    for row in result['rows']:
+    for row in rows:
         seconds = ', '.join(f'{what} {value:.0f}' for what, value in row['seconds'].items())
         print(f'\n{row["run"]}: seconds {seconds}; steps {row["calibration_steps"]}')
         for choice in row['choices']:
