@@ -46,7 +46,7 @@ from omnisafe_qpt.data.attributes import (
     UNIT_ATTRIBUTE,
     read_attributes,
 )
-from omnisafe_qpt.data.files import HDF5_SUFFIXES, open_dataset, reading
+from omnisafe_qpt.data.files import HDF5_SUFFIXES, SUFFIXES, open_dataset, reading
 from omnisafe_qpt.data.hdf5_writer import write_hdf5_blocks
 from omnisafe_qpt.data.layouts import COLUMNS, DONES, HDF5_NAMES, NPZ_NAMES, Arrays, ReadOptions
 from omnisafe_qpt.data.memory import check_memory, format_bytes
@@ -188,7 +188,7 @@ def _check_layout(source: Path, out: Path, arrays: Arrays) -> None:
 def _check_names(source: Path, out: Path, overwrite: bool) -> None:
     """Check the names of the files."""
     for path in (source, out):
-        if path.suffix not in (*HDF5_SUFFIXES, '.npz'):
+        if path.suffix not in SUFFIXES:
             raise UserError(
                 f'{path}: unknown dataset format {path.suffix!r}; use .hdf5 or .h5 for DSRL and '
                 '.npz for OmniSafe',
