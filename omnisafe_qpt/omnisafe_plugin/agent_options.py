@@ -232,7 +232,7 @@ def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
 
 def _user_options(agent: Any) -> dict[str, Any]:
     """Return the user's options, including those that OmniSafe's command line overrides."""
-    from omnisafe_qpt.settings.files import for_environment, merge
+    from omnisafe_qpt.settings.files import for_environment, merge, only_options
 
     options = merge({}, agent.custom_cfgs or {})
     command = running_command()
@@ -243,18 +243,18 @@ def _user_options(agent: Any) -> dict[str, Any]:
             options = merge(options, {'train_cfgs': {'import': ','.join(command.modules)}})
         if 'log_dir' in command.given and isinstance(options['logger_cfgs'], dict):
             options['logger_cfgs']['log_dir'] = log_dir
-    options = for_environment(options, agent.env_id)
-    return {key: value for key, value in options.items() if key not in ('algo', 'env_id')}
+    return only_options(for_environment(options, agent.env_id))
 
 
 def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """Return only the flags that were given; OmniSafe's command line passes all."""
+    from omnisafe_qpt.settings.files import only_options
+
     command = running_command()
     return {
         name: value
-        for name, value in flags.items()
-        if name not in ('algo', 'env_id')
-        and (command is None or not command.sets_options or name in command.given)
+        for name, value in only_options(flags).items()
+        if command is None or not command.sets_options or name in command.given
     }
 
 
@@ -302,10 +302,9 @@ def check_grids(experiment_grid: ModuleType) -> None:
             original(self, variant)
             return
         from omnisafe_qpt.settings.checks import validate
-        from omnisafe_qpt.settings.files import load_defaults
+        from omnisafe_qpt.settings.files import load_defaults, only_options
 
-        cfgs = {key: value for key, value in variant.items() if key not in ('algo', 'env_id')}
-        validate(cfgs, load_defaults(variant['env_id'], algo), 'the grid')
+        validate(only_options(variant), load_defaults(variant['env_id'], algo), 'the grid')
 
     grid.check_variant_vaild = check_variant_vaild
     for name in ('evaluate', 'render'):
