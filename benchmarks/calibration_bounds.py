@@ -293,9 +293,8 @@ def simulate(name: str, calibrations: int, episodes: int, seed: int) -> list[dic
         for key, (bound, rule, most) in _procedures().items():
             played = costs[:, :most]
             tallies[key].episodes += played.size
-            if (
-                bound is not student_t
-            ):  # the others assume a worst cost; a level that has more fails
+            # The other bounds assume a worst cost; a level that has more fails.
+            if bound is not student_t:
                 played = np.minimum(played, worst)
             is_void = (bound is not student_t) & (costs.max(1) > worst)
             for limit in LIMITS:

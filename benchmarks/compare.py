@@ -448,7 +448,7 @@ class _Runner:
             if note:
                 print(f'  {cell.name}: {note}')
         for name in failed:
-            path = self._work / self._plan.suite.name / f'{name}.error.txt'
+            path = error_file(self._work, self._plan.suite.name, name)
             print(f'FAILED {name}: {self._failed[name]}\n  {_shown(path)}', file=sys.stderr)
         return int(bool(failed))
 

@@ -13,12 +13,13 @@ import pandas as pd
 from benchmarks.rows import Results
 from benchmarks.scores import Board
 from benchmarks.tables import span, trainings
+from omnisafe_qpt.algorithms import ALGORITHMS
 from omnisafe_qpt.runner import CERTIFIED, MODEL, SIMULATOR
 
 
 _SUPERSCRIPTS = str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹')
 # What the plugin adds beside QPT.
-_BASELINES = ('BCSafe', 'CDT', 'CPQ', 'FISOR')
+_BASELINES = set(ALGORITHMS) - {'QPT'}
 
 
 def _waits_for_multiplier(cell: Any) -> bool:
@@ -175,12 +176,8 @@ def numbered(results: Results) -> dict[str, str]:
 
 def certified(board: Board) -> list[str]:
     """Say for rows with a guarantee in how many trainings the limit was certified."""
-    known = {
-        tuple(cell.path.parts) for cell in board.results.cells.itertuples() if _is_certified(cell)
-    }
-    seeds = board.seeds[
-        board.seeds.guarantee.notna() & board.seeds.path.map(lambda path: path.parts in known)
-    ]
+    known = {cell.path for cell in board.results.cells.itertuples() if _is_certified(cell)}
+    seeds = board.seeds[board.seeds.guarantee.notna() & board.seeds.path.isin(known)]
     return [
         f'{row} on {dataset} {(statuses == CERTIFIED).sum()} of {len(statuses)}'
         for (dataset, row), statuses in seeds.groupby(['dataset', 'row']).guarantee

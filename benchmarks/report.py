@@ -225,8 +225,9 @@ def _board(board: Board, names: dict[str, str], medium: Medium) -> Iterator[tupl
     yield 'aggregates', tables.aggregates(board, datasets) if len(datasets) > 1 else None
     run = board.scores.index.to_frame(index=False).groupby('row').dataset
     common = [dataset for dataset in datasets if all(dataset in set(each) for _, each in run)]
-    yield 'common', None if len(common) == len(datasets) else common
-    yield 'common_aggregates', tables.aggregates(board, common)
+    yield 'common', None if common == datasets else common
+    if common and common != datasets:
+        yield 'common_aggregates', tables.aggregates(board, common)
     yield 'paper', tables.paper_table(board, medium)
 
 

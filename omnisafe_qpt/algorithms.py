@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 
 ALGORITHMS = {
     'QPT': 'omnisafe_qpt.omnisafe_plugin.algorithms',
@@ -14,3 +16,8 @@ ALGORITHMS = {
 }
 # Algorithms whose default update takes seconds on a CPU.
 SLOW_ON_CPU = ('QPT', 'CDT')
+
+
+def is_known(name: Any) -> TypeGuard[str]:
+    """Return whether a value, perhaps from a file and of any type, names one of them."""
+    return isinstance(name, str) and name in ALGORITHMS

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access to OmniSafe's internals, for known versions.
 
-This module and the folder ``omnisafe_plugin`` are the only places that reach into OmniSafe's and
-Safety-Gymnasium's internals. Another release of OmniSafe needs changes in these alone.
+Only this module and the folder ``omnisafe_plugin`` use internals of OmniSafe and Safety-Gymnasium.
+Support for another release of OmniSafe needs changes only in these two.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from host_helpers import write_dataset
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
+
 
 def _arrays(lengths, ends=None, obs_dim=3, act_dim=2, seed=0):
     generator = np.random.default_rng(seed)
@@ -39,3 +42,16 @@ def fixture_make_arrays():
     differ, so a state tells where it came from; costs are 0, 1 or 2. The arrays may be changed.
     """
     return _arrays
+
+
+@pytest.fixture(name='dataset', scope='session')
+def fixture_dataset(tmp_path_factory):
+    """Return a file with eight episodes of the real simulator; tests leave it as it is."""
+    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5')
+
+
+@pytest.fixture(name='small_model')
+def fixture_small_model(monkeypatch):
+    """Make the dynamics model small, so that an estimate takes a moment."""
+    small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
+    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: small)

@@ -20,6 +20,15 @@ from omnisafe_qpt.qpt.scaling import PolicyInputs, Scaling
 OBS_DIM, ACT_DIM = 3, 2
 
 
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(first, second):
+    """Whether two batches are equal."""
+    return all(value.equal(vars(second)[name]) for name, value in vars(first).items())
+
+
 def small_policy_config(**changes):
     return replace(
         PolicyConfig(

@@ -62,25 +62,14 @@ class Failure(Exception):
     """Something that must not happen has happened."""
 
 
-class Canary:
-    """Leaves a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = str(path)
-
-    def __reduce__(self) -> Any:
-        return open, (self._path, 'w')
-
-
 # ---------------------------------------------------------------------------- sound files
 
 
 def prepare(folder: Path) -> None:
     """Make a sound file of each kind; in a process of its own, which starts threads."""
-    import omnisafe
     import torch
 
-    from host_helpers import small_options
+    from host_helpers import small_options, train
     from http_helpers import dataset_bytes
     from omnisafe_qpt.data.convert import convert
     from omnisafe_qpt.data.tasks import find_task
@@ -94,9 +83,7 @@ def prepare(folder: Path) -> None:
     convert(dataset, folder / 'data.npz')
     convert(folder / 'data.npz', folder / 'views.hdf5')
     options = small_options(dataset, folder / 'runs', final_evaluate_episodes=0)
-    omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options).learn()
-    (run,) = (folder / 'runs').glob('*/seed-*')
-    run.rename(folder / 'run')
+    train(options).rename(folder / 'run')
     shutil.rmtree(folder / 'runs')
     missing = {'best.json', 'config.json', 'progress.csv', 'training_state.pt'}
     missing -= set(os.listdir(folder / 'run'))
@@ -223,6 +210,8 @@ def damage_torch(path: Path, draw: np.random.Generator, canary: Path) -> None:
     """Damage a file of torch's: its bytes, its values, or put what runs code in its place."""
     import torch
 
+    from common_helpers import Canary
+
     way = draw.random()
     if way < 0.4:
         path.write_bytes(damage_bytes(path.read_bytes(), draw))
@@ -313,6 +302,7 @@ def damage_array(file: Any, name: str, draw: np.random.Generator) -> None:
 
 def damage_npz(path: Path, draw: np.random.Generator, canary: Path) -> None:
     """Damage an archive's bytes, its arrays, or the headers of these."""
+    from common_helpers import Canary
     from dataset_helpers import WRONG_NPZ, npy
 
     way = draw.random()

@@ -84,6 +84,26 @@ def small_options(dataset: Path, log_dir: Path, **train_cfgs: Any) -> dict[str, 
     }
 
 
+def train(options: dict[str, Any], algo: str = 'QPT', env_id: str = ENV_ID) -> Path:
+    """Train through OmniSafe, in this process; returns the run's folder."""
+    import omnisafe
+
+    agent = omnisafe.Agent(algo, env_id, custom_cfgs=options)
+    agent.learn()
+    return Path(agent.agent.logger.log_dir)
+
+
+def only_run(log_dir: Path) -> Path:
+    (config,) = log_dir.rglob('config.json')
+    return config.parent
+
+
+def to_resume(run: Path, **train_cfgs: Any) -> dict[str, Any]:
+    """Return options to resume a run; its folder is all that they must name."""
+    resume = {'resume': str(run), 'device': 'cpu', 'evaluate_processes': 1}
+    return {'train_cfgs': {**resume, **train_cfgs}}
+
+
 def command_line_options(options: dict[str, Any]) -> list[str]:
     """Turn nested options into ``--custom-cfgs KEY --custom-cfgs VALUE`` pairs."""
     arguments: list[str] = []
@@ -98,6 +118,18 @@ def command_line_options(options: dict[str, Any]) -> list[str]:
 
     add('', options)
     return arguments
+
+
+def rollout(env: Any, seed: int | None, actions: Any) -> torch.Tensor:
+    """Run one episode; one row a step: observation, reward, cost, terminated, truncated."""
+    obs, _ = env.reset(seed=seed)
+    rows = [torch.cat([obs, torch.zeros(4)])]
+    for action in actions:
+        obs, *signals, _ = env.step(action)
+        rows.append(torch.cat([obs, torch.stack(signals)]))
+        if signals[2] or signals[3]:
+            break
+    return torch.stack(rows)
 
 
 def make_networks(

@@ -29,7 +29,7 @@ from omnisafe_qpt.evaluation.deployment import (
     calibrated_settings,
     deployment_of,
 )
-from omnisafe_qpt.qpt.config import RULES
+from omnisafe_qpt.qpt.selection import RULES
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, CERTIFIED, NO_SAFE_TARGET, OnnxPolicy
 from omnisafe_qpt.runs.checkpoint import load_networks, save_checkpoint
 

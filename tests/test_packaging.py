@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The omnisafe-qpt Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel, the pinned lists and the order of the wings."""
+"""The wheel, the pinned lists and the order of imports among subpackages."""
 
 from __future__ import annotations
 

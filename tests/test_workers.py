@@ -16,6 +16,7 @@ from functools import partial
 import pytest
 import torch
 
+from common_helpers import is_running
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.workers import Partial, Worker, worker_pool
 
@@ -149,14 +150,6 @@ with Worker(Busy) as idle, Worker(Busy) as busy:
     while True:
         busy.result()
 """
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from omnisafe_qpt.errors import UserError
@@ -135,7 +136,7 @@ class CPQConfig(BaselineConfig):
     unknown_share: float = 0.25
     unknown_cost: float = 1.5
 
-    @property
+    @cached_property
     def threshold(self) -> float:
         """The limit as a cost critic's value, spent evenly: L (1 - g^T) / ((1 - g) T)."""
         steps = sum(self.gamma**step for step in range(self.horizon))

@@ -15,7 +15,12 @@ from omnisafe_qpt.baselines.learner import BaselineLearner
 from omnisafe_qpt.baselines.networks import DiffusionPolicy, GaussianPolicy, TanhPolicy
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.qpt.checks import check_actions, checked_observations, checked_signals
+from omnisafe_qpt.qpt.checks import (
+    check_actions,
+    checked_episodes,
+    checked_observations,
+    checked_signals,
+)
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import OPTIONAL_SPEC_FIELDS, SPEC_FIELDS, check_spec
 from omnisafe_qpt.qpt.scaling import Scaling
@@ -262,9 +267,7 @@ class MemorylessPolicy:
             UserError: If there are not as many seeds as episodes.
         """
         del target_return, cost_limit
-        episodes = range(self.num_episodes) if episodes is None else episodes
-        if len(seeds) != len(episodes):
-            raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
+        episodes = checked_episodes(episodes, self.num_episodes, seeds)
         for episode, seed in zip(episodes, seeds):
             # The simulator draws from the same seed.
             self._generators[episode] = np.random.default_rng(stream(seed, 'candidates'))

@@ -120,7 +120,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _training(out: str, algorithm: str | None, env_id: str) -> str:
-    """Print how to train on the file."""
+    """Return how to train on the file."""
     path = str(Path(out).resolve())
     if not path.endswith('.npz'):
         words = ['omnisafe', 'train', '--algo', 'QPT', '--env-id', env_id]

@@ -130,7 +130,7 @@ def body_axes(quaternion: np.ndarray) -> np.ndarray:
 
 
 _RUN_GAINS = FlightGains(speed=3.0, height=8.0, climb=5.0, tilt=12.0, turning=1.8, yawing=0.5)
-# Ten commands a second instead of sixty stand for softer gains only.
+# The controller acts ten times a second instead of sixty, which is stable only with lower gains.
 _CIRCLE_GAINS = FlightGains(speed=2.0, height=0.8, climb=1.5, tilt=3.0, turning=1.1, yawing=0.3)
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import time
@@ -22,7 +21,7 @@ from omnisafe_qpt.collect.request import ALL, SPREAD, Request, check_request
 from omnisafe_qpt.collect.selection import density_filter, select_spread
 from omnisafe_qpt.collect.store import EpisodeStore, Totals
 from omnisafe_qpt.data.actions import NORMALIZED
-from omnisafe_qpt.data.attributes import UNIT_ATTRIBUTE
+from omnisafe_qpt.data.attributes import ENV_ID_ATTRIBUTE, UNIT_ATTRIBUTE
 from omnisafe_qpt.data.hdf5_writer import write_hdf5_blocks
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.signals import StopSignal
@@ -169,13 +168,7 @@ def supported_env_ids() -> list[str]:
 def _versions() -> dict[str, str]:
     from omnisafe_qpt.runs.checkpoint import versions
 
-    found = versions()
-    for package in _SIMULATOR_PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return versions(*_SIMULATOR_PACKAGES)
 
 
 def _settings(request: Request, versions: dict[str, str]) -> dict[str, Any]:
@@ -270,7 +263,7 @@ def _attributes(
     behaviours = ['scripted controllers'] if mixture.scripted_weight else []
     behaviours += ['trained agents'] if mixture.agents else []
     attributes: dict[str, str | int | float] = {
-        'env_id': request.recipe.env_id,
+        ENV_ID_ATTRIBUTE: request.recipe.env_id,
         UNIT_ATTRIBUTE: NORMALIZED,
         'origin': f'{" and ".join(behaviours)} in the simulator, not DSRL',
         'command': request.command(),

@@ -17,7 +17,7 @@ from omnisafe_qpt.collect.families import FAMILIES
 from omnisafe_qpt.collect.selection import Density
 from omnisafe_qpt.data.files import HDF5_SUFFIXES
 from omnisafe_qpt.data.tasks import find_task
-from omnisafe_qpt.errors import UserError, shell_command
+from omnisafe_qpt.errors import UserError, nearest, shell_command
 
 
 # With agents, the default is a spread selection.
@@ -42,7 +42,6 @@ class Request:
         cost_limit (float): Largest cost of a safe episode.
         density (Density): With ``density``, DSRL's filter.
         out (Path): The HDF5 file to write.
-        overwrite (bool): Whether an existing file, or another request's episodes, may be replaced.
         workers (int): Processes; no effect on the result.
     """
 
@@ -55,7 +54,6 @@ class Request:
     cost_limit: float
     density: Density
     out: Path
-    overwrite: bool
     workers: int
 
     @property
@@ -141,7 +139,6 @@ def check_request(
         cost_limit=cost_limit,
         density=Density.checked(density),
         out=path,
-        overwrite=overwrite,
         workers=_check_workers(workers),
     )
 
@@ -204,8 +201,6 @@ def _check_mixture(
 
 
 def _no_controllers(env_id: str) -> str:
-    from omnisafe_qpt.errors import nearest
-
     meant = ' or '.join(nearest(env_id, list(FAMILIES)))
     return (
         f'env-id {env_id!r}: has no scripted controllers'

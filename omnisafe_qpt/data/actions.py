@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 AUTO, NORMALIZED, ENVIRONMENT = 'auto', 'normalized', 'environment'
-# The attribute of a dataset file that declares the unit.
 
 # Tolerance for rounding, as a share of the range.
 _TOLERANCE = 1e-3

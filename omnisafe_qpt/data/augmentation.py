@@ -47,8 +47,7 @@ def relabel_frontier(
         N episode rows: the frontier episode of each sampled cost, and the shifts of its
         return-to-go and cost-to-go.
     """
-    returns = trajectories.returns.double().cpu().numpy()
-    costs = trajectories.cost_returns.double().cpu().numpy()
+    returns, costs = trajectories.totals()
     frontier = frontier_episodes(returns, costs)
     cost_targets = generator.uniform(costs.min(), costs.max(), num_episodes)  # kappa
     source = frontier[np.searchsorted(costs[frontier], cost_targets, side='right') - 1]  # tau*

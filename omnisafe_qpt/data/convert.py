@@ -5,11 +5,11 @@
 The source may have any layout of :mod:`omnisafe_qpt.data.layouts`.
 
 An npz holds what OmniSafe reads, all in float32: ``obs``, ``action``, ``reward``, ``cost``,
-``next_obs`` and ``done``, where ``done`` is set in terminal states alone, because the built-ins
-multiply their bootstrap with it and an episode that a time limit cuts has a future. COptiDICE wants
-rewards, costs and ``done`` of shape (N,), and ``init_obs``, for every transition the first
-observation of its episode; the others want (N, 1). OmniSafe ignores what else there is: here
-``timeouts`` and ``hdf5_attributes``, with which the way back is exact.
+``next_obs`` and ``done``. ``done`` is set in terminal states only: the built-in algorithms do not
+bootstrap where it is set, and a time limit is no reason not to bootstrap. COptiDICE needs rewards,
+costs and ``done`` of shape (N,), and ``init_obs``, the first observation of each transition's
+episode; the others need shape (N, 1). OmniSafe ignores two further arrays, ``timeouts`` and
+``hdf5_attributes``, which make the conversion back to HDF5 exact.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from omnisafe_qpt.data.attributes import (
     UNIT_ATTRIBUTE,
     read_attributes,
 )
-from omnisafe_qpt.data.files import HDF5_SUFFIXES, open_dataset, reading
+from omnisafe_qpt.data.files import HDF5_SUFFIXES, SUFFIXES, open_dataset, reading
 from omnisafe_qpt.data.hdf5_writer import write_hdf5_blocks
 from omnisafe_qpt.data.layouts import COLUMNS, DONES, HDF5_NAMES, NPZ_NAMES, Arrays, ReadOptions
 from omnisafe_qpt.data.memory import check_memory, format_bytes
@@ -54,8 +54,8 @@ from omnisafe_qpt.data.npz import write_npz
 from omnisafe_qpt.errors import UserError
 
 
-# OmniSafe's offline algorithms that want rewards, costs and done in columns, and the one that
-# does not.
+# OmniSafe's offline algorithms that need rewards, costs and done of shape (N, 1), and the one that
+# needs shape (N,).
 COLUMN_ALGORITHMS = ('VAEBC', 'BCQ', 'BCQLag', 'CRR', 'CCRR')
 INIT_OBS_ALGORITHM = 'COptiDICE'
 BUILT_INS = (*COLUMN_ALGORITHMS, INIT_OBS_ALGORITHM)
@@ -188,7 +188,7 @@ def _check_layout(source: Path, out: Path, arrays: Arrays) -> None:
 def _check_names(source: Path, out: Path, overwrite: bool) -> None:
     """Check the names of the files."""
     for path in (source, out):
-        if path.suffix not in (*HDF5_SUFFIXES, '.npz'):
+        if path.suffix not in SUFFIXES:
             raise UserError(
                 f'{path}: unknown dataset format {path.suffix!r}; use .hdf5 or .h5 for DSRL and '
                 '.npz for OmniSafe',

@@ -159,7 +159,7 @@ def _fetch(task: Task, path: Path) -> tuple[Path, str | None]:
     size, version = about.size, about.etag or ''
     if size is None or size < 0 or not re.fullmatch('[0-9a-f]{40}|[0-9a-f]{64}', version):
         raise UserError('the server announces no size or version, as Hugging Face does')
-    if size > _most_bytes(task):
+    if size > 4 * task.approximate_bytes + (64 << 20):  # twice all numbers in 8 bytes
         raise UserError(f'the server announces {size} bytes, too many for this dataset')
     sha256 = version if len(version) == 64 else None
     part = path.with_name(f'{path.name}.{version[:16]}.part')
@@ -263,12 +263,6 @@ def _reason(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     return str(error).partition('\n')[0][:200] or type(error).__name__
-
-
-def _most_bytes(task: Task) -> int:
-    """Return an upper bound of a task's file size: twice all numbers in 8 bytes."""
-    numbers = task.max_transitions * (2 * task.obs_dim + task.act_dim + 4)
-    return 2 * 8 * numbers + (64 << 20)
 
 
 def _check_structure(task: Task, path: Path) -> None:

@@ -24,6 +24,7 @@ from omnisafe_qpt.errors import UserError, first_line
 
 
 HDF5_SUFFIXES = ('.hdf5', '.h5')
+SUFFIXES = (*HDF5_SUFFIXES, '.npz')
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         raise UserError(f'{path}: no such dataset file')
     if path.stat().st_size == 0:
         raise UserError(f'{path}: the file is empty; get it again')
-    if path.suffix not in (*HDF5_SUFFIXES, '.npz'):
+    if path.suffix not in SUFFIXES:
         raise UserError(
             f'{path}: unknown dataset format {path.suffix!r}; use HDF5 (.hdf5, .h5) or npz (.npz)',
         )

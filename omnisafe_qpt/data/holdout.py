@@ -41,10 +41,7 @@ def choose_held_out(trajectories: Trajectories, share: float) -> torch.Tensor:
             f'train_cfgs:holdout_share {share:g} holds out {count} of the {total} episodes in '
             f'{trajectories.name}; at least one must be held out and one must be left',
         )
-    returns, costs = (
-        sums.double().cpu().numpy() for sums in (trajectories.returns, trajectories.cost_returns)
-    )
-    order = np.lexsort((returns, costs))
+    order = np.lexsort(trajectories.totals())
     edges = np.arange(count + 1) * total // max(count, 1)
     place = np.random.default_rng(_SEED).random(count)
     chosen = order[edges[:-1] + np.floor(place * np.diff(edges)).astype(np.int64)]

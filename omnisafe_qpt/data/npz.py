@@ -129,9 +129,7 @@ class NpzArray:
             header = _READ_HEADER[version](self._stream)
             self.shape: tuple[int, ...] = tuple(map(operator.index, header[0]))
             self.dtype: np.dtype = header[2]
-        except (
-            Exception
-        ) as error:  # numpy evaluates the header as a literal, which may raise any error
+        except Exception as error:  # the header is evaluated as a literal, which may raise any type
             raise ValueError(
                 f'the header of array {printable(self._key)!r}: {first_line(error)}',
             ) from error

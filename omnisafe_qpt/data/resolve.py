@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisafe_qpt.data.attributes import ENV_ID_ATTRIBUTE
-from omnisafe_qpt.data.files import HDF5_SUFFIXES
+from omnisafe_qpt.data.files import SUFFIXES
 from omnisafe_qpt.data.tasks import Task, all_tasks, find_task, require_task
 from omnisafe_qpt.errors import UserError
 
@@ -89,7 +89,7 @@ def resolve_dataset(
     path = Path(dataset).expanduser()
     if path.is_file():
         return DatasetSource(path, path.stem)
-    if path.suffix in (*HDF5_SUFFIXES, '.npz'):
+    if path.suffix in SUFFIXES:
         raise UserError(f'{path}: no such dataset file; check {option}')
     raise UserError(
         f'dataset {dataset!r} is neither a file nor a known name; give a .hdf5 or .npz file, '
@@ -141,7 +141,7 @@ def find_dataset_file(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         raise UserError(f'{path}: is a folder; give a dataset file')
-    if path.exists() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
+    if path.exists() or path.suffix in SUFFIXES:
         return path  # opening it reports errors
     kind, _, of = name.partition(':')
     if name == SAMPLE:

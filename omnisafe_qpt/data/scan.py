@@ -298,9 +298,8 @@ def scan_bytes(arrays: Mapping[str, Any]) -> int:
 
 def _compare(reached: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows differ and which agree, as in training; neither where one is NaN."""
-    differs = np.flatnonzero(
-        (reached != following).any(axis=1)
-    )  # few, so that the exact comparison is cheap
+    # Few rows differ, so the exact comparison of these is cheap.
+    differs = np.flatnonzero((reached != following).any(axis=1))
     gaps = np.zeros(len(reached), dtype=bool)
     gaps[differs] = is_gap(reached[differs], following[differs])
     joined = ~gaps

@@ -16,14 +16,13 @@ mediumdense has none of its own there, so OSRL's default, which is CarCircle's, 
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.errors import UserError, nearest
 
 
 # By the names and in the order of the table.
@@ -157,7 +156,7 @@ def require_task(name: str) -> Task:
     if task is not None:
         return task
     known = {other.lower(): other for task in all_tasks() for other in _names(task)}
-    similar = [known[match] for match in difflib.get_close_matches(name.lower(), known, n=3)]
+    similar = [known[match] for match in nearest(name.lower(), known)]
     hint = f'did you mean {", ".join(similar)}?' if similar else 'omnisafe-qpt tasks lists them'
     raise UserError(f'DSRL has no task {name!r}; {hint}')
 

@@ -214,11 +214,15 @@ class Trajectories:
         """(E,) undiscounted cost of each episode."""
         return self.table[self.rows.starts, -1]
 
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the returns and costs of the episodes, (E,) float64 each."""
+        returns, costs = (sums.double().cpu().numpy() for sums in (self.returns, self.cost_returns))
+        return returns, costs
+
     @cached_property
     def frontier(self) -> Frontier:
         """The reward frontier over all episodes."""
-        returns, costs = (sums.double().cpu().numpy() for sums in (self.returns, self.cost_returns))
-        return Frontier.of(returns, costs)
+        return Frontier.of(*self.totals())
 
     def observation_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of the observations, (S,) each, float32.

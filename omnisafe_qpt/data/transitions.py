@@ -60,14 +60,13 @@ class TransitionSampler(BatchSampler):
     ) -> None:
         """Initialize an instance of :class:`TransitionSampler`."""
         rows = trajectories.rows if rows is None else rows
-        self._table = trajectories.table
         self._dims = trajectories.obs_dim, trajectories.act_dim
         # Exclusive end of each episode in the index of all transitions.
         self._ends = rows.lengths.cumsum(0)
         # Within an episode, transitions have the order of its rows in the table.
         self._row_offsets = rows.starts - (self._ends - rows.lengths)
         self._terminal_numbers = torch.where(rows.terminal, self._ends - 1, -1)
-        super().__init__(int(self._ends[-1]), batch_size, seed, shard, self._table.device)
+        super().__init__(int(self._ends[-1]), batch_size, seed, shard, trajectories.table)
 
     def gather(self, number: torch.Tensor, pin_memory: bool = False) -> list[torch.Tensor]:
         """Gather transitions by index into the tensors of a batch.
@@ -84,13 +83,7 @@ class TransitionSampler(BatchSampler):
         """
         episode = torch.searchsorted(self._ends, number, right=True)
         row = number + self._row_offsets.index_select(0, episode)
-        values = torch.empty(
-            (2 * len(row), self._table.shape[1]),
-            dtype=self._table.dtype,
-            device=self._table.device,
-            pin_memory=pin_memory,
-        )
-        torch.index_select(self._table, 0, torch.cat([row, row + 1]), out=values)
+        values = self._take(torch.cat([row, row + 1]), pin_memory)
         terminal = number == self._terminal_numbers.index_select(0, episode)
         return [values.view(2, len(row), -1), terminal.pin_memory() if pin_memory else terminal]
 

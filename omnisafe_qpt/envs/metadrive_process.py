@@ -119,11 +119,10 @@ class Simulator:
             action (np.ndarray): Steering, and throttle or brake. Shape (2,).
 
         Returns:
-            observation: Shape (259,).
-            reward: MetaDrive's reward.
-            cost: 1 off the road or in a crash, plus a term for speed above 10 km/h and a small one
-            for closeness to the nearest obstacle. terminated: Whether the car has arrived, crashed
-            or left the road. info: Values of MetaDrive, and the parts of the cost.
+            The observation, shape (259,); MetaDrive's reward; the cost; whether the car has
+            arrived, crashed or left the road; and MetaDrive's information, with the parts of the
+            cost. The cost is 1 off the road or in a crash, plus a term for speed above 10 km/h and
+            a small one for closeness to the nearest obstacle.
         """
         obs, reward, _, values = self._env.step(action)
         info: dict[str, Any] = {

@@ -8,7 +8,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.algorithms import ALGORITHMS, SLOW_ON_CPU
+from omnisafe_qpt.algorithms import ALGORITHMS, SLOW_ON_CPU, is_known
 from omnisafe_qpt.compat import reach
 from omnisafe_qpt.errors import UserError, nearest, printable, shell_command
 from omnisafe_qpt.omnisafe_plugin.command_line import reporting, running_command
@@ -31,8 +31,8 @@ def configure_agents(algo_wrapper: ModuleType) -> None:
 
     @functools.wraps(original)
     def _init_config(self: Any) -> Any:
-        if self.algo not in ALGORITHMS:
-            _check_spelling(self.algo)
+        if not is_known(self.algo):
+            _check_name(self.algo)
             return original(self)
         from omnisafe_qpt.omnisafe_plugin.import_hooks import require_available
 
@@ -58,20 +58,22 @@ def configure_agents(algo_wrapper: ModuleType) -> None:
 
 
 def _is_own_agent(agent: Any) -> bool:
-    return agent.algo in ALGORITHMS
+    return is_known(agent.algo)
 
 
-def _check_spelling(algo: Any) -> None:
+def _check_name(algo: Any) -> None:
     """Refuse a name that OmniSafe does not know and that resembles one of ours.
 
     Raises:
-        UserError: If it is misspelled.
+        UserError: If it is misspelled or no text.
     """
     from omnisafe.algorithms import ALGORITHMS as KNOWN
 
+    if not isinstance(algo, str):
+        raise UserError(f'algo must be the name of an algorithm, not {algo!r}')
     if algo in KNOWN['all']:
         return
-    plain = str(algo).replace('-', '').replace('_', '').upper()
+    plain = algo.replace('-', '').replace('_', '').upper()
     upper = {name.upper(): name for name in ALGORITHMS}
     for name in nearest(plain, upper, count=1):
         raise UserError(
@@ -210,7 +212,7 @@ def _without_episodes(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
-    """Refuse what OmniSafe itself would trip over, before it does."""
+    """Refuse values at which OmniSafe itself would fail later, with a worse message."""
     from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
 
     horizon = train_cfgs['horizon']
@@ -230,7 +232,7 @@ def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
 
 def _user_options(agent: Any) -> dict[str, Any]:
     """Return the user's options, including those that OmniSafe's command line overrides."""
-    from omnisafe_qpt.settings.files import for_environment, merge
+    from omnisafe_qpt.settings.files import for_environment, merge, only_options
 
     options = merge({}, agent.custom_cfgs or {})
     command = running_command()
@@ -239,20 +241,20 @@ def _user_options(agent: Any) -> dict[str, Any]:
         options = merge(options, command.user_options())
         if command.modules:
             options = merge(options, {'train_cfgs': {'import': ','.join(command.modules)}})
-        if 'log_dir' in command.given:
+        if 'log_dir' in command.given and isinstance(options['logger_cfgs'], dict):
             options['logger_cfgs']['log_dir'] = log_dir
-    options = for_environment(options, agent.env_id)
-    return {key: value for key, value in options.items() if key not in ('algo', 'env_id')}
+    return only_options(for_environment(options, agent.env_id))
 
 
 def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """Return only the flags that were given; OmniSafe's command line passes all."""
+    from omnisafe_qpt.settings.files import only_options
+
     command = running_command()
     return {
         name: value
-        for name, value in flags.items()
-        if name not in ('algo', 'env_id')
-        and (command is None or not command.sets_options or name in command.given)
+        for name, value in only_options(flags).items()
+        if command is None or not command.sets_options or name in command.given
     }
 
 
@@ -295,14 +297,14 @@ def check_grids(experiment_grid: ModuleType) -> None:
     @functools.wraps(original)
     def check_variant_vaild(self: Any, variant: dict[str, Any]) -> None:
         algo = variant.get('algo')
-        if algo not in ALGORITHMS:
+        if not is_known(algo):
+            _check_name(algo)
             original(self, variant)
             return
         from omnisafe_qpt.settings.checks import validate
-        from omnisafe_qpt.settings.files import load_defaults
+        from omnisafe_qpt.settings.files import load_defaults, only_options
 
-        cfgs = {key: value for key, value in variant.items() if key not in ('algo', 'env_id')}
-        validate(cfgs, load_defaults(variant['env_id'], algo), 'the grid')
+        validate(only_options(variant), load_defaults(variant['env_id'], algo), 'the grid')
 
     grid.check_variant_vaild = check_variant_vaild
     for name in ('evaluate', 'render'):
@@ -310,6 +312,4 @@ def check_grids(experiment_grid: ModuleType) -> None:
 
 
 def _has_own_variants(grid: Any) -> bool:
-    return 'algo' in grid.keys and not ALGORITHMS.keys().isdisjoint(
-        grid.vals[grid.keys.index('algo')],
-    )
+    return 'algo' in grid.keys and any(map(is_known, grid.vals[grid.keys.index('algo')]))

@@ -9,7 +9,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.algorithms import ALGORITHMS
+from omnisafe_qpt.algorithms import is_known
 from omnisafe_qpt.compat import reach
 from omnisafe_qpt.errors import UserError, disk_problem
 from omnisafe_qpt.omnisafe_plugin.saved_runs import evaluate_runs
@@ -45,7 +45,7 @@ def extend_command_line(command_app: ModuleType) -> None:
 
     @functools.wraps(original)
     def custom_cfgs_to_dict(key_list: str, value: Any) -> dict[str, Any]:
-        if _command is None or _command.params.get('algo') not in ALGORITHMS:
+        if _command is None or not is_known(_command.params.get('algo')):
             return original(key_list, value)
         from omnisafe_qpt.settings.checks import parse_option
         from omnisafe_qpt.settings.files import load_defaults
@@ -129,11 +129,11 @@ class _ReportingCommand:
                 _exit_with(error)
             except OSError as error:
                 problem = disk_problem(error)
-                if problem is None or command.algo not in ALGORITHMS:
+                if problem is None or not is_known(command.algo):
                     raise
                 _exit_with(UserError(problem))
             except KeyboardInterrupt as error:
-                if command.algo not in ALGORITHMS:
+                if not is_known(command.algo):
                     raise
                 if not hasattr(error, 'exit_status'):  # or the stop has already been reported
                     print('Interrupted', file=sys.stderr)

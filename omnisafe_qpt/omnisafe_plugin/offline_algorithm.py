@@ -268,9 +268,8 @@ class OfflineAlgorithm(BaseOffline):
         second Ctrl-C ends it at once.
 
         Returns:
-            ep_ret: Mean return of the last evaluation, as in the last row of ``progress.csv``. All
-            three are None for a run without episodes. ep_cost: Its mean cost. ep_len: Its mean
-            length.
+            Mean return, cost and length of an episode in the last evaluation, as in the last row of
+            ``progress.csv``; None each for a run without episodes.
 
         Raises:
             UserError: If a loss or a weight is not finite; the last good checkpoint is kept.

@@ -9,7 +9,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.algorithms import ALGORITHMS
+from omnisafe_qpt.algorithms import ALGORITHMS, is_known
 from omnisafe_qpt.compat import reach
 
 
@@ -51,7 +51,7 @@ def _find_algorithm(module: str, name: str) -> type:
     Raises:
         AttributeError: If there is no such algorithm here.
     """
-    if name not in ALGORITHMS:
+    if not is_known(name):
         raise AttributeError(f'module {module!r} has no attribute {name!r}')
     return getattr(importlib.import_module(ALGORITHMS[name]), name)
 
@@ -62,7 +62,7 @@ def serve_defaults(config: ModuleType) -> None:
 
     @functools.wraps(original)
     def get_default_kwargs_yaml(algo: str, env_id: str, algo_type: str) -> Any:
-        if algo not in ALGORITHMS:
+        if not is_known(algo):
             return original(algo, env_id, algo_type)
         from omnisafe_qpt.settings.files import config_file, load_defaults
         from omnisafe_qpt.training.distributed import Launch

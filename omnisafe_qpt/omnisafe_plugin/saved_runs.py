@@ -10,7 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omnisafe_qpt.algorithms import ALGORITHMS
+from omnisafe_qpt.algorithms import is_known
 from omnisafe_qpt.compat import reach
 from omnisafe_qpt.errors import UserError, printable
 
@@ -41,7 +41,7 @@ def load_saved_runs(evaluator: ModuleType) -> None:
         height: int = 256,
     ) -> None:
         cfgs = _read_run(save_dir)
-        if cfgs.get('algo') not in ALGORITHMS:
+        if not is_known(cfgs.get('algo')):
             original(self, save_dir, model_name, render_mode, camera_name, camera_id, width, height)
             return
         from omnisafe_qpt.omnisafe_plugin.adapter import build_evaluation
@@ -71,17 +71,17 @@ def _read_run(folder: str) -> dict[str, Any]:
     """Read a run's configuration; empty if there is none, which OmniSafe reports itself.
 
     Raises:
-        UserError: If it is damaged, or does not have the form of our runs for our algorithms.
+        UserError: If it is damaged, or is of one of our algorithms and not valid.
     """
     from pathlib import Path
 
-    from omnisafe_qpt.schema import anything, mapping, read_json
+    from omnisafe_qpt.schema import read_json, record, text
 
     path = Path(folder, 'config.json')
     if not path.is_file():
         return {}
-    cfgs = read_json(path, mapping(anything))
-    if cfgs.get('algo') not in list(ALGORITHMS):
+    cfgs = read_json(path, record({}, {'algo': text()}))
+    if not is_known(cfgs.get('algo')):
         return cfgs
     from omnisafe_qpt.runs.records import read_config
 
@@ -107,7 +107,7 @@ def evaluate_runs(params: dict[str, Any]) -> bool:
     if not os.path.isdir(folder):
         return False
     candidates = [folder, *sorted(item.path for item in os.scandir(folder) if item.is_dir())]
-    runs = [run for run in candidates if _read_run(run).get('algo') in ALGORITHMS]
+    runs = [run for run in candidates if is_known(_read_run(run).get('algo'))]
     if not runs:
         if not any(os.path.isdir(os.path.join(run, 'torch_save')) for run in candidates):
             raise UserError(f'{folder} is not a run: it has no seed-*/torch_save folder')

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -13,6 +15,27 @@ from omnisafe_qpt.schema import LARGEST_NUMBER
 
 def _is_usable(values: torch.Tensor) -> bool:
     return bool((values.abs() <= LARGEST_NUMBER).all())  # not so for NaN
+
+
+def checked_episodes(
+    episodes: Sequence[int] | None,
+    num_episodes: int,
+    seeds: Sequence[int],
+) -> Sequence[int]:
+    """Check that there is a seed for each episode to begin, and return which these are.
+
+    Args:
+        episodes (Sequence[int] or None): Which of the B; None for all.
+        num_episodes (int): B.
+        seeds (Sequence[int]): The seeds.
+
+    Raises:
+        UserError: If there are not as many seeds as episodes.
+    """
+    episodes = range(num_episodes) if episodes is None else episodes
+    if len(seeds) != len(episodes):
+        raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
+    return episodes
 
 
 def checked_observations(

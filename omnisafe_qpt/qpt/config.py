@@ -10,6 +10,7 @@ from typing import Any
 
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.precision import PRECISIONS
+from omnisafe_qpt.qpt.selection import RULES
 from omnisafe_qpt.schema import LARGEST_LAYER, LARGEST_NUMBER, MOST_LAYERS, largest
 
 
@@ -207,8 +208,6 @@ class LearnerConfig:
             )
 
 
-# Selection rules; the first entry is the paper's.
-RULES = ('paper', 'bounded', 'discounted_budget')
 # The name of a rule in checkpoints of earlier versions.
 _FORMER_RULES = {'paced': 'discounted_budget'}
 
@@ -230,8 +229,7 @@ class DeploymentConfig:
         candidate_shift (str): Which returns-to-go of a candidate are shifted: ``history`` (all in
             the window) or ``last`` (the newest only). ``last`` is several times faster, but its
             candidates differ less.
-        rule (str): ``paper``, ``bounded`` or ``discounted_budget``; see
-            :data:`omnisafe_qpt.qpt.selection.RULES`.
+        rule (str): One of :data:`omnisafe_qpt.qpt.selection.RULES`.
         cost_value (str): How twin cost values are reduced to one, ``min`` or ``max``.
         asked_cost (float, optional): Target cost: the policy is conditioned on it, and the budget
             starts from it. Target calibration sets it. Defaults to None, the limit.
@@ -255,7 +253,7 @@ class DeploymentConfig:
         _require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
         _require(self.target_spread >= 0, 'target_spread', self.target_spread, '0 or more')
         _require_choice('candidate_shift', self.candidate_shift, ('history', 'last'))
-        _require_choice('rule', self.rule, RULES)
+        _require_choice('rule', self.rule, tuple(RULES))
         _require_choice('cost_value', self.cost_value, ('min', 'max'))
 
     @property

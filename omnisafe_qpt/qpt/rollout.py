@@ -16,6 +16,7 @@ from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.checks import (
     check_actions,
+    checked_episodes,
     checked_observations,
     checked_signals,
     checked_targets,
@@ -197,9 +198,7 @@ class RolloutPolicy:
         Raises:
             UserError: If a target is not finite, or there are not as many seeds as episodes.
         """
-        episodes = range(self.num_episodes) if episodes is None else episodes
-        if len(seeds) != len(episodes):
-            raise UserError(f'reset got {len(seeds)} seeds for {len(episodes)} episodes')
+        episodes = checked_episodes(episodes, self.num_episodes, seeds)
         cost_limit = self._config.cost_to_ask_for if cost_limit is None else cost_limit
         targets = checked_targets(target_return, cost_limit)
         self._set_fallback(episodes, [target_return is None] * len(episodes))

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules that select one of several candidate actions, Eq. 13-14.
 
-To add one, add its name to :data:`omnisafe_qpt.qpt.config.RULES` and its object to :data:`RULES`
-here. Deployment, export, the command line and the configuration follow.
+To add one, add it to :data:`RULES`. Its name also belongs to two lists that cannot import this
+module: the choices of the command line and those of an exported model's metadata.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class SelectionRule:
         return context_len if self.history is None else min(self.history, context_len)
 
 
+# By their names. The first one is the paper's.
 RULES = {
     # Eq. 13-14: the highest reward value among candidates whose cost value is within the budget; if
     # there is none, the lowest cost value. As in Eq. 14, a discounted value is compared with an

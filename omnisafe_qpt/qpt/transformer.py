@@ -206,8 +206,7 @@ class TransformerPolicy(nn.Module):
 
         Args:
             inputs (PolicyInputs): B windows; their return-to-go is not used.
-            return_to_go
-                (torch.Tensor): (B, M, K), one sequence for each candidate.
+            return_to_go (torch.Tensor): (B, M, K), one sequence for each candidate.
 
         Returns:
             (B, M, A) actions, each as :meth:`forward` would predict it alone.
@@ -250,8 +249,7 @@ class TransformerPolicy(nn.Module):
 
         Args:
             inputs (PolicyInputs): B windows; their last return-to-go is not used.
-            last_return_to_go
-                (torch.Tensor): (B, M), one for each candidate.
+            last_return_to_go (torch.Tensor): (B, M), one for each candidate.
 
         Returns:
             (B, M, A) actions, each as :meth:`forward` would predict it alone.

@@ -153,7 +153,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The options that differ from the defaults and affect the model, by their path."""
         defaults = load_defaults(self.env_id, self.algo)
-        chosen, usual = flatten(run_settings(str(self.folder), defaults)), flatten(defaults)
+        chosen, usual = flatten(run_settings(self.config, defaults)), flatten(defaults)
         return {path: value for path, value in chosen.items() if value != usual[path]}
 
     @property

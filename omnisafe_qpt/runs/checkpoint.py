@@ -22,12 +22,13 @@ import torch
 
 from omnisafe_qpt.baselines.deploy import DeployableActor
 from omnisafe_qpt.data.atomic import atomic_path
-from omnisafe_qpt.errors import UserError, printable, shell_command
+from omnisafe_qpt.errors import UserError, first_line, printable, shell_command
 from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import CALIBRATION_FORMAT
 from omnisafe_qpt.runs.records import (
     BEST_RECORD,
     CHECKPOINT_SPEC,
+    CONFIG_FILE,
     TRANSFORMER_SPEC,
 )
 from omnisafe_qpt.schema import checked, plain, read_json
@@ -181,15 +182,13 @@ def load_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         if isinstance(error, pickle.UnpicklingError):
             # Its first line advises to load the file anyway, which could run code.
             is_object = 'GLOBAL' in str(error) or 'Unsupported' in str(error)
-            reason = (
-                'it holds other objects than tensors and plain values'
-                if is_object
-                else ('its content is damaged')
-            )
+            reason = 'its content is damaged'
+            if is_object:
+                reason = 'it holds other objects than tensors and plain values'
         raise UserError(
             f'{path}: cannot be read as a checkpoint ({reason}); use one that omnisafe-qpt saved',
         ) from error
@@ -241,15 +240,15 @@ def find_run(run: str | os.PathLike[str]) -> Path:
     folder = Path(run).expanduser()
     if not folder.is_dir():
         raise UserError(f'{folder}: no such run folder')
-    if (folder / 'config.json').is_file():
+    if (folder / CONFIG_FILE).is_file():
         return folder
-    runs = sorted(path.parent for path in folder.glob('seed-*/config.json'))
+    runs = sorted(path.parent for path in folder.glob(f'seed-*/{CONFIG_FILE}'))
     if len(runs) == 1:
         return runs[0]
     if runs:
         names = ', '.join(path.name for path in runs)
         raise UserError(f'{folder} holds several runs; name one of them: {names}')
-    raise UserError(f'{folder}: not a run folder, it has no config.json')
+    raise UserError(f'{folder}: not a run folder, it has no {CONFIG_FILE}')
 
 
 def checkpoint_path(run: str | os.PathLike[str], which: str | int = LAST) -> Path:
@@ -325,8 +324,12 @@ def list_checkpoints(run: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), file) for file, match in named.items() if match))
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions that a result depends on, of the packages that are installed.
+
+    Args:
+        more (str): Further packages.
+    """
     found = {
         'python': platform.python_version(),
         'omnisafe-qpt': __version__,
@@ -339,6 +342,7 @@ def versions() -> dict[str, str]:
         'safety-gymnasium',
         'mujoco',
         'bullet-safety-gym',
+        *more,
     ):
         try:
             found[package] = importlib.metadata.version(package)

@@ -43,10 +43,7 @@ CONFIG_FILE, PROGRESS_FILE = 'config.json', 'progress.csv'
 
 _SECTION = mapping(anything)
 _EPOCH = whole(1, 10**9)
-
-
-def _pair(value: Any, path: str) -> None:
-    sequence(number(), 2, 2)(value, path)
+_PAIR = sequence(number(), 2, 2)
 
 
 def _check_frontier(value: Any, path: str) -> None:
@@ -126,7 +123,7 @@ _SPEC_OPTIONAL: dict[str, Check] = {
     ),
     'step': whole(),
     'calibration': maybe(_check_calibration),
-    'published_targets': sequence(_pair),
+    'published_targets': sequence(_PAIR),
     'target_return': _check_target,
 }
 CHECKPOINT_SPEC = record(
@@ -134,7 +131,7 @@ CHECKPOINT_SPEC = record(
         'env_id': text(),
         'frontier': _check_frontier,
         'deployment': _check_deployment,
-        'reference_returns': _pair,
+        'reference_returns': _PAIR,
         'dataset': _DATASET,
         'versions': mapping(text()),
     },

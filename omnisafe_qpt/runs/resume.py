@@ -10,7 +10,7 @@ from typing import Any
 
 from omnisafe_qpt.errors import UserError, shell_command
 from omnisafe_qpt.runs.checkpoint import find_run
-from omnisafe_qpt.runs.records import read_config
+from omnisafe_qpt.runs.records import CONFIG_FILE, read_config
 from omnisafe_qpt.settings.files import known_part, merge
 
 
@@ -105,7 +105,7 @@ def latest_run(algo: str, log_dir: str, env_id: str, seed: int | None = None) ->
         Its folder, None if there is none.
     """
     seeds = '*' if seed is None else f'{seed:03d}'
-    pattern = f'{algo}-{{{env_id}}}-*/seed-{seeds}-*/config.json'
+    pattern = f'{algo}-{{{env_id}}}-*/seed-{seeds}-*/{CONFIG_FILE}'
     runs = [file.parent for file in Path(log_dir).expanduser().glob(pattern)]
     return max(runs, key=_start, default=None)
 
@@ -190,7 +190,7 @@ def settings_to_resume(
             'which runs only on request: add --allow-hooks, or name it in '
             'algo_cfgs:augmentation_hook',
         )
-    return run_settings(str(run), defaults)
+    return run_settings(record, defaults)
 
 
 def foreign_hook(cfgs: dict[str, Any], defaults: dict[str, Any]) -> str | None:
@@ -242,22 +242,18 @@ def describe_changes(run: Path, now: dict[str, Any]) -> str:
     )
 
 
-def run_settings(run: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Read the settings that a run was started with, to resume it.
+def run_settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a run was started with, to resume it.
 
     Args:
-        run (str): The run's folder.
+        config (dict): The run's configuration.
         defaults (dict): The default configuration; entries that it lacks, such as records, are left
             out.
 
     Returns:
         The run's configuration without entries of the machine and of the new run: device, log
         folder, preset, and the run that it resumed.
-
-    Raises:
-        UserError: If it is not the folder of a run.
     """
-    config = read_config(find_run(run))
     settings = known_part(config, defaults)
     settings['train_cfgs']['dataset'] = config['dataset_record']['path']
     for section, names in _NOT_FROM_RUNS.items():

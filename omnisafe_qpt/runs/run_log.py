@@ -193,7 +193,7 @@ class RunLogger(Logger):
         Raises:
             WriteError: If it does not.
         """
-        if self._maste_proc and not (Path(self._folder) / 'config.json').is_file():
+        if self._maste_proc and not (Path(self._folder) / CONFIG_FILE).is_file():
             raise WriteError(
                 f'{self._folder}: the run folder has been removed or moved while it was in use; '
                 'resume it from its new path, or start a new run',
@@ -275,7 +275,7 @@ def check_log_dir(cfgs: Config) -> None:
         cfgs (Config): The run's configuration.
 
     Raises:
-        UserError: If so.
+        UserError: If it is not.
     """
     resume = cfgs.train_cfgs.resume
     folder = Path(cfgs.logger_cfgs.log_dir if resume is None else resume).absolute()

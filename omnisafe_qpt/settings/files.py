@@ -22,9 +22,10 @@ from omnisafe_qpt.errors import UserError
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG_FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
 
+# Entries of a configuration that say what is trained and where; they are no options.
+_NOT_OPTIONS = ('algo', 'env_id')
 # Options about the run itself are ignored in a preset.
-_NOT_FROM_PRESETS = ('algo', 'env_id')
-_NOT_FROM_PRESET_TRAIN_CFGS = ('dataset', 'preset', 'import')
+_NOT_FROM_PRESETS = ('dataset', 'preset', 'import')
 
 # Sections of a file, each for one environment.
 _ENV_ID = re.compile(r'.+-v\d+')
@@ -155,9 +156,9 @@ def load_preset(preset: str, algo: str = 'QPT', env_id: str = '') -> dict[str, A
     if content.get('algo', algo) != algo:
         raise UserError(f'the preset {path} is for {content["algo"]}, not for {algo}')
     content = for_environment(content, env_id)
-    content = {key: value for key, value in content.items() if key not in _NOT_FROM_PRESETS}
+    content = only_options(content)
     if isinstance(content.get('train_cfgs'), dict):
-        for key in _NOT_FROM_PRESET_TRAIN_CFGS:
+        for key in _NOT_FROM_PRESETS:
             content['train_cfgs'].pop(key, None)
     return content
 
@@ -179,6 +180,11 @@ def for_environment(content: dict[str, Any], env_id: str) -> dict[str, Any]:
     }
     common = {key: value for key, value in content.items() if key not in sections}
     return merge(common, sections.get(env_id, {}))
+
+
+def only_options(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the entries for the algorithm and the environment."""
+    return {key: value for key, value in content.items() if key not in _NOT_OPTIONS}
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:

@@ -73,10 +73,8 @@ class Launch:
         Raises:
             UserError: If the device does not exist here, or all processes would share it.
         """
-        if self.local_size == 1:
-            return resolve_device(requested)
         device = resolve_device(requested)
-        if device == 'cpu':
+        if self.local_size == 1 or device == 'cpu':
             return device
         if requested not in (AUTO, 'cuda'):
             raise UserError(

@@ -29,8 +29,8 @@ def log_dataset(log: RunLogger, data: TrainingData, cost_limit: float, more: str
     Args:
         log (RunLogger): The run's logger.
         data (TrainingData): The dataset.
-        cost_limit (float): The run's.
-        more (str): The algorithm's own text; may be empty.
+        cost_limit (float): Cost limit of the run.
+        more (str): Text of the algorithm itself; may be empty.
     """
     trajectories = data.trajectories
     safe = (trajectories.cost_returns <= cost_limit).float().mean().item()
@@ -52,7 +52,7 @@ def log_dataset(log: RunLogger, data: TrainingData, cost_limit: float, more: str
 
 
 def log_resumed(log: RunLogger, state: RunState, updates: int) -> None:
-    """Log where the run resumes.
+    """Log the epoch from which the run resumes, if it does.
 
     Args:
         log (RunLogger): The run's logger.
@@ -86,7 +86,7 @@ def log_plan(
 
     Args:
         log (RunLogger): The run's logger.
-        device (torch.device): The learner's.
+        device (torch.device): Device of the learner.
         ranks (Ranks): The processes that train together.
         updates (int): Requested number of updates.
         batch (str): Size and type of a batch.
@@ -110,13 +110,13 @@ def print_summary(
     evaluation: EpochEvaluation,
     modules: Sequence[str],
 ) -> None:
-    """Log the result, the paths and the next command.
+    """Print the result, the paths and the commands to continue with.
 
     Args:
         run (Path): The run's folder.
         dataset (str): Path of the dataset.
         rows (Sequence[dict[str, float]]): The rows of ``progress.csv``.
-        evaluation (EpochEvaluation): The evaluation, with the deployed policy.
+        evaluation (EpochEvaluation): Evaluation of the deployed policy.
         modules (Sequence[str]): The user's modules that register the environment.
     """
     lines = [f'Run folder   {run}', f'Dataset      {dataset}', *_result(rows[-1], evaluation)]

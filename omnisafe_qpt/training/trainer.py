@@ -202,7 +202,8 @@ class Trainer:
 
         Raises:
             UserError: If a metric or a weight is not finite, or an update cannot be captured as a
-            CUDA graph. Stopped: If a signal has come; the state is saved.
+                CUDA graph.
+            Stopped: After a signal. The state is saved.
         """
         started = time.time() - self._progress.update_time
         try:

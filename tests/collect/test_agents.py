@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from common_helpers import change_config
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
 from omnisafe_qpt.collect import agent_controller, collect
 from omnisafe_qpt.collect.agent_controller import AgentController
@@ -30,7 +31,6 @@ from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.files import open_dataset
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.settings.files import merge
 
 
 SMALL_NETWORKS = {'hidden_sizes': [8, 8]}
@@ -63,12 +63,6 @@ def train(folder, algo, **sections):
 def fixture_run(tmp_path_factory):
     """A run of PPO with a learned normaliser and three checkpoints."""
     return train(tmp_path_factory.mktemp('runs'), 'PPO')
-
-
-def change_config(run, **sections):
-    path = run / 'config.json'
-    config = json.loads(path.read_text(encoding='utf-8'))
-    path.write_text(json.dumps({**config, **sections}), encoding='utf-8')
 
 
 # -- naming ---------------------------------------------------------------------------------------
@@ -444,8 +438,7 @@ def test_safety_budget_is_spent_as_omnisafe_does(tmp_path):
 def test_settings_that_do_not_fit_are_one_line(run, tmp_path, sections):
     copy = tmp_path / 'seed-copy'
     shutil.copytree(run, copy)
-    config = json.loads((copy / 'config.json').read_text(encoding='utf-8'))
-    change_config(copy, **merge(config, sections))
+    change_config(copy, **sections)
     with pytest.raises(UserError, match=r'epoch-2\.pt: does not fit its config\.json') as raised:
         controller_of(copy).act(observations_like(1)[0], 0)
     assert '\n' not in str(raised.value)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from common_helpers import error_of
 from omnisafe_qpt.data.augmentation import augment, load_hook, relabel_frontier
 from omnisafe_qpt.data.streams import stream
 from omnisafe_qpt.data.trajectories import Trajectories
@@ -201,9 +202,6 @@ def test_the_default_hook_is_found_by_its_name():
     ],
 )
 def test_a_hook_that_is_none_is_refused(name):
-    with pytest.raises(UserError) as caught:
-        load_hook(name)
-    message = str(caught.value)
+    message = error_of(load_hook, name)
     assert f'augmentation hook {name!r}' in message
-    assert '\n' not in message
     assert 'package.module:function' in message or 'is not a function' in message

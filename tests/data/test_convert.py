@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+import common_helpers
 from dataset_helpers import write_collected, write_dsrl
 from omnisafe_qpt.cli import data_convert, main
 from omnisafe_qpt.data import convert as module
@@ -22,7 +24,6 @@ from omnisafe_qpt.data.attributes import read_attributes
 from omnisafe_qpt.data.convert import BUILT_INS, COLUMN_ALGORITHMS, convert
 from omnisafe_qpt.data.layouts import HDF5_NAMES, NPZ_NAMES
 from omnisafe_qpt.data.trajectories import Trajectories
-from omnisafe_qpt.errors import UserError
 
 
 LENGTHS = (17, 6, 40, 5, 22)
@@ -56,11 +57,7 @@ def assert_same_bits(found, expected):
         assert found[name].tobytes() == array.tobytes(), name
 
 
-def error_of(*arguments, **options):
-    with pytest.raises(UserError) as caught:
-        convert(*arguments, **options)
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
+error_of = functools.partial(common_helpers.error_of, convert)
 
 
 @pytest.mark.usefixtures('small_blocks')

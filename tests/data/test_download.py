@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import json
@@ -22,6 +23,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
+import common_helpers
 from http_helpers import Fault, dataset_bytes, serving
 from omnisafe_qpt import cli
 from omnisafe_qpt.data import download as download_module
@@ -69,12 +71,7 @@ def check_complete(folder, content):
     ]
 
 
-def error_of(folder):
-    with pytest.raises(UserError) as caught:
-        download(TASK, folder)
-    message = str(caught.value)
-    assert message.isprintable(), 'one line, without control characters'
-    return message
+error_of = functools.partial(common_helpers.error_of, download, TASK)
 
 
 def check_ways_out(message, folder):

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from common_helpers import Canary
 from dataset_helpers import (
     LENGTHS,
     NAMES,
@@ -110,21 +111,11 @@ def test_members_that_are_no_arrays_are_passed_over(tmp_path, arrays):
     assert sorted(os.listdir(tmp_path)) == ['data.npz', 'out.hdf5']
 
 
-class Canary:
-    """Leaves a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, 'w')
-
-
 @pytest.mark.parametrize('name', [*NAMES, 'extra', NPZ_ATTRIBUTES])
 def test_nothing_is_unpickled(tmp_path, arrays, name):
     canary = tmp_path / 'canary'
     objects = np.full(TOTAL, None)
-    objects[0] = Canary(str(canary))
+    objects[0] = Canary(canary)
     path = tmp_path / 'data.npz'
     members = {NAMES[key]: value for key, value in arrays.items()}
     np.savez(path, **members | {NAMES.get(name, name): objects})

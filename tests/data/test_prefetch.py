@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core_helpers import batch_to, random_trajectories
+from core_helpers import batch_to, random_trajectories, same
 from omnisafe_qpt.data.augmentation import augment
 from omnisafe_qpt.data.prefetch import PrefetchSampler, fits_on
 from omnisafe_qpt.data.windows import WindowSampler
@@ -40,10 +40,6 @@ def plain_sampler(data, seed=1, **changes):
 
 def ahead(data, depth=3, device='cpu', **changes):
     return PrefetchSampler(plain_sampler(data, **changes), device, depth)
-
-
-def same(first, second):
-    return all(value.equal(vars(second)[name]) for name, value in vars(first).items())
 
 
 def prefetch_threads():

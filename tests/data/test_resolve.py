@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import common_helpers
 from http_helpers import Fault, dataset_bytes, impatience, serving
 from omnisafe_qpt.data import resolve
 from omnisafe_qpt.data.attributes import read_attributes
@@ -60,12 +62,7 @@ def fixture_cache(tmp_path, monkeypatch):
         yield folder
 
 
-def error_of(dataset, env_id):
-    with pytest.raises(UserError) as caught:
-        resolve_dataset(dataset, env_id)
-    message = str(caught.value)
-    assert '\n' not in message
-    return message
+error_of = functools.partial(common_helpers.error_of, resolve_dataset)
 
 
 @pytest.mark.parametrize('name', ['mine.hdf5', 'mine.h5', 'mine.npz'])

@@ -31,11 +31,6 @@ def fixture_arrays(make_arrays):
     return make_arrays(LENGTHS, ENDS)
 
 
-@pytest.fixture(name='trajectories')
-def fixture_trajectories(arrays):
-    return Trajectories.from_arrays(arrays)
-
-
 def check(batch, arrays, rows):
     """A batch is these rows of the arrays; terminal where they say so, and never elsewhere."""
     for name, key in FIELDS.items():

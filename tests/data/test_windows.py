@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from core_helpers import same
 from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.data.trajectories import EpisodeRows, Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
@@ -25,11 +26,6 @@ FIELDS = ('states', 'actions', 'rewards', 'costs', 'return_to_go', 'cost_to_go')
 @pytest.fixture(name='arrays')
 def fixture_arrays(make_arrays):
     return make_arrays(LENGTHS, ENDS)
-
-
-@pytest.fixture(name='trajectories')
-def fixture_trajectories(arrays):
-    return Trajectories.from_arrays(arrays)
 
 
 def slow_windows(arrays, context_len, episodes, shifts):
@@ -196,10 +192,6 @@ def test_relabelled_rows_are_drawn_too(trajectories):
     drawn = (sampler.sample().states == states[:, None, None][0]).all(-1).float().mean()
     # This state ends a window in two rows.
     assert drawn.item() == pytest.approx(2 / sampler.num_items, abs=0.01)
-
-
-def same(first, second):
-    return all(value.equal(vars(second)[name]) for name, value in vars(first).items())
 
 
 def test_the_same_seed_gives_the_same_batches(trajectories):

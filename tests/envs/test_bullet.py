@@ -14,23 +14,12 @@ from omnisafe.adapter.offline_adapter import OfflineAdapter
 from omnisafe.envs.core import make, support_envs
 from omnisafe.utils.config import Config
 
+from host_helpers import rollout
 from omnisafe_qpt.envs.bullet import BULLET_HORIZONS, _plain_streams
 from omnisafe_qpt.errors import UserError
 
 
 ACTION_SIZES = {'Ball': 2, 'Car': 2, 'Drone': 4, 'Ant': 8}
-
-
-def rollout(env, seed, actions):
-    """Run one episode; one row a step: observation, reward, cost, terminated, truncated."""
-    obs, _ = env.reset(seed=seed)
-    rows = [torch.cat([obs, torch.zeros(4)])]
-    for action in actions:
-        obs, *signals, _ = env.step(action)
-        rows.append(torch.cat([obs, torch.stack(signals)]))
-        if signals[2] or signals[3]:
-            break
-    return torch.stack(rows)
 
 
 def random_actions(env_id, seed, scale=1.0, steps=None):

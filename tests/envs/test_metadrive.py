@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,8 @@ import pytest
 import torch
 from omnisafe.envs.core import make, support_envs
 
+from common_helpers import is_running
+from host_helpers import rollout
 from omnisafe_qpt.data.tasks import all_tasks
 from omnisafe_qpt.envs import metadrive
 from omnisafe_qpt.envs.environments import EnvironmentSet
@@ -42,16 +43,8 @@ LEFT, AHEAD, SLOW = (1.0, 1.0), (0.0, 1.0), (0.0, 0.2)
 REFERENCE = Path(__file__).parents[1] / 'metadrive_reference.py'
 
 
-def rollout(env, seed, action, steps):
-    """Run an episode; one row a step: observation, reward, cost, terminated, truncated."""
-    obs, _ = env.reset(seed=seed)
-    rows = [torch.cat([obs, torch.zeros(4)])]
-    for _ in range(steps):
-        obs, *signals, _ = env.step(torch.tensor(action))
-        rows.append(torch.cat([obs, torch.stack(signals)]))
-        if signals[2] or signals[3]:
-            break
-    return torch.stack(rows)
+def drive(env, seed, action, steps):
+    return rollout(env, seed, torch.tensor(action).expand(steps, -1))
 
 
 @pytest.fixture(name='env', scope='module')
@@ -63,14 +56,6 @@ def fixture_env():
 
 def process_of(env):
     return env._simulator._process
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_ids_are_those_of_the_table_and_known_to_omnisafe():
@@ -108,7 +93,7 @@ def test_is_dsrls_environment_step_for_step(env):
     assert min(task['steps'] for task in results['tasks'].values()) > 30
     assert len({task['digest'] for task in results['tasks'].values()}) == 9, 'no two are alike'
     assert results['ends'] == ['crash', 'out_of_road']
-    rows = rollout(env, 2, AHEAD, 120)[:, :-1].numpy()
+    rows = drive(env, 2, AHEAD, 120)[:, :-1].numpy()
     assert hashlib.md5(rows.tobytes()).hexdigest() == results['tasks']['easydense']['digest']
 
 
@@ -117,10 +102,10 @@ def test_an_episode_depends_on_its_seed_and_actions_only(env):
     np.random.seed(5)
     expected = np.random.random(3)
     np.random.seed(5)
-    first = rollout(env, 7, AHEAD, 60)
-    rollout(env, 8, LEFT, 40)
-    again = rollout(env, 7, AHEAD, 60)
-    other = rollout(env, 8, AHEAD, 60)
+    first = drive(env, 7, AHEAD, 60)
+    drive(env, 8, LEFT, 40)
+    again = drive(env, 7, AHEAD, 60)
+    other = drive(env, 8, AHEAD, 60)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert np.array_equal(np.random.random(3), expected), "NumPy's global state is left alone"
@@ -129,7 +114,7 @@ def test_an_episode_depends_on_its_seed_and_actions_only(env):
 @needs_metadrive
 def test_two_environments_can_be_used_at_once(env):
     """OmniSafe evaluates in a second environment in the midst of a training episode."""
-    alone = rollout(env, 3, AHEAD, 20)
+    alone = drive(env, 3, AHEAD, 20)
     env.reset(seed=3)
     other = make('SafeMetaDrive-easydense-v0')
     both = [other.reset(seed=3)[0]]
@@ -145,7 +130,7 @@ def test_set_seed_fixes_the_episodes_to_come(env):
     starts = []
     for _ in range(2):
         env.set_seed(3)
-        starts.append([rollout(env, None, AHEAD, 30)[-1] for _ in range(2)])
+        starts.append([drive(env, None, AHEAD, 30)[-1] for _ in range(2)])
     assert torch.equal(starts[0][0], starts[1][0])
     assert torch.equal(starts[0][1], starts[1][1])
     assert not torch.equal(starts[0][0], starts[0][1])
@@ -153,7 +138,7 @@ def test_set_seed_fixes_the_episodes_to_come(env):
 
 @needs_metadrive
 def test_leaving_the_road_is_terminal_and_costs(env):
-    rows = rollout(env, 0, LEFT, 200)
+    rows = drive(env, 0, LEFT, 200)
     assert rows[:-1, -2:].sum() == 0
     assert rows[-1, -2] == 1
     assert rows[-1, -1] == 0
@@ -165,7 +150,7 @@ def test_leaving_the_road_is_terminal_and_costs(env):
 def test_the_horizon_truncates(env, monkeypatch):
     assert env.max_episode_steps == 1000
     monkeypatch.setattr(metadrive, '_HORIZON', 5)
-    rows = rollout(env, 0, SLOW, 10)
+    rows = drive(env, 0, SLOW, 10)
     assert len(rows) - 1 == 5
     assert rows[-1, -2] == 0
     assert rows[-1, -1] == 1
@@ -186,7 +171,7 @@ def test_evaluation_runs_several_in_parallel(env):
         horizon, observations, outcomes = envs.result(), envs.result(), envs.result()
     assert horizon == 1000
     for seed, start, outcome in zip((4, 5), observations, outcomes, strict=True):
-        rows = rollout(env, seed, AHEAD, 1)
+        rows = drive(env, seed, AHEAD, 1)
         assert np.array_equal(rows[0, :-4], start)
         assert np.array_equal(rows[1, :-4], outcome[0])
         assert rows[1, -3] == outcome[2]
@@ -228,7 +213,7 @@ def test_what_goes_wrong_over_there_is_told(env):
 
 @needs_metadrive
 def test_an_interrupted_request_leaves_no_stale_answer(env, monkeypatch):
-    rows = rollout(env, 2, AHEAD, 5)
+    rows = drive(env, 2, AHEAD, 5)
     pid = process_of(env).pid
 
     def interrupted(connection):
@@ -244,16 +229,16 @@ def test_an_interrupted_request_leaves_no_stale_answer(env, monkeypatch):
     env.close()
     with pytest.raises(RuntimeError, match='needs a reset'):
         env.step(torch.tensor(SLOW))
-    assert torch.equal(rollout(env, 2, AHEAD, 5), rows), 'a reset starts another process'
+    assert torch.equal(drive(env, 2, AHEAD, 5), rows), 'a reset starts another process'
 
 
 @needs_metadrive
 def test_the_process_is_renewed_now_and_then(env, monkeypatch):
     """Whatever it has piled up goes with it; the episodes do not notice."""
-    rows = rollout(env, 4, AHEAD, 5)
+    rows = drive(env, 4, AHEAD, 5)
     pid = process_of(env).pid
     monkeypatch.setattr(metadrive, '_EPISODES_PER_PROCESS', 2)
-    again = [rollout(env, 4, AHEAD, 5) for _ in range(2)]
+    again = [drive(env, 4, AHEAD, 5) for _ in range(2)]
     assert process_of(env).pid != pid
     assert not is_running(pid)
     assert torch.equal(again[0], rows)
@@ -275,7 +260,7 @@ def test_renders_from_above_and_says_nothing(env, capfd):
 @needs_metadrive
 def test_collects_the_frames_of_an_episode(env, monkeypatch):
     monkeypatch.setattr(env, '_render_mode', 'rgb_array_list')
-    rollout(env, 0, AHEAD, 2)
+    drive(env, 0, AHEAD, 2)
     assert len(env.render()) == 3
     assert env.render() == []
 
@@ -295,7 +280,7 @@ def test_refuses_what_it_cannot_do(options, message):
 @pytest.mark.slow
 @needs_metadrive
 def test_a_standing_car_stays_to_the_horizon(env):
-    rows = rollout(env, 0, (0.0, 0.0), 1010)
+    rows = drive(env, 0, (0.0, 0.0), 1010)
     assert len(rows) - 1 == 1000
     assert rows[-1, -2] == 0
     assert rows[:-1, -1].sum() == 0

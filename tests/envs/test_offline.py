@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import numpy as np
 import omnisafe
 import pytest
 
+import host_helpers
 import omnisafe_qpt
 from host_helpers import small_options
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
-from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEvaluator
 from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined
 from omnisafe_qpt.runs.checkpoint import load_best
@@ -26,12 +25,7 @@ from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 
 ENV_ID = 'Offline-v0'
 HORIZON = 9
-
-
-@pytest.fixture(autouse=True)
-def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
-    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: small)
+pytestmark = pytest.mark.usefixtures('small_model')
 
 
 def write(path: Path, largest_action: float = 1.0, episodes: int = 24) -> Path:
@@ -72,9 +66,7 @@ def train(dataset: Path, log_dir: Path, algo: str = 'QPT', **train_cfgs: Any) ->
     if algo == 'BCSafe':
         options['algo_cfgs'] = {'steps_per_epoch': 5, 'batch_size': 8}
         del options['model_cfgs']
-    agent = omnisafe.Agent(algo, ENV_ID, custom_cfgs=copy.deepcopy(options))
-    agent.learn()
-    return Path(agent.agent.logger.log_dir)
+    return host_helpers.train(options, algo, ENV_ID)
 
 
 def test_a_dataset_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

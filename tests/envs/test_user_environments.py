@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,8 @@ from gymnasium import spaces
 from omnisafe.envs.core import CMDP, env_register, env_unregister, make
 
 import omnisafe_qpt
-from host_helpers import command_line_options, make_networks, small_options
+from common_helpers import run_command
+from host_helpers import command_line_options, make_networks, small_options, train
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
 from omnisafe_qpt.envs import user_modules as imports
 from omnisafe_qpt.envs.environments import NumpyEnvironment, make_env
@@ -133,12 +135,6 @@ def write_episodes(path: Path, env_id: str, actions: Any = None, episodes: int =
     return path
 
 
-def train(env_id: str, options: dict[str, Any], algo: str = 'QPT') -> Path:
-    agent = omnisafe.Agent(algo, env_id, custom_cfgs=options)
-    agent.learn()
-    return Path(agent.agent.logger.log_dir)
-
-
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(sorted(run.glob('torch_save/*.pt'))[-1], weights_only=True)['pi']
 
@@ -160,7 +156,7 @@ def save_run(folder: Path, spec: dict[str, Any] | None = None, without: str = ''
 def test_omnisafes_own_template_environment_trains(tmp_path: Path) -> None:
     random.seed(0)
     data = write_episodes(tmp_path / 'simple.hdf5', 'Simple-v0', episodes=20)
-    run = train('Simple-v0', small_options(data, tmp_path / 'runs'))
+    run = train(small_options(data, tmp_path / 'runs'), env_id='Simple-v0')
     assert [path.name for path in sorted(run.glob('torch_save/*'))] == ['epoch-1.pt', 'epoch-2.pt']
     (row,) = evaluate_runs(run, episodes=2, device='cpu', processes=1)
     assert len(row['returns']) == 2
@@ -273,18 +269,18 @@ def test_observations_that_are_no_vector_are_refused(register: Any, space: Any) 
 def test_a_failure_in_validation_loses_no_epoch(register: Any, tmp_path: Path) -> None:
     kind = register()
     data = write_episodes(tmp_path / 'slope.hdf5', 'Slope-v0')
-    whole = train('Slope-v0', small_options(data, tmp_path / 'whole'))
+    whole = train(small_options(data, tmp_path / 'whole'), env_id='Slope-v0')
     options = small_options(data, tmp_path / 'broken')
     for steps in (3, 5):  # the second time in the same epoch, which is not trained again
         kind.fails_at = steps
         with pytest.raises(UserError, match=r'slope is broken.*updates are saved.*train_cfgs:res'):
-            train('Slope-v0', options)
+            train(options, env_id='Slope-v0')
         options['train_cfgs']['resume'] = 'latest'
         (run,) = tmp_path.glob('broken/*/*')
         assert (run / 'torch_save/epoch-1.pt').is_file()
         assert torch.load(run / 'training_state.pt', weights_only=True)['learner']['step'] == 5
     kind.fails_at = None
-    assert train('Slope-v0', options) == run
+    assert train(options, env_id='Slope-v0') == run
     before, after = weights_of(whole), weights_of(run)
     tensors = [name for name, value in before.items() if isinstance(value, torch.Tensor)]
     assert all(torch.equal(before[name], after[name]) for name in tensors)
@@ -312,7 +308,7 @@ def test_recorded_actions_come_back_in_the_environments_unit(
         options['algo_cfgs'] |= {'use_ensemble': False}
         options['model_cfgs']['actor'] |= {'embed_dim': 16, 'num_layers': 1, 'num_heads': 2}
     kind.received.clear()
-    run = train('Slope-v0', options, algo)
+    run = train(options, algo, 'Slope-v0')
     assert np.abs(np.stack(kind.received[-HORIZON:]) - recorded).max() < 0.15
     assert load_networks(run)[0].spec['dataset']['action_unit'] == 'environment'
 
@@ -407,7 +403,7 @@ def test_training_imports_the_module_and_records_it(module: Any, tmp_path: Path)
     data = write_episodes(tmp_path / 'hill.hdf5', 'Hill-v0')
     env_unregister(vars(sys.modules.pop(name))['Hill'])
     os.environ[imports.VARIABLE] = ''
-    run = train('Hill-v0', small_options(data, tmp_path / 'runs', **{'import': name}))
+    run = train(small_options(data, tmp_path / 'runs', **{'import': name}), env_id='Hill-v0')
     assert json.loads((run / 'config.json').read_text())['train_cfgs']['import'] == name
 
     # Somebody else's run: its module is not imported unless that is asked for.
@@ -466,23 +462,16 @@ def test_only_close_names_are_suggested(env_id: str, is_meant: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_command_lines_take_a_module_and_name_it_where_it_is_missing(tmp_path: Path) -> None:
+def test_the_command_lines_take_a_module_and_name_it_where_it_is_missing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (tmp_path / 'hill.py').write_text(MODULE.format(name='Hill', env_id='Hill-v0'))
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root), str(root / 'tests')])
-    environment = {**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'}
-    environment.pop(imports.VARIABLE, None)
-
-    def command(*words: Any) -> subprocess.CompletedProcess[str]:
-        program, *arguments = map(str, words)
-        return subprocess.run(
-            [Path(sys.executable).with_name(program), *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    monkeypatch.delenv(imports.VARIABLE, raising=False)
+    monkeypatch.setenv('PYTHONPATH', paths)
+    command = partial(run_command, cwd=tmp_path)
 
     def error_of(result: subprocess.CompletedProcess[str]) -> str:
         assert result.returncode == 1
@@ -492,7 +481,7 @@ def test_the_command_lines_take_a_module_and_name_it_where_it_is_missing(tmp_pat
     write = (
         'import hill, tests.envs.test_user_environments as t; t.write_episodes("d.hdf5", "Hill-v0")'
     )
-    subprocess.run([sys.executable, '-c', write], cwd=tmp_path, env=environment, check=True)
+    assert command('python', '-c', write).returncode == 0
     options = small_options(tmp_path / 'd.hdf5', tmp_path / 'runs', evaluate_processes=2)
     words = ['omnisafe', 'train', '--algo', 'QPT', '--env-id', 'Hill-v0']
     words += ['--log-dir', tmp_path / 'runs', *command_line_options(options)]

@@ -4,20 +4,21 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
-import omnisafe
 import pytest
 
+import host_helpers
 import omnisafe_qpt
-from host_helpers import ENV_ID, small_options, write_dataset
+from host_helpers import small_options, write_dataset
 from omnisafe_qpt.evaluation.deployment import calibrated_settings
 from omnisafe_qpt.evaluation.model_calibration import why_unreliable
-from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, serving_level
+
+
+pytestmark = pytest.mark.usefixtures('small_model')
 
 
 @pytest.fixture(scope='module')
@@ -25,17 +26,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5', episodes=24)
 
 
-@pytest.fixture(autouse=True)
-def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
-    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: small)
-
-
 def train(dataset: Path, log_dir: Path, **train_cfgs: Any) -> Path:
     options = small_options(dataset, log_dir, **{'calibrate': 'model', **train_cfgs})
-    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=copy.deepcopy(options))
-    agent.learn()
-    return Path(agent.agent.logger.log_dir)
+    return host_helpers.train(options)
 
 
 def test_training_calibrates_on_its_data(

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,8 @@ import pytest
 import torch
 
 import omnisafe_qpt
-from host_helpers import ENV_ID, HORIZON, make_networks, small_options, write_dataset
+from common_helpers import run_command
+from host_helpers import ENV_ID, HORIZON, make_networks, small_options
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.augmentation import augment
@@ -36,11 +36,6 @@ from omnisafe_qpt.training import dataset_loading
 
 OBS_DIM, ACT_DIM = 7, 2
 Arrays = dict[str, np.ndarray]
-
-
-@pytest.fixture(scope='module')
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5')
 
 
 @pytest.fixture(scope='module')
@@ -351,18 +346,6 @@ def test_what_a_run_did_not_train_is_not_judged(
 # ------------------------------------------------------------------ the command
 
 
-def run_command(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).with_name('omnisafe-qpt')), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '80'},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
 def test_the_command_prints_tables_and_writes_results_and_a_figure(
     trained: tuple[Any, Path],
     dataset: Path,
@@ -397,9 +380,8 @@ def test_without_any_cost_the_command_says_what_is_not_defined(
     episodes['costs'][:] = 0.0
     write_hdf5(tmp_path / 'safe.hdf5', episodes)
     run = make_run()
-    done = run_command(
-        'evaluate', run, run, '--offline', 'safe.hdf5', '--plot', 'two.svg', cwd=tmp_path
-    )
+    arguments = ['evaluate', run, run, '--offline', 'safe.hdf5', '--plot', 'two.svg']
+    done = run_command('omnisafe-qpt', *arguments, cwd=tmp_path, COLUMNS='80')
     assert done.returncode == 0, done.stderr
     assert '-: not defined' in ' '.join(done.stdout.split())
     assert done.stdout.count('Data    not the training file: 4 episodes') == 2

@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,7 +20,8 @@ from omnisafe.utils import command_app
 from typer.testing import CliRunner
 
 import omnisafe_qpt
-from host_helpers import ENV_ID, HORIZON, command_line_options, small_options, write_dataset
+from common_helpers import leaves, run_command
+from host_helpers import ENV_ID, HORIZON, command_line_options, small_options, train, write_dataset
 from omnisafe_qpt.algorithms import ALGORITHMS
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.envs.environments import NumpyEnvironment
@@ -57,12 +56,6 @@ def options_of(algo: str, dataset: Path, log_dir: Path, **train_cfgs: Any) -> di
             del options['algo_cfgs'][name]
     options['algo_cfgs']['cost_limit'] = LIMIT
     return {**options, 'model_cfgs': SIZES[algo]}
-
-
-def train(algo: str, options: dict[str, Any]) -> Path:
-    agent = omnisafe.Agent(algo, ENV_ID, custom_cfgs=options)
-    agent.learn()
-    return Path(agent.agent.logger.log_dir)
 
 
 def omnisafe_command(*arguments: Any) -> str:
@@ -142,16 +135,6 @@ def test_bc_safe_clones_the_safe_episodes_alone(dataset: Path, tmp_path: Path) -
         )
 
 
-def leaves(value: Any, path: str = '') -> dict[str, Any]:
-    """All values of a nested structure by their paths."""
-    if not isinstance(value, (dict, list)):
-        return {path: value}
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    return {
-        name: leaf for key, inner in pairs for name, leaf in leaves(inner, f'{path}/{key}').items()
-    }
-
-
 @pytest.mark.parametrize(
     'algo',
     ['FISOR', *(pytest.param(name, marks=pytest.mark.slow) for name in ('CDT', 'BCSafe', 'CPQ'))],
@@ -174,14 +157,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(BaseLearner, 'update', interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(algo, options_of(algo, dataset, tmp_path))
+            train(options_of(algo, dataset, tmp_path), algo)
     (config,) = tmp_path.rglob('config.json')
     options = {'device': 'cpu', 'evaluate_processes': 1, 'resume': 'latest'}
     log_dir = {'log_dir': str(tmp_path)}
-    run = train(algo, {'train_cfgs': options, 'logger_cfgs': log_dir})
+    run = train({'train_cfgs': options, 'logger_cfgs': log_dir}, algo)
     assert run == config.parent
     for name in ('torch_save/epoch-2.pt', 'training_state.pt'):
-        mine, its = (leaves(torch.load(place / name)) for place in (run, run_of(algo)))
+        mine, its = (dict(leaves(torch.load(place / name))) for place in (run, run_of(algo)))
         tensors = [path for path, value in its.items() if isinstance(value, torch.Tensor)]
         assert len(tensors) > 5
         for path in tensors:
@@ -345,9 +328,8 @@ def test_what_belongs_to_another_algorithm_is_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize('algo', ALGORITHMS)
 def test_the_commands_in_processes_of_their_own(algo: str, dataset: Path, tmp_path: Path) -> None:
-    def run_command(*arguments: Any) -> str:
-        command = [str(Path(sys.executable).parent / arguments[0]), *map(str, arguments[1:])]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    def output_of(*arguments: Any) -> str:
+        done = run_command(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert 'Traceback' not in done.stdout + done.stderr
         return done.stdout
@@ -359,14 +341,14 @@ def test_the_commands_in_processes_of_their_own(algo: str, dataset: Path, tmp_pa
         },
     )
     train_command = ['omnisafe', 'train', '--algo', algo, '--env-id', ENV_ID, '--log-dir', 'runs']
-    shown = run_command(*train_command, '--total-steps', 8, *options)
+    shown = output_of(*train_command, '--total-steps', 8, *options)
     assert f'Loading {algo}.yaml' in shown
     (config,) = (tmp_path / 'runs').rglob('config.json')
     resume = command_line_options({'train_cfgs': {'resume': str(config.parent)}})
-    shown = run_command(*train_command, '--total-steps', 12, *resume)
+    shown = output_of(*train_command, '--total-steps', 12, *resume)
     assert 'Resumed after epoch 2, 8 updates' in ' '.join(shown.split())
-    assert f'{algo} on {ENV_ID}' in run_command(
+    assert f'{algo} on {ENV_ID}' in output_of(
         'omnisafe-qpt', 'evaluate', config.parent, '--episodes', 2, '--cost-limit', 20
     )
-    shown = run_command('omnisafe', 'eval', config.parent, '--no-render', '--num-episode', 1)
+    shown = output_of('omnisafe', 'eval', config.parent, '--no-render', '--num-episode', 1)
     assert shown.count('Average episode length: 100.0') == 3

@@ -13,22 +13,8 @@ from typing import Any
 
 import pytest
 
+from common_helpers import run_command
 from host_helpers import ENV_ID, HORIZON, command_line_options, small_options, write_dataset
-
-
-SCRIPTS = Path(sys.executable).parent
-
-
-def run_command(*arguments: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(SCRIPTS / arguments[0]), *map(str, arguments[1:])],
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '160', **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def customised(**options: str) -> list[str]:

@@ -595,6 +595,22 @@ def test_a_wrong_configuration_file_takes_one_line(tmp_path, trained):
     assert 'is not valid YAML' in error_of(omnisafe_command('benchmark', 'name', 1, path))
 
 
+@pytest.mark.parametrize('algo', [['QPT'], ['PPO'], {'QPT': 1}, 5, None])
+def test_an_algorithm_that_is_not_text_takes_one_line(algo, tmp_path, trained):
+    path = write_yaml(tmp_path / 'mine.yaml', {'algo': algo, 'env_id': ENV_ID})
+    assert 'algo' in error_of(omnisafe_command('train-config', path))
+    assert not trained
+
+
+@pytest.mark.parametrize('section', [None, 5, ['log_dir']])
+@pytest.mark.parametrize('flags', [(), ('--log-dir', 'runs')])
+def test_a_wrong_section_of_the_logger_takes_one_line(section, flags, tmp_path, trained):
+    content = {'algo': 'QPT', 'env_id': ENV_ID, 'logger_cfgs': section}
+    path = write_yaml(tmp_path / 'mine.yaml', content)
+    assert 'logger_cfgs' in error_of(omnisafe_command('train-config', path, *flags))
+    assert not trained
+
+
 # -- from Python ----------------------------------------------------------------------------------
 
 
@@ -624,6 +640,8 @@ def test_the_experiment_grid_checks_qpts_variants():
     grid.check_variant_vaild({'algo': 'PPO', 'env_id': ENV_ID, 'seed': 1})
     with pytest.raises(KeyError):
         grid.check_variant_vaild({'algo': 'PPO', 'env_id': ENV_ID, 'sed': 1})
+    with pytest.raises(UserError, match='algo'):
+        grid.check_variant_vaild({'algo': ['QPT'], 'env_id': ENV_ID, 'seed': 1})
 
 
 # -- saved runs -----------------------------------------------------------------------------------
@@ -747,6 +765,14 @@ def test_eval_refuses_a_folder_without_a_run(tmp_path, loaded):
     assert 'is not a run' in error_of(omnisafe_command('eval', tmp_path))
     make_run(tmp_path / 'seed-000', models=())
     assert 'has no checkpoint yet' in error_of(omnisafe_command('eval', tmp_path))
+
+
+def test_eval_refuses_a_run_whose_algorithm_is_not_text(tmp_path, loaded):
+    run = make_run(tmp_path / 'seed-000', algo=['QPT'])
+    assert 'algo is a list' in error_of(omnisafe_command('eval', tmp_path))
+    with pytest.raises(UserError, match='algo is a list'):
+        omnisafe.Evaluator().load_saved(str(run), 'epoch-9.pt')
+    assert not loaded
 
 
 def test_errors_after_training_are_not_swallowed(monkeypatch, trained, tmp_path):

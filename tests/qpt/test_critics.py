@@ -7,16 +7,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core_helpers import plain_network
+from core_helpers import normal, plain_network
 from omnisafe_qpt.qpt.critics import TwinCritic
 
 
 OBS_DIM, ACT_DIM = 4, 2
 SIZES = (16, 12, 8)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(name='critic')

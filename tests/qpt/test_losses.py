@@ -9,14 +9,11 @@ import math
 import pytest
 import torch
 
+from core_helpers import normal
 from omnisafe_qpt.qpt import losses
 
 
 B, K, A = 5, 6, 3
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def left_padded_mask():

@@ -19,7 +19,8 @@ import numpy as np
 import omnisafe
 import pytest
 
-from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
+from common_helpers import change_config
+from host_helpers import ENV_ID, HORIZON, small_options, train, write_dataset
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.augmentation import augment
@@ -98,9 +99,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that leaves two of eight episodes out."""
     options = small_options(dataset, tmp_path_factory.mktemp('runs'), holdout_share=0.25)
-    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
-    agent.learn()
-    return Path(agent.agent.logger.log_dir)
+    return train(options)
 
 
 @pytest.fixture(scope='module')
@@ -132,12 +131,6 @@ def no_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
 def report(runs: Path | list[Path], out: Path, *options: Any) -> int:
     runs = runs if isinstance(runs, list) else [runs]
     return main(['report', *map(str, runs), '--out', str(out), *map(str, options)])
-
-
-def change_config(run: Path, **changes: Any) -> None:
-    path = run / 'config.json'
-    config = merge(json.loads(path.read_text(encoding='utf-8')), changes)
-    path.write_text(json.dumps(config), encoding='utf-8')
 
 
 def last_row(run: Path) -> dict[str, float]:

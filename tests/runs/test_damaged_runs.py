@@ -20,7 +20,9 @@ import torch
 from omnisafe.utils.command_app import app
 from typer.testing import CliRunner
 
+import host_helpers
 import omnisafe_qpt
+from common_helpers import error_of
 from host_helpers import (
     ENV_ID,
     HORIZON,
@@ -28,8 +30,8 @@ from host_helpers import (
     command_line_options,
     make_networks,
     small_options,
+    train,
     use,
-    write_dataset,
 )
 from omnisafe_qpt.baselines.deploy import DeployableActor, ObservationPolicy
 from omnisafe_qpt.cli import main
@@ -54,15 +56,11 @@ from omnisafe_qpt.runs.training_state import (
 
 
 DEEP = '[' * 100_000 + ']' * 100_000
-HOOK = 'omnisafe_qpt.data.augmentation:relabel_frontier'
 
 
 def refused(action: Callable[[], Any], *words: str) -> str:
     """Hold that an action ends in one line, which has these words."""
-    with pytest.raises(UserError) as caught:
-        action()
-    message = str(caught.value)
-    assert '\n' not in message
+    message = error_of(action)
     assert len(message) < 1500
     for word in words:
         assert word in message, message
@@ -506,20 +504,7 @@ def test_absurd_sizes_are_refused(make: Callable[[], Any]) -> None:
 # ------------------------------------------------------------------ runs
 
 
-@pytest.fixture(scope='module')
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5', episodes=4)
-
-
-def train(options: dict[str, Any]) -> Path:
-    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
-    agent.learn()
-    return Path(agent.agent.logger.log_dir)
-
-
-def to_resume(run: Path, **train_cfgs: Any) -> dict[str, Any]:
-    return {'train_cfgs': {'resume': str(run), 'device': 'cpu', 'evaluate_processes': 1,
-                           'total_steps': 15, **train_cfgs}}  # fmt: skip
+to_resume = partial(host_helpers.to_resume, total_steps=15)
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from host_helpers import ENV_ID, small_options, write_dataset
+from host_helpers import ENV_ID, only_run, small_options
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.collect.episodes import Episode
 from omnisafe_qpt.collect.store import EpisodeStore
@@ -175,20 +175,10 @@ def test_a_full_disk_behind_the_output_is_one_line() -> None:
 # ---------------------------------------------------------------------- training
 
 
-@pytest.fixture(scope='module')
-def dataset(tmp_path_factory: Any) -> Path:
-    return write_dataset(tmp_path_factory.mktemp('data') / 'random.hdf5')
-
-
 def make_agent(dataset: Path, log_dir: Path, **train_cfgs: Any) -> Any:
     import omnisafe
 
     return omnisafe.Agent('QPT', ENV_ID, custom_cfgs=small_options(dataset, log_dir, **train_cfgs))
-
-
-def only_run(log_dir: Path) -> Path:
-    (run,) = log_dir.glob('*/seed-*')
-    return run
 
 
 def test_the_log_folder_is_checked_before_the_data(

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ import pytest
 import torch
 
 import omnisafe_qpt
+from common_helpers import SCRIPTS, leaves
 from host_helpers import (
     ENV_ID,
     command_line_options,
     make_networks,
+    only_run,
     small_options,
-    write_dataset,
+    to_resume,
+    train,
 )
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.evaluation.episodes import Evaluation
@@ -53,14 +56,6 @@ from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 from omnisafe_qpt.training.run_state import RunState
 
 
-SCRIPTS = Path(sys.executable).parent
-
-
-@pytest.fixture(scope='module')
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5', episodes=4)
-
-
 def options_of(dataset: Path, log_dir: Path, **train_cfgs: Any) -> dict[str, Any]:
     """Four epochs of three updates, with dropout."""
     train_cfgs = {'total_steps': 12, 'final_evaluate_episodes': 1, **train_cfgs}
@@ -69,36 +64,11 @@ def options_of(dataset: Path, log_dir: Path, **train_cfgs: Any) -> dict[str, Any
     return options
 
 
-def to_resume(run: Path, **train_cfgs: Any) -> dict[str, Any]:
-    """The run's folder is all that has to be told."""
-    return {'train_cfgs': {'resume': str(run), 'device': 'cpu', 'evaluate_processes': 1,
-                           **train_cfgs}}  # fmt: skip
-
-
-def train(options: dict[str, Any]) -> Path:
-    agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options)
-    agent.learn()
-    return Path(agent.agent.logger.log_dir)
-
-
-def only_run(log_dir: Path) -> Path:
-    (config,) = log_dir.rglob('config.json')
-    return config.parent
-
-
 def rows_of(run: Path) -> list[dict[str, str]]:
     """Read ``progress.csv`` as text, without what the clock says."""
     with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     return [{key: row[key] for key in row if not key.startswith('Time/')} for row in rows]
-
-
-def leaves(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (dict, list)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(inner, f'{path}/{key}')
-    else:
-        yield path, value
 
 
 def assert_same_run(run: Path, expected: Path) -> None:

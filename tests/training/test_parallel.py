@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ import omnisafe
 import pytest
 import torch
 
-from host_helpers import ENV_ID, command_line_options, small_options, write_dataset
+from common_helpers import SCRIPTS, run_command
+from host_helpers import ENV_ID, command_line_options, only_run, small_options
 from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.settings.files import merge
 from parallel_helpers import CASES, run_processes, train, use_ranks
@@ -67,21 +66,11 @@ def test_one_process_needs_no_others() -> None:
 
 # ------------------------------------------------------------------ OmniSafe's command line
 
-SCRIPTS = Path(sys.executable).parent
-LAUNCHER = ['torchrun', '--standalone', '--nproc-per-node', '2']
-
 
 def run_together(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in two processes."""
-    return subprocess.run(
-        [SCRIPTS / LAUNCHER[0], *LAUNCHER[1:], *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '160'},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    launcher = ['torchrun', '--standalone', '--nproc-per-node', '2']
+    return run_command(*launcher, *arguments, cwd=cwd)
 
 
 def train_together(options: dict[str, Any], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -103,11 +92,6 @@ def without_dropout(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def only_run(folder: Path) -> Path:
-    (run,) = folder.glob('**/seed-*')
-    return run
-
-
 def results_of(run: Path) -> list[dict[str, float]]:
     """Read ``progress.csv`` without what the clock says."""
     with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
@@ -116,11 +100,6 @@ def results_of(run: Path) -> list[dict[str, float]]:
         {name: float(value) for name, value in row.items() if not name.startswith('Time/')}
         for row in rows
     ]
-
-
-@pytest.fixture(scope='module')
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp('data') / 'ball.hdf5')
 
 
 @pytest.fixture(scope='module')
