@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             row = {'run': label, **_simulate(networks, options)}
             result['rows'].append(row)
             write_json(result, options.json)
-        if not options.no_estimate and row.get('dynamics') != _dynamics():
+        if not options.no_estimate and row.get('dynamics') != _dynamics(networks):
             row.update(_estimate(networks, row, options))
             write_json(result, options.json)
     if options.plot is not None:
@@ -107,9 +107,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _dynamics() -> dict[str, Any]:
+def _dynamics(networks: Any) -> dict[str, Any]:
     """Return the settings of the learned dynamics, in the form of JSON."""
-    return json.loads(json.dumps(asdict(DynamicsConfig())))
+    settings = DynamicsConfig.for_horizon(networks.spec['horizon'])
+    return json.loads(json.dumps(asdict(settings)))
 
 
 def _simulate(networks: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _estimate(networks: Any, row: dict[str, Any], options: argparse.Namespace) -
     estimated = [*records['model']['levels'], records['model']['zero_action']]
     return {
         'dataset': dataset,
-        'dynamics': _dynamics(),
+        'dynamics': _dynamics(networks),
         'test': records['model']['model']['test'],
         'levels': [
             {**level, **{name: found[name] for name in _KEPT}}

@@ -54,4 +54,4 @@ def fixture_dataset(tmp_path_factory):
 def fixture_small_model(monkeypatch):
     """Make the dynamics model small, so that an estimate takes a moment."""
     small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
-    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: small)
+    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda _: small)

@@ -15,16 +15,14 @@ import pytest
 
 from benchmarks import off_policy
 from host_helpers import ENV_ID, small_options, write_dataset
-from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 
 
+@pytest.mark.usefixtures('small_model')
 def test_both_ways_are_compared_in_the_same_episodes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
-    monkeypatch.setattr('omnisafe_qpt.evaluation.off_policy.estimate.DynamicsConfig', lambda: small)
     dataset = write_dataset(tmp_path / 'ball.hdf5', episodes=24)
     none = {'evaluate_epoisodes': 0, 'final_evaluate_episodes': 0}
     options = small_options(dataset, tmp_path / 'runs', **none)

@@ -34,36 +34,56 @@ class DynamicsConfig:
     """
 
     members: int = 5
-    hidden_sizes: tuple[int, ...] = (128, 128)
+    hidden_sizes: tuple[int, ...] = (128, 128, 128)
     updates: int = 3500
     batch_size: int = 256
     lr: float = 1e-3
     left_out: float = 0.1
     range_margin: float = 0.25
 
+    @classmethod
+    def for_horizon(cls, horizon: int) -> DynamicsConfig:
+        """Return the settings for episodes of this many steps, over which errors compound.
+
+        Args:
+            horizon (int): Largest number of steps in an episode.
+        """
+        least, most = _UPDATES
+        return cls(updates=min(most, max(least, _UPDATES_PER_STEP * horizon)))
+
 
 _WARMUP_UPDATES = 100
+# Updates for each step of the horizon, and their range.
+_UPDATES_PER_STEP, _UPDATES = 10, (3_500, 10_000)
 _FINAL_LR_RATIO = 0.02
 # Number of transitions to measure the ensemble's usual disagreement.
 _REFERENCE_TRANSITIONS = 20_000
 
 
 class _Networks(nn.Module):
-    """E networks of linear layers with SiLU, evaluated together."""
+    """E networks of linear layers with LayerNorm and SiLU, evaluated together.
+
+    Without LayerNorm small errors grow over long model rollouts (benchmarks/OFF_POLICY.md).
+    """
 
     def __init__(self, members: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             bound = 1 / math.sqrt(fan_in)  # as torch initialises a linear layer
             self.weights.append(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound))
             self.biases.append(torch.empty(members, 1, fan_out).uniform_(-bound, bound))
+        for width in sizes[1:-1]:
+            self.scales.append(torch.ones(members, 1, width))
+            self.shifts.append(torch.zeros(members, 1, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (E, N, in) to (E, N, out)."""
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, F.silu(x) if layer else x, weight)
-        return x
+        for weight, bias, scale, shift in zip(self.weights, self.biases, self.scales, self.shifts):
+            x = F.layer_norm(torch.baddbmm(bias, x, weight), bias.shape[-1:])
+            x = F.silu(torch.addcmul(shift, x, scale))
+        return torch.baddbmm(self.biases[-1], x, self.weights[-1])
 
 
 @dataclass(frozen=True)

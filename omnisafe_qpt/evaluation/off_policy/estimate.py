@@ -179,7 +179,8 @@ class OffPolicyEvaluator:
         seed (int, optional): Seed of all random draws. Defaults to 0.
         particles (int, optional): P, model rollouts of each member at each level. Defaults to
             :data:`DEFAULT_PARTICLES`.
-        dynamics (DynamicsConfig, optional): The dynamics' settings.
+        dynamics (DynamicsConfig, optional): The dynamics' settings. Defaults to those for the
+            horizon.
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
 
@@ -202,7 +203,7 @@ class OffPolicyEvaluator:
     ) -> None:
         """Initialize an instance of :class:`OffPolicyEvaluator`."""
         check_episodes(trajectories)
-        dynamics = dynamics or DynamicsConfig()
+        dynamics = dynamics or DynamicsConfig.for_horizon(horizon)
         self._horizon, self.seed = horizon, seed
         self.worst_cost = trajectories.cost_returns.max().item()
         known, self._held_out = split_off(
