@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -66,6 +67,11 @@ def leaves(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:
             yield from leaves(inner, f'{path}/{key}')
     else:
         yield path, value
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
 
 
 class Canary:

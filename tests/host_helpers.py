@@ -18,6 +18,7 @@ from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig, PolicyConfi
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.runs.checkpoint import save_checkpoint
 
 
 ENV_ID = 'SafetyBallRun-v0'  # the shortest task: 100 steps, 3000 of them a second
@@ -158,6 +159,13 @@ def make_networks(
         'versions': {},
     }
     return DeployableNetworks.from_learner(learner, spec)
+
+
+def untrained_run(folder: Path, networks: DeployableNetworks, epoch: int = 3) -> Path:
+    """Make the folder of a run with one checkpoint and nothing in its record."""
+    save_checkpoint(folder, epoch, networks)
+    (folder / 'config.json').write_text('{}')
+    return folder
 
 
 class Unsteady:

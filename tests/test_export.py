@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import omnisafe_qpt
-from host_helpers import ENV_ID, HORIZON, make_networks
+from host_helpers import ENV_ID, HORIZON, make_networks, untrained_run
 from omnisafe_qpt import export, runner
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.actions import normalized
@@ -31,7 +31,7 @@ from omnisafe_qpt.evaluation.deployment import (
 )
 from omnisafe_qpt.qpt.selection import RULES
 from omnisafe_qpt.runner import CALIBRATION_FORMAT, CERTIFIED, NO_SAFE_TARGET, OnnxPolicy
-from omnisafe_qpt.runs.checkpoint import load_networks, save_checkpoint
+from omnisafe_qpt.runs.checkpoint import load_networks
 
 
 STEPS = 60
@@ -60,9 +60,7 @@ def write_run(folder: Path, **changes: Any) -> Path:
         networks.reward_critic.weights[0].mul_(8.0)
         networks.cost_critic.weights[0].mul_(8.0)
         networks.cost_critic.biases[-1].add_(0.5)
-    save_checkpoint(folder, 3, networks)
-    (folder / 'config.json').write_text('{}')
-    return folder
+    return untrained_run(folder, networks)
 
 
 @dataclass
@@ -270,9 +268,7 @@ def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path
         'levels': [{**level, 'return_mean': 5.0, 'cost_mean': 8.0, 'cost_bound': 9.0}],
         'zero_action': {**zero_action, 'return_mean': 1.0, 'cost_mean': 0.0},
     }
-    folder, path = tmp_path / 'seed-000-now', tmp_path / 'policy.onnx'
-    save_checkpoint(folder, 1, networks)
-    (folder / 'config.json').write_text('{}')
+    folder, path = untrained_run(tmp_path / 'seed-000-now', networks), tmp_path / 'policy.onnx'
     export.export_policy(folder, path, cost_limit=3.0, **PLAIN)
     policies = (
         omnisafe_qpt.load_policy(folder, 3.0, device='cpu', num_episodes=2, **PLAIN),
@@ -746,9 +742,7 @@ def test_a_failed_export_leaves_the_file_that_was_there(
     other = make_networks(7, 2, HORIZON, ENV_ID)
     with torch.no_grad():
         other.policy.head.bias.add_(0.5)
-    changed = tmp_path / 'changed'
-    save_checkpoint(changed, 1, other)
-    (changed / 'config.json').write_text('{}')
+    changed = untrained_run(tmp_path / 'changed', other)
     assert (
         main(['export', str(changed), str(out), '--candidates', '1', '--rule', 'discounted_budget'])
         == 1

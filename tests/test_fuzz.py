@@ -70,7 +70,7 @@ def test_every_way_to_fail_is_seen_and_the_rest_goes_on(tmp_path, monkeypatch):
     assert len(said) == len(ways)
 
 
-def test_a_case_is_the_same_each_time(tmp_path):
+def test_a_case_is_the_same_each_time():
     content = np.random.default_rng(0).bytes(1000)
     damaged = [
         [fuzz.damage_bytes(content, np.random.default_rng([seed, 7])) for _ in range(2)]

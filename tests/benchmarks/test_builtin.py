@@ -261,7 +261,7 @@ def test_the_corrected_policy_shuns_actions_that_cost_more(data, tmp_path):
     assert losses[1] == pytest.approx(losses[0] * np.exp(-5.0), rel=1e-3)
 
 
-def test_the_corrected_twin_is_there_within_the_block_alone(data, tmp_path):
+def test_the_corrected_twin_is_there_within_the_block_alone():
     from omnisafe.algorithms.registry import REGISTRY
 
     before = REGISTRY.get('CCRR')

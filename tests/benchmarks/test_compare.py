@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import inspect
 import json
@@ -37,6 +36,7 @@ from benchmarks.suite import (
     is_finished,
     load_suite,
 )
+from common_helpers import read_csv
 from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.tasks import all_tasks
@@ -82,11 +82,6 @@ def options_of(folder, *more):
     arguments = [str(folder / 'tiny.yaml'), '--data-dir', str(folder)]
     arguments += ['--results', str(folder / 'results'), '--work', str(folder / 'work')]
     return compare._parser().parse_args([*arguments, '--device', 'cpu', *more])
-
-
-def read_csv(path):
-    with path.open(newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(file))
 
 
 # -- real cells -----------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_every_sweep_is_measured_written_and_drawn(small, monkeypatch, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_dataset_is_measured_in_a_process_of_its_own(small, monkeypatch):
+def test_a_dataset_is_measured_in_a_process_of_its_own(small):
     options = scale._parser().parse_args(['--rounds', '1'])
     found = scale._measured_apart(1500, options)
     assert found['needed_bytes'] == 4 * 1500 * (40 + 2 + 4)

@@ -222,7 +222,7 @@ def test_a_missing_ffmpeg_is_missing(monkeypatch):
     assert 'pip install imageio-ffmpeg' in answer.fix
 
 
-def test_a_graphics_setting_with_which_nothing_loads_is_explained(tmp_path):
+def test_a_graphics_setting_with_which_nothing_loads_is_explained():
     """MuJoCo, and OmniSafe with it, does not even load then."""
     ran = run_doctor('--only', 'safety-gymnasium', MUJOCO_GL='nonsense')
     assert ran.returncode == 1

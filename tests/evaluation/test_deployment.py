@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import omnisafe_qpt
-from host_helpers import ENV_ID, HORIZON, make_networks
+from host_helpers import ENV_ID, HORIZON, make_networks, untrained_run
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.scaling import PolicyInputs
 from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks, save_checkpoint
@@ -23,10 +23,7 @@ from omnisafe_qpt.runs.checkpoint import checkpoint_path, load_networks, save_ch
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / 'seed-000-now'
-    save_checkpoint(folder, 3, make_networks(7, 2, HORIZON, ENV_ID))
-    (folder / 'config.json').write_text('{}')
-    return folder
+    return untrained_run(tmp_path / 'seed-000-now', make_networks(7, 2, HORIZON, ENV_ID))
 
 
 def episode(policy: Any, seed: int, steps: int = 12) -> np.ndarray:
@@ -426,9 +423,7 @@ def test_loops_in_the_documentation_run(source: str, tmp_path: Path, monkeypatch
     env = (gymnasium if 'import gymnasium' in source else safety_gymnasium).make(env_id)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     env.close()
-    folder = tmp_path / 'seed-000-now'
-    save_checkpoint(folder, 1, make_networks(*sizes, 1000, env_id))
-    (folder / 'config.json').write_text('{}')
+    folder = untrained_run(tmp_path / 'seed-000-now', make_networks(*sizes, 1000, env_id))
     source, count = re.subn(r"'runs/[^']*'", repr(str(folder)), source)
     assert count == 1
     short = partial(safety_gymnasium.make, max_episode_steps=20)

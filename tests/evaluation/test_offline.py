@@ -18,7 +18,7 @@ import torch
 
 import omnisafe_qpt
 from common_helpers import run_command
-from host_helpers import ENV_ID, HORIZON, make_networks, small_options
+from host_helpers import ENV_ID, HORIZON, make_networks, small_options, untrained_run
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.augmentation import augment
@@ -58,10 +58,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         networks.spec['has_critics'] = any({**switches, **flags}.values())
         if not networks.has_critics:
             networks.spec['deployment'] = {**networks.spec['deployment'], 'candidates': 1}
-        folder = tmp_path / 'seed-000-now'
-        save_checkpoint(folder, 1, networks)
-        (folder / 'config.json').write_text('{}')
-        return folder
+        return untrained_run(tmp_path / 'seed-000-now', networks, epoch=1)
 
     return make
 

@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 
 import omnisafe_qpt
-from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, use
+from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, untrained_run, use
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import sweep as limits
 from omnisafe_qpt.evaluation.averages import average_runs
 from omnisafe_qpt.evaluation.episodes import Evaluation, Series
 from omnisafe_qpt.evaluation.sweep import evaluate_runs
-from omnisafe_qpt.runs.checkpoint import save_checkpoint
 
 
 def make_run(folder: Path, env_id: str = ENV_ID, weight: float = 1.0) -> Path:
@@ -32,9 +31,7 @@ def make_run(folder: Path, env_id: str = ENV_ID, weight: float = 1.0) -> Path:
     networks = make_networks(7, 2, HORIZON, env_id)
     networks.policy.head.weight.mul_(weight)
     networks.spec['reference_returns'] = [10.0, 60.0]
-    save_checkpoint(folder, 3, networks)
-    (folder / 'config.json').write_text('{}')
-    return folder
+    return untrained_run(folder, networks)
 
 
 @pytest.fixture(scope='module')

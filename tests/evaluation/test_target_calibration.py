@@ -22,7 +22,16 @@ import pytest
 import torch
 
 import omnisafe_qpt
-from host_helpers import ENV_ID, HORIZON, Unsteady, make_networks, small_options, use, write_dataset
+from host_helpers import (
+    ENV_ID,
+    HORIZON,
+    Unsteady,
+    make_networks,
+    small_options,
+    untrained_run,
+    use,
+    write_dataset,
+)
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.frontier import Frontier
 from omnisafe_qpt.errors import UserError
@@ -100,12 +109,9 @@ FRONTIER = {'costs': [0.0, 5.0, 30.0], 'returns': [10.0, 50.0, 90.0]}
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A calibrated run of untrained networks."""
-    folder = tmp_path / 'seed-000-now'
     networks = make_networks(7, 2, HORIZON, ENV_ID)
     networks.spec.update(calibration=RECORD, seed=2, versions={'torch': '2'})
-    save_checkpoint(folder, 3, networks)
-    (folder / 'config.json').write_text('{}')
-    return folder
+    return untrained_run(tmp_path / 'seed-000-now', networks)
 
 
 # -- which level serves a limit -------------------------------------------------------------------

@@ -18,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from host_helpers import ENV_ID, HORIZON, make_networks
+from host_helpers import ENV_ID, HORIZON, make_networks, untrained_run
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.envs.environments import NumpyEnvironment
 from omnisafe_qpt.envs.simulators import why_unavailable
@@ -26,7 +26,6 @@ from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import video
 from omnisafe_qpt.evaluation.sweep import evaluate_runs
 from omnisafe_qpt.evaluation.video import clip_names, find_graphics, write_clips
-from omnisafe_qpt.runs.checkpoint import save_checkpoint
 
 
 SMALL = (96, 72)
@@ -46,9 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_run(folder: Path, env_id: str, obs_dim: int) -> Path:
-    save_checkpoint(folder, 3, make_networks(obs_dim, 2, HORIZON, env_id))
-    (folder / 'config.json').write_text('{}')
-    return folder
+    return untrained_run(folder, make_networks(obs_dim, 2, HORIZON, env_id))
 
 
 def row_of(env_id: str, seed: int = 5, steps: int = 12, limit: float = 10.0) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -19,6 +18,7 @@ import pytest
 import torch
 
 import omnisafe_qpt
+from common_helpers import read_csv
 from host_helpers import ENV_ID, HORIZON, small_options, write_dataset
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.checks import WARNING
@@ -51,8 +51,8 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[An
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    rows = read_csv(run / 'progress.csv')
+    return [{key: float(value) for key, value in row.items()} for row in rows]
 
 
 def checkpoint_of(run: Path, epoch: int) -> dict[str, torch.Tensor]:

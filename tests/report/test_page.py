@@ -19,7 +19,7 @@ import numpy as np
 import omnisafe
 import pytest
 
-from common_helpers import change_config
+from common_helpers import change_config, read_csv
 from host_helpers import ENV_ID, HORIZON, small_options, train, write_dataset
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.atomic import file_sha256
@@ -134,8 +134,7 @@ def report(runs: Path | list[Path], out: Path, *options: Any) -> int:
 
 
 def last_row(run: Path) -> dict[str, float]:
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        return {name: float(value) for name, value in list(csv.DictReader(file))[-1].items()}
+    return {name: float(value) for name, value in read_csv(run / 'progress.csv')[-1].items()}
 
 
 # ------------------------------------------------------------------ what is on the page
@@ -189,8 +188,7 @@ def test_what_was_not_evaluated_is_left_out(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: str
 ) -> None:
     """Where no episode was run, progress.csv has no number."""
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(run / 'progress.csv')
     for row in {'all': rows, 'all but the last': rows[:-1], 'the last': rows[-1:]}[cells]:
         row.update({name: 'nan' for name in row if name.startswith(('Metrics/', 'Validation/'))})
     with (run / 'progress.csv').open('w', newline='', encoding='utf-8') as file:
@@ -343,8 +341,7 @@ def test_an_unfinished_run_is_said_to_be(run: Path) -> None:
 
 @pytest.mark.parametrize('has_columns', [True, False])
 def test_a_run_that_was_never_evaluated_has_no_verdict(run: Path, has_columns: bool) -> None:
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(run / 'progress.csv')
     with (run / 'progress.csv').open('w', newline='', encoding='utf-8') as file:
         names = [name for name in rows[0] if has_columns or not name.startswith('Metrics/')]
         writer = csv.DictWriter(file, names, extrasaction='ignore')

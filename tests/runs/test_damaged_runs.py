@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import host_helpers
 import omnisafe_qpt
-from common_helpers import error_of
+from common_helpers import change_config, error_of
 from host_helpers import (
     ENV_ID,
     HORIZON,
@@ -770,9 +770,7 @@ def hooked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, 'their_hook', raising=False)
-    config = json.loads((run / 'config.json').read_text())
-    config['algo_cfgs']['augmentation_hook'] = 'their_hook:relabel'
-    (run / 'config.json').write_text(json.dumps(config))
+    change_config(run, algo_cfgs={'augmentation_hook': 'their_hook:relabel'})
     return run, mark
 
 
@@ -822,10 +820,8 @@ def test_hooks_can_be_allowed_on_the_command_line(
     assert '--allow-hooks' in asked['command'], 'so that it can be copied'
 
 
-def test_the_modules_of_others_are_not_imported(run: Path, tmp_path: Path) -> None:
-    config = json.loads((run / 'config.json').read_text())
-    config['train_cfgs']['import'] = 'their_module'
-    (run / 'config.json').write_text(json.dumps(config))
+def test_the_modules_of_others_are_not_imported(run: Path) -> None:
+    change_config(run, train_cfgs={'import': 'their_module'})
     omnisafe.Agent('QPT', ENV_ID, custom_cfgs=to_resume(run))
 
 

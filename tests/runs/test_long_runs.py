@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
@@ -24,7 +23,7 @@ import pytest
 import torch
 
 import omnisafe_qpt
-from common_helpers import SCRIPTS, leaves
+from common_helpers import SCRIPTS, leaves, read_csv
 from host_helpers import (
     ENV_ID,
     command_line_options,
@@ -66,8 +65,7 @@ def options_of(dataset: Path, log_dir: Path, **train_cfgs: Any) -> dict[str, Any
 
 def rows_of(run: Path) -> list[dict[str, str]]:
     """Read ``progress.csv`` as text, without what the clock says."""
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(run / 'progress.csv')
     return [{key: row[key] for key in row if not key.startswith('Time/')} for row in rows]
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import omnisafe
 import pytest
 import torch
 
-from common_helpers import SCRIPTS, run_command
+from common_helpers import SCRIPTS, read_csv, run_command
 from host_helpers import ENV_ID, command_line_options, only_run, small_options
 from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.settings.files import merge
@@ -94,11 +93,9 @@ def without_dropout(options: dict[str, Any]) -> dict[str, Any]:
 
 def results_of(run: Path) -> list[dict[str, float]]:
     """Read ``progress.csv`` without what the clock says."""
-    with (run / 'progress.csv').open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
     return [
         {name: float(value) for name, value in row.items() if not name.startswith('Time/')}
-        for row in rows
+        for row in read_csv(run / 'progress.csv')
     ]
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import omnisafe
 import pytest
 from omnisafe.common import logger as omnisafe_logger
 
+from common_helpers import read_csv
 from host_helpers import ENV_ID, make_networks, small_options, write_dataset
 from omnisafe_qpt.algorithms import ALGORITHMS
 from omnisafe_qpt.baselines.config import CPQConfig
@@ -172,8 +172,7 @@ def test_a_run_without_episodes_has_no_rows_that_hold_nothing(
 ) -> None:
     agent = omnisafe.Agent('QPT', ENV_ID, custom_cfgs=options_for(dataset, tmp_path))
     assert agent.learn() == (None, None, None)
-    with (Path(agent.agent.logger.log_dir) / 'progress.csv').open(encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(Path(agent.agent.logger.log_dir) / 'progress.csv')
     assert len(rows) == 2
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert not [name for name in rows[0] if name.startswith(('Metrics', 'Validation'))]
