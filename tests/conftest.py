@@ -53,5 +53,7 @@ def fixture_dataset(tmp_path_factory):
 @pytest.fixture(name='small_model')
 def fixture_small_model(monkeypatch):
     """Make the dynamics model small, so that an estimate takes a moment."""
-    small = DynamicsConfig(members=2, hidden_sizes=(8,), updates=5, batch_size=16)
-    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda _: small)
+    small = DynamicsConfig(
+        members=2, hidden_sizes=(8,), signal_sizes=(8,), updates=5, batch_size=16
+    )
+    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda *_: small)

@@ -12,6 +12,7 @@ from omnisafe_qpt.cli.common import (
     add_checkpoint,
     add_command,
     add_deployment_options,
+    add_exogenous,
     add_machine_options,
     check_writable,
     deployment_options,
@@ -55,6 +56,7 @@ def add(commands: Any) -> None:
         help='simulate nothing: run the policy in dynamics learned from this dataset, a file or a '
         'name as in train_cfgs:dataset; the result is an estimate and certifies nothing',
     )
+    add_exogenous(parser)
     parser.add_argument('--json', type=Path, metavar='F', help='also write the result to this file')
     parser.set_defaults(run_command=_run)
 
@@ -79,8 +81,14 @@ def _calibrate(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
         with phases() as show:
             return calibrate_offline(
-                options.run, options.offline, on_progress=show, **deployment_options(options)
+                options.run,
+                options.offline,
+                exogenous=options.exogenous,
+                on_progress=show,
+                **deployment_options(options),
             )
+    if options.exogenous:
+        raise UserError('--exogenous is for --offline; give both or neither')
     from omnisafe_qpt.evaluation.target_calibration import calibrate_run
     from omnisafe_qpt.progress import ProgressReporter
 

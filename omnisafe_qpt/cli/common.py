@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from omnisafe_qpt.errors import UserError, printable
+from omnisafe_qpt.schema import LARGEST_LAYER
 
 
 if TYPE_CHECKING:
@@ -92,6 +93,28 @@ def add_deployment_options(parser: argparse.ArgumentParser) -> None:
         help="shift the candidates' return-to-go in the whole history, or in the last step "
         "only, which takes a fraction of the time (default: the run's)",
     )
+
+
+def add_exogenous(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names the exogenous components of the observation."""
+    parser.add_argument(
+        '--exogenous',
+        type=components,
+        default=(),
+        metavar='N,N-N',
+        help='with --offline: components of the observation that no action changes, such as '
+        'weather and prices, counted from 0, as in 0-5,8; the learned dynamics replay them from '
+        'the dataset instead of predicting them',
+    )
+
+
+def components(text: str) -> tuple[int, ...]:
+    """Parse numbers and ranges of numbers, as in ``0-5,8``."""
+    found: set[int] = set()
+    for part in text.split(','):
+        first, dash, last = part.partition('-')
+        found.update(range(int(first), min(int(last if dash else first), LARGEST_LAYER) + 1))
+    return tuple(sorted(found))
 
 
 def add_uncalibrated(parser: argparse.ArgumentParser) -> None:

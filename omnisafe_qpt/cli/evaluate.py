@@ -13,6 +13,7 @@ from omnisafe_qpt.cli.common import (
     add_checkpoint,
     add_command,
     add_deployment_options,
+    add_exogenous,
     add_machine_options,
     add_uncalibrated,
     check_writable,
@@ -98,6 +99,7 @@ def add(commands: Any) -> None:
         'name as in train_cfgs:dataset), and check actions, critics and selection on it; of the '
         "run's own file only the held-out episodes are used, if any",
     )
+    add_exogenous(parser)
     parser.add_argument(
         '--no-estimate',
         action='store_true',
@@ -148,6 +150,8 @@ def _run(options: argparse.Namespace) -> None:
         return
     if options.no_estimate:
         raise UserError('--no-estimate is for --offline; give both or neither')
+    if options.exogenous:
+        raise UserError('--exogenous is for --offline; give both or neither')
     from omnisafe_qpt.evaluation.averages import average_runs
     from omnisafe_qpt.evaluation.sweep import evaluate_runs
     from omnisafe_qpt.plots import check_suffix, plot_limits

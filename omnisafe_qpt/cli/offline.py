@@ -90,6 +90,7 @@ def _estimate(run: str, options: argparse.Namespace) -> dict[str, Any] | None:
                 options.offline,
                 options.cost_limit,
                 seed=options.seed,
+                exogenous=options.exogenous,
                 on_progress=show,
                 **deployment_options(options),
             )

@@ -37,7 +37,7 @@ def estimate_run(
     *,
     seed: int = 0,
     particles: int = DEFAULT_PARTICLES,
-    dynamics: DynamicsConfig | None = None,
+    exogenous: Sequence[int] = (),
     on_progress: PhaseProgress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def estimate_run(
         seed (int, optional): Seed of all random draws. Defaults to 0.
         particles (int, optional): Model rollouts of each ensemble member at each level. Defaults to
             :data:`omnisafe_qpt.evaluation.off_policy.estimate.DEFAULT_PARTICLES`.
-        dynamics (DynamicsConfig, optional): The model's settings.
+        exogenous (Sequence[int], optional): Components of the observation that no action changes.
+            Model rollouts replay them from the dataset. Defaults to ().
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
         options (Any): The fields of
@@ -88,7 +89,7 @@ def estimate_run(
         networks.spec['horizon'],
         seed,
         particles,
-        dynamics,
+        DynamicsConfig.for_horizon(networks.spec['horizon'], exogenous),
         on_progress,
     )
     result = evaluator.evaluate(networks, deployments[0][0], levels, on_progress)

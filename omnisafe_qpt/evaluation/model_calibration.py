@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def calibrate_offline(
     *,
     seed: int = 0,
     particles: int = DEFAULT_PARTICLES,
-    dynamics: DynamicsConfig | None = None,
+    exogenous: Sequence[int] = (),
     on_progress: PhaseProgress | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Path]:
@@ -59,7 +60,8 @@ def calibrate_offline(
         dataset (str or os.PathLike): As ``train_cfgs:dataset``.
         seed (int, optional): Seed of all random draws. Defaults to 0.
         particles (int, optional): Model rollouts of each ensemble member at each level.
-        dynamics (DynamicsConfig, optional): The model's settings.
+        exogenous (Sequence[int], optional): Components of the observation that no action changes.
+            Model rollouts replay them from the dataset. Defaults to ().
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
         options (Any): The fields of
@@ -82,7 +84,7 @@ def calibrate_offline(
         networks.spec['horizon'],
         seed,
         particles,
-        dynamics,
+        DynamicsConfig.for_horizon(networks.spec['horizon'], exogenous),
         on_progress,
     )
     dataset_record = {'path': data.path, 'sha256': data.sha256}

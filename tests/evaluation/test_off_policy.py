@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from omnisafe_qpt.data.trajectories import Trajectories
+from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation import estimates
 from omnisafe_qpt.evaluation.off_policy.backtest import backtest
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig, DynamicsEnsemble
@@ -23,12 +24,14 @@ from omnisafe_qpt.evaluation.off_policy.estimate import (
     OffPolicyEstimate,
     OffPolicyEvaluator,
 )
-from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined, Level, imagine
+from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined, Level, exogenous_series, imagine
 from omnisafe_qpt.qpt.config import DeploymentConfig
 
 
 HORIZON = 25
-CONFIG = DynamicsConfig(members=3, hidden_sizes=(48, 48), updates=2000, batch_size=128)
+CONFIG = DynamicsConfig(
+    members=3, hidden_sizes=(32, 32), signal_sizes=(32, 32), updates=2000, batch_size=128
+)
 DEPLOYMENT = DeploymentConfig(candidates=1, cost_limit=4.0)
 
 
@@ -170,6 +173,79 @@ def test_held_out_episodes_are_followed(data, model):
     np.testing.assert_allclose(test.predicted_lengths, test.lengths, atol=2.5)
     in_data, in_model = (torch.stack(each.recorded)[..., 0] for each in networks.made)
     assert (in_model[:, :12] - in_data).abs().mean() < 0.02
+
+
+@pytest.fixture(scope='module')
+def days():
+    """60 days whose demand no action changes; unserved demand costs. Also their demands."""
+    random = np.random.default_rng(0)
+    demand = random.uniform(0.2, 1.0, (60, 1)) + 0.15 * random.standard_normal((60, HORIZON))
+    served = (
+        demand + random.uniform(-0.5, 0.5, (60, 1)) + 0.1 * random.standard_normal((60, HORIZON))
+    )
+    actions = np.clip(served, -1, 1)
+    store = np.cumsum(0.02 * actions, 1) - 0.02 * actions
+    obs = np.stack([demand, store], -1)
+    following = np.concatenate([obs[:, 1:], 0 * obs[:, :1]], 1)  # as logs have it at a time limit
+    ends = np.tile(np.arange(HORIZON) == HORIZON - 1, 60)
+    arrays = {
+        'observations': obs.reshape(-1, 2).astype(np.float32),
+        'next_observations': following.reshape(-1, 2).astype(np.float32),
+        'actions': actions.reshape(-1, 1).astype(np.float32),
+        'rewards': -actions.ravel().astype(np.float32),
+        'costs': (demand - actions).clip(0).ravel().astype(np.float32),
+        'terminals': np.zeros(len(ends), dtype=bool),
+        'timeouts': ends,
+    }
+    return Trajectories.from_arrays(arrays, HORIZON), demand
+
+
+def test_exogenous_components_are_replayed(days):
+    """A policy that ignores the demand leaves as much of it unserved as it truly would."""
+    trajectories, demand = days
+    config = replace(CONFIG, exogenous=(0,))
+    model = DynamicsEnsemble.fit(trajectories, config, seed=1)
+    series = exogenous_series(trajectories, config.exogenous, HORIZON)
+    assert series.shape == (60, HORIZON, 1)
+    np.testing.assert_allclose(series[:, :-1, 0], demand[:, 1:], atol=1e-6)
+    assert series[:, -1].isnan().all()
+    starts = trajectories.table[trajectories.rows.starts, :2]
+    levels = [Level(0.4 * HORIZON, 0.0)]
+    (found,) = imagine(Steady(), DEPLOYMENT, model, starts, levels, HORIZON, recorded=series)
+    truth = (demand - 0.4).clip(0).sum(1).reshape(3, 20)
+    assert np.abs(found.costs - truth).mean() < 0.4
+    assert np.corrcoef(found.costs.ravel(), truth.ravel())[0, 1] > 0.99
+    (guessed,) = imagine(Steady(), DEPLOYMENT, model, starts, levels, HORIZON)
+    assert np.abs(guessed.costs - truth).mean() > 2 * np.abs(found.costs - truth).mean()
+
+
+class Steady(Mover):
+    """A policy that takes the same action all the time."""
+
+    def deploy(self, config, num_episodes=1):
+        policy = Steady()
+        policy.asked, policy.recorded = torch.zeros(num_episodes), []
+        return policy
+
+    def act(self, observations):
+        assert torch.isfinite(observations).all()
+        return (self.asked[:, None] / HORIZON).clamp(-1, 1)
+
+
+def test_the_test_on_held_out_episodes_replays_too(days):
+    trajectories, _ = days
+    errors = []
+    for exogenous in ((), (0,)):
+        model = DynamicsEnsemble.fit(trajectories, replace(CONFIG, exogenous=exogenous), seed=1)
+        test = backtest(Steady(), DEPLOYMENT, model, trajectories.select(torch.arange(12)))
+        errors.append(np.abs(test.predicted_costs - test.costs).mean())
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize('exogenous', [(2,), (0, 1)])
+def test_impossible_exogenous_components_are_refused(data, exogenous):
+    with pytest.raises(UserError, match='exogenous'):
+        DynamicsEnsemble.fit(data, replace(CONFIG, exogenous=exogenous))
 
 
 def fake(costs, novel=0.0, truth=0.0, near=20):

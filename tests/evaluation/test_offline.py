@@ -461,7 +461,7 @@ def test_the_command_estimates_return_and_cost(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     short = DynamicsConfig(members=2, hidden_sizes=(8,), updates=3, batch_size=8)
-    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda _: short)
+    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda *_: short)
     write_hdf5(
         tmp_path / 'many.hdf5',
         make_arrays((10, 6, 12, 4) * 6, ('timeout', 'terminal') * 12, OBS_DIM, ACT_DIM),
@@ -494,7 +494,7 @@ def test_a_calibration_on_data_is_kept_and_says_what_it_is(
     is_known: bool,
 ) -> None:
     short = DynamicsConfig(members=2, hidden_sizes=(8,), updates=3, batch_size=8)
-    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda _: short)
+    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda *_: short)
     if is_known:  # whatever the model says
         monkeypatch.setattr(
             'omnisafe_qpt.evaluation.off_policy.estimate.OffPolicyEstimate.bound',

@@ -12,6 +12,7 @@ import torch
 
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsEnsemble
+from omnisafe_qpt.evaluation.off_policy.rollouts import exogenous_series
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 
@@ -70,6 +71,7 @@ def backtest(
     obs_dim, act_dim = held_out.obs_dim, held_out.act_dim
     longest = int(rows.lengths.max())
     obs = held_out.table[rows.starts, :obs_dim].repeat(members, 1)
+    series = exogenous_series(held_out, model.config.exogenous, longest)
     running = torch.ones(members * count, device=obs.device)
     totals = torch.zeros(3, members * count, device=obs.device)
     for step in range(longest):
@@ -81,7 +83,8 @@ def backtest(
         in_data.record_actions(action)
         in_model.record_actions(taken)
         running = running * (rows.lengths > step).repeat(members)
-        made = model.step(obs, taken)
+        recorded = None if series is None else series[:, step].repeat(members, 1)
+        made = model.step(obs, taken, recorded=recorded)
         rewards, costs = made.rewards * running, made.costs * running
         totals += torch.stack([rewards, costs, running])
         in_data.observe(signals[:, 0], signals[:, 1])

@@ -16,6 +16,7 @@ from torch import nn
 from omnisafe_qpt.data.streams import torch_seed
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.transitions import TransitionBatch, TransitionSampler
+from omnisafe_qpt.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,37 +25,44 @@ class DynamicsConfig:
 
     Args:
         members (int): E, independent models.
-        hidden_sizes (tuple[int, ...]): Hidden layers of each network.
+        hidden_sizes (tuple[int, ...]): Hidden layers of the networks of the observation's change.
+        signal_sizes (tuple[int, ...]): Hidden layers of those of reward, cost and termination.
         updates (int): Training updates.
         batch_size (int): Transitions of each member in an update.
         lr (float): Peak learning rate: linear warm-up, cosine decay.
         left_out (float): Share of episodes that each member leaves out; drawn per member.
         range_margin (float): Predicted observations are clipped to the data's range, widened by
             this share of its width on both sides.
+        exogenous (tuple[int, ...]): Components of the observation that no action changes, such as
+            weather and prices. They are replayed from recorded episodes and not predicted.
     """
 
     members: int = 5
     hidden_sizes: tuple[int, ...] = (128, 128, 128)
-    updates: int = 3500
+    signal_sizes: tuple[int, ...] = (128, 128)
+    updates: int = 3000
     batch_size: int = 256
-    lr: float = 1e-3
+    lr: float = 5e-3
     left_out: float = 0.1
     range_margin: float = 0.25
+    exogenous: tuple[int, ...] = ()
 
     @classmethod
-    def for_horizon(cls, horizon: int) -> DynamicsConfig:
+    def for_horizon(cls, horizon: int, exogenous: Sequence[int] = ()) -> DynamicsConfig:
         """Return the settings for episodes of this many steps, over which errors compound.
 
         Args:
             horizon (int): Largest number of steps in an episode.
+            exogenous (Sequence[int], optional): See above. Defaults to ().
         """
         least, most = _UPDATES
-        return cls(updates=min(most, max(least, _UPDATES_PER_STEP * horizon)))
+        updates = min(most, max(least, _UPDATES_PER_STEP * horizon))
+        return cls(updates=updates, exogenous=tuple(exogenous))
 
 
 _WARMUP_UPDATES = 100
 # Updates for each step of the horizon, and their range.
-_UPDATES_PER_STEP, _UPDATES = 10, (3_500, 10_000)
+_UPDATES_PER_STEP, _UPDATES = 10, (3_000, 6_000)
 _FINAL_LR_RATIO = 0.02
 # Number of transitions to measure the ensemble's usual disagreement.
 _REFERENCE_TRANSITIONS = 20_000
@@ -96,7 +104,7 @@ class Step:
         costs (torch.Tensor): (N,).
         terminal (torch.Tensor): (N,) bool.
         disagreement (torch.Tensor): (N,) standard deviation of the members' changes of the
-            observation, in units of the data's changes, averaged over its components.
+            observation, in units of the data's changes, averaged over its predicted components.
     """
 
     obs: torch.Tensor
@@ -117,6 +125,9 @@ class DynamicsEnsemble(nn.Module):
         obs_dim (int): S.
         act_dim (int): A.
         config (DynamicsConfig): Sizes.
+
+    Raises:
+        UserError: If the exogenous components are not some of the observation's, or are all.
     """
 
     obs_mean: torch.Tensor
@@ -133,9 +144,16 @@ class DynamicsEnsemble(nn.Module):
         """Initialize an instance of :class:`DynamicsEnsemble`."""
         super().__init__()
         self.config, self.obs_dim = config, obs_dim
+        if not set(config.exogenous) < set(range(obs_dim)):
+            raise UserError(
+                f'exogenous components {", ".join(map(str, config.exogenous))}: they must be some, '
+                f'but not all, of the components of the observation, 0 to {obs_dim - 1}',
+            )
+        self._exogenous = list(config.exogenous)
+        self._predicted = [each for each in range(obs_dim) if each not in config.exogenous]
         self.change = _Networks(config.members, [obs_dim + act_dim, *config.hidden_sizes, obs_dim])
         # Reward, cost, termination.
-        self.signals = _Networks(config.members, [2 * obs_dim + act_dim, *config.hidden_sizes, 3])
+        self.signals = _Networks(config.members, [2 * obs_dim + act_dim, *config.signal_sizes, 3])
         for name in ('obs_mean', 'change_mean', 'low', 'high'):
             self.register_buffer(name, torch.zeros(obs_dim))
         for name in ('obs_std', 'change_std'):
@@ -198,6 +216,7 @@ class DynamicsEnsemble(nn.Module):
         obs: torch.Tensor,
         actions: torch.Tensor,
         generator: torch.Generator | None = None,
+        recorded: torch.Tensor | None = None,
     ) -> Step:
         """Advance particles by one step, each in the model of its member.
 
@@ -206,13 +225,17 @@ class DynamicsEnsemble(nn.Module):
             actions (torch.Tensor): (E P, A).
             generator (torch.Generator, optional): Draws binary costs and termination. Defaults to
                 None: the expected cost, and termination where it is more likely than not.
+            recorded (torch.Tensor, optional): (E P, X) exogenous components of the next
+                observations; NaN where they are unknown. Defaults to None, all predicted.
         """
         members = self.config.members
         states = self._standardize(obs)
         inputs = torch.cat([states, actions], dim=-1)
         changes = self.change(inputs.expand(members, *inputs.shape))  # (E, E P, S)
-        disagreement = changes.std(0, unbiased=False).mean(-1)
+        disagreement = self._disagreement(changes)
         own = changes.unflatten(1, (members, -1)).diagonal(dim1=0, dim2=1).permute(2, 0, 1)
+        if recorded is not None:
+            self._replay(own, obs, recorded)
         signals = self.signals(
             torch.cat([inputs.unflatten(0, (members, -1)), own], dim=-1)
         ).flatten(0, 1)
@@ -226,6 +249,13 @@ class DynamicsEnsemble(nn.Module):
         if self.terminates:
             terminal = (ends > 0.5).float() if generator is None else _drawn(ends, generator)
         return Step(obs, rewards, costs.clamp_min(0.0), terminal.bool(), disagreement)
+
+    def _replay(self, changes: torch.Tensor, obs: torch.Tensor, recorded: torch.Tensor) -> None:
+        """Replace the changes (E, P, S) of exogenous components by recorded ones where known."""
+        columns = self._exogenous
+        known = recorded - obs[:, columns] - self.change_mean[columns]
+        known = (known / self.change_std[columns]).view_as(changes[..., columns])
+        changes[..., columns] = torch.where(known.isnan(), changes[..., columns], known)
 
     # ------------------------------------------------------------------ training
 
@@ -273,8 +303,11 @@ class DynamicsEnsemble(nn.Module):
         every = max(1, len(data.obs) // _REFERENCE_TRANSITIONS)
         inputs = torch.cat([self._standardize(data.obs[::every]), data.action[::every]], dim=-1)
         changes = self.change(inputs.expand(self.config.members, *inputs.shape))
-        usual = changes.std(0, unbiased=False).mean(-1).double().cpu().quantile(0.99)
+        usual = self._disagreement(changes).double().cpu().quantile(0.99)
         self.usual_disagreement.copy_(usual)
+
+    def _disagreement(self, changes: torch.Tensor) -> torch.Tensor:
+        return changes[..., self._predicted].std(0, unbiased=False).mean(-1)
 
     def _standardize(self, obs: torch.Tensor) -> torch.Tensor:
         return (obs - self.obs_mean) / self.obs_std

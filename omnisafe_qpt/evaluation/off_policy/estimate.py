@@ -16,7 +16,12 @@ from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.off_policy.backtest import Backtest, backtest
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig, DynamicsEnsemble
-from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined, Level, imagine
+from omnisafe_qpt.evaluation.off_policy.rollouts import (
+    Imagined,
+    Level,
+    exogenous_series,
+    imagine,
+)
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 
@@ -214,8 +219,9 @@ class OffPolicyEvaluator:
         )
         random = np.random.default_rng(seed)
         first = random.integers(len(trajectories.rows), size=dynamics.members * particles)
-        rows = trajectories.rows.starts[torch.from_numpy(first).to(trajectories.table.device)]
-        self._starts = trajectories.table[rows, : trajectories.obs_dim]
+        chosen = trajectories.select(torch.from_numpy(first).to(trajectories.table.device))
+        self._starts = chosen.table[chosen.rows.starts, : chosen.obs_dim]
+        self._exogenous = exogenous_series(chosen, dynamics.exogenous, horizon)
 
     def roll_out(
         self,
@@ -241,6 +247,7 @@ class OffPolicyEvaluator:
             self._horizon,
             self.seed,
             _phase('Rolling out', on_progress),
+            self._exogenous,
         )
 
     def evaluate(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from omnisafe_qpt.data.streams import torch_seed
+from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsEnsemble
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
@@ -47,6 +48,31 @@ class Imagined:
     novel: np.ndarray
 
 
+def exogenous_series(
+    trajectories: Trajectories,
+    columns: Sequence[int],
+    steps: int,
+) -> torch.Tensor | None:
+    """Return components of each episode's next observations.
+
+    Args:
+        trajectories (Trajectories): E episodes.
+        columns (Sequence[int]): X components of the observation.
+        steps (int): T.
+
+    Returns:
+        (E, T, X); NaN after the end of an episode, and at a time limit, where logs often have no
+        next observation. None without columns.
+    """
+    if not columns:
+        return None
+    rows, step = trajectories.rows, torch.arange(1, steps + 1, device=trajectories.table.device)
+    last = (rows.lengths - (~rows.terminal).long())[:, None]  # with a known state
+    numbers = rows.starts[:, None] + torch.minimum(step, last)
+    series = trajectories.table[numbers][..., list(columns)]
+    return series.masked_fill((step > last)[..., None], torch.nan)
+
+
 @torch.no_grad()
 def imagine(
     networks: Deployable,
@@ -57,6 +83,7 @@ def imagine(
     horizon: int,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    recorded: torch.Tensor | None = None,
 ) -> list[Imagined]:
     """Roll the deployed policy out in the model, at all levels at once.
 
@@ -69,6 +96,8 @@ def imagine(
         horizon (int): Largest number of steps in an episode.
         seed (int, optional): Seed of candidates, binary costs and termination. Defaults to 0.
         on_progress (Callable, optional): Called with the steps done and the horizon.
+        recorded (torch.Tensor, optional): (E P, T, X) exogenous components to replay, see
+            :func:`exogenous_series`. Defaults to None, all are predicted.
 
     Returns:
         One for each level.
@@ -89,10 +118,13 @@ def imagine(
     device = starts.device
     generator = torch.Generator(device).manual_seed(torch_seed(seed, 'dynamics', 2))
     obs = starts.unflatten(0, (members, -1)).repeat(1, len(levels), 1).flatten(0, 1)
+    if recorded is not None:
+        recorded = recorded.unflatten(0, (members, -1)).repeat(1, len(levels), 1, 1).flatten(0, 1)
     running = torch.ones(len(obs), device=device)
     totals = torch.zeros(4, len(obs), device=device)  # return, cost, steps, novel steps
     for step in range(horizon):
-        made = model.step(obs, policy.act(obs), generator)
+        following = None if recorded is None else recorded[:, step]
+        made = model.step(obs, policy.act(obs), generator, following)
         rewards, costs = made.rewards * running, made.costs * running
         novel = (made.disagreement > model.usual_disagreement).float()
         totals += torch.stack([rewards, costs, running, novel * running])
