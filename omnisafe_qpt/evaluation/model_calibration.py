@@ -39,7 +39,7 @@ from omnisafe_qpt.runs.checkpoint import replace_checkpoint
 
 
 # The model's error at a level is that of episodes near the level's cost, or near this share of the
-# run's cost limit if that is higher.
+# run's cost limit if that is higher, or of the fewest episodes that say anything.
 _LEAST_NEAR = 0.5
 
 

@@ -132,11 +132,15 @@ class OffPolicyEstimate:
     def own_cost(self, index: int, least: float) -> float:
         """Return the cost near which the held-out episodes count for a level, for any limit.
 
+        It is the level's own, or what is needed for enough episodes.
+
         Args:
             index (int): Of the level.
             least (float): Lowest such cost, for levels that cost less.
         """
-        return max(least, float(self.imagined[index].costs.mean(1).max()))
+        predicted = np.sort(self.test.predicted_costs)
+        enough = float(predicted[min(_FEWEST_NEAR, len(predicted)) - 1]) / _NEAR
+        return max(least, enough, float(self.imagined[index].costs.mean(1).max()))
 
     def bound(self, index: int, least: float) -> tuple[float | None, str]:
         """Return the estimated upper bound of a level's mean cost, for any limit.
