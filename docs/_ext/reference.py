@@ -194,6 +194,8 @@ def _head_in_markdown(text: str) -> str:
 _PAGES = {
     'README.md': 'side_by_side.md',
     'LIMITS.md': 'limits.md',
+    'OFF_POLICY.md': 'off_policy.md',
+    '../docs/guides/offline_checks.md': '../guides/offline_checks.md',
     'SPEED.md': 'speed.md',
     'TABLES.md': 'tables.md',
 }
