@@ -12,7 +12,7 @@ import omnisafe
 
 parser = argparse.ArgumentParser(description='Train QPT on the bundled sample of BallCircle.')
 parser.add_argument('--updates', type=int, default=2000)
-parser.add_argument('--calibrate-episodes', type=int, default=80, help='for each target cost')
+parser.add_argument('--calibrate', default='auto', help='auto, model, simulator or none')
 parser.add_argument('--log-dir', default='runs')
 options = parser.parse_args()
 
@@ -24,7 +24,7 @@ agent = omnisafe.Agent(
             'dataset': 'sample',
             'preset': 'cpu',  # small networks and batches; leave it out on a GPU
             'total_steps': options.updates,
-            'calibrate_episodes': options.calibrate_episodes,
+            'calibrate': options.calibrate,
         },
         'algo_cfgs': {'cost_limit': 10.0, 'steps_per_epoch': max(1, options.updates // 4)},
         'logger_cfgs': {'use_wandb': False, 'log_dir': options.log_dir},

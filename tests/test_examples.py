@@ -34,7 +34,7 @@ def run(name: str, *arguments: object) -> str:
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('runs')
-    output = run('train.py', '--updates', 8, '--calibrate-episodes', 2, '--log-dir', folder)
+    output = run('train.py', '--updates', 8, '--calibrate', 'none', '--log-dir', folder)
     return Path(output.splitlines()[-1])
 
 
