@@ -284,7 +284,7 @@ class MemorylessPolicy:
 
         Raises:
             UserError: If an observation has another size or is not finite, or an action would not
-            be. The policy is then unchanged.
+                be. The policy is then unchanged.
         """
         observations = checked_observations(
             observations,

@@ -38,7 +38,7 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         UserError: If the file is absent, truncated or of another type, the attributes are too
-        large, or one that the package uses is not text.
+            large, or one that the package uses is not text.
     """
     path = check_file(path)
     if path.suffix == '.npz':

@@ -65,7 +65,7 @@ def download(task: Task, folder: Path) -> Dataset:
 
     Raises:
         UserError: If it cannot be downloaded, with the command to fetch it by hand; if it cannot be
-        written; or if an existing file is damaged or has changed.
+            written; or if an existing file is damaged or has changed.
     """
     path = folder / task.dataset_file
     with _disk_errors(path):

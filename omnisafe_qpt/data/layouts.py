@@ -177,7 +177,7 @@ def check_arrays(
 
     Raises:
         UserError: If one is missing, is not an array of the file, does not hold numbers, or has no
-        rows, or all together need more memory than is free.
+            rows, or all together need more memory than is free.
     """
     total = 0
     for source in sources:

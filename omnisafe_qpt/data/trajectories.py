@@ -121,7 +121,7 @@ class Trajectories:
 
         Raises:
             UserError: If the file cannot be read or is not a valid dataset; see
-            :meth:`from_arrays`.
+                :meth:`from_arrays`.
         """
         with open_dataset(path, ReadOptions(horizon=horizon)) as arrays:
             loaded = cls.from_arrays(arrays, horizon=horizon, name=str(path), observer=observer)

@@ -35,7 +35,7 @@ def make_env(env_id: str, **kwargs: Any) -> CMDP:
 
     Raises:
         UserError: If the environment is not registered, or its spaces are not vectors of numbers,
-        with bounds for actions.
+            with bounds for actions.
     """
     require_environment(env_id)
     if is_users(environment_class(env_id)):

@@ -125,7 +125,7 @@ def check_spaces(env: CMDP, env_id: str) -> None:
 
     Raises:
         UserError: If observations or actions are not vectors of numbers, or actions are not
-        bounded.
+            bounded.
     """
     for what, space in (('observation', env.observation_space), ('action', env.action_space)):
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.shape == (0,):

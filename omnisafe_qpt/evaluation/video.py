@@ -200,7 +200,7 @@ def write_clips(
 
     Raises:
         UserError: If a clip cannot be rendered or written, or the simulator did not repeat an
-        episode.
+            episode.
     """
     graphics = find_graphics(rows[0]['env_id']) if graphics is None else graphics
     processes = processes or usable_cores()

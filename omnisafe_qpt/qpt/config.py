@@ -22,7 +22,7 @@ def check_numbers(config: Any) -> None:
 
     Raises:
         UserError: If an integer field holds no integer, a number is NaN, infinite, text or a
-        boolean, or a size is too large.
+            boolean, or a size is too large.
     """
     for each in fields(config):
         kind, value = each.type.removesuffix(' | None'), getattr(config, each.name)

@@ -283,7 +283,7 @@ class RolloutPolicy:
 
         Raises:
             UserError: If an observation has another size or is not finite, or an action would not
-            be. The policy is then unchanged.
+                be. The policy is then unchanged.
         """
         shape = (self.num_episodes, self._obs_dim)
         windows = (self._states, self._actions, self._to_go, self._timesteps, self._mask)

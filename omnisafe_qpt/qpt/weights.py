@@ -31,7 +31,7 @@ def rebuild(build: Callable[[], Module], state: Mapping[str, Any]) -> Module:
 
     Raises:
         UserError: If a weight is missing, unknown, of another shape or type, NaN or infinite, or a
-        unit is not positive.
+            unit is not positive.
     """
     with torch.device('meta'):
         expected = build().state_dict()

@@ -109,7 +109,7 @@ class LoopPolicy(ABC):
 
         Raises:
             UserError: If the seeds or the episodes are invalid, or some episodes are begun while
-            others wait for :meth:`observe`.
+                others wait for :meth:`observe`.
         """
         rows = self._rows(episodes)
         seeds = self._seeds(seed, len(rows))

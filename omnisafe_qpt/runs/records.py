@@ -172,7 +172,7 @@ def read_config(
 
     Raises:
         UserError: If ``config.json`` cannot be read, is of another algorithm, lacks an entry, or
-        holds an impossible value.
+            holds an impossible value.
     """
     path = run / CONFIG_FILE
     config = read_json(path, record({'algo': text()}))

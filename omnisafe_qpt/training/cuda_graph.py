@@ -67,8 +67,8 @@ class CapturedUpdate:
 
         Raises:
             UserError: If an update cannot be captured. The process cannot use CUDA afterwards:
-            torch's memory may remain in the state of a capture, in which it frees nothing. Earlier
-            updates are done.
+                torch's memory may remain in the state of a capture, in which it frees nothing.
+                Earlier updates are done.
         """
         if not self._is_capturable:
             self._learner.update(self._sampler.sample())

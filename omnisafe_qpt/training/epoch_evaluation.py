@@ -16,6 +16,7 @@ from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration, why_unreliable
 from omnisafe_qpt.evaluation.off_policy.estimate import (
+    RELIABLE_EPISODES,
     OffPolicyEvaluator,
     PhaseProgress,
     TooFewEpisodes,
@@ -296,6 +297,8 @@ class EpochEvaluation:
         """Calibrate on the data; with ``auto``, None if the estimate is not reliable."""
         data = self._data
         try:
+            if self.settings.calibrate == AUTO:
+                check_episodes(data.trajectories, RELIABLE_EPISODES)
             with phases(self._episodes_shown) as report:
                 record = imagined_calibration(
                     self.deployed.networks,

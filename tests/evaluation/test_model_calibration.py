@@ -147,9 +147,9 @@ def test_an_estimate_that_cannot_choose_says_why(
 @pytest.mark.parametrize(
     ('bound', 'episodes', 'method', 'simulated'),
     [
-        (4.0, 24, 'model', 0),
-        (None, 24, 'simulator', 2),  # the estimate is not reliable
-        (4.0, 10, 'simulator', 2),  # too few episodes for an estimate
+        (4.0, 100, 'model', 0),
+        (None, 100, 'simulator', 2),  # the estimate is not reliable
+        (4.0, 99, 'simulator', 2),  # too few episodes for a reliable estimate
     ],
 )
 def test_auto_simulates_only_where_the_data_do_not_suffice(

@@ -39,6 +39,8 @@ _HELD_OUT_SHARE = 0.1
 # at least this many are needed.
 _NEAR = 1.5
 _FEWEST_NEAR = 10
+# With fewer episodes no estimate is reliable.
+RELIABLE_EPISODES = round(_FEWEST_NEAR / _HELD_OUT_SHARE)
 # Standard errors of the mean error to add to a bound, 95 % one-sided.
 _QUANTILE = 1.68
 # Largest share of novel steps in model rollouts; in the data it is 1 %.
@@ -275,20 +277,21 @@ class OffPolicyEvaluator:
         return OffPolicyEstimate(tuple(levels), tuple(imagined), test)
 
 
-def check_episodes(trajectories: Trajectories) -> None:
+def check_episodes(trajectories: Trajectories, fewest: int = _FEWEST_EPISODES) -> None:
     """Check that a dataset is large enough.
 
     Args:
         trajectories (Trajectories): Its episodes.
+        fewest (int, optional): Needed number. Defaults to the fewest for any test.
 
     Raises:
         TooFewEpisodes: If it is too small.
     """
     found = len(trajectories.rows)
-    if found < _FEWEST_EPISODES:
+    if found < fewest:
         raise TooFewEpisodes(
-            f'{trajectories.name} has {found} episodes; an estimate needs at least '
-            f'{_FEWEST_EPISODES}, a tenth of them for its test',
+            f'{trajectories.name} has {found} episodes; an estimate needs at least {fewest}, a '
+            'tenth of them for its test',
         )
 
 
