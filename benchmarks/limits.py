@@ -23,7 +23,6 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +60,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument('--run', nargs='+', default=[], metavar='RUN', help='trained runs')
-    parser.add_argument(
-        '--train',
-        nargs='+',
-        default=[],
-        metavar='ENV_ID=FILE',
-        help='runs to train with the CPU preset, one for each seed',
-    )
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1], help='of training')
-    parser.add_argument('--log-dir', default='runs')
+    add_runs(parser, seeds=[0, 1])
     parser.add_argument(
         '--rules',
         nargs='+',
@@ -89,21 +79,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_runs(parser: argparse.ArgumentParser, seeds: list[int]) -> None:
+    """Declare the options that name runs, or train them."""
+    parser.add_argument('--run', nargs='+', default=[], metavar='RUN', help='trained runs')
+    parser.add_argument(
+        '--train',
+        nargs='+',
+        default=[],
+        metavar='ENV_ID=FILE',
+        help='runs to train with the CPU preset, one for each seed',
+    )
+    parser.add_argument('--seeds', type=int, nargs='+', default=seeds, help='of training')
+    parser.add_argument('--log-dir', default='runs')
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is to be trained and evaluate every rule of every run."""
     result = started(options.json)
     result['commands'].append(' '.join(['python -m benchmarks.limits', *sys.argv[1:]]))
-    runs = [
-        *options.run,
-        *(
-            path
-            for pair in options.train
-            for path in train_on_cpu(pair, options.seeds, options.log_dir)
-        ),
-    ]
-    if not runs:
-        raise UserError('nothing to evaluate: give --run or --train')
-    for folder in runs:
+    for folder in all_runs(options):
         for way in options.rules:
             for row in _evaluate(folder, way, options, result['rows']):
                 result['rows'].append(row)
@@ -126,22 +120,25 @@ def started(path: Path) -> dict[str, Any]:
     }
 
 
-def train_on_cpu(pair: str, seeds: Sequence[int], log_dir: str) -> list[str]:
-    """Train a run with the CPU preset for each seed, without calibration; returns their folders.
-
-    Args:
-        pair (str): ``ENV_ID=FILE``.
-        seeds (Sequence[int]): Of training.
-        log_dir (str): Where to.
+def all_runs(options: argparse.Namespace) -> list[str]:
+    """Return the runs given, and those trained now; see :func:`add_runs`.
 
     Raises:
-        UserError: If there is no file in the pair.
+        UserError: If there is none.
     """
+    runs = [*options.run, *(run for pair in options.train for run in _train(pair, options))]
+    if not runs:
+        raise UserError('nothing to evaluate: give --run or --train')
+    return runs
+
+
+def _train(pair: str, options: argparse.Namespace) -> list[str]:
+    """Train a run with the CPU preset for each seed, without calibration; returns their folders."""
     env_id, _, dataset = pair.partition('=')
     if not dataset:
         raise UserError(f'--train {pair}: give ENV_ID=FILE')
     folders = []
-    for seed in seeds:
+    for seed in options.seeds:
         settings = {
             'seed': seed,
             'train_cfgs': {
@@ -151,7 +148,7 @@ def train_on_cpu(pair: str, seeds: Sequence[int], log_dir: str) -> list[str]:
                 'calibrate_episodes': 0,
                 'torch_threads': 1,
             },
-            'logger_cfgs': {'log_dir': log_dir},
+            'logger_cfgs': {'log_dir': options.log_dir},
         }
         agent = omnisafe.Agent('QPT', env_id, custom_cfgs=merge(load_preset('cpu'), settings))
         agent.learn()

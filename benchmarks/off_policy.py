@@ -31,7 +31,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.command import make_parser, run_command
-from benchmarks.limits import started, train_on_cpu
+from benchmarks.limits import add_runs, all_runs, started
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Series, evaluate_together
@@ -61,16 +61,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument('--run', nargs='+', default=[], metavar='RUN', help='trained runs')
-    parser.add_argument(
-        '--train',
-        nargs='+',
-        default=[],
-        metavar='ENV_ID=FILE',
-        help='runs to train with the CPU preset, one for each seed',
-    )
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='of training')
-    parser.add_argument('--log-dir', default='runs')
+    add_runs(parser, seeds=[0, 1, 2])
     parser.add_argument('--cost-limits', type=float, nargs='+', default=[5.0, 10.0, 20.0, 40.0])
     parser.add_argument('--episodes', type=int, default=20, help='simulated at each target cost')
     parser.add_argument(
@@ -89,9 +80,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is to be trained, and compare estimate and simulation for each run."""
     result = started(options.json)
     result['commands'].append(' '.join(['python -m benchmarks.off_policy', *sys.argv[1:]]))
-    for pair in options.train:
-        options.run += train_on_cpu(pair, options.seeds, options.log_dir)
-    for folder in options.run:
+    for folder in all_runs(options):
         networks, checkpoint = load_networks(folder)
         label = '/'.join(checkpoint.resolve().parent.parent.parts[-2:])
         row = next((row for row in result['rows'] if row['run'] == label), None)

@@ -25,7 +25,7 @@ from omnisafe_qpt.evaluation.off_policy.estimate import (
     PhaseProgress,
 )
 from omnisafe_qpt.evaluation.off_policy.rollouts import Level
-from omnisafe_qpt.evaluation.offline_data import origin, read_episodes
+from omnisafe_qpt.evaluation.offline_data import Episodes, origin, read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.deployable import Deployable
 
@@ -84,14 +84,7 @@ def estimate_run(
     num_asked = len(levels)
     if asks_for_returns(networks.spec):
         levels += ladder_levels(networks)
-    evaluator = OffPolicyEvaluator(
-        data.trajectories.to(networks.device),
-        networks.spec['horizon'],
-        seed,
-        particles,
-        DynamicsConfig.for_horizon(networks.spec['horizon'], exogenous),
-        on_progress,
-    )
+    evaluator = make_evaluator(networks, data, seed, particles, exogenous, on_progress)
     result = evaluator.evaluate(networks, deployments[0][0], levels, on_progress)
     asked = [config.cost_limit for config, _ in deployments]
     return {
@@ -103,6 +96,38 @@ def estimate_run(
         'test': model_test(result),
         'seconds': time.perf_counter() - began,
     }
+
+
+def make_evaluator(
+    networks: Deployable,
+    data: Episodes,
+    seed: int,
+    particles: int,
+    exogenous: Sequence[int],
+    on_progress: PhaseProgress | None,
+) -> OffPolicyEvaluator:
+    """Learn the dynamics for a model from a dataset.
+
+    Args:
+        networks (Deployable): The model, on the device to use.
+        data (Episodes): The dataset.
+        seed (int): See :func:`estimate_run`.
+        particles (int): See :func:`estimate_run`.
+        exogenous (Sequence[int]): See :func:`estimate_run`.
+        on_progress (Callable or None): See :func:`estimate_run`.
+
+    Raises:
+        TooFewEpisodes: If the dataset is too small.
+    """
+    horizon = networks.spec['horizon']
+    return OffPolicyEvaluator(
+        data.trajectories.to(networks.device),
+        horizon,
+        seed,
+        particles,
+        DynamicsConfig.for_horizon(horizon, exogenous),
+        on_progress,
+    )
 
 
 def ladder_levels(networks: Deployable) -> list[Level]:

@@ -22,9 +22,9 @@ from omnisafe_qpt.evaluation.deployment import (
 from omnisafe_qpt.evaluation.estimates import (
     finite,
     ladder_levels,
+    make_evaluator,
     model_test,
 )
-from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig
 from omnisafe_qpt.evaluation.off_policy.estimate import (
     DEFAULT_PARTICLES,
     OffPolicyEstimate,
@@ -79,14 +79,7 @@ def calibrate_offline(
     networks, path = chosen.load_transformer(run)
     data = read_episodes(str(dataset), networks)
     config, _ = deployment_of(networks, None, None, chosen)
-    evaluator = OffPolicyEvaluator(
-        data.trajectories.to(networks.device),
-        networks.spec['horizon'],
-        seed,
-        particles,
-        DynamicsConfig.for_horizon(networks.spec['horizon'], exogenous),
-        on_progress,
-    )
+    evaluator = make_evaluator(networks, data, seed, particles, exogenous, on_progress)
     dataset_record = {'path': data.path, 'sha256': data.sha256}
     record = imagined_calibration(networks, config, evaluator, dataset_record, on_progress)
     networks.spec = {**networks.spec, 'calibration': record}

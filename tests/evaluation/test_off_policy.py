@@ -266,6 +266,11 @@ def fake(costs, novel=0.0, truth=0.0, near=20):
     return OffPolicyEstimate((Level(1.0, 1.0), Level(2.0, 2.0)), imagined, test)
 
 
+def test_a_level_with_few_episodes_near_is_bounded_by_the_nearest():
+    bound, reason = fake((1.0, 3.9), near=5, truth=2.0).bound(0, 2.0)
+    assert (bound, reason) == (pytest.approx(3.0), '')
+
+
 @pytest.mark.parametrize(
     ('given', 'verdict', 'chosen'),
     [
