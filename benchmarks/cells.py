@@ -75,8 +75,8 @@ from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 _ASKED = (
     'cost_limit',
     'target_return',
-    'asked_cost',
-    'holds_still',
+    'target_cost',
+    'zero_action',
     'calibrated_bound',
     'guarantee',
 )

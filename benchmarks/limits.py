@@ -249,7 +249,7 @@ def _summarise(rows: list[dict[str, Any]]) -> _Summary:
 
 
 def _means(rows: list[dict[str, Any]]) -> tuple[float, float, int]:
-    fallbacks = sum(row.get('holds_still', False) for row in rows)
+    fallbacks = sum(row.get('zero_action', False) for row in rows)
     if fallbacks == len(rows):
         return math.nan, math.nan, fallbacks
     episodes = [row['episodes'] for row in rows]

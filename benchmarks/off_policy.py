@@ -112,7 +112,7 @@ def _simulate(networks: Any, options: argparse.Namespace) -> dict[str, Any]:
         found = evaluate_together(
             spec['env_id'],
             [
-                Series(networks, replace(config, asked_cost=cost), target_return, seeds)
+                Series(networks, replace(config, target_cost=cost), target_return, seeds)
                 for target_return, cost in targets
             ],
             options.processes,
@@ -126,7 +126,7 @@ def _simulate(networks: Any, options: argparse.Namespace) -> dict[str, Any]:
         'first_seed': _FIRST_SEED,
         'levels': [
             {
-                'asked_cost': cost,
+                'target_cost': cost,
                 'target_return': target_return,
                 'simulated': {'returns': each.returns, 'costs': each.costs},
             }
@@ -158,7 +158,7 @@ def _estimate(networks: Any, row: dict[str, Any], options: argparse.Namespace) -
             )
         seconds['simulator'] = time.perf_counter() - began
     truth = {
-        level['asked_cost']: {
+        level['target_cost']: {
             what: statistics.fmean(level['simulated'][f'{what}s']) for what in ('return', 'cost')
         }
         for level in row['levels']
@@ -195,7 +195,7 @@ _Truth = dict[float | None, dict[str, float]]
 def _choice(record: dict[str, Any], cost_limit: float, truth: _Truth) -> dict[str, Any]:
     """Return what a calibration chooses at a limit, with its simulated return and cost."""
     level, status = serving_level(record, cost_limit)
-    target = level['asked_cost']
+    target = level['target_cost']
     return {'cost_limit': cost_limit, 'status': status, 'target_cost': target, **truth[target]}
 
 

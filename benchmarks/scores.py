@@ -91,7 +91,7 @@ def score_seeds(results: Results) -> pd.DataFrame:
             for value, references in zip(seeds.returns, seeds.reference_returns)
         ],
         costs=list(map(normalized_cost, seeds.costs, seeds.cost_limit)),
-        fallback=[each.get('holds_still', False) for each in asked],
+        fallback=[each.get('zero_action', False) for each in asked],
         guarantee=[(each.get('guarantee') or {}).get('status') for each in asked],
     )
 

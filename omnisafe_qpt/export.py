@@ -197,7 +197,7 @@ def _metadata(
         'horizon': spec['horizon'],
         'cost_limit': config.cost_limit,
         'target_return': target_return,
-        'asked_cost': config.cost_to_ask_for,
+        'target_cost': config.used_target_cost,
         'calibration': calibration_of(spec, config),
         'frontier': spec['frontier'],
         'published_targets': spec.get('published_targets', []),

@@ -256,8 +256,8 @@ def test_an_exported_policy_holds_still_as_torchs_does(run: Path, tmp_path: Path
     networks.spec['action_range'] = {'low': [0.0, -1.0], 'high': [1.0, 3.0]}
     config, _ = deployment_of(networks, options=DeploymentOptions(**PLAIN))
     played = {'lengths': [60]}
-    level = {'asked_cost': 4.0, 'target_return': 50.0, 'returns': [5.0], 'costs': [8.0], **played}
-    zero_action = {'asked_cost': None, 'target_return': None, 'returns': [1.0], 'costs': [0.0]}
+    level = {'target_cost': 4.0, 'target_return': 50.0, 'returns': [5.0], 'costs': [8.0], **played}
+    zero_action = {'target_cost': None, 'target_return': None, 'returns': [1.0], 'costs': [0.0]}
     zero_action |= played
     networks.spec['calibration'] = {
         'format': CALIBRATION_FORMAT,
@@ -406,7 +406,7 @@ def test_what_is_no_exported_policy_is_said_so(exported: Any, tmp_path: Path) ->
     for entry in model.metadata_props:
         entry.value = '2' if entry.key == 'omnisafe_qpt_format' else entry.value
     onnx.save(model, tmp_path / 'newer.onnx')
-    with pytest.raises(ValueError, match='format 2, this runner reads 3'):
+    with pytest.raises(ValueError, match='format 2, this runner reads 4'):
         OnnxPolicy(tmp_path / 'newer.onnx')
     del model.metadata_props[:]
     onnx.save(model, tmp_path / 'other.onnx')
@@ -486,7 +486,7 @@ def test_impossible_sizes_are_refused(altered: Any, field: str, text: str) -> No
 
 
 _LEVEL = (
-    '{"asked_cost": 1, "target_return": 1, "costs": [1], "cost_bound": 1, "cost_mean": 1, '
+    '{"target_cost": 1, "target_return": 1, "costs": [1], "cost_bound": 1, "cost_mean": 1, '
     '"return_mean": 1}'
 )
 _CALIBRATION = (
@@ -506,7 +506,7 @@ def test_a_calibration_of_the_right_form_is_read(altered: Any) -> None:
     [
         *(
             (field, text)
-            for field in ('cost_limit', 'target_return', 'asked_cost', 'shift_scale', 'cost_unit')
+            for field in ('cost_limit', 'target_return', 'target_cost', 'shift_scale', 'cost_unit')
             for text in ('NaN', '-Infinity', '1e999', '"5"', '[5]', '{}', '1' + '0' * 400)
         ),
         ('cost_limit', '-1'),
@@ -541,7 +541,7 @@ def test_a_calibration_of_the_right_form_is_read(altered: Any) -> None:
         ('calibration', _CALIBRATION.replace('"episodes": 1', '"episodes": 0')),
         ('calibration', _CALIBRATION.replace('"cost_mean": 1', '"cost_mean": "1"')),
         ('calibration', _CALIBRATION.replace('"cost_bound": 1, ', '')),
-        ('calibration', _CALIBRATION.replace('"asked_cost": 1', '"asked_cost": null')),
+        ('calibration', _CALIBRATION.replace('"target_cost": 1', '"target_cost": null')),
         ('dataset', 'not json'),
         ('run', ''),
         *((field, None) for field in runner.metadata._SCHEMA),

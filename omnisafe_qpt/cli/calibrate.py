@@ -109,7 +109,7 @@ def _print_table(record: dict[str, Any]) -> None:
     table = result_table('', '', columns)
     for level in record['levels']:
         table.add_row(
-            f'{level["asked_cost"]:g}',
+            f'{level["target_cost"]:g}',
             f'{level["target_return"]:.1f}',
             str(len(level['costs'])),
             f'{level["return_mean"]:.1f}',

@@ -242,9 +242,9 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
         'mean ± deviation over episodes; unsafe: episodes above the limit;',
         'safe: normalised cost at most 1',
     ]
-    if any(row['asked_cost'] not in (None, row['cost_limit']) for row in rows):
+    if any(row['target_cost'] not in (None, row['cost_limit']) for row in rows):
         notes.append('target: return @ target cost, chosen by the target calibration')
-    if any(row['holds_still'] for row in rows):
+    if any(row['zero_action'] for row in rows):
         notes.append('none: no safe target found, zero-action fallback')
     table = result_table(
         title,
@@ -260,7 +260,7 @@ def _run_table(rows: list[dict[str, Any]]) -> Table:
             f'{row["cost_mean"]:.1f} ± {row["cost_std"]:.1f}',
             f'{row["normalized_cost"]:.3f}',
             f'{row["unsafe_share"]:.0%}',
-            '-' if row['holds_still'] else 'yes' if row['safe'] else 'NO',
+            '-' if row['zero_action'] else 'yes' if row['safe'] else 'NO',
         )
     return table
 
@@ -285,8 +285,8 @@ def _statements(rows: list[dict[str, Any]]) -> list[str]:
 
 def _asked(row: dict[str, Any]) -> str:
     if row['target_return'] is None:
-        return 'none' if row['holds_still'] else '-'
-    at = '' if row['asked_cost'] == row['cost_limit'] else f' @{row["asked_cost"]:g}'
+        return 'none' if row['zero_action'] else '-'
+    at = '' if row['target_cost'] == row['cost_limit'] else f' @{row["target_cost"]:g}'
     return f'{row["target_return"]:.1f}{at}'
 
 

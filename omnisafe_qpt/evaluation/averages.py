@@ -53,5 +53,5 @@ def _average(limit: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
         'unsafe_share': statistics.fmean(row['unsafe_share'] for row in rows),
         'safe': average['normalized_cost'] <= 1.0,
         'safe_runs': sum(row['safe'] for row in rows),
-        'runs_without_target': sum(row['holds_still'] for row in rows),
+        'runs_without_target': sum(row['zero_action'] for row in rows),
     }

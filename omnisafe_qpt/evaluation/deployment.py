@@ -279,9 +279,9 @@ def deployment_of(
         )
     given_return = resolve_target_return(target_return, spec['env_id'], config.cost_limit)
     if given_return is not None:
-        return replace(config, asked_cost=None), given_return
-    default_return, asked_cost = _targets_for(spec, config)
-    return replace(config, asked_cost=asked_cost), default_return
+        return replace(config, target_cost=None), given_return
+    default_return, target_cost = _targets_for(spec, config)
+    return replace(config, target_cost=target_cost), default_return
 
 
 def pair_targets(
@@ -354,7 +354,7 @@ def guarantee_of(spec: dict[str, Any], config: DeploymentConfig) -> Guarantee | 
 def calibrated_settings(config: DeploymentConfig) -> dict[str, Any]:
     """Return the settings that a calibration depends on: all but limit and target cost."""
     settings = asdict(config)
-    del settings['cost_limit'], settings['asked_cost']
+    del settings['cost_limit'], settings['target_cost']
     return settings
 
 

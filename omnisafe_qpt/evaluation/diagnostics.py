@@ -235,7 +235,7 @@ class OfflineChecks:
             replace(
                 data.rows,
                 return_shift=target_return - data.returns,
-                cost_shift=config.cost_to_ask_for - data.cost_returns,
+                cost_shift=config.used_target_cost - data.cost_returns,
             ),
         )
         found: list[torch.Tensor] = []

@@ -80,7 +80,7 @@ def estimate_run(
     data = read_episodes(str(dataset), networks)
     limits: Sequence[float | None] = cost_limits or [None]
     deployments = [deployment_of(networks, limit, None, chosen) for limit in limits]
-    levels = [Level(target, config.cost_to_ask_for) for config, target in deployments]
+    levels = [Level(target, config.used_target_cost) for config, target in deployments]
     num_asked = len(levels)
     if asks_for_returns(networks.spec):
         levels += ladder_levels(networks)

@@ -123,7 +123,7 @@ def imagined_calibration(
         'comparisons': 1,
         'steps': 0,
         'levels': played,
-        'zero_action': {**zero_action, 'asked_cost': None},
+        'zero_action': {**zero_action, 'target_cost': None},
     }
 
 
@@ -143,7 +143,7 @@ def why_unreliable(record: dict[str, Any], cost_limit: float) -> str | None:
     if lowest['reason'] is not None:
         return lowest['reason']
     return (
-        f'at target cost {lowest["asked_cost"]:g} the mean cost may be up to '
+        f'at target cost {lowest["target_cost"]:g} the mean cost may be up to '
         f'{lowest["cost_bound"]:.4g}, above the limit of {cost_limit:g}'
     )
 
@@ -158,7 +158,7 @@ def _level(result: OffPolicyEstimate, index: int, least: float) -> dict[str, Any
         'lengths': [int(length) for length in imagined.lengths.flatten()],
     }
     return {
-        'asked_cost': level.target_cost,
+        'target_cost': level.target_cost,
         'target_return': level.target_return,
         **played,
         'return_mean': statistics.fmean(played['returns']),

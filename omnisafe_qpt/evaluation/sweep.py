@@ -103,14 +103,14 @@ def evaluate_runs(
         candidate; ``shift`` of its return target; ``feasible``, whether any candidate was; and
         ``cost_value`` of the selected action, in units of cost. With one candidate, or in the
         zero-action fallback, the last two are lists of None. Where the policy acts on the
-        observation alone, ``target_return``, ``asked_cost``, ``rule`` and ``candidate_shift`` are
+        observation alone, ``target_return``, ``target_cost``, ``rule`` and ``candidate_shift`` are
         None. With 95 % confidence the share of all episodes over the limit is at most
         ``unsafe_share_bound`` (Clopper-Pearson, from this row's episodes alone). ``guarantee`` is
         the target calibration's statement on the limit: the fields of
         :class:`omnisafe_qpt.runner.Guarantee` with its two texts, or None if it did not choose the
-        targets; ``calibrated_bound`` is its ``cost_bound``. ``holds_still`` is True for the
+        targets; ``calibrated_bound`` is its ``cost_bound``. ``zero_action`` is True for the
         zero-action fallback, where the calibration found no safe target: then ``target_return`` and
-        ``asked_cost`` are None.
+        ``target_cost`` are None.
 
     Raises:
         UserError: If a run does not exist, runs are of different tasks or algorithms, or a value is
@@ -241,9 +241,9 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
     """Return a row: results and settings as plain values."""
     spec, config, checkpoint = wanted.model.networks.spec, wanted.config, wanted.model.checkpoint
     is_asked = asks_for_returns(spec)
-    holds_still = is_asked and wanted.target_return is None
+    zero_action = is_asked and wanted.target_return is None
     # Without a target cost the user gave the return.
-    is_chosen = is_asked and config.asked_cost is not None
+    is_chosen = is_asked and config.target_cost is not None
     guarantee = guarantee_of(spec, config) if is_chosen else None
     over = sum(cost > config.cost_limit for cost in result.costs)
     return_mean, cost_mean = statistics.fmean(result.returns), statistics.fmean(result.costs)
@@ -253,8 +253,8 @@ def _row(wanted: _Wanted, seeds: Sequence[int], result: Evaluation) -> dict[str,
         'env_id': spec['env_id'],
         'cost_limit': config.cost_limit,
         'target_return': wanted.target_return,
-        'asked_cost': config.cost_to_ask_for if is_asked and not holds_still else None,
-        'holds_still': holds_still,
+        'target_cost': config.used_target_cost if is_asked and not zero_action else None,
+        'zero_action': zero_action,
         'calibrated_bound': None if guarantee is None else guarantee.cost_bound,
         'guarantee': None if guarantee is None else guarantee.as_dict(),
         'candidates': config.candidates,

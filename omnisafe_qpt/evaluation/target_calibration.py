@@ -122,7 +122,7 @@ def calibrate(
         ``first_seed``, the same for all levels; ``settings`` of deployment that it holds for;
         ``worst_cost``, the assumed largest cost of an episode; ``comparisons``, the number of
         possible statements on the share of episodes over a limit; ``steps`` simulated; ``levels``,
-        by increasing target cost, a dict of ``asked_cost`` (the target cost), ``target_return``,
+        by increasing target cost, a dict of ``target_cost``, ``target_return``,
         ``returns``, ``costs`` and ``lengths`` of its episodes, the means ``return_mean`` and
         ``cost_mean``, and ``cost_bound`` (:func:`omnisafe_qpt.scores.mean_bound`; None if an
         episode cost more than ``worst_cost``); and ``zero_action``, likewise, if no level was
@@ -140,10 +140,10 @@ def calibrate(
     spec, cost_unit = networks.spec, networks.scaling.cost_unit.item()
     seeds = calibration_seeds(spec['seed'], episodes)
     series = [
-        Series(networks, replace(config, asked_cost=cost), target_return, seeds)
+        Series(networks, replace(config, target_cost=cost), target_return, seeds)
         for target_return, cost in ladder_targets(networks)
     ]
-    zero_action = Series(networks, replace(config, asked_cost=None), None, seeds)
+    zero_action = Series(networks, replace(config, target_cost=None), None, seeds)
     worst_cost = max(_worst_cost(spec), _LEAST_WORST * cost_unit)
     record: dict[str, Any] = {
         'format': CALIBRATION_FORMAT,
@@ -266,7 +266,7 @@ def _worst_cost(spec: dict[str, Any]) -> float:
 
 def _means(series: Series, played: dict[str, Any]) -> dict[str, Any]:
     return {
-        'asked_cost': series.config.asked_cost,
+        'target_cost': series.config.target_cost,
         'target_return': series.target_return,
         **played,
         'return_mean': statistics.fmean(played['returns']),

@@ -231,7 +231,7 @@ class DeploymentConfig:
             candidates differ less.
         rule (str): One of :data:`omnisafe_qpt.qpt.selection.RULES`.
         cost_value (str): How twin cost values are reduced to one, ``min`` or ``max``.
-        asked_cost (float, optional): Target cost: the policy is conditioned on it, and the budget
+        target_cost (float, optional): Target cost: the policy is conditioned on it, and the budget
             starts from it. Target calibration sets it. Defaults to None, the limit.
     """
 
@@ -241,15 +241,15 @@ class DeploymentConfig:
     candidate_shift: str = 'history'
     rule: str = 'discounted_budget'
     cost_value: str = 'min'
-    asked_cost: float | None = None
+    target_cost: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values; a rule's former name becomes its present one."""
         object.__setattr__(self, 'rule', present_rule(self.rule))
         check_numbers(self)
         _require(self.cost_limit >= 0, 'cost_limit', self.cost_limit, '0 or more')
-        if self.asked_cost is not None:
-            _require(self.asked_cost >= 0, 'asked_cost', self.asked_cost, '0 or more')
+        if self.target_cost is not None:
+            _require(self.target_cost >= 0, 'target_cost', self.target_cost, '0 or more')
         _require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
         _require(self.target_spread >= 0, 'target_spread', self.target_spread, '0 or more')
         _require_choice('candidate_shift', self.candidate_shift, ('history', 'last'))
@@ -257,9 +257,9 @@ class DeploymentConfig:
         _require_choice('cost_value', self.cost_value, ('min', 'max'))
 
     @property
-    def cost_to_ask_for(self) -> float:
+    def used_target_cost(self) -> float:
         """Target cost of the policy: the calibrated one if there is one, else the limit."""
-        return self.cost_limit if self.asked_cost is None else self.asked_cost
+        return self.cost_limit if self.target_cost is None else self.target_cost
 
 
 def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -199,7 +199,7 @@ class RolloutPolicy:
             UserError: If a target is not finite, or there are not as many seeds as episodes.
         """
         episodes = checked_episodes(episodes, self.num_episodes, seeds)
-        cost_limit = self._config.cost_to_ask_for if cost_limit is None else cost_limit
+        cost_limit = self._config.used_target_cost if cost_limit is None else cost_limit
         targets = checked_targets(target_return, cost_limit)
         self._set_fallback(episodes, [target_return is None] * len(episodes))
         self._scored = None

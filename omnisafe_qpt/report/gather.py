@@ -52,7 +52,7 @@ _ROW = {
     'checkpoint': text(),
     'cost_limit': number(0),
     'target_return': maybe(number()),
-    'holds_still': flag,
+    'zero_action': flag,
     'candidates': whole(1),
     'rule': text(),
     'episodes': whole(1),

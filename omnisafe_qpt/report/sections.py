@@ -168,7 +168,7 @@ def choice_section(studio: Studio, results: Sequence[LimitResult]) -> Section:
     )
     # The zero-action fallback selects nothing.
     selected = [
-        replace(result, rows=[row for row in result.rows if not row['holds_still']])
+        replace(result, rows=[row for row in result.rows if not row['zero_action']])
         for result in results
     ]
     if any(row['candidates'] == 1 for result in results for row in result.rows):

@@ -15,7 +15,7 @@ from .targets import CALIBRATION_FORMAT
 
 
 # Of the inputs, outputs and metadata of an exported model.
-FORMAT = 3
+FORMAT = 4
 
 _LONGEST_TEXT = 4096
 
@@ -54,11 +54,11 @@ def _is_frontier(value: Any) -> bool:
 def _is_level(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and {'asked_cost', 'target_return'} <= value.keys()
+        and {'target_cost', 'target_return'} <= value.keys()
         and all(
             value.get(name) is None or _is_number(value[name], low)
             for name, low in (
-                ('asked_cost', 0.0),
+                ('target_cost', 0.0),
                 ('target_return', -LARGEST_NUMBER),
                 ('cost_bound', 0.0),
             )
@@ -78,7 +78,7 @@ def _is_calibration(value: Any) -> bool:
     return (
         isinstance(levels, list)
         and all(
-            _is_level(level) and 'cost_bound' in level and level['asked_cost'] is not None
+            _is_level(level) and 'cost_bound' in level and level['target_cost'] is not None
             for level in levels
         )
         and (_is_level(fallback) if fallback is not None else bool(levels))
@@ -94,8 +94,7 @@ _ROOM = 100_000
 _IS_COUNT = f'a whole number from 1 to {_ROOM}'
 _IS_POSITIVE = f'a number above 0, at most {LARGEST_NUMBER:g}'
 _IS_FROM_0 = f'a number from 0 to {LARGEST_NUMBER:g}'
-# The last one is the former name of the one before.
-_RULES = ('paper', 'bounded', 'discounted_budget', 'paced')
+_RULES = ('paper', 'bounded', 'discounted_budget')
 
 _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'env_id': ('printable text', _is_text),
@@ -106,7 +105,7 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'candidates': ('a whole number from 1 to 10000', lambda value: _is_count(value, 10_000)),
     'horizon': ('a whole number from 1 to 1000000000', lambda value: _is_count(value, 10**9)),
     **dict.fromkeys(
-        ('cost_limit', 'asked_cost', 'target_spread', 'shift_scale'),
+        ('cost_limit', 'target_cost', 'target_spread', 'shift_scale'),
         (_IS_FROM_0, lambda value: _is_number(value, 0.0)),
     ),
     **dict.fromkeys(

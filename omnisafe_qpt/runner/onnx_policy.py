@@ -106,7 +106,7 @@ class OnnxPolicy(LoopPolicy):
 
     def _targets_for(self, cost_limit: float) -> tuple[float | None, float]:
         if cost_limit == self.metadata['cost_limit']:
-            return self.metadata['target_return'], self.metadata['asked_cost']
+            return self.metadata['target_return'], self.metadata['target_cost']
         return targets_for(self.metadata, cost_limit)
 
     def _guarantee_for(self, cost_limit: float) -> Guarantee | None:

@@ -52,7 +52,7 @@ def targets_for(record: dict[str, Any], cost_limit: float) -> tuple[float | None
         level, _ = serving_level(record['calibration'], cost_limit)
         if level['target_return'] is None:
             return None, cost_limit
-        return level['target_return'], level['asked_cost']
+        return level['target_return'], level['target_cost']
     frontier = record['frontier']
     # If all episodes cost more than the limit, the one of least cost is used.
     step = np.searchsorted(frontier['costs'], cost_limit, side='right') - 1
@@ -158,7 +158,7 @@ class Guarantee:
         return cls(
             cost_limit=cost_limit,
             status=status,
-            target_cost=level['asked_cost'],
+            target_cost=level['target_cost'],
             episodes=len(costs),
             cost_mean=level['cost_mean'],
             cost_bound=level.get('cost_bound'),

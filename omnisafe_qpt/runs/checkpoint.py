@@ -124,6 +124,7 @@ def load_networks(
     if kind is None:
         raise UserError(f'{path}: not a checkpoint of omnisafe-qpt')
     checked(path, spec, plain)
+    _rename_former_fields(spec)
     checked(path, spec, CHECKPOINT_SPEC)
     if kind is DeployableNetworks:
         checked(path, spec, TRANSFORMER_SPEC)
@@ -136,6 +137,17 @@ def load_networks(
         ) from error
     _drop_old_calibration(networks, path)
     return networks.to(device), path
+
+
+def _rename_former_fields(spec: Any) -> None:
+    """Give fields of earlier versions their present names, in place."""
+    calibration = spec.get('calibration')
+    calibration = calibration if isinstance(calibration, dict) else {}
+    levels = calibration.get('levels')
+    levels = levels if isinstance(levels, list) else []
+    for record in (spec.get('deployment'), calibration.get('zero_action'), *levels):
+        if isinstance(record, dict) and 'asked_cost' in record:
+            record['target_cost'] = record.pop('asked_cost')
 
 
 def _drop_old_calibration(networks: Deployable, path: Path) -> None:

@@ -55,7 +55,7 @@ def _check_frontier(value: Any, path: str) -> None:
 
 def _check_deployment(value: Any, path: str) -> None:
     # Checkpoints of earlier versions lack these two.
-    build(DeploymentConfig, value, path, 'candidate_shift', 'asked_cost')
+    build(DeploymentConfig, value, path, 'candidate_shift', 'target_cost')
 
 
 _PLAYED = {
@@ -67,7 +67,7 @@ _PLAYED = {
     'cost_mean': number(),
 }
 _LEVEL = record(
-    {**_PLAYED, 'asked_cost': number(0), 'cost_bound': maybe(number())}, {'reason': maybe(text())}
+    {**_PLAYED, 'target_cost': number(0), 'cost_bound': maybe(number())}, {'reason': maybe(text())}
 )
 _CALIBRATION = record(
     {

@@ -318,7 +318,7 @@ class EpochEvaluation:
     def _estimate(self) -> dict[str, float]:
         """Validate the deployed policy in learned dynamics."""
         deployed = self.deployed
-        level = Level(deployed.target_return, deployed.config.cost_to_ask_for)
+        level = Level(deployed.target_return, deployed.config.used_target_cost)
         with phases(self._episodes_shown) as report:
             evaluator = self._learned_dynamics(report)
             (found,) = evaluator.roll_out(deployed.networks, deployed.config, [level], report)

@@ -144,7 +144,7 @@ def test_a_cell_has_a_line_for_each_episode_of_each_checkpoint_and_limit(done):
             assert not asked
         else:
             assert asked == [(which, at) for which in ('last', 'best') for at in (10.0, 40.0)]
-            assert [each['asked_cost'] for each in facts['asked']] == 2 * [10.0, 40.0]
+            assert [each['target_cost'] for each in facts['asked']] == 2 * [10.0, 40.0]
         assert facts['dataset_sha256'] == file_sha256(done / 'BallRun.hdf5')
         assert facts['reference_returns'] == pytest.approx([26.34, 1327.45], abs=0.01)
         outcomes = [(line['return'], line['cost']) for line in episodes]

@@ -133,7 +133,7 @@ def test_means_are_over_episodes(capsys):
 
 
 def test_zero_actions_are_no_result(capsys, tmp_path):
-    still = {'value': 0.0, 'cost': 0.0, 'holds_still': True}
+    still = {'value': 0.0, 'cost': 0.0, 'zero_action': True}
     rows = [row(**still), row(limit=10.0, **still), row(limit=10.0, value=0.8, cost=1.0)]
     limits._print({'rows': rows})
     printed = capsys.readouterr().out

@@ -34,10 +34,10 @@ def test_both_ways_are_compared_in_the_same_episodes(
     monkeypatch.setattr(sys, 'argv', ['off_policy', *command, *files])
     assert off_policy.main() == 0
     (row,) = json.loads(found.read_text())['rows']
-    assert row['levels'][-1]['asked_cost'] is None  # zero actions
+    assert row['levels'][-1]['target_cost'] is None  # zero actions
     assert row['dataset']['path'] == 'ball.hdf5'  # without its folder
     assert [choice['method'] for choice in row['choices']] == ['hindsight', 'model'] * 2
-    simulated = {level['asked_cost']: level['simulated'] for level in row['levels']}
+    simulated = {level['target_cost']: level['simulated'] for level in row['levels']}
     for choice in row['choices']:
         if choice['return'] is not None:
             episodes = simulated[choice['target_cost']]

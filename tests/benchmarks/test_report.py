@@ -278,7 +278,7 @@ def fallback(*settings):
     """What a cell says of its targets: none was found at these checkpoints and limits."""
     every = itertools.product(('last', 'best'), (10.0, 20.0))
     return [
-        {'checkpoint': each[0], 'cost_limit': each[1], 'holds_still': each in settings}
+        {'checkpoint': each[0], 'cost_limit': each[1], 'zero_action': each in settings}
         for each in every
     ]
 
@@ -482,7 +482,7 @@ def test_the_cells_whose_limit_was_certified_are_counted(suite):
         ('BallCircle', 1, 'not certified'),
         ('CarRun', 0, 'certified'),
     ):
-        asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'holds_still': False}
+        asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'zero_action': False}
         asked['guarantee'] = {'status': status}
         train_cfgs = {'calibrate_episodes': 80}
         write_cell(suite, 'QPT', dataset, seed, asked=[asked], train_cfgs=train_cfgs)
@@ -493,7 +493,7 @@ def test_the_cells_whose_limit_was_certified_are_counted(suite):
 
 def test_rows_that_were_calibrated_on_the_data_say_so(suite):
     guarantee = {'status': 'estimated', 'method': 'model'}
-    asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'holds_still': False, 'guarantee': guarantee}
+    asked = {'checkpoint': 'last', 'cost_limit': 10.0, 'zero_action': False, 'guarantee': guarantee}
     for name, train_cfgs in (
         ('QPT', {'calibrate': 'auto', 'calibrate_episodes': 80}),
         ('QPT-model', {'calibrate': 'model', 'calibrate_episodes': 0}),

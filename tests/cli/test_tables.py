@@ -36,8 +36,8 @@ def printed(show, width, monkeypatch, capsys):
 EPISODES = {'return_mean': -113865.25, 'return_std': 12345.5, 'cost_mean': 10234.75}
 ROW = {
     'algo': 'QPT', 'env_id': 'SafetyCarButton1-v0', 'episodes': 20, 'rule': 'discounted_budget',
-    'candidates': 12, 'cost_limit': 12345.5, 'asked_cost': 98765.25, 'calibrated_bound': None,
-    'holds_still': False, 'target_return': -113865.2, 'cost_std': 4567.25, 'safe': True,
+    'candidates': 12, 'cost_limit': 12345.5, 'target_cost': 98765.25, 'calibrated_bound': None,
+    'zero_action': False, 'target_return': -113865.2, 'cost_std': 4567.25, 'safe': True,
     'normalized_return': -12.345, 'normalized_cost': 1023.475, 'unsafe_share': 1.0,
     'run': 'runs/seed-000', 'checkpoint': 'epoch-10', 'unsafe_share_bound': 0.25,
     'guarantee': {
@@ -46,7 +46,7 @@ ROW = {
     },
     **EPISODES,
 }  # fmt: skip
-LEVELS = {'asked_cost': 98765.4, 'target_return': -113865.2, 'return_mean': -113000.5,
+LEVELS = {'target_cost': 98765.4, 'target_return': -113865.2, 'return_mean': -113000.5,
           'cost_mean': 10234.8, 'cost_bound': 20234.9, 'costs': [1.0] * 123}  # fmt: skip
 CALIBRATION = {
     'predicted_mean': -1138.5, 'realised_mean': -12345.0, 'bias': 0.0001234, 'rmse': 123456.0,

@@ -71,7 +71,7 @@ class Policy:
     def _evaluation(self, number: int, series: Series, seeds: Sequence[int]) -> Evaluation:
         costs = np.zeros(len(seeds))  # of the zero action
         if series.target_return is not None:
-            assert series.config.asked_cost == self.targets[number]
+            assert series.config.target_cost == self.targets[number]
             costs = self.costs[number, np.asarray(seeds) % EPISODES_OF_A_RUN]
         returns = [series.target_return or 0.0] * len(seeds)  # the riskier, the better
         return Evaluation(returns, costs.tolist(), [HORIZON] * len(seeds), 0.0, 1.0, None)
@@ -124,7 +124,7 @@ def t_bound_of_any_level(policy: Policy, _: pytest.MonkeyPatch) -> dict[float, A
         passed = np.flatnonzero(bounds <= limit)
         if len(passed):
             certified[limit] = {
-                'asked_cost': policy.targets[passed[-1]],
+                'target_cost': policy.targets[passed[-1]],
                 'costs': costs[passed[-1]],
             }
     return certified
@@ -149,8 +149,8 @@ def count_wrong(
             over = sum(cost > limit for cost in level['costs'])
             bound = cached_share_bound(over, len(level['costs']), 0.05 / comparisons)
             found['certified'][limit] += 1
-            found['mean'][limit] += means[level['asked_cost']] > limit
-            found['share'][limit] += shares[level['asked_cost']][limit] > bound
+            found['mean'][limit] += means[level['target_cost']] > limit
+            found['share'][limit] += shares[level['target_cost']][limit] > bound
     return found
 
 

@@ -393,7 +393,7 @@ def test_the_budget_is_the_cost_that_is_asked_for(networks):
     asked, as_limit, other = (
         checks.candidate_shares(DeploymentConfig(candidates=3, **costs), 6.0)
         for costs in (
-            {'cost_limit': 9.0, 'asked_cost': 1.0},
+            {'cost_limit': 9.0, 'target_cost': 1.0},
             {'cost_limit': 1.0},
             {'cost_limit': 9.0},
         )

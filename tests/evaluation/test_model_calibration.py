@@ -84,24 +84,24 @@ def test_what_an_estimate_chooses(
     target: float | None,
 ) -> None:
     levels = [
-        {'asked_cost': 5.0 * index, 'cost_bound': bound, 'cost_mean': 1.0, 'return_mean': index}
+        {'target_cost': 5.0 * index, 'cost_bound': bound, 'cost_mean': 1.0, 'return_mean': index}
         for index, bound in enumerate(bounds)
     ]
-    zero_action = {**levels[0], 'asked_cost': None, 'cost_bound': zero_bound}
+    zero_action = {**levels[0], 'target_cost': None, 'cost_bound': zero_bound}
     record = {'method': 'model', 'levels': levels, 'zero_action': zero_action}
     level, found = serving_level(record, limit)
-    assert (level['asked_cost'], found) == (target, status)
+    assert (level['target_cost'], found) == (target, status)
 
 
 def test_without_levels_the_zero_action_is_left() -> None:
     """An exported file may hold such a record."""
-    zero_action = {'asked_cost': None, 'cost_bound': None, 'cost_mean': 1.0, 'return_mean': 0.0}
+    zero_action = {'target_cost': None, 'cost_bound': None, 'cost_mean': 1.0, 'return_mean': 0.0}
     record = {'method': 'model', 'levels': [], 'zero_action': zero_action}
     assert serving_level(record, 10.0) == (zero_action, 'not certified')
 
 
 LEVEL = {
-    'asked_cost': 0.0,
+    'target_cost': 0.0,
     'target_return': 50.0,
     'returns': [1.0, 2.0],
     'costs': [1.0, 3.0],
@@ -115,7 +115,7 @@ LEVEL = {
 
 def record_with(**level: Any) -> dict[str, Any]:
     """Return the record of a calibration in learned dynamics at one target cost."""
-    zero_action = {**LEVEL, 'asked_cost': None, 'target_return': None, 'cost_bound': None}
+    zero_action = {**LEVEL, 'target_cost': None, 'target_return': None, 'cost_bound': None}
     return {
         'format': CALIBRATION_FORMAT,
         'method': 'model',

@@ -280,7 +280,7 @@ def test_a_calibrated_run_is_asked_for_what_was_found_best_unless_told_otherwise
     run = make_run()
     networks, _ = load_networks(run)
     played = {'returns': [1.0], 'costs': [4.0], 'lengths': [10], 'cost_mean': 4.0}
-    level = {'asked_cost': 2.0, 'target_return': 33.0, 'return_mean': 1.0, 'cost_bound': 4.0}
+    level = {'target_cost': 2.0, 'target_return': 33.0, 'return_mean': 1.0, 'cost_bound': 4.0}
     level |= played
     networks.spec['calibration'] = {
         'format': CALIBRATION_FORMAT,
@@ -515,5 +515,5 @@ def test_a_calibration_on_data_is_kept_and_says_what_it_is(
     assert 'not measured' in str(policy.guarantee)
     assert policy.guarantee.share_bound == 1.0
     # Where nothing is reliable, the lowest target cost is the conservative choice.
-    assert policy.guarantee.target_cost == record['levels'][0]['asked_cost']
+    assert policy.guarantee.target_cost == record['levels'][0]['target_cost']
     assert main([*command, '--episodes', '5']) == 1

@@ -71,7 +71,7 @@ from omnisafe_qpt.training import epoch_evaluation
 def level(asked: float | None, target: float | None, mean: float, bound: float) -> dict[str, Any]:
     """A level of five episodes, all of which cost as much as its bound."""
     return {
-        'asked_cost': asked,
+        'target_cost': asked,
         'target_return': target,
         'returns': [mean] * 5,
         'costs': [bound] * 5,
@@ -198,12 +198,12 @@ def test_without_calibration_the_frontier_tells(record: dict[str, Any]) -> None:
 def test_a_calibration_holds_for_its_own_settings_only(run: Path) -> None:
     networks, _ = load_networks(run)
     config, target = deployment_of(networks, 10.0)
-    assert (config.cost_limit, config.asked_cost, target) == (10.0, 2.5, 10.0)
+    assert (config.cost_limit, config.target_cost, target) == (10.0, 2.5, 10.0)
     for change in ({'candidates': 2}, {'rule': 'discounted_budget'}, {'candidate_shift': 'last'}):
         config, target = deployment_of(networks, 10.0, options=DeploymentOptions(**change))
-        assert (config.cost_to_ask_for, target) == (10.0, 50.0)
+        assert (config.used_target_cost, target) == (10.0, 50.0)
     config, target = deployment_of(networks, 10.0, target_return=33.0)
-    assert (config.cost_to_ask_for, target) == (10.0, 33.0)
+    assert (config.used_target_cost, target) == (10.0, 33.0)
 
 
 def test_a_calibration_of_the_rules_former_name_still_holds(run: Path) -> None:
@@ -217,14 +217,32 @@ def test_a_calibration_of_the_rules_former_name_still_holds(run: Path) -> None:
         'deployment': {**spec['deployment'], 'rule': 'paced'},
     }
     config, target = deployment_of(networks, 10.0)
-    assert (config.rule, config.asked_cost, target) == ('discounted_budget', 2.5, 10.0)
+    assert (config.rule, config.target_cost, target) == ('discounted_budget', 2.5, 10.0)
+
+
+def test_a_checkpoint_with_former_field_names_still_loads(run: Path) -> None:
+    networks, _ = load_networks(run)
+    record = networks.spec['calibration']
+
+    def former(fields: dict[str, Any]) -> dict[str, Any]:
+        return {{'target_cost': 'asked_cost'}.get(name, name): fields[name] for name in fields}
+
+    networks.spec = {
+        **networks.spec,
+        'calibration': {**record, 'levels': [former(level) for level in record['levels']]},
+        'deployment': former(networks.spec['deployment']),
+    }
+    save_checkpoint(run, 3, networks)
+    loaded, _ = load_networks(run)
+    assert loaded.spec['calibration'] == record
+    assert deployment_of(loaded, 10.0)[0].target_cost == 2.5
 
 
 def test_the_runs_own_target_comes_first(run: Path) -> None:
     networks, _ = load_networks(run)
     networks.spec['target_return'] = 77.0
     config, target = deployment_of(networks, 10.0)
-    assert (config.cost_to_ask_for, target) == (10.0, 77.0)
+    assert (config.used_target_cost, target) == (10.0, 77.0)
     assert deployment_of(networks, 5.0)[1] == 10.0
 
 
@@ -289,7 +307,7 @@ class Answers:
             if not own:
                 found.append(None)
                 continue
-            asked, count = series.config.asked_cost, len(own)
+            asked, count = series.config.target_cost, len(own)
             self.played.append((asked, list(own)))
             on_progress(10 * count, 10 * count, 0)
             found.append(
@@ -326,7 +344,7 @@ def test_levels_are_played_from_the_lowest_up_with_the_same_seeds(
     record = calibrated(run, on_progress=lambda *steps: seen.append(steps))
     # The cost unit of make_networks is 10, its frontier ends at 30.
     asked = [0.0, 5.0, 10.0, 15.0, 20.0, 30.0]
-    assert [each['asked_cost'] for each in record['levels']] == asked
+    assert [each['target_cost'] for each in record['levels']] == asked
     assert list(answers.episodes()) == asked
     assert [each['target_return'] for each in record['levels']] == [10.0, *[50.0] * 4, 90.0]
     for cost in asked:
@@ -338,13 +356,13 @@ def test_levels_are_played_from_the_lowest_up_with_the_same_seeds(
     assert record['zero_action'] is None
     for each in record['levels']:
         assert each['cost_bound'] == mean_bound(each['costs'], record['worst_cost'])
-        assert len(each['costs']) == len(each['returns']) == answers.episodes()[each['asked_cost']]
+        assert len(each['costs']) == len(each['returns']) == answers.episodes()[each['target_cost']]
     # At each limit that episodes are spent on, the highest cost within it by a margin is certified.
     for limit, least in ((5.0, 0.0), (10.0, 10.0), (20.0, 20.0), (40.0, 30.0)):
         found, status = serving_level(record, limit)
         assert status == CERTIFIED
         passed = [each for each in record['levels'] if each['cost_bound'] <= limit]
-        assert passed[-1]['asked_cost'] >= least
+        assert passed[-1]['target_cost'] >= least
         assert found['return_mean'] == max(each['return_mean'] for each in passed)
     done, total = seen[-1]
     assert done == record['steps'] <= total
@@ -369,7 +387,7 @@ def test_nothing_is_played_beyond_a_level_that_is_over_every_limit(
     assert list(answers.episodes()) == [0.0, 5.0]
     assert answers.episodes()[5.0] <= 4
     assert record['zero_action'] is None
-    assert serving_level(record, 10.0)[0]['asked_cost'] == 0.0
+    assert serving_level(record, 10.0)[0]['target_cost'] == 0.0
 
 
 @pytest.mark.parametrize('cost', [60.0, 145.0])
@@ -393,7 +411,7 @@ def test_few_episodes_certify_nothing_and_the_zero_action_is_not_played(
     answers = Answers(monkeypatch, lambda asked: 0.0 if asked == 0.0 else 9.0)
     record = calibrated(run, 10)
     level, status = serving_level(record, 10.0)
-    assert (status, level['asked_cost']) == (NOT_CERTIFIED, 0.0)
+    assert (status, level['target_cost']) == (NOT_CERTIFIED, 0.0)
     assert None not in answers.episodes()
     found = Guarantee.at(record, 10.0)
     assert found.best_bound == pytest.approx(80.0 * (1 - 0.05**0.1))
@@ -413,7 +431,7 @@ def test_one_episode_over_the_assumed_worst_cost_voids_a_level(
     Answers(monkeypatch, lambda asked: 80.5 if asked == 10.0 else 0.0)
     record = calibrated(run)
     assert [each['cost_bound'] is None for each in record['levels']] == [False, False, True]
-    assert serving_level(record, 1000.0)[0]['asked_cost'] == 5.0
+    assert serving_level(record, 1000.0)[0]['target_cost'] == 5.0
 
 
 def test_data_without_costs_make_no_assumption_that_proves_everything(
@@ -465,7 +483,7 @@ def test_rows_name_the_limit_and_what_was_asked_for(
     use(monkeypatch, Unsteady)
     choice: dict[str, Any] = {'episodes': 2, 'device': 'cpu', 'processes': 1}
     rows = evaluate_runs(run, [10.0, 0.25], **choice)
-    assert [(row['cost_limit'], row['asked_cost'], row['target_return']) for row in rows] == [
+    assert [(row['cost_limit'], row['target_cost'], row['target_return']) for row in rows] == [
         (10.0, 2.5, 10.0),
         (0.25, 0.0, 10.0),
     ]
@@ -476,7 +494,7 @@ def test_rows_name_the_limit_and_what_was_asked_for(
     assert outright['returns'] == rows[0]['returns']
     assert outright['calibrated_bound'] is None
     (plain,) = evaluate_runs(run, 10.0, calibrated=False, **choice)
-    assert (plain['asked_cost'], plain['target_return']) == (10.0, 50.0)
+    assert (plain['target_cost'], plain['target_return']) == (10.0, 50.0)
     assert plain['returns'] != rows[0]['returns']
     assert plain['calibrated_bound'] is None
 
@@ -517,7 +535,7 @@ def test_a_model_that_holds_still_takes_the_zero_action(
 ) -> None:
     use(monkeypatch, Unsteady)
     rows = evaluate_runs(still_run, [0.25, 0.5], episodes=3, device='cpu', processes=1, traces=True)
-    keys = ('holds_still', 'target_return', 'asked_cost', 'calibrated_bound', 'rule')
+    keys = ('zero_action', 'target_return', 'target_cost', 'calibrated_bound', 'rule')
     assert [rows[0][key] for key in keys] == [True, None, None, None, 'paper']
     assert [rows[1][key] for key in keys] == [False, 10.0, 0.0, 0.5, 'paper']
     assert rows[0]['infeasible_share'] == 0.0
@@ -626,7 +644,7 @@ def test_a_trained_model_without_a_safe_target_says_so_everywhere(
     assert '10 none' in ' '.join(said.split())
     assert plot.exists()
     (row,) = json.loads(rows.read_text())
-    assert row['holds_still']
+    assert row['zero_action']
     assert row['guarantee']['status'] == NO_SAFE_TARGET
     assert main(['report', run, '--evaluation', str(rows), '--out', str(page)]) == 0
     assert f'Cost limit 10: {NO_SAFE_TARGET}' in page.read_text()
@@ -643,7 +661,7 @@ def test_the_end_of_training_says_whether_the_limit_is_certified(
 ) -> None:
     levels = [{**level(2.0, 8.0, 1.0, bound), 'cost_mean': 7.0}, level(5.0, 9.0, 1.0, 40.0)]
     agent, _ = train(tmp_path, monkeypatch, levels, None)
-    assert agent.agent._evaluation.deployed.config.asked_cost == 2.0
+    assert agent.agent._evaluation.deployed.config.target_cost == 2.0
     said = capsys.readouterr().out
     spec = agent.agent._evaluation.deployed.networks.spec
     found = Guarantee.at(spec['calibration'], 10.0)
@@ -674,7 +692,7 @@ def test_training_calibrates_its_last_checkpoint(tmp_path: Path) -> None:
     # The last row of progress.csv is of the model as it is deployed from now on.
     target = targets_for(last, options.get('cost_limit', 10.0))
     assert agent.agent._evaluation.deployed.target_return == target[0]
-    assert agent.agent._evaluation.deployed.config.cost_to_ask_for == target[1]
+    assert agent.agent._evaluation.deployed.config.used_target_cost == target[1]
 
 
 def test_no_episode_of_training_is_played_twice(
@@ -767,7 +785,7 @@ def test_the_commands(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -
     for found in record['levels']:
         names = ('target_return', 'return_mean', 'cost_mean')
         target, *means = (f'{found[name]:.1f}' for name in names)
-        line = [f'{found["asked_cost"]:g}', target, str(len(found['costs'])), *means]
+        line = [f'{found["target_cost"]:g}', target, str(len(found['costs'])), *means]
         assert line in [row[:5] for row in words]
 
 

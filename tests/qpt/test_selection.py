@@ -51,8 +51,7 @@ def test_every_list_of_the_rules_is_complete():
     parser = argparse.ArgumentParser()
     add_deployment_options(parser)
     (choices,) = (action.choices for action in parser._actions if action.dest == 'rule')
-    # The metadata also has the former name of discounted_budget.
-    assert set(choices) == set(RULES) == set(metadata._RULES) - {'paced'}
+    assert set(choices) == set(RULES) == set(metadata._RULES)
 
 
 @pytest.mark.parametrize('rule', RULES)

@@ -383,7 +383,7 @@ EMPTY: dict[str, list[Any]] = {name: [] for name in FIELDS}
 @pytest.mark.parametrize(
     ('changed', 'told'),
     [
-        ({'holds_still': None}, 'holds_still'),
+        ({'zero_action': None}, 'zero_action'),
         ({'traces': [EMPTY]}, 'actions'),
         ({'traces': [{**EMPTY, 'actions': [[0.0]], 'rewards': [None]}]}, 'rewards'),
     ],

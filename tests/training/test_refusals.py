@@ -97,7 +97,7 @@ def test_typed_settings_take_finite_numbers_only(value: Any) -> None:
     makers = (
         lambda: DeploymentConfig(cost_limit=value),
         lambda: DeploymentConfig(candidates=value),
-        lambda: DeploymentConfig(asked_cost=value),
+        lambda: DeploymentConfig(target_cost=value),
         lambda: OptimizerConfig(lr=value),
         lambda: LearnerConfig(eta_cost=value),
         lambda: LearnerConfig(critic_hidden_sizes=(4, value)),
