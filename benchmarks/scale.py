@@ -34,8 +34,7 @@ import numpy as np
 import torch
 
 from benchmarks import measure, works
-from benchmarks.command import make_parser
-from omnisafe_qpt.cli.common import write_json
+from benchmarks.command import make_parser, run_command
 from omnisafe_qpt.data.prefetch import PrefetchSampler
 from omnisafe_qpt.data.trajectories import Trajectories
 from omnisafe_qpt.data.windows import WindowSampler
@@ -86,15 +85,7 @@ def main() -> int:
         transitions, device, rounds = sys.argv[2:]
         print(json.dumps(measure_dataset(int(transitions), torch.device(device), int(rounds))))
         return 0
-    options = _parser().parse_args()
-    try:
-        result = run(options)
-        _write(result, options)
-    except UserError as error:
-        print(f'Error: {error}', file=sys.stderr)
-        return 1
-    print(report(result))
-    return 0
+    return run_command(_parser(), _run_and_plot, lambda result: print(report(result)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,13 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _write(result: dict[str, Any], options: argparse.Namespace) -> None:
-    if options.json is not None:
-        write_json(result, options.json)
+def _run_and_plot(options: argparse.Namespace) -> dict[str, Any]:
+    result = run(options)
     if options.plot is not None:
         from omnisafe_qpt.plots import save_figure
 
         save_figure(plot(result), options.plot)
+    return result
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

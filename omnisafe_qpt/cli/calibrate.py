@@ -14,6 +14,7 @@ from omnisafe_qpt.cli.common import (
     add_deployment_options,
     add_exogenous,
     add_machine_options,
+    check_offline,
     check_writable,
     deployment_options,
     positive,
@@ -22,7 +23,6 @@ from omnisafe_qpt.cli.common import (
     say,
     write_json,
 )
-from omnisafe_qpt.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -72,10 +72,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    if options.offline is not None:
-        for name in ('episodes', 'processes'):
-            if getattr(options, name) is not None:
-                raise UserError(f'--{name}: nothing is simulated with --offline; leave out one')
+    if check_offline(options):
         from omnisafe_qpt.evaluation.model_calibration import calibrate_offline
         from omnisafe_qpt.progress import phases
 
@@ -87,8 +84,6 @@ def _calibrate(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
                 on_progress=show,
                 **deployment_options(options),
             )
-    if options.exogenous:
-        raise UserError('--exogenous is for --offline; give both or neither')
     from omnisafe_qpt.evaluation.target_calibration import calibrate_run
     from omnisafe_qpt.progress import ProgressReporter
 

@@ -108,6 +108,18 @@ def add_exogenous(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_offline(options: argparse.Namespace) -> bool:
+    """Return whether ``--offline`` is given, and check that the options that depend on it fit."""
+    if options.offline is None:
+        if options.exogenous:
+            raise UserError('--exogenous is for --offline; give both or neither')
+        return False
+    for name in ('episodes', 'processes'):
+        if getattr(options, name) is not None:
+            raise UserError(f'--{name}: nothing is simulated with --offline; leave out one of them')
+    return True
+
+
 def components(text: str) -> tuple[int, ...]:
     """Parse numbers and ranges of numbers, as in ``0-5,8``."""
     found: set[int] = set()

@@ -16,6 +16,7 @@ from omnisafe_qpt.cli.common import (
     add_exogenous,
     add_machine_options,
     add_uncalibrated,
+    check_offline,
     check_writable,
     deployment_options,
     positive,
@@ -133,25 +134,13 @@ def add(commands: Any) -> None:
     parser.set_defaults(run_command=_run)
 
 
-def _refuse_episodes(options: argparse.Namespace) -> None:
-    """Check that ``--offline`` is not combined with options of the simulator."""
-    if options.video is not None:
-        raise UserError('--video shows episodes in the environment; leave out --offline or --video')
-    for name in ('episodes', 'processes'):
-        if getattr(options, name) is not None:
-            raise UserError(f'--{name} has no effect with --offline; leave out one of them')
-
-
 def _run(options: argparse.Namespace) -> None:
     _check_files({f'--{name}': getattr(options, name) for name in ('json', 'summary', 'plot')})
-    if options.offline is not None:
-        _refuse_episodes(options)
+    if check_offline(options):
         run_offline(options)
         return
     if options.no_estimate:
         raise UserError('--no-estimate is for --offline; give both or neither')
-    if options.exogenous:
-        raise UserError('--exogenous is for --offline; give both or neither')
     from omnisafe_qpt.evaluation.averages import average_runs
     from omnisafe_qpt.evaluation.sweep import evaluate_runs
     from omnisafe_qpt.plots import check_suffix, plot_limits

@@ -40,8 +40,9 @@ def run_offline(options: argparse.Namespace) -> None:
     Args:
         options (argparse.Namespace): Options of ``omnisafe-qpt evaluate``.
     """
-    if options.summary is not None:
-        raise UserError('--summary is for episodes in the environment; give --offline or --summary')
+    for name in ('summary', 'video'):
+        if getattr(options, name) is not None:
+            raise UserError(f'--{name} needs simulated episodes; leave out --offline or --{name}')
     from omnisafe_qpt.evaluation.offline import evaluate_offline
     from omnisafe_qpt.plots import check_suffix, plot_calibrations
     from omnisafe_qpt.progress import ProgressReporter

@@ -19,7 +19,7 @@ from omnisafe_qpt.data.actions import (
 )
 from omnisafe_qpt.data.atomic import file_sha256
 from omnisafe_qpt.data.attributes import UNIT_ATTRIBUTE
-from omnisafe_qpt.data.files import HDF5_SUFFIXES
+from omnisafe_qpt.data.files import SUFFIXES
 from omnisafe_qpt.data.holdout import split_off
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE, resolve_dataset
 from omnisafe_qpt.data.trajectories import Trajectories
@@ -133,7 +133,7 @@ def origin(checkpoint: Path, networks: Deployable, episodes: Episodes) -> dict[s
 def _is_omnisafe_name(dataset: str) -> bool:
     """Return whether only OmniSafe knows this dataset name; OmniSafe takes seconds to import."""
     path = Path(dataset)
-    if dataset in (AUTO, SAMPLE) or path.is_file() or path.suffix in (*HDF5_SUFFIXES, '.npz'):
+    if dataset in (AUTO, SAMPLE) or path.is_file() or path.suffix in SUFFIXES:
         return False
     from omnisafe_qpt.compat import dataset_names
 

@@ -239,7 +239,8 @@ def _user_options(agent: Any) -> dict[str, Any]:
     if command is not None and command.sets_options:
         log_dir = options['logger_cfgs']['log_dir']
         options = merge(options, command.user_options())
-        if command.modules:
+        # What is no section is refused later, so it stays as it is.
+        if command.modules and isinstance(options.get('train_cfgs', {}), dict):
             options = merge(options, {'train_cfgs': {'import': ','.join(command.modules)}})
         if 'log_dir' in command.given and isinstance(options['logger_cfgs'], dict):
             options['logger_cfgs']['log_dir'] = log_dir

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from omnisafe_qpt import compat
 from omnisafe_qpt.algorithms import ALGORITHMS
+from omnisafe_qpt.envs.user_modules import VARIABLE
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.omnisafe_plugin import import_hooks
 from omnisafe_qpt.omnisafe_plugin.safety_gymnasium import array_defaults
@@ -608,6 +609,14 @@ def test_a_wrong_section_of_the_logger_takes_one_line(section, flags, tmp_path, 
     content = {'algo': 'QPT', 'env_id': ENV_ID, 'logger_cfgs': section}
     path = write_yaml(tmp_path / 'mine.yaml', content)
     assert 'logger_cfgs' in error_of(omnisafe_command('train-config', path, *flags))
+    assert not trained
+
+
+@pytest.mark.parametrize('flags', [(), ('--import', 'json')])
+def test_a_wrong_section_of_training_takes_one_line(flags, tmp_path, trained, monkeypatch):
+    monkeypatch.setenv(VARIABLE, '')  # --import sets it for worker processes
+    path = write_yaml(tmp_path / 'mine.yaml', {'algo': 'QPT', 'env_id': ENV_ID, 'train_cfgs': 5})
+    assert 'train_cfgs' in error_of(omnisafe_command('train-config', path, *flags))
     assert not trained
 
 
