@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +45,7 @@ from benchmarks.estimate import (
     START_SECONDS,
     Estimate,
     Forecast,
+    collection_seconds,
     data_bytes,
     estimate,
     recorded_seconds,
@@ -52,8 +53,10 @@ from benchmarks.estimate import (
 from benchmarks.suite import (
     Cell,
     DataFile,
+    Dataset,
     Suite,
     config_hash,
+    data_file,
     find_data,
     is_finished,
     load_suite,
@@ -165,6 +168,7 @@ class Plan:
         pending (list[Cell]): Cells to do.
         estimates (dict[str, Estimate]): Of every cell, by its name.
         work (Path): The work folder.
+        data_dir (Path): The folder of collected datasets.
     """
 
     suite: Suite
@@ -174,16 +178,29 @@ class Plan:
     pending: list[Cell]
     estimates: dict[str, Estimate]
     work: Path
+    data_dir: Path
 
     def sha256(self, cell: Cell) -> str | None:
         """Return the hash of a cell's dataset, if its file is here."""
         data = self.data[cell.dataset.name]
         return None if data is None else data.sha256
 
-    def groups(self) -> list[list[Cell]]:
-        """Put together pending cells that train alike; the first seed of everything comes first."""
+    def to_collect(self) -> list[Dataset]:
+        """List the datasets that pending cells need and that are to be collected."""
+        needed = {cell.dataset.name: cell.dataset for cell in self.pending}
+        missing = [needed[name] for name in needed if self.data[name] is None]
+        return [dataset for dataset in missing if dataset.collect is not None]
+
+    def groups(self, datasets: Collection[str] | None = None) -> list[list[Cell]]:
+        """Put together pending cells that train alike; the first seed of everything comes first.
+
+        Args:
+            datasets (Collection[str], optional): Only their cells. Defaults to None, all.
+        """
         groups: dict[str, list[Cell]] = {}
         for cell in self.pending:
+            if datasets is not None and cell.dataset.name not in datasets:
+                continue
             groups.setdefault(config_hash(cell.training(self.sha256(cell))), []).append(cell)
         seeds = list(dict.fromkeys(cell.seed for cell in (*self.finished, *self.pending)))
         return sorted(groups.values(), key=lambda cells: seeds.index(cells[0].seed))
@@ -240,10 +257,13 @@ def make_plan(suite: Suite, options: argparse.Namespace) -> Plan:
     cells = suite.cells(options.only)
     results = options.results or ROOT / 'benchmarks' / 'results' / suite.name
     files = dict(_data_option(pair, suite) for pair in options.data)
+    work = options.work.resolve()
+    data_dir = (options.data_dir or work / 'collected').expanduser()
     data: dict[str, DataFile | None] = {}
     finished, pending = [], []
     for dataset in {cell.dataset.name: cell.dataset for cell in cells}.values():
-        data[dataset.name] = find_data(dataset, files, options.data_dir, may_download=False)
+        folder = options.data_dir if dataset.collect is None else data_dir
+        data[dataset.name] = find_data(dataset, files, folder, may_download=False)
         found = data[dataset.name]
         sha256 = None if found is None else found.sha256
         unfinished = []
@@ -252,12 +272,12 @@ def make_plan(suite: Suite, options: argparse.Namespace) -> Plan:
                 is_done = is_finished(results, cell, sha256)
                 (finished if is_done else unfinished).append(cell)
         if unfinished and found is None and not options.dry_run:
-            data[dataset.name] = find_data(dataset, files, options.data_dir, may_download=True)
+            data[dataset.name] = find_data(dataset, files, folder, may_download=True)
         pending += unfinished
     device = _device_type(options.device)
     recorded = recorded_seconds(results, device)
     estimates = {cell.name: estimate(cell, recorded, device) for cell in cells}
-    return Plan(suite, results, data, finished, pending, estimates, options.work.resolve())
+    return Plan(suite, results, data, finished, pending, estimates, work, data_dir)
 
 
 def _data_option(pair: str, suite: Suite) -> tuple[str, Path]:
@@ -310,19 +330,21 @@ def _ended_by_signals() -> Iterator[None]:
 
 @dataclass
 class _Task:
-    """A group of cells on its way.
+    """A group of cells, or the collection of their dataset, on its way.
 
     Args:
         cells (list[Cell]): Those that are left of it.
         tries (int): How often it was submitted.
         expected (tuple[Hashable, float]): Its kind and its estimate when it was submitted last.
         work (Work): Its job.
+        collects (Dataset, optional): What it collects. Defaults to None.
     """
 
     cells: list[Cell]
     tries: int
     expected: tuple[Hashable, float]
     work: Work
+    collects: Dataset | None = None
 
 
 class _Runner:
@@ -348,8 +370,16 @@ class _Runner:
         )
 
     def run(self) -> None:
-        """Do all there is to do."""
-        for cells in self._plan.groups():
+        """Do all there is to do.
+
+        A dataset is collected while the cells of those before it are trained, so that the first
+        results come early: there are never more collections under way than jobs at a time.
+        """
+        self._to_collect = self._plan.to_collect()
+        for _ in range(self._engine.parallel):
+            self._collect_next()
+        missing = {dataset.name for dataset in self._plan.to_collect()}
+        for cells in self._plan.groups(self._plan.data.keys() - missing):
             self._submit(cells, 1)
         while self._tasks:
             ended = wait(self._tasks, _SECONDS_BETWEEN_LINES, FIRST_COMPLETED).done
@@ -378,14 +408,37 @@ class _Runner:
             commit=self._commit,
             dirty=self._dirty,
         )
-        name = cells[0].name.replace('/', '-')
-        folder = self._work / suite.name / 'jobs'
-        folder.mkdir(parents=True, exist_ok=True)
-        work = Work(folder / f'{name}.json', folder / f'{name}.log', options.threads)
-        job.save(work.job)
-        work.log.unlink(missing_ok=True)
+        log = self._log(cells[0].name.replace('/', '-'))
+        job.save(log.with_suffix('.json'))
+        work = Work(('benchmarks.cells', str(log.with_suffix('.json'))), log, options.threads)
         task = _Task(cells, tries, self._plan.expect(cells), work)
         self._tasks[self._engine.submit(work)] = task
+
+    def _collect_next(self) -> None:
+        if self._to_collect:
+            self._collect(self._to_collect.pop(0), 1)
+
+    def _collect(self, dataset: Dataset, tries: int) -> None:
+        self._plan.data_dir.mkdir(parents=True, exist_ok=True)
+        path = (self._plan.data_dir / dataset.file).resolve()
+        words = dataset.collection(path, self._options.threads)
+        log = self._log(f'collect-{dataset.name}')
+        work = Work(('omnisafe_qpt.cli', *words), log, self._options.threads)
+        cells = [cell for cell in self._plan.pending if cell.dataset == dataset]
+        self._tasks[self._engine.submit(work)] = _Task(
+            cells, tries, self._expect_collection(dataset), work, dataset
+        )
+
+    def _expect_collection(self, dataset: Dataset) -> tuple[Hashable, float]:
+        return ('collect', dataset.name), collection_seconds(dataset, self._options.threads)
+
+    def _log(self, name: str) -> Path:
+        """Return the new log of a job."""
+        folder = self._work / self._plan.suite.name / 'jobs'
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / f'{name}.log'
+        log.unlink(missing_ok=True)
+        return log
 
     def _settle(self, task: _Task, future: Future[Outcome]) -> None:
         """Take in what a job has brought; what failed is tried again, or told."""
@@ -393,6 +446,9 @@ class _Runner:
             how, seconds = future.result()
         except Exception as error:  # noqa: BLE001 - Ray's, where a node is lost
             how, seconds = str(error).strip().splitlines()[-1], 0.0
+        if task.collects is not None:
+            self._settle_collection(task, how, seconds)
+            return
         sha256 = self._plan.sha256(task.cells[0])
         done = [cell for cell in task.cells if is_finished(self._plan.results, cell, sha256)]
         left = [cell for cell in task.cells if cell not in done]
@@ -409,6 +465,25 @@ class _Runner:
         for cell in left:
             verdict = 'FAILED' if is_over else 'failed, to be tried again'
             self._say(f'{cell.name} {verdict}: {self._failed[cell.name]}')
+
+    def _settle_collection(self, task: _Task, how: str, seconds: float) -> None:
+        dataset = task.collects
+        path = self._plan.data_dir / dataset.file
+        if not how and path.is_file():
+            self._forecast.learn(*task.expected, seconds)
+            self._plan.data[dataset.name] = data_file(path)
+            for cells in self._plan.groups({dataset.name}):
+                self._submit(cells, 1)
+            self._collect_next()
+            self._say(f'{dataset.name} collected in {_duration(seconds)}')
+        elif task.tries <= self._options.retry:
+            self._collect(dataset, task.tries + 1)
+            self._say(f'{dataset.name} could not be collected, to be tried again: {how}')
+        else:
+            for cell in task.cells:
+                self._note_failure(cell, task.work, how)
+            self._collect_next()
+            self._say(f'{dataset.name} FAILED to be collected: {how}')
 
     def _note_failure(self, cell: Cell, work: Work, how: str) -> None:
         """Keep the last line of what went wrong; a process that died could not write it itself."""
@@ -429,13 +504,15 @@ class _Runner:
 
     def _seconds_left(self) -> float:
         now = time.monotonic()
-        return self._forecast.left(
-            [
-                (*task.expected, 0.0 if task.work.started is None else now - task.work.started)
-                for task in self._tasks.values()
-            ],
-            self._engine.parallel,
-        )
+        jobs = [
+            (*task.expected, 0.0 if task.work.started is None else now - task.work.started)
+            for task in self._tasks.values()
+        ]
+        later = [(*self._expect_collection(dataset), 0.0) for dataset in self._to_collect]
+        waiting = {task.collects.name for task in self._tasks.values() if task.collects}
+        waiting.update(dataset.name for dataset in self._to_collect)
+        later += [(*self._plan.expect(cells), 0.0) for cells in self._plan.groups(waiting)]
+        return self._forecast.left([*jobs, *later], self._engine.parallel)
 
     def summarise(self) -> int:
         """Say how it ended; returns 1 if a cell failed."""
@@ -481,6 +558,10 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
         _print_cells(plan)
     groups = plan.groups()
     expected = [plan.expect(cells) for cells in groups]
+    expected += [
+        (('collect', each.name), collection_seconds(each, options.threads))
+        for each in plan.to_collect()
+    ]
     seconds = sum(each for _, each in expected)
     jobs = [(*each, 0.0) for each in expected]
     together = Forecast(1.0).left(jobs, options.workers)

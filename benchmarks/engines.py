@@ -90,13 +90,13 @@ class Work:
     """A job on its way.
 
     Args:
-        job (Path): The job's file.
+        command (tuple[str, ...]): A Python module and its arguments.
         log (Path): Where its output goes.
         threads (int): That it uses.
         started (float, optional): When it started on this machine, by the monotonic clock.
     """
 
-    job: Path
+    command: tuple[str, ...]
     log: Path
     threads: int
     started: float | None = None
@@ -111,7 +111,7 @@ class Work:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open('ab') as log:
             return subprocess.Popen(
-                [sys.executable, '-m', 'benchmarks.cells', str(self.job)],
+                [sys.executable, '-m', *self.command],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

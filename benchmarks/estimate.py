@@ -44,6 +44,8 @@ _SMALL_POLICY_SECONDS = 0.0003
 _CANDIDATES = (12, 50)
 _SIMULATOR_SECONDS = {'bullet_safety_gym': 0.0005, 'safety_gymnasium': 0.005, 'metadrive': 0.01}
 _VELOCITY_SECONDS = 0.0003
+# Of a step in which a controller acts, to one of the simulator alone.
+_CONTROLLER_SHARE = 1.5
 _TRANSFORMERS = ('QPT', 'CDT')
 # Of a job: starting OmniSafe, reading the data, making the simulators.
 START_SECONDS = 20.0
@@ -152,6 +154,19 @@ def estimate(cell: Cell, recorded: Mapping[str, float], device: str) -> Estimate
         evaluate=step * horizon * test_episodes,
         disk=_RUN_BYTES[is_large and algo in OURS],
     )
+
+
+def collection_seconds(dataset: Dataset, workers: int) -> float:
+    """Estimate what the collection of a dataset will take, by the steps of its simulator.
+
+    Args:
+        dataset (Dataset): With the options of a collection.
+        workers (int): Processes.
+    """
+    episodes = dataset.collect.get('candidates', dataset.collect['episodes'])
+    horizon = dataset.task.horizon if dataset.task else 1000
+    step = _CONTROLLER_SHARE * _simulator_seconds(dataset)
+    return START_SECONDS + episodes * horizon * step / workers
 
 
 def _is_large(row: Row) -> bool:

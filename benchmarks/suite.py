@@ -81,6 +81,8 @@ class Dataset:
         seeds (tuple[int, ...], optional): The seeds to train with. Defaults to None, the suite's.
         algorithms (tuple[str, ...], optional): The rows to train. Defaults to None, all.
         budget (dict[str, float], optional): Of a training. Defaults to None, the suite's.
+        collect (dict[str, Any], optional): Options of ``omnisafe-qpt data collect``, which makes
+            the file where it is missing. Defaults to None.
     """
 
     name: str
@@ -89,11 +91,23 @@ class Dataset:
     seeds: tuple[int, ...] | None = None
     algorithms: tuple[str, ...] | None = None
     budget: dict[str, float] | None = None
+    collect: dict[str, Any] | None = None
 
     @property
     def task(self) -> Task | None:
         """Its task, if it is one of DSRL's."""
         return find_task(self.env_id)
+
+    def collection(self, path: Path, workers: int) -> list[str]:
+        """Return the words of the command that collects it.
+
+        Args:
+            path (Path): The file to write.
+            workers (int): Processes.
+        """
+        options = {'env-id': self.env_id, **self.collect, 'out': path, 'workers': workers}
+        words = [(f'--{name.replace("_", "-")}', str(value)) for name, value in options.items()]
+        return ['data', 'collect', *(word for pair in words for word in pair)]
 
 
 @dataclass(frozen=True)
@@ -363,25 +377,31 @@ def find_data(
         may_download (bool): Whether to fetch what is not here, and to fail if that fails.
 
     Returns:
-        The file, or None if it is not here and may not be fetched.
+        The file, or None if it is not here and may not be fetched, or is to be collected.
 
     Raises:
         UserError: If it cannot be had.
     """
-    if dataset.name in files:
-        path = files[dataset.name].expanduser()
+    given = files.get(dataset.name)
+    if given is not None:
+        path = given.expanduser()
     elif dataset.file in (AUTO, SAMPLE):
         path = _shipped_data(dataset, may_download)
     else:
         path = (folder or Path()).expanduser() / dataset.file
     if path is not None and path.is_file():
-        return DataFile(path.resolve(), _sha256(path.resolve()))
-    if not may_download:
+        return data_file(path)
+    if not may_download or (given is None and dataset.collect is not None):
         return None
     raise UserError(
         f'{dataset.name}: no file {path}; give it with --data {dataset.name}=FILE, or its folder '
         'with --data-dir DIR',
     )
+
+
+def data_file(path: Path) -> DataFile:
+    """Return a file that is there, with its hash."""
+    return DataFile(path.resolve(), _sha256(path.resolve()))
 
 
 def _shipped_data(dataset: Dataset, may_download: bool) -> Path | None:
@@ -429,6 +449,15 @@ _DATASET_KEYS = {
     'seeds': _SEEDS,
     'algorithms': _NAMES,
     'budget': anything,
+    'collect': mapping(anything),
+}
+_COLLECT_KEYS = {
+    'episodes': whole(1),
+    'seed': whole(),
+    'candidates': whole(1),
+    'select': text('spread', 'density'),
+    'safe_share': number(0, 1),
+    'max_steps': whole(1),
 }
 _ROW_KEYS = {
     'algo': text(*ALGORITHMS),
@@ -497,7 +526,12 @@ def _dataset(name: str, value: Any, where: str, updates: int | None) -> Dataset:
     if 'env_id' not in value and task is None:
         raise UserError(f'{where}: DSRL has no task of this name; give its env_id')
     defaults = {'file': AUTO} if task is None else {'file': AUTO, 'env_id': task.env_id}
-    known = _fields({**defaults, **value}, _DATASET_KEYS, where, 'seeds', 'algorithms', 'budget')
+    if 'collect' in value:
+        options = _mapping(value['collect'], f'{where}: collect')
+        _fields(options, _COLLECT_KEYS, f'{where}: collect', *(_COLLECT_KEYS.keys() - {'episodes'}))
+        defaults['file'] = f'{name}-local-{options["episodes"]}.hdf5'
+    optional = ('seeds', 'algorithms', 'budget', 'collect')
+    known = _fields({**defaults, **value}, _DATASET_KEYS, where, *optional)
     if 'budget' in known:
         known['budget'] = _budget(known['budget'], where, updates)
     return Dataset(name=name, **known)

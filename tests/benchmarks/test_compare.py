@@ -94,7 +94,7 @@ class ThisProcess:
 
     def submit(self, work):
         done = Future()
-        done.set_result(('', float(cells.run_job(engines.Job.load(work.job)))))
+        done.set_result(('', float(cells.run_job(engines.Job.load(Path(work.command[-1]))))))
         return done
 
     def stop(self):
@@ -374,7 +374,8 @@ def fixture_pretend(tmp_path, monkeypatch):
         path = tmp_path / 'pretend.py'
         path.write_text(
             f'#!{sys.executable}\nimport json, os, sys, time\n'
-            f'job = json.load(open(sys.argv[-1]))\n{program}\n'
+            'collects = "collect" in sys.argv\n'
+            f'job = {{}} if collects else json.load(open(sys.argv[-1]))\n{program}\n'
         )
         path.chmod(0o755)
         monkeypatch.setattr(engines.sys, 'executable', str(path))
@@ -449,6 +450,65 @@ json.dump([*sys.argv[1:3], *known], open(os.path.join(job['work'], 'known'), 'w'
     assert command == ['-m', 'benchmarks.cells']
     assert path.split(os.pathsep)[0] == str(engines.ROOT)
     assert (threads, is_leader) == ('2', True)
+
+
+COLLECTED = {
+    name: {'env_id': ENV_ID, 'collect': {'episodes': 3, 'seed': 7}} for name in ('One', 'Two')
+}
+
+
+def test_a_dataset_is_collected_before_its_cells_and_after_those_of_the_one_before(pretend):
+    folder = pretend(
+        FINISH
+        + """
+path = sys.argv[sys.argv.index('--out') + 1] if collects else job['data']
+with open(os.path.join(os.path.dirname(path), 'order'), 'a') as order:
+    order.write(os.path.basename(path) + (' collected' if collects else '') + chr(10))
+if collects:
+    json.dump(sys.argv[1:], open(path, 'w'))
+else:
+    for name in job['cells']: finish(name)
+""",
+    )
+    write_suite(folder, datasets=COLLECTED, algorithms={'QPT': None})
+    assert compare.run(options_of(folder, '--threads', '2')) == 0
+    first, second = 'One-local-3.hdf5', 'Two-local-3.hdf5'
+    assert (folder / 'order').read_text().splitlines() == [
+        f'{first} collected', first, f'{second} collected', second
+    ]  # fmt: skip
+    command = json.loads((folder / first).read_text())
+    assert command[:4] == ['-m', 'omnisafe_qpt.cli', 'data', 'collect']
+    given = dict(zip(command[4::2], command[5::2]))
+    assert given == {
+        '--env-id': ENV_ID, '--episodes': '3', '--seed': '7', '--workers': '2',
+        '--out': str(folder / first),
+    }  # fmt: skip
+    (folder / first).unlink()  # finished cells do not need it
+    assert compare.run(options_of(folder)) == 0
+    assert not (folder / first).exists()
+
+
+def test_a_collection_that_fails_is_tried_again_and_the_others_are_done(pretend, capsys):
+    folder = pretend(
+        FINISH
+        + """
+if collects:
+    path = sys.argv[sys.argv.index('--out') + 1]
+    open(path + '.tries', 'a').write('x')
+    if 'One' in path: sys.exit('no luck')
+    open(path, 'w').write('data')
+else:
+    for name in job['cells']: finish(name)
+""",
+    )
+    write_suite(folder, datasets=COLLECTED, algorithms={'QPT': None})
+    assert compare.run(options_of(folder, '--retry', '1')) == 1
+    output = capsys.readouterr()
+    assert '1 cells done' in output.out
+    assert 'FAILED One/QPT/seed-3: exit code 1' in output.err
+    assert (folder / 'One-local-3.hdf5.tries').read_text() == 'xx'
+    error = folder / 'work' / 'tiny' / 'One' / 'QPT' / 'seed-3.error.txt'
+    assert error.read_text() == 'no luck\nexit code 1\n'
 
 
 def test_a_job_that_is_killed_is_told(pretend, capsys):
@@ -725,6 +785,8 @@ def test_cells_are_chosen_by_patterns(tmp_path, patterns, expected):
         ({'validation_episodes': 0}, 'the best checkpoint is chosen by validation_episodes'),
         ({'cost_limits': []}, 'cost_limits is a list of 0'),
         ({'cost_limits': [-1]}, 'cost_limits.* is -1'),
+        ({'datasets': {'BallRun': {'collect': {'seed': 1}}}}, 'collect.*episodes'),
+        ({'datasets': {'BallRun': {'collect': {'episodes': 3, 'out': 'x'}}}}, "unknown key 'out'"),
     ],
 )
 def test_a_suite_with_a_mistake_is_refused(tmp_path, changes, message):
