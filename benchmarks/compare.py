@@ -63,7 +63,7 @@ from benchmarks.suite import (
     read_facts,
     training_record,
 )
-from omnisafe_qpt.cli.common import positive
+from omnisafe_qpt.cli.common import positive, write_json
 from omnisafe_qpt.data.checks import count
 from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.signals import stop_signals
@@ -421,9 +421,11 @@ class _Runner:
     def _collect(self, dataset: Dataset, tries: int) -> None:
         self._plan.data_dir.mkdir(parents=True, exist_ok=True)
         path = (self._plan.data_dir / dataset.file).resolve()
-        words = dataset.collection(path, self._options.threads)
+        threads = self._options.threads
         log = self._log(f'collect-{dataset.name}')
-        work = Work(('omnisafe_qpt.cli', *words), log, self._options.threads)
+        collection = {'env_id': dataset.env_id, 'options': dataset.collect, 'out': str(path)}
+        write_json({**collection, 'workers': threads}, log.with_suffix('.json'))
+        work = Work(('benchmarks.collecting', str(log.with_suffix('.json'))), log, threads)
         cells = [cell for cell in self._plan.pending if cell.dataset == dataset]
         self._tasks[self._engine.submit(work)] = _Task(
             cells, tries, self._expect_collection(dataset), work, dataset

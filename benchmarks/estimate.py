@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import BEST, CORRECTED, OURS, Cell, DataFile, Dataset, Row, config_hash
-from omnisafe_qpt.runner import SIMULATOR
+from omnisafe_qpt.runner import MODEL, SIMULATOR
 from omnisafe_qpt.settings.files import AUTO
 
 
@@ -44,6 +44,8 @@ _SMALL_POLICY_SECONDS = 0.0003
 _CANDIDATES = (12, 50)
 _SIMULATOR_SECONDS = {'bullet_safety_gym': 0.0005, 'safety_gymnasium': 0.005, 'metadrive': 0.01}
 _VELOCITY_SECONDS = 0.0003
+# Of a step of an agent's training, with its share of the updates.
+_AGENT_SECONDS = 0.001
 # Of a step in which a controller acts, to one of the simulator alone.
 _CONTROLLER_SHARE = 1.5
 _TRANSFORMERS = ('QPT', 'CDT')
@@ -51,8 +53,12 @@ _TRANSFORMERS = ('QPT', 'CDT')
 START_SECONDS = 20.0
 # Target costs that a calibration plays in full, about: most are decided in fewer episodes.
 _CALIBRATION_LEVELS = 3
+# Target calibration on the dataset: learning the dynamics and the rollouts, by the horizon.
+_MODEL_SECONDS, _MODEL_STEP_SECONDS = 10.0, 0.3
 # A run's checkpoints and its state to resume from, with the preset for CPUs and at full size.
 _RUN_BYTES = (8e6, 60e6)
+# Of a step in a collected dataset, compressed.
+_STEP_BYTES = 200
 # How much larger a dataset is in OmniSafe's npz, which is not compressed.
 _UNPACKED = 2.0
 
@@ -137,7 +143,7 @@ def estimate(cell: Cell, recorded: Mapping[str, float], device: str) -> Estimate
     step = recorded.get(_key('step', training, cell.row.evaluate))
     if step is None:
         step = _policy_seconds(cell.row, training) + _simulator_seconds(cell.dataset)
-    horizon = cell.dataset.task.horizon if cell.dataset.task else 1000
+    horizon = _horizon(cell.dataset)
     limits = len(suite.cost_limits) if algo in _TRANSFORMERS else 1
     test_episodes = suite.episodes * limits * len(suite.checkpoints)
     has_best = BEST in suite.checkpoints
@@ -148,6 +154,10 @@ def estimate(cell: Cell, recorded: Mapping[str, float], device: str) -> Estimate
         episodes = train_cfgs['calibrate_episodes']
         validation_episodes += _CALIBRATION_LEVELS * episodes * (1 + has_best)
     guess = step * horizon * validation_episodes
+    # Auto without episodes to simulate does not calibrate.
+    has_model = {MODEL: True, AUTO: train_cfgs.get('calibrate_episodes')}
+    if algo in _TRANSFORMERS and has_model.get(train_cfgs.get('calibrate')):
+        guess += _MODEL_SECONDS + _MODEL_STEP_SECONDS * horizon
     validate = recorded.get(_key('validation', training), guess)
     return Estimate(
         train=train + validate,
@@ -164,9 +174,9 @@ def collection_seconds(dataset: Dataset, workers: int) -> float:
         workers (int): Processes.
     """
     episodes = dataset.collect.get('candidates', dataset.collect['episodes'])
-    horizon = dataset.task.horizon if dataset.task else 1000
     step = _CONTROLLER_SHARE * _simulator_seconds(dataset)
-    return START_SECONDS + episodes * horizon * step / workers
+    agents = sum(agent['steps'] for agent in dataset.collect.get('agents', ()))
+    return START_SECONDS + episodes * _horizon(dataset) * step / workers + agents * _AGENT_SECONDS
 
 
 def _is_large(row: Row) -> bool:
@@ -266,8 +276,18 @@ def data_bytes(cells: Iterable[Cell], data: Mapping[str, DataFile | None]) -> fl
         if file is not None:
             size = _UNPACKED * file.path.stat().st_size
         else:
-            size = dataset.task.approximate_bytes if dataset.task else 0.0
+            size = _missing_bytes(dataset)
             total += size
         if any(cell.row.algo not in OURS for cell in cells if cell.dataset.name == name):
             total += size
     return total
+
+
+def _missing_bytes(dataset: Dataset) -> float:
+    if dataset.collect is not None:
+        return dataset.collect['episodes'] * _horizon(dataset) * _STEP_BYTES
+    return dataset.task.approximate_bytes if dataset.task else 0.0
+
+
+def _horizon(dataset: Dataset) -> int:
+    return dataset.task.horizon if dataset.task else 1000

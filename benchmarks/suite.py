@@ -82,7 +82,8 @@ class Dataset:
         algorithms (tuple[str, ...], optional): The rows to train. Defaults to None, all.
         budget (dict[str, float], optional): Of a training. Defaults to None, the suite's.
         collect (dict[str, Any], optional): Options of ``omnisafe-qpt data collect``, which makes
-            the file where it is missing. Defaults to None.
+            the file where it is missing, and ``agents`` to train for it; see
+            :mod:`benchmarks.collecting`. Defaults to None.
     """
 
     name: str
@@ -97,17 +98,6 @@ class Dataset:
     def task(self) -> Task | None:
         """Its task, if it is one of DSRL's."""
         return find_task(self.env_id)
-
-    def collection(self, path: Path, workers: int) -> list[str]:
-        """Return the words of the command that collects it.
-
-        Args:
-            path (Path): The file to write.
-            workers (int): Processes.
-        """
-        options = {'env-id': self.env_id, **self.collect, 'out': path, 'workers': workers}
-        words = [(f'--{name.replace("_", "-")}', str(value)) for name, value in options.items()]
-        return ['data', 'collect', *(word for pair in words for word in pair)]
 
 
 @dataclass(frozen=True)
@@ -458,6 +448,9 @@ _COLLECT_KEYS = {
     'select': text('spread', 'density'),
     'safe_share': number(0, 1),
     'max_steps': whole(1),
+    'agents': sequence(
+        record({'algo': text(), 'steps': whole(1)}, {'seed': whole(), 'cost_limit': number(0)}), 1
+    ),
 }
 _ROW_KEYS = {
     'algo': text(*ALGORITHMS),

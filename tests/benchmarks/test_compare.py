@@ -374,8 +374,7 @@ def fixture_pretend(tmp_path, monkeypatch):
         path = tmp_path / 'pretend.py'
         path.write_text(
             f'#!{sys.executable}\nimport json, os, sys, time\n'
-            'collects = "collect" in sys.argv\n'
-            f'job = {{}} if collects else json.load(open(sys.argv[-1]))\n{program}\n'
+            f'job = json.load(open(sys.argv[-1]))\n{program}\n'
         )
         path.chmod(0o755)
         monkeypatch.setattr(engines.sys, 'executable', str(path))
@@ -461,11 +460,11 @@ def test_a_dataset_is_collected_before_its_cells_and_after_those_of_the_one_befo
     folder = pretend(
         FINISH
         + """
-path = sys.argv[sys.argv.index('--out') + 1] if collects else job['data']
+path = job.get('out') or job['data']
 with open(os.path.join(os.path.dirname(path), 'order'), 'a') as order:
-    order.write(os.path.basename(path) + (' collected' if collects else '') + chr(10))
-if collects:
-    json.dump(sys.argv[1:], open(path, 'w'))
+    order.write(' '.join([os.path.basename(path), *sys.argv[1:3]]) + chr(10))
+if 'out' in job:
+    json.dump(job, open(path, 'w'))
 else:
     for name in job['cells']: finish(name)
 """,
@@ -474,15 +473,16 @@ else:
     assert compare.run(options_of(folder, '--threads', '2')) == 0
     first, second = 'One-local-3.hdf5', 'Two-local-3.hdf5'
     assert (folder / 'order').read_text().splitlines() == [
-        f'{first} collected', first, f'{second} collected', second
-    ]  # fmt: skip
-    command = json.loads((folder / first).read_text())
-    assert command[:4] == ['-m', 'omnisafe_qpt.cli', 'data', 'collect']
-    given = dict(zip(command[4::2], command[5::2]))
-    assert given == {
-        '--env-id': ENV_ID, '--episodes': '3', '--seed': '7', '--workers': '2',
-        '--out': str(folder / first),
-    }  # fmt: skip
+        f'{name} -m benchmarks.{module}'
+        for name in (first, second)
+        for module in ('collecting', 'cells')
+    ]
+    assert json.loads((folder / first).read_text()) == {
+        'env_id': ENV_ID,
+        'options': {'episodes': 3, 'seed': 7},
+        'out': str(folder / first),
+        'workers': 2,
+    }
     (folder / first).unlink()  # finished cells do not need it
     assert compare.run(options_of(folder)) == 0
     assert not (folder / first).exists()
@@ -492,11 +492,10 @@ def test_a_collection_that_fails_is_tried_again_and_the_others_are_done(pretend,
     folder = pretend(
         FINISH
         + """
-if collects:
-    path = sys.argv[sys.argv.index('--out') + 1]
-    open(path + '.tries', 'a').write('x')
-    if 'One' in path: sys.exit('no luck')
-    open(path, 'w').write('data')
+if 'out' in job:
+    open(job['out'] + '.tries', 'a').write('x')
+    if 'One' in job['out']: sys.exit('no luck')
+    open(job['out'], 'w').write('data')
 else:
     for name in job['cells']: finish(name)
 """,
