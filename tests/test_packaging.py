@@ -296,7 +296,7 @@ def test_the_runner_works_without_the_package_around_it():
         ('qpt', {'numpy', 'torch'}),
         ('baselines', {'numpy', 'torch'}),
         ('training/cuda_graph.py', {'numpy', 'torch'}),
-        ('data', {'filelock', 'h5py', 'huggingface_hub', 'numpy', 'rich', 'torch'}),
+        ('data', {'filelock', 'h5py', 'huggingface_hub', 'numpy', 'pandas', 'rich', 'torch'}),
         ('runner', {'numpy', 'onnxruntime'}),
         ('training', {'numpy', 'rich', 'torch'}),
     ],

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.cli.common import add_command, check_writable, positive, say, write_json
 from omnisafe_qpt.cli.data_info import reading
 from omnisafe_qpt.errors import UserError, shell_command
 
 
-# As in data/convert.py, whose import is too slow for --help.
+if TYPE_CHECKING:
+    from omnisafe_qpt.data.convert import Conversion
+
+
+# As in data/convert.py and data/tables.py, whose import is too slow for --help.
+_TABLES = ('.csv', '.parquet')
 _BUILT_INS = ('VAEBC', 'BCQ', 'BCQLag', 'CRR', 'CCRR', 'COptiDICE')
 
 
@@ -24,11 +29,14 @@ def add(commands: Any) -> None:
         'convert',
         "convert a dataset to DSRL's HDF5 or to the npz of OmniSafe's own offline algorithms",
         'omnisafe-qpt data convert BallRun.hdf5 BallRun.npz --for COptiDICE\n'
-        '  omnisafe-qpt data convert mine.hdf5 BallRun.hdf5 --map costs=info/hazard\n\n'
+        '  omnisafe-qpt data convert mine.hdf5 BallRun.hdf5 --map costs=info/hazard\n'
+        '  omnisafe-qpt data convert log.csv mine.hdf5 --columns columns.yaml\n\n'
         "Minari's and robomimic's files are read too, one group for each episode, and the usual\n"
         'names of other projects; omnisafe-qpt data info shows how arrays are mapped.',
     )
-    parser.add_argument('source', type=Path, metavar='IN', help='.hdf5, .h5 or .npz to read')
+    parser.add_argument(
+        'source', type=Path, metavar='IN', help='.hdf5, .h5, .npz, .csv or .parquet to read'
+    )
     parser.add_argument(
         'out',
         type=Path,
@@ -61,6 +69,14 @@ def add(commands: Any) -> None:
         help=f'the built-in algorithm of an npz, of {", ".join(_BUILT_INS)}; COptiDICE needs other '
         'shapes than the rest (default: any but COptiDICE)',
     )
+    parser.add_argument(
+        '--columns',
+        type=Path,
+        metavar='F',
+        help='of a CSV or Parquet log with one row for each step: a YAML file that names the '
+        'columns of episode, observations, actions, rewards and costs, and if there are any of '
+        'time and terminals',
+    )
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument(
         '--horizon',
@@ -87,19 +103,9 @@ def _run(options: argparse.Namespace) -> None:
         check_writable(options.json)
     from dataclasses import asdict
 
-    from omnisafe_qpt.data.convert import COLUMN_ALGORITHMS, convert
+    from omnisafe_qpt.data.convert import COLUMN_ALGORITHMS
 
-    with reading(options.source, 'Converting') as on_progress:
-        done = convert(
-            options.source,
-            options.out,
-            algorithm=options.algorithm,
-            horizon=_horizon(options),
-            overwrite=options.overwrite,
-            names=dict(options.names),
-            observation_keys=options.observation_keys,
-            on_progress=on_progress,
-        )
+    done = _convert_table(options) if _is_table(options) else _convert(options)
     purpose = ''
     if done.out.endswith('.npz'):
         purpose = f' for {options.algorithm or ", ".join(COLUMN_ALGORITHMS)}'
@@ -117,6 +123,46 @@ def _run(options: argparse.Namespace) -> None:
     say(_training(done.out, options.algorithm, options.env_id or named))
     if options.json is not None:
         write_json(asdict(done), options.json)
+
+
+def _is_table(options: argparse.Namespace) -> bool:
+    is_table = options.source.suffix in _TABLES
+    if is_table != (options.columns is not None):
+        raise UserError(
+            f'{options.source}: --columns F is for {" and ".join(_TABLES)} logs, and they need it'
+        )
+    if is_table:
+        for name in ('names', 'observation_keys', 'algorithm', 'horizon'):
+            if getattr(options, name):
+                option = {'names': 'map', 'algorithm': 'for'}.get(name, name.replace('_', '-'))
+                raise UserError(f'--{option} is not for tables; leave it out')
+    return is_table
+
+
+def _convert_table(options: argparse.Namespace) -> Conversion:
+    from omnisafe_qpt.data.tables import convert_table
+    from omnisafe_qpt.settings.files import read_yaml
+
+    columns = read_yaml(options.columns)
+    if options.env_id is not None:
+        columns['env_id'] = options.env_id
+    return convert_table(options.source, options.out, columns, options.overwrite)
+
+
+def _convert(options: argparse.Namespace) -> Conversion:
+    from omnisafe_qpt.data.convert import convert
+
+    with reading(options.source, 'Converting') as on_progress:
+        return convert(
+            options.source,
+            options.out,
+            algorithm=options.algorithm,
+            horizon=_horizon(options),
+            overwrite=options.overwrite,
+            names=dict(options.names),
+            observation_keys=options.observation_keys,
+            on_progress=on_progress,
+        )
 
 
 def _training(out: str, algorithm: str | None, env_id: str) -> str:

@@ -193,6 +193,20 @@ def _check_names(source: Path, out: Path, overwrite: bool) -> None:
                 f'{path}: unknown dataset format {path.suffix!r}; use .hdf5 or .h5 for DSRL and '
                 '.npz for OmniSafe',
             )
+    check_out(source, out, overwrite)
+
+
+def check_out(source: Path, out: Path, overwrite: bool) -> None:
+    """Check that a file can be written without loss.
+
+    Args:
+        source (Path): The file to read.
+        out (Path): The file to write.
+        overwrite (bool): Whether it may exist.
+
+    Raises:
+        UserError: If ``out`` is the source or a folder, or exists and may not.
+    """
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f'{out}: is the source file; give another name')
     if out.is_dir():
