@@ -269,7 +269,7 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_csv(path) if path.suffix == '.csv' else pd.read_parquet(path)
     except ImportError as error:
         raise UserError(
-            f'{path}: reading Parquet needs pyarrow, which is not installed: pip install pyarrow'
+            f'{path}: reading Parquet needs a pyarrow that fits numpy 1: pip install "pyarrow<21"'
         ) from error
     except Exception as error:  # pandas and pyarrow raise many kinds
         raise UserError(
