@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from omnisafe_qpt.errors import UserError
 
 
 AUTO, SAMPLE = 'auto', 'sample'
+# Before the name of a dataset that Minari has downloaded or written.
+_MINARI = 'minari:'
 # The environments of the bundled samples; the first one is that of the quickstart.
 SAMPLE_ENV_IDS = ('SafetyBallCircle-v0', 'SafetyCarButton1-v0')
 
@@ -40,6 +43,36 @@ class DatasetSource:
 def cache_folder() -> Path:
     """Return the folder of downloaded datasets: ``$DSRL_DATASET_DIR`` or DSRL's own."""
     return Path(os.environ.get('DSRL_DATASET_DIR') or '~/.dsrl/datasets').expanduser()
+
+
+def minari_file(dataset: str) -> Path | None:
+    """Find the file of a Minari dataset: ``minari:`` and its name, or its folder.
+
+    Args:
+        dataset (str): A dataset's name. Minari's are in ``$MINARI_DATASETS_PATH``, by default in
+            ``~/.minari/datasets``.
+
+    Returns:
+        The file, or None if the name is something else.
+
+    Raises:
+        UserError: If there is no such dataset of Minari.
+    """
+    folder = Path(dataset).expanduser()
+    if dataset.startswith(_MINARI):
+        root = os.environ.get('MINARI_DATASETS_PATH') or '~/.minari/datasets'
+        folder = Path(root).expanduser() / dataset.removeprefix(_MINARI)
+    elif not folder.is_dir():
+        return None
+    path = folder / 'data' / 'main_data.hdf5'
+    if path.is_file():
+        return path
+    if dataset.startswith(_MINARI):
+        raise UserError(
+            f'{dataset}: there is no {path}; get it with: minari download '
+            f'{shlex.quote(dataset.removeprefix(_MINARI))}'
+        )
+    raise UserError(f'{folder}: is a folder, but not one of Minari; give a dataset file')
 
 
 def sample_file(env_id: str, option: str = 'train_cfgs:dataset') -> Path:
@@ -69,9 +102,10 @@ def resolve_dataset(
     """Find the file for a dataset's name.
 
     Args:
-        dataset (str): A path of a DSRL HDF5 or OmniSafe npz file; ``sample``, the bundled one of
-            the environment; or ``auto``: the environment's DSRL file from the cache, else
-            downloaded, else the bundled sample where there is one, with a warning.
+        dataset (str): A path of a DSRL HDF5 or OmniSafe npz file; one of Minari's, see
+            :func:`minari_file`; ``sample``, the bundled one of the environment; or ``auto``: the
+            environment's DSRL file from the cache, else downloaded, else the bundled sample where
+            there is one, with a warning.
         env_id (str): OmniSafe's environment id.
         option (str, optional): The option that errors refer to. Defaults to
             ``'train_cfgs:dataset'``.
@@ -89,6 +123,10 @@ def resolve_dataset(
     path = Path(dataset).expanduser()
     if path.is_file():
         return DatasetSource(path, path.stem)
+    minari = minari_file(dataset)
+    if minari is not None:
+        name = dataset.removeprefix(_MINARI) if dataset.startswith(_MINARI) else path.name
+        return DatasetSource(minari, name.strip('/').replace('/', '-'))
     if path.suffix in SUFFIXES:
         raise UserError(f'{path}: no such dataset file; check {option}')
     raise UserError(
@@ -131,16 +169,18 @@ def find_dataset_file(name: str) -> Path:
     """Find the file for a path, a DSRL task or the name of a bundled sample.
 
     Args:
-        name (str): A dataset file; DSRL's name or the environment id of a task, which means its
-            file in the cache; ``sample:`` and such a name, which means its bundled sample; or
-            ``sample``, the bundled sample of SafetyBallCircle-v0.
+        name (str): A dataset file; one of Minari's, see :func:`minari_file`; DSRL's name or the
+            environment id of a task, which means its file in the cache; ``sample:`` and such a
+            name, which means its bundled sample; or ``sample``, the bundled sample of
+            SafetyBallCircle-v0.
 
     Raises:
         UserError: If there is no such file; the message tells how to get it.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
-        raise UserError(f'{path}: is a folder; give a dataset file')
+    minari = minari_file(name)
+    if minari is not None:
+        return minari
     if path.exists() or path.suffix in SUFFIXES:
         return path  # opening it reports errors
     kind, _, of = name.partition(':')

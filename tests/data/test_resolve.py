@@ -267,3 +267,20 @@ def test_a_dataset_is_a_file_a_cached_task_or_the_sample(tmp_path, monkeypatch):
         find_dataset_file(str(tmp_path))
     with pytest.raises(UserError, match=r'there is no file CarRum, and .*CarRun'):
         find_dataset_file('CarRum')
+
+
+def test_minaris_datasets_are_found_by_name_and_by_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
+    file = tmp_path / 'car' / 'goal-v0' / 'data' / 'main_data.hdf5'
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b'data')
+    env_id = 'SafetyBallRun-v0'
+    assert resolve_dataset('minari:car/goal-v0', env_id) == DatasetSource(file, 'car-goal-v0')
+    assert find_dataset_file('minari:car/goal-v0') == file
+    folder = str(tmp_path / 'car' / 'goal-v0')
+    assert resolve_dataset(folder, env_id) == DatasetSource(file, 'goal-v0')
+    assert find_dataset_file(folder) == file
+    with pytest.raises(UserError, match='minari download car/other-v0'):
+        resolve_dataset('minari:car/other-v0', env_id)
+    with pytest.raises(UserError, match='is a folder, but not one of Minari'):
+        resolve_dataset(str(tmp_path), env_id)
