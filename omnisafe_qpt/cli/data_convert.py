@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omnisafe_qpt.cli.common import add_command, check_writable, positive, say, write_json
 from omnisafe_qpt.cli.data_info import reading
 from omnisafe_qpt.errors import UserError, shell_command
+from omnisafe_qpt.schema import LARGEST_NUMBER
 
 
 if TYPE_CHECKING:
@@ -62,6 +63,13 @@ def add(commands: Any) -> None:
         help='if observations are a group of arrays: those to concatenate, in this order',
     )
     parser.add_argument(
+        '--cost-weights',
+        type=_weights,
+        default=(),
+        metavar='A,B,...',
+        help='if there are several costs for each transition: their weights in the sum',
+    )
+    parser.add_argument(
         '--for',
         dest='algorithm',
         choices=_BUILT_INS,
@@ -98,6 +106,13 @@ def _pair(text: str) -> tuple[str, str]:
     return name, array
 
 
+def _weights(text: str) -> tuple[float, ...]:
+    weights = tuple(map(float, text.split(',')))
+    if not all(0.0 <= weight <= LARGEST_NUMBER for weight in weights) or not any(weights):
+        raise argparse.ArgumentTypeError(f'{text}: weights must not be negative, nor all zero')
+    return weights
+
+
 def _run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_writable(options.json)
@@ -132,7 +147,7 @@ def _is_table(options: argparse.Namespace) -> bool:
             f'{options.source}: --columns F is for {" and ".join(_TABLES)} logs, and they need it'
         )
     if is_table:
-        for name in ('names', 'observation_keys', 'algorithm', 'horizon'):
+        for name in ('names', 'observation_keys', 'cost_weights', 'algorithm', 'horizon'):
             if getattr(options, name):
                 option = {'names': 'map', 'algorithm': 'for'}.get(name, name.replace('_', '-'))
                 raise UserError(f'--{option} is not for tables; leave it out')
@@ -161,6 +176,7 @@ def _convert(options: argparse.Namespace) -> Conversion:
             overwrite=options.overwrite,
             names=dict(options.names),
             observation_keys=options.observation_keys,
+            cost_weights=options.cost_weights,
             on_progress=on_progress,
         )
 

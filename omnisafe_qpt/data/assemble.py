@@ -26,6 +26,7 @@ from omnisafe_qpt.data.layouts import (
     choose,
     convert_command,
     place,
+    weigh_costs,
 )
 from omnisafe_qpt.data.memory import check_memory
 from omnisafe_qpt.data.npz import NpzArray
@@ -47,6 +48,9 @@ def arrange(path: Path, sources: Sequence[Source], options: ReadOptions) -> Arra
         UserError: If an array is missing or the arrays of a group do not fit together.
     """
     chosen = choose(path, sources[0], options)
+    if options.cost_weights:
+        (costs,) = chosen['costs']
+        sources = [weigh_costs(path, source, costs, options.cost_weights) for source in sources]
     check_arrays(path, sources, chosen)
     if sources[0].name:
         return _Episodes(path, sources, chosen, options).arrays()

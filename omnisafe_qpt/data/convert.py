@@ -100,6 +100,7 @@ def convert(
     overwrite: bool = False,
     names: Mapping[str, str] | None = None,
     observation_keys: Sequence[str] = (),
+    cost_weights: Sequence[float] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert a dataset to DSRL's HDF5 or to OmniSafe's npz, by the suffix of ``out``.
@@ -118,6 +119,8 @@ def convert(
             and the source's names for them. Defaults to None, for those that are well known.
         observation_keys (Sequence[str], optional): Where observations are a group of arrays,
             those that are put side by side, in this order. Defaults to none.
+        cost_weights (Sequence[float], optional): Where there are several costs, the weight of each
+            in their sum. Defaults to none.
         on_progress (Callable, optional): Called with the bytes read and their total.
 
     Raises:
@@ -136,8 +139,10 @@ def convert(
     if algorithm is not None and not to_npz:
         raise UserError(f'--for {algorithm} is only for an npz, which {out} is not')
     attributes = read_attributes(source)
-    with open_dataset(source, ReadOptions(names, observation_keys, horizon)) as arrays:
-        if (source.suffix == '.npz') == to_npz:
+    with open_dataset(
+        source, ReadOptions(names, observation_keys, horizon, cost_weights)
+    ) as arrays:
+        if (source.suffix == '.npz') == to_npz and not cost_weights:
             _check_layout(source, out, arrays)
         with_init_obs = algorithm == INIT_OBS_ALGORITHM
         # Each array is read once, and the states once more, to find where episodes end.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omnisafe_qpt.data.hdf5 import Broken, check_storage, leaves, members
 from omnisafe_qpt.data.memory import check_memory
 from omnisafe_qpt.errors import UserError, printable, shell_command
@@ -85,11 +87,14 @@ class ReadOptions:
             concatenate, in this order.
         horizon (int, optional): The task's time limit in steps, to tell time limits from terminal
             states where one flag marks both and next observations are missing.
+        cost_weights (Sequence[float]): If there are several costs, (N, k), the weight of each; the
+            cost is their weighted sum.
     """
 
     names: Mapping[str, str] | None = None
     observation_keys: Sequence[str] = ()
     horizon: int | None = None
+    cost_weights: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,9 @@ def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
     if not array.shape:
         raise UserError(f'{path}: {where} is a single value; {needed}')
     is_wrong = array.shape[1:] not in ((), (1,)) if is_column else len(array.shape) > 2
+    if name == 'costs' and len(array.shape) == 2 and array.shape[1] > 1:
+        weights = ','.join('1' * min(array.shape[1], _MAX_LISTED))
+        needed += f'; add several up: {convert_command(path)} --cost-weights {weights}'
     if is_wrong or 0 in array.shape[1:]:
         raise UserError(f'{path}: {where} has shape {tuple(array.shape)}; {needed}')
     return array.shape[0]
@@ -238,6 +246,34 @@ def _type_problem(array: Any, allowed: str) -> str:
     if dtype.subdtype is not None:
         return 'arrays (an array type)'
     return _KINDS.get(dtype.kind, f'values of type {dtype}')
+
+
+def weigh_costs(path: Path, source: Source, leaf: str, weights: Sequence[float]) -> Source:
+    """Replace several costs by their weighted sum.
+
+    Args:
+        path (Path): The file, for messages.
+        source (Source): A whole dataset or an episode.
+        leaf (str): The name of the costs, (N, k).
+        weights (Sequence[float]): (k,).
+
+    Raises:
+        UserError: If there are not as many costs as weights.
+    """
+    array = source.leaves.get(leaf)
+    if array is None or isinstance(array, Broken) or _type_problem(array, _FLAGS):
+        return source  # which is refused later
+    where = f'{printable(leaf)}{place(source)}'
+    if array.shape is None or tuple(array.shape[1:]) != (len(weights),):
+        raise UserError(
+            f'{path}: {where} has shape {array.shape}, and --cost-weights has {len(weights)} '
+            'numbers; give one for each column'
+        )
+    if hasattr(array, 'id'):  # of HDF5
+        check_storage(str(path), where, array)
+    check_memory(str(path), array.shape[0] * (len(weights) + 1) * 8)
+    total = np.asarray(array[:], dtype=np.float64) @ np.asarray(weights, dtype=np.float64)
+    return Source(source.name, {**source.leaves, leaf: total.astype(np.float32)})
 
 
 def choose(path: Path, source: Source, options: ReadOptions) -> dict[str, list[str]]:

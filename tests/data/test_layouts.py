@@ -521,3 +521,32 @@ def test_what_has_the_layout_already_is_not_converted(tmp_path, arrays):
     dsrl_in_npz = write_flat(tmp_path / 'dsrl.npz', arrays)
     convert(dsrl_in_npz, tmp_path / 'again.npz')
     assert (tmp_path / 'again.npz').read_bytes() == (tmp_path / 'out.npz').read_bytes()
+
+
+@pytest.mark.parametrize('layout', ['plain.hdf5', 'plain.npz', 'minari.hdf5'])
+def test_several_costs_are_added_up_by_their_weights(tmp_path, arrays, layout, capsys):
+    several = np.stack([arrays['costs'], np.arange(len(arrays['costs'])), 0 * arrays['costs']], 1)
+    path = tmp_path / layout
+    if layout == 'minari.hdf5':
+        write_minari(path, {**arrays, 'costs': several.astype(np.float32)}, costs='costs')
+    elif layout == 'plain.npz':
+        np.savez(path, **{**arrays, 'costs': several})
+    else:
+        with h5py.File(path, 'w') as file:
+            for name, array in {**arrays, 'costs': several}.items():
+                file[name] = array
+    out = tmp_path / 'out.hdf5'
+    words = ['data', 'convert', str(path), str(out)]
+    assert main([*words, '--cost-weights', '1,0.5,3']) == 0
+    with open_dataset(out) as found:
+        expected = several @ [1.0, 0.5, 3.0]
+        np.testing.assert_allclose(found['costs'][:], expected, rtol=1e-6)
+        np.testing.assert_array_equal(found['actions'][:], arrays['actions'])
+    capsys.readouterr()
+    for wrong, message in (
+        ([], '--cost-weights 1,1,1'),
+        (['--cost-weights', '1,2'], '--cost-weights has 2 numbers'),
+    ):
+        assert main([*words, '--overwrite', *wrong]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
