@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.suite import BEST, CORRECTED, OURS, Cell, DataFile, Dataset, Row, config_hash
 from omnisafe_qpt.runner import MODEL, SIMULATOR
-from omnisafe_qpt.settings.files import AUTO
+from omnisafe_qpt.settings.machine import AUTO
 
 
 # Seconds of an update on one thread, with the preset for CPUs and at full size; OmniSafe's own have

@@ -308,3 +308,24 @@ def test_the_learning_core_needs_little(folder, allowed):
             top = module.partition('.')[0]
             known = top == 'omnisafe_qpt' or top in sys.stdlib_module_names
             assert known or top in allowed, f'{file} imports {module}'
+
+
+def test_the_learner_and_its_benchmarks_import_with_torch_and_numpy_alone():
+    """Modules that they import in turn need no more either: a GPU machine may have nothing else."""
+    code = """
+import sys
+allowed = {'torch', 'numpy', 'omnisafe_qpt', 'benchmarks'}
+import torch, numpy
+known = {name.partition('.')[0] for name in sys.modules} | allowed | sys.stdlib_module_names
+class Others:
+    def find_spec(self, name, *rest):
+        if name.partition('.')[0] not in known:
+            raise ImportError(name + ' is absent')
+sys.meta_path.insert(0, Others())
+import benchmarks.device_check, benchmarks.throughput, omnisafe_qpt.training.cuda_graph
+import omnisafe_qpt.evaluation.off_policy.estimate
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr

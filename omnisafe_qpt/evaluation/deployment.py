@@ -19,8 +19,7 @@ from omnisafe_qpt.qpt.deployable import Deployable, DeployableNetworks
 from omnisafe_qpt.runner import Guarantee, LoopPolicy, targets_for
 from omnisafe_qpt.runs.checkpoint import LAST, load_networks, require_transformer
 from omnisafe_qpt.settings.checks import resolve_target_return
-from omnisafe_qpt.settings.files import AUTO
-from omnisafe_qpt.settings.machine import resolve_device
+from omnisafe_qpt.settings.machine import AUTO, resolve_device
 
 
 @dataclass(frozen=True)

@@ -261,8 +261,8 @@ def _given_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _settle_machine(cfgs: Any) -> None:
     """Replace ``auto`` with this process's device and number of threads."""
-    from omnisafe_qpt.settings.files import AUTO, load_defaults
-    from omnisafe_qpt.settings.machine import resolve_acceleration
+    from omnisafe_qpt.settings.files import load_defaults
+    from omnisafe_qpt.settings.machine import AUTO, resolve_acceleration
     from omnisafe_qpt.training.distributed import Launch
 
     train_cfgs, launch = cfgs.train_cfgs, Launch.from_environment()

@@ -18,13 +18,14 @@ from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.settings.checks import resolve_target_return
-from omnisafe_qpt.settings.files import AUTO, DSRL
+from omnisafe_qpt.settings.files import DSRL
 from omnisafe_qpt.settings.learner import (
     deployment_config,
     imitation_config,
     learner_config,
     single_action_config,
 )
+from omnisafe_qpt.settings.machine import AUTO
 
 
 class _TransformerAlgorithm(OfflineAlgorithm):

@@ -129,7 +129,7 @@ class Learner(BaseLearner):
         self._first_member = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def compile(self, backend: str = 'inductor') -> None:
-        """Compile both losses, networks included, with :func:`torch.compile`.
+        """Compile the targets and both losses, networks included, with :func:`torch.compile`.
 
         For CUDA in a single process. Call it before the first update, which then compiles. All
         batches must have the same shapes.

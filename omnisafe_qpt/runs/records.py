@@ -36,7 +36,8 @@ from omnisafe_qpt.schema import (
     whole,
 )
 from omnisafe_qpt.settings.checks import LARGEST_SEED, check_choices, check_counts, validate
-from omnisafe_qpt.settings.files import AUTO, known_part, load_defaults, merge
+from omnisafe_qpt.settings.files import known_part, load_defaults, merge
+from omnisafe_qpt.settings.machine import AUTO
 
 
 CONFIG_FILE, PROGRESS_FILE = 'config.json', 'progress.csv'

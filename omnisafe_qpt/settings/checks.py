@@ -11,7 +11,8 @@ import yaml
 
 from omnisafe_qpt.errors import UserError, nearest
 from omnisafe_qpt.schema import LARGEST_LAYER, LARGEST_NUMBER, MOST_LAYERS, largest
-from omnisafe_qpt.settings.files import AUTO, DSRL, FREE_FORM, Loader, kind_of, show
+from omnisafe_qpt.settings.files import DSRL, FREE_FORM, Loader, kind_of, show
+from omnisafe_qpt.settings.machine import AUTO
 from omnisafe_qpt.settings.seeds import EPISODES_OF_A_RUN
 
 

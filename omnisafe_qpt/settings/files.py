@@ -30,9 +30,6 @@ _NOT_FROM_PRESETS = ('dataset', 'preset', 'import')
 # Sections of a file, each for one environment.
 _ENV_ID = re.compile(r'.+-v\d+')
 
-# A default for automatic values, which accepts text or a number instead.
-AUTO = 'auto'
-
 # The environment id that stands for a dataset without a simulator.
 OFFLINE_ENV_ID = 'Offline-v0'
 # A target return of this value stands for DSRL's published one.

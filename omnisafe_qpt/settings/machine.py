@@ -11,7 +11,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.settings.files import AUTO
 
 
 if TYPE_CHECKING:
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 
+# A default for automatic values, which accepts text or a number instead. Here, as this module needs
+# nothing but the standard library.
+AUTO = 'auto'
 MAX_TORCH_THREADS = 16
 
 

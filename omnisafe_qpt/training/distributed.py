@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.settings.files import AUTO
-from omnisafe_qpt.settings.machine import resolve_device, resolve_threads
+from omnisafe_qpt.settings.machine import AUTO, resolve_device, resolve_threads
 
 
 # How long a process waits for the others, which may be evaluating. The end of a process is noticed

@@ -30,7 +30,7 @@ from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import MODEL, SIMULATOR
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
 from omnisafe_qpt.scores import normalized_cost, normalized_return
-from omnisafe_qpt.settings.files import AUTO
+from omnisafe_qpt.settings.machine import AUTO
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import StopSignal
 from omnisafe_qpt.training.dataset_loading import TrainingData
