@@ -31,6 +31,7 @@ _MAY_DIFFER = {
         'final_evaluate_episodes',
         'calibrate',
         'calibrate_episodes',
+        'exogenous',
         'evaluate_processes',
         'resume',
         'accelerate',

@@ -15,6 +15,7 @@ from omnisafe_qpt.errors import printable
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration, why_unreliable
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig, check_exogenous
 from omnisafe_qpt.evaluation.off_policy.estimate import (
     RELIABLE_EPISODES,
     OffPolicyEvaluator,
@@ -30,6 +31,7 @@ from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import MODEL, SIMULATOR
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
 from omnisafe_qpt.scores import normalized_cost, normalized_return
+from omnisafe_qpt.settings.checks import components
 from omnisafe_qpt.settings.files import AUTO
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import StopSignal
@@ -48,7 +50,7 @@ _METRICS = (
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """The number of episodes in each part of a run.
+    """The episodes in each part of a run.
 
     Args:
         validation (int): Episodes after each epoch.
@@ -59,6 +61,7 @@ class EpisodeSettings:
             target cost.
         validates_on_data (bool): Whether each epoch is validated in the dynamics that calibration
             learns from the data, for want of a simulator.
+        exogenous (tuple[int, ...]): Components of the observation that the dynamics replay.
         processes (int or None): Worker processes; None is one per core.
     """
 
@@ -67,6 +70,7 @@ class EpisodeSettings:
     calibrate: str
     calibration: int
     validates_on_data: bool
+    exogenous: tuple[int, ...]
     processes: int | None
 
     @classmethod
@@ -91,6 +95,7 @@ class EpisodeSettings:
             calibrate=calibrate,
             calibration=episodes if calibrate in (AUTO, SIMULATOR) else 0,
             validates_on_data=calibrate == MODEL and not has_simulator,
+            exogenous=components(options.get('exogenous')),
             processes=None if processes == 'auto' else int(processes),
         )
 
@@ -173,8 +178,10 @@ class EpochEvaluation:
         self.settings, self._seed = settings, seed
         self._deployment, self.cost_limit = deployment, deployment.cost_limit
         self._data, self._reference_returns = data, data.reference_returns
+        # Before anything is trained.
+        check_exogenous(settings.exogenous, data.trajectories.obs_dim)
         if settings.calibrate == MODEL:
-            check_episodes(data.trajectories)  # before anything is trained
+            check_episodes(data.trajectories)
         self._evaluator: OffPolicyEvaluator | None = None
         self._more_metrics = more_metrics
         self._stop_signal = stop_signal
@@ -334,6 +341,7 @@ class EpochEvaluation:
                 self._data.trajectories.to(self.deployed.networks.device),
                 self._horizon,
                 self._seed,
+                dynamics=DynamicsConfig.for_horizon(self._horizon, self.settings.exogenous),
                 on_progress=on_progress,
             )
         return self._evaluator

@@ -17,6 +17,7 @@ import omnisafe_qpt
 from host_helpers import small_options
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsEnsemble
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEvaluator
 from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined
 from omnisafe_qpt.runs.checkpoint import load_best
@@ -115,6 +116,38 @@ def test_the_best_epoch_is_that_of_the_estimate(
     assert policy.act(np.zeros(3, dtype=np.float32)).shape == (2,)
 
 
+def test_exogenous_components_are_those_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In validation and calibration, and by default in later estimates."""
+    replayed: list[tuple[int, ...]] = []
+
+    def fit(trajectories: Any, config: Any, *arguments: Any) -> Any:
+        replayed.append(config.exogenous)
+        return original(trajectories, config, *arguments)
+
+    original = DynamicsEnsemble.fit
+    monkeypatch.setattr(DynamicsEnsemble, 'fit', fit)
+    dataset = write(tmp_path / 'log.hdf5')
+    run = train(dataset, tmp_path / 'runs', exogenous='0,2')
+    assert replayed == [(0, 2)]
+    for command, given, expected in (
+        ('evaluate', [], (0, 2)),
+        ('evaluate', ['--exogenous', '1'], (1,)),
+        ('calibrate', [], (0, 2)),
+    ):
+        assert main([command, str(run), '--offline', str(dataset), *given]) == 0
+        assert replayed[-1] == expected
+
+
+def test_exogenous_components_that_the_data_lack_are_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(omnisafe_qpt.UserError, match='components of the observation, 0 to 2'):
+        train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', exogenous='0-3')
+    assert not list(tmp_path.glob('runs/**/*.pt'))
+
+
 def test_what_needs_a_simulator_says_what_does_not(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -164,6 +197,7 @@ def test_a_baseline_trains_likewise(tmp_path: Path) -> None:
         ({'evaluate_epoisodes': 2}, 'evaluate_epoisodes is 2: there is no simulator'),
         ({'calibrate': 'simulator'}, 'calibrate simulator'),
         ({'horizon': 0}, 'horizon must be a whole number'),
+        ({'exogenous': '0-'}, 'train_cfgs:exogenous: .*such as 0-5,8'),
         ({'dataset': None}, 'no DSRL dataset of Offline-v0'),
     ],
 )
