@@ -34,6 +34,7 @@ from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.qpt.precision import resolve_precision
 from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.runs.best import has_stalled
 from omnisafe_qpt.runs.checkpoint import versions
 from omnisafe_qpt.runs.resume import foreign_hook, resume_command
 from omnisafe_qpt.runs.run_log import RunLogger, check_log_dir, check_wandb, folder_name
@@ -86,6 +87,9 @@ class OfflineAlgorithm(BaseOffline):
             check_wandb()
         if self._ranks.is_first:
             check_log_dir(self._cfgs)
+        self._episodes = EpisodeSettings.from_config(
+            train_cfgs, has_simulator=self._env_id != OFFLINE_ENV_ID
+        )
         self._deployment = self._make_deployment()
         # Before the simulator, which may take seconds to start.
         loader = DatasetLoader(self._env_id, train_cfgs, self._ranks)
@@ -156,6 +160,12 @@ class OfflineAlgorithm(BaseOffline):
             None if train_cfgs.resume is None else Path(train_cfgs.resume),
         )
         self._state.load(train_cfgs.total_steps)
+        rows, patience = self._state.progress.rows, self._episodes.patience
+        if has_stalled(rows, self._deployment.cost_limit, patience):
+            raise UserError(
+                f'{train_cfgs.resume} stopped early: no better epoch in the last {patience}; '
+                'to train on, raise train_cfgs:patience, or set it to 0',
+            )
 
     # ------------------------------------------------------------------ what a subclass says
 
@@ -242,9 +252,6 @@ class OfflineAlgorithm(BaseOffline):
             self._state.resumed_run,
         )
         self._run = Path(self._ranks.share(self._logger.log_dir))
-        self._episodes = EpisodeSettings.from_config(
-            self._cfgs.train_cfgs, has_simulator=self._env_id != OFFLINE_ENV_ID
-        )
         for key in (
             'Train/Epoch',
             'TotalSteps',

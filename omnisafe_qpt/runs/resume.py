@@ -32,6 +32,7 @@ _MAY_DIFFER = {
         'calibrate',
         'calibrate_episodes',
         'exogenous',
+        'patience',
         'evaluate_processes',
         'resume',
         'accelerate',

@@ -27,6 +27,7 @@ _COUNTS = {
         'final_evaluate_episodes',
         'calibrate_episodes',
         'evaluate_processes',
+        'patience',
     ),
     'algo_cfgs': ('steps_per_epoch',),
     'logger_cfgs': ('save_model_freq',),
@@ -65,7 +66,8 @@ def check_counts(cfgs: dict[str, Any]) -> None:
     for section, names in _COUNTS.items():
         for name in names:
             # Not every algorithm has all of them.
-            value, least = cfgs[section].get(name, AUTO), 0 if name in _EPISODES else 1
+            value = cfgs[section].get(name, AUTO)
+            least = 0 if name in (*_EPISODES, 'patience') else 1
             if value != AUTO and not (isinstance(value, int) and value >= least):
                 raise UserError(f'{section}:{name} must be at least {least}, not {show(value)}')
             if name in _EPISODES and value != AUTO and value > EPISODES_OF_A_RUN:

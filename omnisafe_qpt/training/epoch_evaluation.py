@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.errors import printable
+from omnisafe_qpt.errors import UserError, printable
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration, why_unreliable
@@ -29,7 +29,7 @@ from omnisafe_qpt.progress import ProgressReporter, phases
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import MODEL, SIMULATOR
-from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
+from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch, has_stalled
 from omnisafe_qpt.scores import normalized_cost, normalized_return
 from omnisafe_qpt.settings.checks import components
 from omnisafe_qpt.settings.files import AUTO
@@ -61,6 +61,7 @@ class EpisodeSettings:
             target cost.
         validates_on_data (bool): Whether each epoch is validated in the dynamics that calibration
             learns from the data, for want of a simulator.
+        patience (int): Epochs without a better one after which training ends; 0 for never.
         exogenous (tuple[int, ...]): Components of the observation that the dynamics replay.
         processes (int or None): Worker processes; None is one per core.
     """
@@ -70,6 +71,7 @@ class EpisodeSettings:
     calibrate: str
     calibration: int
     validates_on_data: bool
+    patience: int
     exogenous: tuple[int, ...]
     processes: int | None
 
@@ -80,6 +82,9 @@ class EpisodeSettings:
         Args:
             train_cfgs (Any): Of the configuration.
             has_simulator (bool): Whether episodes can be run.
+
+        Raises:
+            UserError: If training is to end by a validation that does not take place.
         """
         processes = train_cfgs.evaluate_processes
         # Algorithms that are not conditioned on a cost have neither.
@@ -89,12 +94,19 @@ class EpisodeSettings:
             calibrate = 'none'
         elif calibrate == AUTO and not has_simulator:
             calibrate = MODEL
+        validates_on_data = calibrate == MODEL and not has_simulator
+        if train_cfgs.patience and not (train_cfgs.evaluate_epoisodes or validates_on_data):
+            raise UserError(
+                f'train_cfgs:patience is {train_cfgs.patience}, but no epoch is validated, which '
+                'needs train_cfgs:evaluate_epoisodes above 0, or Offline-v0 and calibrate model',
+            )
         return cls(
             validation=train_cfgs.evaluate_epoisodes,
             final=train_cfgs.final_evaluate_episodes,
             calibrate=calibrate,
             calibration=episodes if calibrate in (AUTO, SIMULATOR) else 0,
-            validates_on_data=calibrate == MODEL and not has_simulator,
+            validates_on_data=validates_on_data,
+            patience=train_cfgs.patience,
             exogenous=components(options.get('exogenous')),
             processes=None if processes == 'auto' else int(processes),
         )
@@ -193,14 +205,16 @@ class EpochEvaluation:
     def _deploy(self, networks: Deployable) -> None:
         self.deployed = Deployed(networks, *deployment_of(networks))
 
-    def run(self, is_last: bool) -> dict[str, float]:
+    def run(self, is_last: bool, rows: Sequence[dict[str, float]]) -> tuple[dict[str, float], bool]:
         """Evaluate the deployed policy.
 
         Args:
-            is_last (bool): Whether this is the last epoch.
+            is_last (bool): Whether this is the last epoch of the schedule.
+            rows (Sequence[dict[str, float]]): The rows of the epochs before this one.
 
         Returns:
-            The metrics to log; empty without episodes.
+            The metrics to log, empty without episodes; and whether this epoch is the last one, as
+            it also is if too many have passed since the best one.
 
         Raises:
             Stopped: If a signal comes.
@@ -213,15 +227,18 @@ class EpochEvaluation:
             row[VALIDATION_COST] = float(np.mean(evaluation.costs))
         if self.settings.validates_on_data:
             row = self._estimate()
+        epochs = [*rows, {'Train/Epoch': len(rows) + 1, **row}]
+        if not is_last and has_stalled(epochs, self.cost_limit, self.settings.patience):
+            print(f'Stopping early: no better epoch in the last {self.settings.patience}')
+            is_last = True
         if is_last:
             seeds = final_seeds(self._seed, self.settings.final)
             evaluation = self._calibrate() or self._play('Evaluating', seeds) or evaluation
         if evaluation is None:
-            return row
+            return row, is_last
         mean_return = float(np.mean(evaluation.returns))
         mean_cost = float(np.mean(evaluation.costs))
-        return {
-            **row,
+        metrics = {
             'Metrics/EpRet': mean_return,
             'Metrics/EpCost': mean_cost,
             'Metrics/EpLen': float(np.mean(evaluation.lengths)),
@@ -229,6 +246,7 @@ class EpochEvaluation:
             'Metrics/NormCost': normalized_cost(mean_cost, self.cost_limit),
             **self._more_metrics(evaluation),
         }
+        return {**row, **metrics}, is_last
 
     def best(self, rows: Sequence[dict[str, float]]) -> dict[str, Any] | None:
         """Return the best epoch by validation.

@@ -167,7 +167,7 @@ class Trainer:
                 progress.metrics = self._train_epoch(self._schedule.last_step(epoch), bar)
             eval_time = time.time()
             self._save_before_episodes(is_last)
-            evaluated = self._evaluate_or_stop(is_last)
+            evaluated, is_last = self._evaluate_or_stop(is_last)
             eval_time = time.time() - eval_time
             updates = self._learner.step - (progress.rows[-1]['TotalSteps'] if progress.rows else 0)
             values = {
@@ -186,6 +186,8 @@ class Trainer:
             if self._ranks.is_first:
                 progress.rows = self._log.read_rows()
                 self._save(is_last)
+            if is_last:
+                break
 
     def _log_row(self, values: dict[str, float]) -> None:
         """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
@@ -271,20 +273,21 @@ class Trainer:
 
     # ------------------------------------------------------------------ episodes
 
-    def _evaluate_or_stop(self, is_last: bool) -> dict[str, float]:
+    def _evaluate_or_stop(self, is_last: bool) -> tuple[dict[str, float], bool]:
         """Evaluate in the first process; the others wait until it has done or has to stop.
 
         Evaluation does not affect training.
 
         Returns:
-            The metrics to log; empty in the others.
+            The metrics to log, empty in the others; and whether this epoch is the last one.
         """
-        is_stopped, evaluated = False, {}
+        is_stopped = False
+        evaluated: dict[str, float] = {}
         if self._ranks.is_first:
             try:
                 with random_state_kept():
                     self._evaluation.refresh()
-                    evaluated = self._evaluation.run(is_last)
+                    evaluated, is_last = self._evaluation.run(is_last, self._progress.rows)
             except Stopped:
                 is_stopped = True
             except UserError as error:
@@ -292,9 +295,10 @@ class Trainer:
             except Exception:
                 print(self._saved_updates(), file=sys.stderr)
                 raise
-        if self._ranks.share(is_stopped):
+        is_stopped, is_last = self._ranks.share((is_stopped, is_last))
+        if is_stopped:
             self._save_and_stop()
-        return evaluated
+        return evaluated, is_last
 
     def _saved_updates(self) -> str:
         return (

@@ -91,10 +91,11 @@ def test_a_dataset_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert checks['estimate']['limits'][0]['length_mean'] == HORIZON
 
 
+@pytest.mark.parametrize('patience', [0, 1])
 def test_the_best_epoch_is_that_of_the_estimate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
 ) -> None:
-    """Within the limit of 10, the highest return."""
+    """Within the limit of 10, the highest return; with patience 1 the next epoch is the last."""
     estimates = iter([(3.0, 2.0), (5.0, 8.0), (9.0, 12.0), (4.0, 0.0)])
 
     def roll_out(*_: Any) -> list[Imagined]:
@@ -108,10 +109,11 @@ def test_the_best_epoch_is_that_of_the_estimate(
 
     monkeypatch.setattr(OffPolicyEvaluator, 'roll_out', roll_out)
     monkeypatch.setattr(EpochEvaluation, '_imagine', lambda _: None)
-    run = train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', total_steps=20)
+    run = train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', total_steps=20, patience=patience)
     best = load_best(run)
     assert (best['epoch'], best['method']) == (2, 'model')
-    assert [row['validation_cost'] for row in best['epochs']] == [2.0, 8.0, 12.0, 0.0]
+    costs = [2.0, 8.0, 12.0] if patience else [2.0, 8.0, 12.0, 0.0]
+    assert [row['validation_cost'] for row in best['epochs']] == costs
     policy = omnisafe_qpt.load_policy(run, device='cpu', checkpoint='best')
     assert policy.act(np.zeros(3, dtype=np.float32)).shape == (2,)
 
