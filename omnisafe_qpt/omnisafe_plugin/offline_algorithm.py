@@ -45,6 +45,7 @@ from omnisafe_qpt.signals import Stopped, StopSignal
 from omnisafe_qpt.training.dataset_loading import DatasetLoader, Task
 from omnisafe_qpt.training.distributed import leave_processes, report_errors_from_first_rank
 from omnisafe_qpt.training.epoch_evaluation import EpisodeSettings, EpochEvaluation
+from omnisafe_qpt.training.eta_search import EtaSearch
 from omnisafe_qpt.training.run_state import RunState
 from omnisafe_qpt.training.summary import log_dataset, log_plan, log_resumed, print_summary
 from omnisafe_qpt.training.trainer import Schedule, Trainer, choose_update
@@ -148,9 +149,7 @@ class OfflineAlgorithm(BaseOffline):
             shard=(self._ranks.rank, self._ranks.size),
         )
         self._sampler = PrefetchSampler(sampler, self._device) if self._data.is_on_host else sampler
-        self._update = choose_update(
-            train_cfgs.accelerate, self._cfgs.algo, self._learner, self._sampler
-        )
+        self._update = self._make_update(train_cfgs.accelerate)
         self._state = RunState(
             self._learner,
             self._sampler,
@@ -166,6 +165,9 @@ class OfflineAlgorithm(BaseOffline):
                 f'{train_cfgs.resume} stopped early: no better epoch in the last {patience}; '
                 'to train on, raise train_cfgs:patience, or set it to 0',
             )
+
+    def _make_update(self, accelerate: str) -> Callable[[], None]:
+        return choose_update(accelerate, self._cfgs.algo, self._learner, self._sampler)
 
     # ------------------------------------------------------------------ what a subclass says
 
@@ -319,7 +321,9 @@ class OfflineAlgorithm(BaseOffline):
 
     def _make_evaluation(self, stop_signal: StopSignal) -> EpochEvaluation:
         return EpochEvaluation(
-            make_networks=lambda: self._make_networks({**self._spec, 'step': self._learner.step}),
+            make_networks=lambda: self._make_networks(
+                {**self._spec, 'step': self._learner.step, **self._state.progress.records()}
+            ),
             env_id=self._env_id,
             horizon=self._data.task.horizon,
             settings=self._episodes,
@@ -348,7 +352,13 @@ class OfflineAlgorithm(BaseOffline):
             stop_signal=stop_signal,
             resume_command=self._resume_command(),
             remedy=self._remedy,
+            eta_search=self._make_eta_search(stop_signal),
         )
+
+    def _make_eta_search(self, stop_signal: StopSignal) -> EtaSearch | None:
+        """Return what chooses the weights of the penalty terms; None if they stay."""
+        del stop_signal
+        return None
 
     def _describe(self) -> None:
         """Log the start of the run."""

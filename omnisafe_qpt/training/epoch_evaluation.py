@@ -28,7 +28,7 @@ from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.progress import ProgressReporter, phases
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
-from omnisafe_qpt.runner import MODEL, SIMULATOR
+from omnisafe_qpt.runner import ESTIMATED, MODEL, SIMULATOR, serving_level
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch, has_stalled
 from omnisafe_qpt.scores import normalized_cost, normalized_return
 from omnisafe_qpt.settings.checks import components
@@ -46,6 +46,10 @@ _METRICS = (
     'Metrics/NormRet',
     'Metrics/NormCost',
 )
+
+
+# Policies are compared at these multiples of the run's cost limit.
+_SHARES_OF_THE_LIMIT = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -265,6 +269,33 @@ class EpochEvaluation:
         seeds = validation_seeds(self._seed, self.settings.validation)
         return {**best, 'method': SIMULATOR, 'first_seed': seeds.start, 'episodes': len(seeds)}
 
+    def check_estimable(self) -> None:
+        """Check that there are enough episodes for a reliable estimate.
+
+        Raises:
+            TooFewEpisodes: If there are not.
+        """
+        check_episodes(self._data.trajectories, RELIABLE_EPISODES)
+
+    @property
+    def estimated_limits(self) -> list[float]:
+        """The cost limits of :meth:`estimate_returns`."""
+        return [share * self.cost_limit for share in _SHARES_OF_THE_LIMIT]
+
+    def estimate_returns(self) -> list[float | None]:
+        """Estimate the deployed policy's return at several cost limits, in learned dynamics.
+
+        Returns:
+            For each limit, the return at the target cost that target calibration would choose; None
+            where none is reliably within the limit.
+
+        Raises:
+            Stopped: If a signal comes.
+        """
+        record = self._imagined_record()
+        found = [serving_level(record, limit) for limit in self.estimated_limits]
+        return [level['return_mean'] if status == ESTIMATED else None for level, status in found]
+
     def _play(self, label: str, seeds: range) -> Evaluation | None:
         """Run an episode for each seed; None without seeds.
 
@@ -320,18 +351,10 @@ class EpochEvaluation:
 
     def _imagine(self) -> dict[str, Any] | None:
         """Calibrate on the data; with ``auto``, None if the estimate is not reliable."""
-        data = self._data
         try:
             if self.settings.calibrate == AUTO:
-                check_episodes(data.trajectories, RELIABLE_EPISODES)
-            with phases(self._episodes_shown) as report:
-                record = imagined_calibration(
-                    self.deployed.networks,
-                    self._deployment,
-                    self._learned_dynamics(report),
-                    {'path': data.record['path'], 'sha256': data.record['sha256']},
-                    report,
-                )
+                self.check_estimable()
+            record = self._imagined_record()
             reason = why_unreliable(record, self.cost_limit)
         except TooFewEpisodes as error:
             reason = str(error)
@@ -339,6 +362,17 @@ class EpochEvaluation:
             return record
         print(printable(f'Calibrating in the simulator, as the data do not suffice: {reason}'))
         return None
+
+    def _imagined_record(self) -> dict[str, Any]:
+        record = self._data.record
+        with phases(self._episodes_shown) as report:
+            return imagined_calibration(
+                self.deployed.networks,
+                self._deployment,
+                self._learned_dynamics(report),
+                {'path': record['path'], 'sha256': record['sha256']},
+                report,
+            )
 
     def _estimate(self) -> dict[str, float]:
         """Validate the deployed policy in learned dynamics."""
