@@ -101,6 +101,8 @@ class QPT(_TransformerAlgorithm):
     _evaluation_keys = ('Metrics/InfeasibleShare',)
 
     def _make_deployment(self) -> DeploymentConfig:
+        if self._cfgs.algo_cfgs.tune_etas and self._ranks.size > 1:
+            raise UserError('algo_cfgs:tune_etas is for one process; start without torchrun')
         return deployment_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
@@ -109,8 +111,6 @@ class QPT(_TransformerAlgorithm):
     def _make_eta_search(self, stop_signal: StopSignal) -> EtaSearch | None:
         if not self._cfgs.algo_cfgs.tune_etas:
             return None
-        if self._ranks.size > 1:
-            raise UserError('algo_cfgs:tune_etas is for one process; start without torchrun')
         # Captured updates contain the weights. What is compiled stays compiled.
         accelerate = 'none' if self._cfgs.train_cfgs.accelerate == 'none' else 'graph'
         return EtaSearch(

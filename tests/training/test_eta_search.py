@@ -14,7 +14,9 @@ import torch
 
 from host_helpers import only_run, small_options, to_resume, train, write_dataset
 from omnisafe_qpt.cli import main
+from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.runs.checkpoint import load_networks
 from omnisafe_qpt.signals import Stopped
 from omnisafe_qpt.training import eta_search
@@ -22,9 +24,9 @@ from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 from omnisafe_qpt.training.eta_search import best_trial
 
 
-PAIRS = [(0.1, 0.1), (0.3, 0.3), (1.0, 1.0), (0.3, 0.1), (1.0, 0.3)]
+PAIRS = [(0.1, 0.1), (0.3, 0.3), (0.3, 0.1), (0.1, 0.03)]
 # Estimated returns of the pairs at two limits.
-ESTIMATES = [[None, 5.0], [2.0, 5.0], [None, 9.0], [3.0, 5.0], [1.0, 6.0]]
+ESTIMATES = [[None, 5.0], [2.0, 5.0], [3.0, 5.0], [None, 9.0]]
 BEST = {'eta_reward': 0.3, 'eta_cost': 0.1}
 
 
@@ -75,10 +77,10 @@ def test_the_best_pair_trains_the_second_half(
     record = load_networks(run)[0].spec['etas']
     assert record['chosen'] == BEST
     assert [each['returns'] for each in record['tried']] == ESTIMATES
-    assert 'eta_reward 0.3, eta_cost 0.1, chosen among 5 pairs' in capsys.readouterr().out
+    assert 'eta_reward 0.3, eta_cost 0.1, chosen among 4 pairs' in capsys.readouterr().out
     page = tmp_path / 'report.html'
     assert main(['report', str(run), '--out', str(page)]) == 0
-    assert 'chosen among 5 pairs' in page.read_text(encoding='utf-8')
+    assert 'chosen among 4 pairs' in page.read_text(encoding='utf-8')
 
     iterate = Learner.iterate
 
@@ -105,7 +107,7 @@ def test_a_stopped_run_goes_on_like_an_unbroken_one(
     expected = train(options_for(dataset, tmp_path / 'unbroken'))
     trials.clear()
     with monkeypatch.context() as patch:
-        stop_at(patch, {'before': 2, 'trial': 5 + 5 + 5 + 2, 'after': 5 + 25 + 2}[where])
+        stop_at(patch, {'before': 2, 'trial': 5 + 5 + 5 + 2, 'after': 5 + 20 + 2}[where])
         with pytest.raises(Stopped):
             train(options_for(dataset, tmp_path / 'broken'))
     if where == 'trial':
@@ -147,7 +149,7 @@ def test_a_term_that_is_off_is_not_varied(
     dataset: Path, tmp_path: Path, trials: list[tuple[float, float]]
 ) -> None:
     train(options_for(dataset, tmp_path, use_reward_critic=False))
-    assert trials == [(0.1, 0.1), (0.1, 0.3), (0.1, 1.0)]
+    assert trials == [(0.1, 0.1), (0.1, 0.3), (0.1, 0.03)]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,15 @@ def test_a_term_that_is_off_is_not_varied(
 def test_which_trial_is_the_best(returns: list[list[float | None]], best: int) -> None:
     tried = [{'number': number, 'returns': each} for number, each in enumerate(returns)]
     assert best_trial(tried)['number'] == best
+
+
+def test_several_processes_are_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranks, 'from_process_group', lambda: Ranks(0, 2))
+    with pytest.raises(UserError, match='tune_etas is for one process'):
+        train(options_for(dataset, tmp_path))
+    assert not list(tmp_path.glob('**/config.json'))
 
 
 def test_estimates_are_those_of_target_calibration(
