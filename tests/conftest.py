@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,4 +58,8 @@ def fixture_small_model(monkeypatch):
     small = DynamicsConfig(
         members=2, hidden_sizes=(8,), signal_sizes=(8,), updates=5, batch_size=16
     )
-    monkeypatch.setattr(DynamicsConfig, 'for_horizon', lambda *_: small)
+    monkeypatch.setattr(
+        DynamicsConfig,
+        'for_horizon',
+        lambda _, exogenous=(): replace(small, exogenous=tuple(exogenous)),
+    )

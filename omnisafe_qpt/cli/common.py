@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from omnisafe_qpt.errors import UserError, printable
-from omnisafe_qpt.schema import LARGEST_LAYER
+from omnisafe_qpt.settings.checks import components
 
 
 if TYPE_CHECKING:
@@ -100,11 +100,10 @@ def add_exogenous(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--exogenous',
         type=components,
-        default=(),
         metavar='N,N-N',
         help='with --offline: components of the observation that no action changes, such as '
         'weather and prices, counted from 0, as in 0-5,8; the learned dynamics replay them from '
-        'the dataset instead of predicting them',
+        "the dataset instead of predicting them (default: the run's train_cfgs:exogenous)",
     )
 
 
@@ -118,15 +117,6 @@ def check_offline(options: argparse.Namespace) -> bool:
         if getattr(options, name) is not None:
             raise UserError(f'--{name}: nothing is simulated with --offline; leave out one of them')
     return True
-
-
-def components(text: str) -> tuple[int, ...]:
-    """Parse numbers and ranges of numbers, as in ``0-5,8``."""
-    found: set[int] = set()
-    for part in text.split(','):
-        first, dash, last = part.partition('-')
-        found.update(range(int(first), min(int(last if dash else first), LARGEST_LAYER) + 1))
-    return tuple(sorted(found))
 
 
 def add_uncalibrated(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import Episodes, origin, read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.deployable import Deployable
+from omnisafe_qpt.settings.checks import components
 
 
 def estimate_run(
@@ -37,7 +38,7 @@ def estimate_run(
     *,
     seed: int = 0,
     particles: int = DEFAULT_PARTICLES,
-    exogenous: Sequence[int] = (),
+    exogenous: Sequence[int] | None = None,
     on_progress: PhaseProgress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def estimate_run(
         particles (int, optional): Model rollouts of each ensemble member at each level. Defaults to
             :data:`omnisafe_qpt.evaluation.off_policy.estimate.DEFAULT_PARTICLES`.
         exogenous (Sequence[int], optional): Components of the observation that no action changes.
-            Model rollouts replay them from the dataset. Defaults to ().
+            Model rollouts replay them from the dataset. Defaults to those of the run's training.
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
         options (Any): The fields of
@@ -103,7 +104,7 @@ def make_evaluator(
     data: Episodes,
     seed: int,
     particles: int,
-    exogenous: Sequence[int],
+    exogenous: Sequence[int] | None,
     on_progress: PhaseProgress | None,
 ) -> OffPolicyEvaluator:
     """Learn the dynamics for a model from a dataset.
@@ -113,13 +114,16 @@ def make_evaluator(
         data (Episodes): The dataset.
         seed (int): See :func:`estimate_run`.
         particles (int): See :func:`estimate_run`.
-        exogenous (Sequence[int]): See :func:`estimate_run`.
+        exogenous (Sequence[int] or None): See :func:`estimate_run`.
         on_progress (Callable or None): See :func:`estimate_run`.
 
     Raises:
         TooFewEpisodes: If the dataset is too small.
     """
     horizon = networks.spec['horizon']
+    if exogenous is None:
+        train_cfgs = networks.spec.get('config', {}).get('train_cfgs', {})
+        exogenous = components(train_cfgs.get('exogenous'))
     return OffPolicyEvaluator(
         data.trajectories.to(networks.device),
         horizon,

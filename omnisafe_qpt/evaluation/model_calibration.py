@@ -49,7 +49,7 @@ def calibrate_offline(
     *,
     seed: int = 0,
     particles: int = DEFAULT_PARTICLES,
-    exogenous: Sequence[int] = (),
+    exogenous: Sequence[int] | None = None,
     on_progress: PhaseProgress | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Path]:
@@ -61,7 +61,7 @@ def calibrate_offline(
         seed (int, optional): Seed of all random draws. Defaults to 0.
         particles (int, optional): Model rollouts of each ensemble member at each level.
         exogenous (Sequence[int], optional): Components of the observation that no action changes.
-            Model rollouts replay them from the dataset. Defaults to ().
+            Model rollouts replay them from the dataset. Defaults to those of the run's training.
         on_progress (Callable, optional): Called with the current phase, the amount done and its
             total.
         options (Any): The fields of

@@ -213,6 +213,7 @@ def _without_episodes(options: dict[str, Any]) -> dict[str, Any]:
 
 def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
     """Refuse values at which OmniSafe itself would fail later, with a worse message."""
+    from omnisafe_qpt.settings.checks import components
     from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
 
     horizon = train_cfgs['horizon']
@@ -225,6 +226,10 @@ def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
     is_whole = isinstance(horizon, int) and not isinstance(horizon, bool)
     if horizon is not None and not (is_whole and horizon >= 1):
         raise UserError(f'train_cfgs:horizon must be a whole number, at least 1, not {horizon!r}')
+    try:
+        components(train_cfgs.get('exogenous'))
+    except UserError as error:
+        raise UserError(f'train_cfgs:exogenous: {error}') from error
     for name in ('parallel', 'vector_env_nums'):
         if train_cfgs[name] != 1:
             raise UserError(f'{name} must be 1 for an offline algorithm, not {train_cfgs[name]}')

@@ -12,6 +12,7 @@ from omnisafe.algorithms import registry
 from omnisafe_qpt.data.augmentation import augment, load_hook
 from omnisafe_qpt.data.tasks import require_task
 from omnisafe_qpt.data.windows import WindowSampler
+from omnisafe_qpt.errors import UserError
 from omnisafe_qpt.evaluation.episodes import Evaluation
 from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
@@ -26,6 +27,8 @@ from omnisafe_qpt.settings.learner import (
     single_action_config,
 )
 from omnisafe_qpt.settings.machine import AUTO
+from omnisafe_qpt.signals import StopSignal
+from omnisafe_qpt.training.eta_search import EtaSearch
 
 
 class _TransformerAlgorithm(OfflineAlgorithm):
@@ -99,10 +102,27 @@ class QPT(_TransformerAlgorithm):
     _evaluation_keys = ('Metrics/InfeasibleShare',)
 
     def _make_deployment(self) -> DeploymentConfig:
+        if self._cfgs.algo_cfgs.tune_etas and self._ranks.size > 1:
+            raise UserError('algo_cfgs:tune_etas is for one process; start without torchrun')
         return deployment_config(self._cfgs)
 
     def _learner_config(self) -> LearnerConfig:
         return learner_config(self._cfgs, self._data.task.horizon, self._longest)
+
+    def _make_eta_search(self, stop_signal: StopSignal) -> EtaSearch | None:
+        if not self._cfgs.algo_cfgs.tune_etas:
+            return None
+        # Captured updates contain the weights. What is compiled stays compiled.
+        accelerate = 'none' if self._cfgs.train_cfgs.accelerate == 'none' else 'graph'
+        return EtaSearch(
+            self._learner,
+            self._sampler,
+            lambda: self._make_update(accelerate),
+            self._evaluation,
+            self._cfgs.train_cfgs.total_steps,
+            self._logger.log,
+            stop_signal,
+        )
 
     def _evaluation_metrics(self, evaluation: Evaluation) -> dict[str, float]:
         return {'Metrics/InfeasibleShare': evaluation.infeasible_share}

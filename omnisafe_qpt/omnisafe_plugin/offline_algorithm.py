@@ -34,6 +34,7 @@ from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.qpt.precision import resolve_precision
 from omnisafe_qpt.qpt.ranks import Ranks
 from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.runs.best import has_stalled
 from omnisafe_qpt.runs.checkpoint import versions
 from omnisafe_qpt.runs.resume import foreign_hook, resume_command
 from omnisafe_qpt.runs.run_log import RunLogger, check_log_dir, check_wandb, folder_name
@@ -44,6 +45,7 @@ from omnisafe_qpt.signals import Stopped, StopSignal
 from omnisafe_qpt.training.dataset_loading import DatasetLoader, Task
 from omnisafe_qpt.training.distributed import leave_processes, report_errors_from_first_rank
 from omnisafe_qpt.training.epoch_evaluation import EpisodeSettings, EpochEvaluation
+from omnisafe_qpt.training.eta_search import EtaSearch
 from omnisafe_qpt.training.run_state import RunState
 from omnisafe_qpt.training.summary import log_dataset, log_plan, log_resumed, print_summary
 from omnisafe_qpt.training.trainer import Schedule, Trainer, choose_update
@@ -86,6 +88,9 @@ class OfflineAlgorithm(BaseOffline):
             check_wandb()
         if self._ranks.is_first:
             check_log_dir(self._cfgs)
+        self._episodes = EpisodeSettings.from_config(
+            train_cfgs, has_simulator=self._env_id != OFFLINE_ENV_ID
+        )
         self._deployment = self._make_deployment()
         # Before the simulator, which may take seconds to start.
         loader = DatasetLoader(self._env_id, train_cfgs, self._ranks)
@@ -144,9 +149,7 @@ class OfflineAlgorithm(BaseOffline):
             shard=(self._ranks.rank, self._ranks.size),
         )
         self._sampler = PrefetchSampler(sampler, self._device) if self._data.is_on_host else sampler
-        self._update = choose_update(
-            train_cfgs.accelerate, self._cfgs.algo, self._learner, self._sampler
-        )
+        self._update = self._make_update(train_cfgs.accelerate)
         self._state = RunState(
             self._learner,
             self._sampler,
@@ -156,6 +159,15 @@ class OfflineAlgorithm(BaseOffline):
             None if train_cfgs.resume is None else Path(train_cfgs.resume),
         )
         self._state.load(train_cfgs.total_steps)
+        rows, patience = self._state.progress.rows, self._episodes.patience
+        if has_stalled(rows, self._deployment.cost_limit, patience):
+            raise UserError(
+                f'{train_cfgs.resume} stopped early: no better epoch in the last {patience}; '
+                'to train on, raise train_cfgs:patience, or set it to 0',
+            )
+
+    def _make_update(self, accelerate: str) -> Callable[[], None]:
+        return choose_update(accelerate, self._cfgs.algo, self._learner, self._sampler)
 
     # ------------------------------------------------------------------ what a subclass says
 
@@ -242,9 +254,6 @@ class OfflineAlgorithm(BaseOffline):
             self._state.resumed_run,
         )
         self._run = Path(self._ranks.share(self._logger.log_dir))
-        self._episodes = EpisodeSettings.from_config(
-            self._cfgs.train_cfgs, has_simulator=self._env_id != OFFLINE_ENV_ID
-        )
         for key in (
             'Train/Epoch',
             'TotalSteps',
@@ -312,7 +321,9 @@ class OfflineAlgorithm(BaseOffline):
 
     def _make_evaluation(self, stop_signal: StopSignal) -> EpochEvaluation:
         return EpochEvaluation(
-            make_networks=lambda: self._make_networks({**self._spec, 'step': self._learner.step}),
+            make_networks=lambda: self._make_networks(
+                {**self._spec, 'step': self._learner.step, **self._state.progress.records()}
+            ),
             env_id=self._env_id,
             horizon=self._data.task.horizon,
             settings=self._episodes,
@@ -341,7 +352,13 @@ class OfflineAlgorithm(BaseOffline):
             stop_signal=stop_signal,
             resume_command=self._resume_command(),
             remedy=self._remedy,
+            eta_search=self._make_eta_search(stop_signal),
         )
+
+    def _make_eta_search(self, stop_signal: StopSignal) -> EtaSearch | None:
+        """Return what chooses the weights of the penalty terms; None if they stay."""
+        del stop_signal
+        return None
 
     def _describe(self) -> None:
         """Log the start of the run."""

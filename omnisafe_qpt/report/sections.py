@@ -14,6 +14,7 @@ from omnisafe_qpt.data.checks import count
 from omnisafe_qpt.report.figures import COST_COLUMN, Picture, Studio, has_numbers
 from omnisafe_qpt.report.gather import DatasetView, LimitResult, Run
 from omnisafe_qpt.runner import NO_SAFE_TARGET, Guarantee
+from omnisafe_qpt.training.eta_search import show_choice
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,8 @@ def _run_block(run: Run, rows: Sequence[dict[str, Any]]) -> Block:
         ('Hardware', _hardware(run)),
         ('Checkpoints', _checkpoints(run)),
     ]
+    if 'etas' in run.spec:
+        facts.append(('Etas', show_choice(run.spec['etas'])))
     if used:
         facts.append(('Evaluated', ', '.join(used)))
     found = _guarantee(run)

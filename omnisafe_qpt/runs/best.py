@@ -56,3 +56,15 @@ def best_epoch(rows: Sequence[dict[str, float]], cost_limit: float) -> dict[str,
         'is_within_limit': bool(within),
         'epochs': figures,
     }
+
+
+def has_stalled(rows: Sequence[dict[str, float]], cost_limit: float, patience: int) -> bool:
+    """Return whether none of the last epochs is the best one, so that training may end.
+
+    Args:
+        rows (Sequence[dict[str, float]]): The rows of ``progress.csv``.
+        cost_limit (float): The run's, undiscounted.
+        patience (int): Number of the last epochs; 0 for never.
+    """
+    best = best_epoch(rows, cost_limit) if patience else None
+    return best is not None and len(rows) - best['epoch'] >= patience

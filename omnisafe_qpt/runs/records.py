@@ -96,6 +96,14 @@ def _check_calibration(value: Any, path: str) -> None:
         _CALIBRATION(value, path)
 
 
+_PAIR_OF_ETAS = {'eta_reward': number(0), 'eta_cost': number(0)}
+_ETAS = record(
+    {},
+    {
+        'tried': sequence(record({**_PAIR_OF_ETAS, 'returns': sequence(maybe(number()))})),
+        'chosen': record(_PAIR_OF_ETAS),
+    },
+)
 _DATASET = record(
     {'path': text(), 'sha256': maybe(text())},
     {'name': text(), 'action_unit': text('normalized', 'environment')},
@@ -123,6 +131,7 @@ _SPEC_OPTIONAL: dict[str, Check] = {
         {}, {'train_cfgs': _SECTION, 'algo_cfgs': record({}, {'gamma': number(0, 1)})}
     ),
     'step': whole(),
+    'etas': _ETAS,
     'calibration': maybe(_check_calibration),
     'published_targets': sequence(_PAIR),
     'target_return': _check_target,
@@ -315,6 +324,7 @@ TRAINING_STATE = record(
         'version': anything,
         'metrics': maybe(mapping(number(-LARGEST_FLOAT, LARGEST_FLOAT))),
         'update_time': number(0, 1e10),
+        'etas': _ETAS,
         'shares': sequence(record({'random': mapping(anything), 'metrics': mapping(anything)})),
         'held_out': sequence(whole()),
         'torch': text(),

@@ -31,6 +31,8 @@ _MAY_DIFFER = {
         'final_evaluate_episodes',
         'calibrate',
         'calibrate_episodes',
+        'exogenous',
+        'patience',
         'evaluate_processes',
         'resume',
         'accelerate',

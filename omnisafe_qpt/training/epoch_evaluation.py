@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from omnisafe_qpt.errors import printable
+from omnisafe_qpt.errors import UserError, printable
 from omnisafe_qpt.evaluation.deployment import deployment_of
 from omnisafe_qpt.evaluation.episodes import Evaluation, default_processes, evaluate
 from omnisafe_qpt.evaluation.model_calibration import imagined_calibration, why_unreliable
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsConfig, check_exogenous
 from omnisafe_qpt.evaluation.off_policy.estimate import (
     RELIABLE_EPISODES,
     OffPolicyEvaluator,
@@ -27,9 +28,10 @@ from omnisafe_qpt.evaluation.target_calibration import calibrate
 from omnisafe_qpt.progress import ProgressReporter, phases
 from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
-from omnisafe_qpt.runner import MODEL, SIMULATOR
-from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch
+from omnisafe_qpt.runner import ESTIMATED, MODEL, SIMULATOR, serving_level
+from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch, has_stalled
 from omnisafe_qpt.scores import normalized_cost, normalized_return
+from omnisafe_qpt.settings.checks import components
 from omnisafe_qpt.settings.machine import AUTO
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import StopSignal
@@ -46,9 +48,13 @@ _METRICS = (
 )
 
 
+# Policies are compared at these multiples of the run's cost limit.
+_SHARES_OF_THE_LIMIT = (0.5, 1.0, 2.0, 4.0)
+
+
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """The number of episodes in each part of a run.
+    """The episodes in each part of a run.
 
     Args:
         validation (int): Episodes after each epoch.
@@ -59,6 +65,8 @@ class EpisodeSettings:
             target cost.
         validates_on_data (bool): Whether each epoch is validated in the dynamics that calibration
             learns from the data, for want of a simulator.
+        patience (int): Epochs without a better one after which training ends; 0 for never.
+        exogenous (tuple[int, ...]): Components of the observation that the dynamics replay.
         processes (int or None): Worker processes; None is one per core.
     """
 
@@ -67,6 +75,8 @@ class EpisodeSettings:
     calibrate: str
     calibration: int
     validates_on_data: bool
+    patience: int
+    exogenous: tuple[int, ...]
     processes: int | None
 
     @classmethod
@@ -76,6 +86,9 @@ class EpisodeSettings:
         Args:
             train_cfgs (Any): Of the configuration.
             has_simulator (bool): Whether episodes can be run.
+
+        Raises:
+            UserError: If training is to end by a validation that does not take place.
         """
         processes = train_cfgs.evaluate_processes
         # Algorithms that are not conditioned on a cost have neither.
@@ -85,12 +98,20 @@ class EpisodeSettings:
             calibrate = 'none'
         elif calibrate == AUTO and not has_simulator:
             calibrate = MODEL
+        validates_on_data = calibrate == MODEL and not has_simulator
+        if train_cfgs.patience and not (train_cfgs.evaluate_epoisodes or validates_on_data):
+            raise UserError(
+                f'train_cfgs:patience is {train_cfgs.patience}, but no epoch is validated, which '
+                'needs train_cfgs:evaluate_epoisodes above 0, or Offline-v0 and calibrate model',
+            )
         return cls(
             validation=train_cfgs.evaluate_epoisodes,
             final=train_cfgs.final_evaluate_episodes,
             calibrate=calibrate,
             calibration=episodes if calibrate in (AUTO, SIMULATOR) else 0,
-            validates_on_data=calibrate == MODEL and not has_simulator,
+            validates_on_data=validates_on_data,
+            patience=train_cfgs.patience,
+            exogenous=components(options.get('exogenous')),
             processes=None if processes == 'auto' else int(processes),
         )
 
@@ -173,8 +194,10 @@ class EpochEvaluation:
         self.settings, self._seed = settings, seed
         self._deployment, self.cost_limit = deployment, deployment.cost_limit
         self._data, self._reference_returns = data, data.reference_returns
+        # Before anything is trained.
+        check_exogenous(settings.exogenous, data.trajectories.obs_dim)
         if settings.calibrate == MODEL:
-            check_episodes(data.trajectories)  # before anything is trained
+            check_episodes(data.trajectories)
         self._evaluator: OffPolicyEvaluator | None = None
         self._more_metrics = more_metrics
         self._stop_signal = stop_signal
@@ -186,14 +209,16 @@ class EpochEvaluation:
     def _deploy(self, networks: Deployable) -> None:
         self.deployed = Deployed(networks, *deployment_of(networks))
 
-    def run(self, is_last: bool) -> dict[str, float]:
+    def run(self, is_last: bool, rows: Sequence[dict[str, float]]) -> tuple[dict[str, float], bool]:
         """Evaluate the deployed policy.
 
         Args:
-            is_last (bool): Whether this is the last epoch.
+            is_last (bool): Whether this is the last epoch of the schedule.
+            rows (Sequence[dict[str, float]]): The rows of the epochs before this one.
 
         Returns:
-            The metrics to log; empty without episodes.
+            The metrics to log, empty without episodes; and whether this epoch is the last one, as
+            it also is if too many have passed since the best one.
 
         Raises:
             Stopped: If a signal comes.
@@ -206,15 +231,18 @@ class EpochEvaluation:
             row[VALIDATION_COST] = float(np.mean(evaluation.costs))
         if self.settings.validates_on_data:
             row = self._estimate()
+        epochs = [*rows, {'Train/Epoch': len(rows) + 1, **row}]
+        if not is_last and has_stalled(epochs, self.cost_limit, self.settings.patience):
+            print(f'Stopping early: no better epoch in the last {self.settings.patience}')
+            is_last = True
         if is_last:
             seeds = final_seeds(self._seed, self.settings.final)
             evaluation = self._calibrate() or self._play('Evaluating', seeds) or evaluation
         if evaluation is None:
-            return row
+            return row, is_last
         mean_return = float(np.mean(evaluation.returns))
         mean_cost = float(np.mean(evaluation.costs))
-        return {
-            **row,
+        metrics = {
             'Metrics/EpRet': mean_return,
             'Metrics/EpCost': mean_cost,
             'Metrics/EpLen': float(np.mean(evaluation.lengths)),
@@ -222,6 +250,7 @@ class EpochEvaluation:
             'Metrics/NormCost': normalized_cost(mean_cost, self.cost_limit),
             **self._more_metrics(evaluation),
         }
+        return {**row, **metrics}, is_last
 
     def best(self, rows: Sequence[dict[str, float]]) -> dict[str, Any] | None:
         """Return the best epoch by validation.
@@ -239,6 +268,33 @@ class EpochEvaluation:
             return {**best, 'method': MODEL}
         seeds = validation_seeds(self._seed, self.settings.validation)
         return {**best, 'method': SIMULATOR, 'first_seed': seeds.start, 'episodes': len(seeds)}
+
+    def check_estimable(self) -> None:
+        """Check that there are enough episodes for a reliable estimate.
+
+        Raises:
+            TooFewEpisodes: If there are not.
+        """
+        check_episodes(self._data.trajectories, RELIABLE_EPISODES)
+
+    @property
+    def estimated_limits(self) -> list[float]:
+        """The cost limits of :meth:`estimate_returns`."""
+        return [share * self.cost_limit for share in _SHARES_OF_THE_LIMIT]
+
+    def estimate_returns(self) -> list[float | None]:
+        """Estimate the deployed policy's return at several cost limits, in learned dynamics.
+
+        Returns:
+            For each limit, the return at the target cost that target calibration would choose; None
+            where none is reliably within the limit.
+
+        Raises:
+            Stopped: If a signal comes.
+        """
+        record = self._imagined_record()
+        found = [serving_level(record, limit) for limit in self.estimated_limits]
+        return [level['return_mean'] if status == ESTIMATED else None for level, status in found]
 
     def _play(self, label: str, seeds: range) -> Evaluation | None:
         """Run an episode for each seed; None without seeds.
@@ -295,18 +351,10 @@ class EpochEvaluation:
 
     def _imagine(self) -> dict[str, Any] | None:
         """Calibrate on the data; with ``auto``, None if the estimate is not reliable."""
-        data = self._data
         try:
             if self.settings.calibrate == AUTO:
-                check_episodes(data.trajectories, RELIABLE_EPISODES)
-            with phases(self._episodes_shown) as report:
-                record = imagined_calibration(
-                    self.deployed.networks,
-                    self._deployment,
-                    self._learned_dynamics(report),
-                    {'path': data.record['path'], 'sha256': data.record['sha256']},
-                    report,
-                )
+                self.check_estimable()
+            record = self._imagined_record()
             reason = why_unreliable(record, self.cost_limit)
         except TooFewEpisodes as error:
             reason = str(error)
@@ -314,6 +362,17 @@ class EpochEvaluation:
             return record
         print(printable(f'Calibrating in the simulator, as the data do not suffice: {reason}'))
         return None
+
+    def _imagined_record(self) -> dict[str, Any]:
+        record = self._data.record
+        with phases(self._episodes_shown) as report:
+            return imagined_calibration(
+                self.deployed.networks,
+                self._deployment,
+                self._learned_dynamics(report),
+                {'path': record['path'], 'sha256': record['sha256']},
+                report,
+            )
 
     def _estimate(self) -> dict[str, float]:
         """Validate the deployed policy in learned dynamics."""
@@ -334,6 +393,7 @@ class EpochEvaluation:
                 self._data.trajectories.to(self.deployed.networks.device),
                 self._horizon,
                 self._seed,
+                dynamics=DynamicsConfig.for_horizon(self._horizon, self.settings.exogenous),
                 on_progress=on_progress,
             )
         return self._evaluator

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,19 @@ class Progress:
         metrics (dict[str, float] or None): The learner's metrics of an epoch whose updates are done
             but not its episodes.
         update_time (float): Seconds of updates in the current epoch.
+        etas (dict[str, Any]): Pairs of ``eta_reward`` and ``eta_cost`` that were ``tried`` and the
+            ``chosen`` one; see :class:`omnisafe_qpt.training.eta_search.EtaSearch`.
     """
 
     epoch: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
     metrics: dict[str, float] | None = None
     update_time: float = 0.0
+    etas: dict[str, Any] = field(default_factory=dict)
+
+    def records(self) -> dict[str, Any]:
+        """Return what a checkpoint records of it."""
+        return {'etas': deepcopy(self.etas)} if 'chosen' in self.etas else {}
 
 
 class RunState:
@@ -113,6 +121,7 @@ class RunState:
                 'epoch': epochs_done,
                 'metrics': self.progress.metrics,
                 'update_time': self.progress.update_time,
+                'etas': self.progress.etas,
                 'learner': self._learner.state_dict(),
                 'learner_config': self._learner_settings(),
                 'sampler': self._sampler.generator.get_state(),
@@ -158,11 +167,22 @@ class RunState:
         state, self.damage = load_training_state(self.resumed_run)
         if state is None:
             return
+        etas = state.get('etas', {})
+        if 'chosen' in etas and isinstance(self._learner, Learner):
+            self._learner.config = replace(
+                self._learner.config,
+                eta_reward=etas['chosen']['eta_reward'],
+                eta_cost=etas['chosen']['eta_cost'],
+            )
         self._check_same_run(state, total_steps)
         self._restore_learner(state)
         self._loaded = state
         self.progress = Progress(
-            state['epoch'], state['rows'], state.get('metrics'), state.get('update_time', 0.0)
+            state['epoch'],
+            state['rows'],
+            state.get('metrics'),
+            state.get('update_time', 0.0),
+            etas,
         )
 
     def _restore_learner(self, state: dict[str, Any]) -> None:

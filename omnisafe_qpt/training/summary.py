@@ -20,6 +20,7 @@ from omnisafe_qpt.scores import fixed
 from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
 from omnisafe_qpt.training.dataset_loading import TrainingData
 from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
+from omnisafe_qpt.training.eta_search import show_choice
 from omnisafe_qpt.training.run_state import RunState
 
 
@@ -120,6 +121,9 @@ def print_summary(
         modules (Sequence[str]): The user's modules that register the environment.
     """
     lines = [f'Run folder   {run}', f'Dataset      {dataset}', *_result(rows[-1], evaluation)]
+    etas = evaluation.deployed.networks.spec.get('etas')
+    if etas is not None:
+        lines.append(f'Etas         {show_choice(etas)}')
     best = evaluation.best(rows)
     if best is not None and best['epoch'] != len(rows):
         lines.append(

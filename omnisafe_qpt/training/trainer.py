@@ -31,6 +31,7 @@ from omnisafe_qpt.training.run_state import RunState
 if TYPE_CHECKING:  # both import OmniSafe
     from omnisafe_qpt.runs.run_log import RunLogger
     from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
+    from omnisafe_qpt.training.eta_search import EtaSearch
 
 
 # Updates between two checks of the stop signal with several processes on GPUs; each check waits for
@@ -112,6 +113,8 @@ class Trainer:
         stop_signal (StopSignal): Requests the end of the run.
         resume_command (str): Command that resumes the run.
         remedy (str): Advice after losses that are not finite.
+        eta_search (EtaSearch, optional): Chooses the weights of the penalty terms on the way.
+            Defaults to None: they stay.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Trainer:
         stop_signal: StopSignal,
         resume_command: str,
         remedy: str,
+        eta_search: EtaSearch | None = None,
     ) -> None:
         """Initialize an instance of :class:`Trainer`."""
         self._update = update
@@ -139,7 +143,7 @@ class Trainer:
         self._ranks = ranks
         self._stop_signal = stop_signal
         self._resume_command = resume_command
-        self._remedy = remedy
+        self._remedy, self._eta_search = remedy, eta_search
 
     def train(self) -> None:
         """Train the remaining epochs.
@@ -167,7 +171,7 @@ class Trainer:
                 progress.metrics = self._train_epoch(self._schedule.last_step(epoch), bar)
             eval_time = time.time()
             self._save_before_episodes(is_last)
-            evaluated = self._evaluate_or_stop(is_last)
+            evaluated, is_last = self._evaluate_or_stop(is_last)
             eval_time = time.time() - eval_time
             updates = self._learner.step - (progress.rows[-1]['TotalSteps'] if progress.rows else 0)
             values = {
@@ -186,6 +190,8 @@ class Trainer:
             if self._ranks.is_first:
                 progress.rows = self._log.read_rows()
                 self._save(is_last)
+            if is_last:
+                break
 
     def _log_row(self, values: dict[str, float]) -> None:
         """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
@@ -205,6 +211,20 @@ class Trainer:
                 CUDA graph.
             Stopped: After a signal. The state is saved.
         """
+        search = self._eta_search
+        if search is not None and 'chosen' not in self._progress.etas:
+            if self._learner.step <= search.at < last_step:
+                self._update_until(search.at, bar)
+            if self._learner.step == search.at:
+                self._choose_etas(search)
+        metrics = self._update_until(last_step, bar)
+        self._check_finite(metrics)
+        if self._learner.step < last_step:
+            self._save_and_stop()
+        return self._learner.pop_metrics()
+
+    def _update_until(self, last_step: int, bar: ProgressReporter) -> dict[str, float]:
+        """Update until a step or a signal; returns the epoch's mean metrics so far."""
         started = time.time() - self._progress.update_time
         try:
             with bar.shown():
@@ -216,10 +236,20 @@ class Trainer:
             if isinstance(self._sampler, PrefetchSampler):
                 self._sampler.close()  # no prefetching thread may run when evaluation forks
         self._progress.update_time = time.time() - started
-        self._check_finite(metrics)
-        if self._learner.step < last_step:
+        return metrics
+
+    def _choose_etas(self, search: EtaSearch) -> None:
+        """Choose the weights of the penalty terms; the state is saved before and on the way.
+
+        Raises:
+            Stopped: After a signal. The state is saved.
+        """
+        self._save_within_epoch()
+        try:
+            self._update = search.choose(self._progress.etas, self._save_within_epoch)
+        except Stopped:
             self._save_and_stop()
-        return self._learner.pop_metrics()
+        self._save_within_epoch()
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         """Stop the run, without saving, if a metric or a weight is not finite.
@@ -271,20 +301,21 @@ class Trainer:
 
     # ------------------------------------------------------------------ episodes
 
-    def _evaluate_or_stop(self, is_last: bool) -> dict[str, float]:
+    def _evaluate_or_stop(self, is_last: bool) -> tuple[dict[str, float], bool]:
         """Evaluate in the first process; the others wait until it has done or has to stop.
 
         Evaluation does not affect training.
 
         Returns:
-            The metrics to log; empty in the others.
+            The metrics to log, empty in the others; and whether this epoch is the last one.
         """
-        is_stopped, evaluated = False, {}
+        is_stopped = False
+        evaluated: dict[str, float] = {}
         if self._ranks.is_first:
             try:
                 with random_state_kept():
                     self._evaluation.refresh()
-                    evaluated = self._evaluation.run(is_last)
+                    evaluated, is_last = self._evaluation.run(is_last, self._progress.rows)
             except Stopped:
                 is_stopped = True
             except UserError as error:
@@ -292,9 +323,10 @@ class Trainer:
             except Exception:
                 print(self._saved_updates(), file=sys.stderr)
                 raise
-        if self._ranks.share(is_stopped):
+        is_stopped, is_last = self._ranks.share((is_stopped, is_last))
+        if is_stopped:
             self._save_and_stop()
-        return evaluated
+        return evaluated, is_last
 
     def _saved_updates(self) -> str:
         return (

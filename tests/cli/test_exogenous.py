@@ -7,17 +7,21 @@ from __future__ import annotations
 import pytest
 
 from omnisafe_qpt.cli import main
-from omnisafe_qpt.cli.common import components
+from omnisafe_qpt.errors import UserError
+from omnisafe_qpt.settings.checks import components
 
 
 def test_numbers_and_ranges():
     assert components('8,0-2,1') == (0, 1, 2, 8)
+    assert components([8, 0]) == (0, 8)
+    assert components(3) == (3,)
+    assert components(None) == ()
 
 
-@pytest.mark.parametrize('text', ['', '1-', '-1', 'wind'])
-def test_other_text_is_refused(text):
-    with pytest.raises(ValueError, match='int'):
-        components(text)
+@pytest.mark.parametrize('value', ['', '1-', '3-1', -1, 'wind', 1.5, True, [0, None], {'a': 1}])
+def test_other_values_are_refused(value):
+    with pytest.raises(UserError, match='components'):
+        components(value)
 
 
 def test_it_needs_a_dataset(capsys, tmp_path):

@@ -17,6 +17,7 @@ import omnisafe_qpt
 from host_helpers import small_options
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.data.hdf5_writer import write_hdf5
+from omnisafe_qpt.evaluation.off_policy.dynamics import DynamicsEnsemble
 from omnisafe_qpt.evaluation.off_policy.estimate import OffPolicyEvaluator
 from omnisafe_qpt.evaluation.off_policy.rollouts import Imagined
 from omnisafe_qpt.runs.checkpoint import load_best
@@ -90,10 +91,11 @@ def test_a_dataset_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert checks['estimate']['limits'][0]['length_mean'] == HORIZON
 
 
+@pytest.mark.parametrize('patience', [0, 1])
 def test_the_best_epoch_is_that_of_the_estimate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
 ) -> None:
-    """Within the limit of 10, the highest return."""
+    """Within the limit of 10, the highest return; with patience 1 the next epoch is the last."""
     estimates = iter([(3.0, 2.0), (5.0, 8.0), (9.0, 12.0), (4.0, 0.0)])
 
     def roll_out(*_: Any) -> list[Imagined]:
@@ -107,12 +109,45 @@ def test_the_best_epoch_is_that_of_the_estimate(
 
     monkeypatch.setattr(OffPolicyEvaluator, 'roll_out', roll_out)
     monkeypatch.setattr(EpochEvaluation, '_imagine', lambda _: None)
-    run = train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', total_steps=20)
+    run = train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', total_steps=20, patience=patience)
     best = load_best(run)
     assert (best['epoch'], best['method']) == (2, 'model')
-    assert [row['validation_cost'] for row in best['epochs']] == [2.0, 8.0, 12.0, 0.0]
+    costs = [2.0, 8.0, 12.0] if patience else [2.0, 8.0, 12.0, 0.0]
+    assert [row['validation_cost'] for row in best['epochs']] == costs
     policy = omnisafe_qpt.load_policy(run, device='cpu', checkpoint='best')
     assert policy.act(np.zeros(3, dtype=np.float32)).shape == (2,)
+
+
+def test_exogenous_components_are_those_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In validation and calibration, and by default in later estimates."""
+    replayed: list[tuple[int, ...]] = []
+
+    def fit(trajectories: Any, config: Any, *arguments: Any) -> Any:
+        replayed.append(config.exogenous)
+        return original(trajectories, config, *arguments)
+
+    original = DynamicsEnsemble.fit
+    monkeypatch.setattr(DynamicsEnsemble, 'fit', fit)
+    dataset = write(tmp_path / 'log.hdf5')
+    run = train(dataset, tmp_path / 'runs', exogenous='0,2')
+    assert replayed == [(0, 2)]
+    for command, given, expected in (
+        ('evaluate', [], (0, 2)),
+        ('evaluate', ['--exogenous', '1'], (1,)),
+        ('calibrate', [], (0, 2)),
+    ):
+        assert main([command, str(run), '--offline', str(dataset), *given]) == 0
+        assert replayed[-1] == expected
+
+
+def test_exogenous_components_that_the_data_lack_are_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(omnisafe_qpt.UserError, match='components of the observation, 0 to 2'):
+        train(write(tmp_path / 'log.hdf5'), tmp_path / 'runs', exogenous='0-3')
+    assert not list(tmp_path.glob('runs/**/*.pt'))
 
 
 def test_what_needs_a_simulator_says_what_does_not(
@@ -164,6 +199,7 @@ def test_a_baseline_trains_likewise(tmp_path: Path) -> None:
         ({'evaluate_epoisodes': 2}, 'evaluate_epoisodes is 2: there is no simulator'),
         ({'calibrate': 'simulator'}, 'calibrate simulator'),
         ({'horizon': 0}, 'horizon must be a whole number'),
+        ({'exogenous': '0-'}, 'train_cfgs:exogenous: .*such as 0-5,8'),
         ({'dataset': None}, 'no DSRL dataset of Offline-v0'),
     ],
 )

@@ -60,6 +60,23 @@ class DynamicsConfig:
         return cls(updates=updates, exogenous=tuple(exogenous))
 
 
+def check_exogenous(exogenous: Sequence[int], obs_dim: int) -> None:
+    """Check that the exogenous components are some of the observation's, but not all.
+
+    Args:
+        exogenous (Sequence[int]): The components.
+        obs_dim (int): Size of the observation.
+
+    Raises:
+        UserError: If they are not.
+    """
+    if not set(exogenous) < set(range(obs_dim)):
+        raise UserError(
+            f'exogenous components {", ".join(map(str, exogenous))}: they must be some, '
+            f'but not all, of the components of the observation, 0 to {obs_dim - 1}',
+        )
+
+
 _WARMUP_UPDATES = 100
 # Updates for each step of the horizon, and their range.
 _UPDATES_PER_STEP, _UPDATES = 10, (3_000, 6_000)
@@ -144,11 +161,7 @@ class DynamicsEnsemble(nn.Module):
         """Initialize an instance of :class:`DynamicsEnsemble`."""
         super().__init__()
         self.config, self.obs_dim = config, obs_dim
-        if not set(config.exogenous) < set(range(obs_dim)):
-            raise UserError(
-                f'exogenous components {", ".join(map(str, config.exogenous))}: they must be some, '
-                f'but not all, of the components of the observation, 0 to {obs_dim - 1}',
-            )
+        check_exogenous(config.exogenous, obs_dim)
         self._exogenous = list(config.exogenous)
         self._predicted = [each for each in range(obs_dim) if each not in config.exogenous]
         self.change = _Networks(config.members, [obs_dim + act_dim, *config.hidden_sizes, obs_dim])
