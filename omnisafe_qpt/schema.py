@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -103,6 +104,30 @@ def whole(least: int = 0, most: float = LARGEST_NUMBER) -> Check:
 def size(name: str) -> Check:
     """Check for an integer from 1 to the largest for a field of this name."""
     return whole(1, largest(name))
+
+
+def components(value: Any) -> tuple[int, ...]:
+    """Return the components of the observation that an option names.
+
+    Args:
+        value (Any): Numbers and ranges as text, as in ``0-5,8``; a number, a list of numbers, or
+            None for none.
+
+    Raises:
+        UserError: If it is none of these.
+    """
+    if value is None:
+        return ()
+    text = ','.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    found: set[int] = set()
+    for part in text.split(','):
+        match = re.fullmatch(r'\s*(\d{1,9})(?:-(\d{1,9}))?\s*', part, re.ASCII)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise UserError(
+                f'components must be numbers or ranges such as 0-5,8, not {show(value)}'
+            )
+        found.update(range(int(match[1]), min(int(match[2] or match[1]), LARGEST_LAYER) + 1))
+    return tuple(sorted(found))
 
 
 def flag(value: Any, path: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from omnisafe_qpt.errors import UserError, printable
-from omnisafe_qpt.settings.checks import components
+from omnisafe_qpt.schema import components
 
 
 if TYPE_CHECKING:

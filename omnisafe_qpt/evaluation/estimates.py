@@ -28,7 +28,7 @@ from omnisafe_qpt.evaluation.off_policy.rollouts import Level
 from omnisafe_qpt.evaluation.offline_data import Episodes, origin, read_episodes
 from omnisafe_qpt.evaluation.target_costs import ladder_targets
 from omnisafe_qpt.qpt.deployable import Deployable
-from omnisafe_qpt.settings.checks import components
+from omnisafe_qpt.schema import components
 
 
 def estimate_run(

@@ -213,7 +213,7 @@ def _without_episodes(options: dict[str, Any]) -> dict[str, Any]:
 
 def _check_train_cfgs(train_cfgs: dict[str, Any], env_id: str) -> None:
     """Refuse values at which OmniSafe itself would fail later, with a worse message."""
-    from omnisafe_qpt.settings.checks import components
+    from omnisafe_qpt.schema import components
     from omnisafe_qpt.settings.files import OFFLINE_ENV_ID
 
     horizon = train_cfgs['horizon']

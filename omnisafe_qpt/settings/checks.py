@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -95,30 +94,6 @@ def check_choices(cfgs: dict[str, Any]) -> None:
             if value not in choices:
                 known = f'{", ".join(choices[:-1])} or {choices[-1]}'
                 raise UserError(f'{section}:{name} must be {known}, not {show(value)}')
-
-
-def components(value: Any) -> tuple[int, ...]:
-    """Return the components of the observation that an option names.
-
-    Args:
-        value (Any): Numbers and ranges as text, as in ``0-5,8``; a number, a list of numbers, or
-            None for none.
-
-    Raises:
-        UserError: If it is none of these.
-    """
-    if value is None:
-        return ()
-    text = ','.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    found: set[int] = set()
-    for part in text.split(','):
-        match = re.fullmatch(r'\s*(\d{1,9})(?:-(\d{1,9}))?\s*', part, re.ASCII)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise UserError(
-                f'components must be numbers or ranges such as 0-5,8, not {show(value)}'
-            )
-        found.update(range(int(match[1]), min(int(match[2] or match[1]), LARGEST_LAYER) + 1))
-    return tuple(sorted(found))
 
 
 def parse_option(key: str, value: str, defaults: dict[str, Any]) -> dict[str, Any]:

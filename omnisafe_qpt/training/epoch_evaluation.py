@@ -30,8 +30,8 @@ from omnisafe_qpt.qpt.config import DeploymentConfig
 from omnisafe_qpt.qpt.deployable import Deployable
 from omnisafe_qpt.runner import ESTIMATED, MODEL, SIMULATOR, serving_level
 from omnisafe_qpt.runs.best import VALIDATION_COST, VALIDATION_RETURN, best_epoch, has_stalled
+from omnisafe_qpt.schema import components
 from omnisafe_qpt.scores import normalized_cost, normalized_return
-from omnisafe_qpt.settings.checks import components
 from omnisafe_qpt.settings.machine import AUTO
 from omnisafe_qpt.settings.seeds import final_seeds, validation_seeds
 from omnisafe_qpt.signals import StopSignal

@@ -8,7 +8,7 @@ import pytest
 
 from omnisafe_qpt.cli import main
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.settings.checks import components
+from omnisafe_qpt.schema import components
 
 
 def test_numbers_and_ranges():

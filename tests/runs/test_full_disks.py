@@ -226,8 +226,8 @@ def test_a_run_goes_on_when_there_is_room_again(
     with pytest.MonkeyPatch.context() as patch:
         original = EpochEvaluation.run
 
-        def evaluate(self: EpochEvaluation, is_last: bool) -> dict[str, float]:
-            evaluated = original(self, is_last)
+        def evaluate(self: EpochEvaluation, is_last: bool, rows: Any) -> Any:
+            evaluated = original(self, is_last, rows)
             if is_last == (suffix == 'epoch-2.pt'):
                 _Full(patch, suffix)
             return evaluated
@@ -250,9 +250,9 @@ def test_a_run_folder_that_was_removed_is_one_line(
     agent = make_agent(dataset, tmp_path)
     original = EpochEvaluation.run
 
-    def evaluate(self: EpochEvaluation, is_last: bool) -> dict[str, float]:
+    def evaluate(self: EpochEvaluation, is_last: bool, rows: Any) -> Any:
         shutil.rmtree(only_run(tmp_path))
-        return original(self, is_last)
+        return original(self, is_last, rows)
 
     monkeypatch.setattr(EpochEvaluation, 'run', evaluate)
     with pytest.raises(WriteError) as caught:
