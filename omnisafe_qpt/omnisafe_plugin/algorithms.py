@@ -18,6 +18,8 @@ from omnisafe_qpt.omnisafe_plugin.offline_algorithm import OfflineAlgorithm
 from omnisafe_qpt.qpt.config import DeploymentConfig, LearnerConfig
 from omnisafe_qpt.qpt.deployable import DeployableNetworks
 from omnisafe_qpt.qpt.learner import Learner
+from omnisafe_qpt.qpt.scaling import Scaling
+from omnisafe_qpt.runs.checkpoint import load_networks, require_transformer
 from omnisafe_qpt.settings.checks import resolve_target_return
 from omnisafe_qpt.settings.files import DSRL
 from omnisafe_qpt.settings.learner import (
@@ -37,6 +39,32 @@ class _TransformerAlgorithm(OfflineAlgorithm):
     _unit = 'windows'
     _learner_class = Learner
     _learner: Learner
+
+    def _init_model(self) -> None:
+        """Build the learner, with the weights of another run if there is one to start from."""
+        self._source = self._load_source()
+        super()._init_model()
+        if self._source is not None:
+            self._source.load_into(self._learner)
+
+    def _load_source(self) -> DeployableNetworks | None:
+        train_cfgs = self._cfgs.train_cfgs
+        if train_cfgs.init_from is None or train_cfgs.resume is not None:
+            return None
+        try:
+            networks = require_transformer(*load_networks(train_cfgs.init_from, self._device))
+            networks.check_fits(
+                self._trajectories.obs_dim, self._trajectories.act_dim, self._learner_config()
+            )
+        except UserError as error:
+            raise UserError(f'train_cfgs:init_from: {error}') from error
+        return networks
+
+    def _make_scaling(self) -> Scaling:
+        scaling = super()._make_scaling()
+        if self._source is not None and self._cfgs.train_cfgs.init_units == 'run':
+            scaling.load_state_dict(self._source.scaling.state_dict())
+        return scaling
 
     def _make_sampler(self, **options: Any) -> WindowSampler:
         """Relabel episodes, and set up the sampler over all."""

@@ -134,7 +134,7 @@ class OfflineAlgorithm(BaseOffline):
         self._learner = self._learner_class(
             self._trajectories.obs_dim,
             self._trajectories.act_dim,
-            Scaling.from_data(self._trajectories, self._deployment.cost_limit),
+            self._make_scaling(),
             config,
             self._device,
             self._ranks,
@@ -170,6 +170,10 @@ class OfflineAlgorithm(BaseOffline):
         return choose_update(accelerate, self._cfgs.algo, self._learner, self._sampler)
 
     # ------------------------------------------------------------------ what a subclass says
+
+    def _make_scaling(self) -> Scaling:
+        """Return the units that the networks are trained in."""
+        return Scaling.from_data(self._trajectories, self._deployment.cost_limit)
 
     @abstractmethod
     def _make_deployment(self) -> DeploymentConfig:

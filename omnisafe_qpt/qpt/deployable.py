@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from omnisafe_qpt.errors import UserError
-from omnisafe_qpt.qpt.config import CRITIC_INPUTS, DeploymentConfig, PolicyConfig
+from omnisafe_qpt.qpt.config import CRITIC_INPUTS, DeploymentConfig, LearnerConfig, PolicyConfig
 from omnisafe_qpt.qpt.critics import TwinCritic, count_critic_states, critic_states
 from omnisafe_qpt.qpt.learner import Learner
 from omnisafe_qpt.qpt.rollout import RolloutPolicy
@@ -155,6 +155,49 @@ class DeployableNetworks(nn.Module):
         """
         check_spec(state.get('_extra_state'), _CHECK_SPEC)
         return rebuild(lambda: cls(state['_extra_state']), state)
+
+    def check_fits(self, obs_dim: int, act_dim: int, config: LearnerConfig) -> None:
+        """Check that a learner can start from these weights.
+
+        Args:
+            obs_dim (int): S of the learner.
+            act_dim (int): A of the learner.
+            config (LearnerConfig): Its settings.
+
+        Raises:
+            UserError: If sizes differ.
+        """
+        needed = {'observations': obs_dim, 'actions': act_dim, **asdict(config.policy)}
+        spec = self.spec
+        held = {'observations': spec['obs_dim'], 'actions': spec['act_dim'], **spec['policy']}
+        if config.train_critics and self.has_critics:
+            needed |= {
+                'critic hidden_sizes': list(config.critic_hidden_sizes),
+                'critic inputs': config.critic_inputs,
+            }
+            held |= {
+                'critic hidden_sizes': list(spec['critic_hidden_sizes']),
+                'critic inputs': self.critic_inputs,
+            }
+        for name, value in needed.items():
+            if name != 'dropout' and held.get(name) != value:
+                raise UserError(
+                    f'{name} is {held.get(name)} in the run to start from, and {value} here; '
+                    'use a run with the same sizes, or set them'
+                )
+
+    def load_into(self, learner: Learner) -> None:
+        """Start a learner from these weights, targets included; see :meth:`check_fits`.
+
+        Critics are left as they are where one of the two has none that are trained.
+        """
+        names = ['policy']
+        if learner.config.train_critics and self.has_critics:
+            names += ['reward_critic', 'cost_critic']
+        for name in names:
+            weights = getattr(self, name).state_dict()
+            for network in (getattr(learner, name), getattr(learner, f'target_{name}')):
+                network.load_state_dict(weights)
 
     @property
     def device(self) -> torch.device:

@@ -24,6 +24,7 @@ _MAY_DIFFER = {
     'train_cfgs': {
         'dataset',
         'import',
+        'init_from',
         'device',
         'torch_threads',
         'total_steps',
@@ -44,6 +45,7 @@ _MAY_DIFFER = {
 }
 _NOT_WORTH_SAYING = {
     'dataset',
+    'init_from',
     'import',
     'resume',
     'preset',

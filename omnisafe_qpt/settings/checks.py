@@ -42,6 +42,7 @@ _CHOICES = {
         'data_device': ('auto', 'device', 'host'),
         'action_unit': ('auto', 'normalized', 'environment'),
         'calibrate': ('auto', 'model', 'simulator', 'none'),
+        'init_units': ('run', 'data'),
     },
 }
 
