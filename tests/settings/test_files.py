@@ -160,7 +160,7 @@ NOT_THE_ALGORITHM = {
         for name in (
             *('device', 'torch_threads', 'dataset', 'evaluate_processes', 'resume', 'preset'),
             *('accelerate', 'data_device', 'deterministic', 'parallel', 'vector_env_nums'),
-            *('action_unit', 'exogenous', 'horizon', 'import'),
+            *('action_unit', 'exogenous', 'horizon', 'import', 'init_from', 'init_units'),
         )
     ),
     *(
