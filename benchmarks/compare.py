@@ -497,6 +497,8 @@ class _Runner:
             tail = '\n'.join(log.splitlines()[-30:])
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'{tail}\n{how}\n'.lstrip(), encoding='utf-8')
+            self._failed[cell.name] = ': '.join([how, *tail.splitlines()[-1:]])
+            return
         lines = path.read_text(encoding='utf-8').strip().splitlines()
         self._failed[cell.name] = lines[-1] if lines else how
 

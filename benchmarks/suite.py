@@ -448,10 +448,9 @@ _COLLECT_KEYS = {
     'select': text('spread', 'density'),
     'safe_share': number(0, 1),
     'max_steps': whole(1),
-    'agents': sequence(
-        record({'algo': text(), 'steps': whole(1)}, {'seed': whole(), 'cost_limit': number(0)}), 1
-    ),
+    'agents': sequence(mapping(anything), 1),
 }
+_AGENT_KEYS = {'algo': text(), 'steps': whole(1), 'seed': whole(), 'cost_limit': number(0)}
 _ROW_KEYS = {
     'algo': text(*ALGORITHMS),
     'preset': maybe(text()),
@@ -521,13 +520,27 @@ def _dataset(name: str, value: Any, where: str, updates: int | None) -> Dataset:
     defaults = {'file': AUTO} if task is None else {'file': AUTO, 'env_id': task.env_id}
     if 'collect' in value:
         options = _mapping(value['collect'], f'{where}: collect')
-        _fields(options, _COLLECT_KEYS, f'{where}: collect', *(_COLLECT_KEYS.keys() - {'episodes'}))
-        defaults['file'] = f'{name}-local-{options["episodes"]}.hdf5'
+        _check_collection(options, value, where)
+        # Other settings are another file.
+        digest = config_hash({'env_id': {**defaults, **value}.get('env_id'), **options})[:8]
+        defaults['file'] = f'{name}-{digest}.hdf5'
     optional = ('seeds', 'algorithms', 'budget', 'collect')
     known = _fields({**defaults, **value}, _DATASET_KEYS, where, *optional)
     if 'budget' in known:
         known['budget'] = _budget(known['budget'], where, updates)
     return Dataset(name=name, **known)
+
+
+def _check_collection(options: dict[str, Any], dataset: Mapping[str, Any], where: str) -> None:
+    where = f'{where}: collect'
+    optional = _COLLECT_KEYS.keys() - {'episodes'}
+    _fields(options, _COLLECT_KEYS, where, *optional)
+    for agent in options.get('agents', ()):
+        _fields(dict(agent), _AGENT_KEYS, f'{where}: agents', 'seed', 'cost_limit')
+    if options.get('candidates', options['episodes']) < options['episodes']:
+        raise UserError(f'{where}: candidates must be at least episodes')
+    if 'file' in dataset:
+        raise UserError(f'{where}: leave out file, or collect')
 
 
 def _row(name: str, value: Any, where: str) -> Row:

@@ -36,7 +36,10 @@ def add(commands: Any) -> None:
         'names of other projects; omnisafe-qpt data info shows how arrays are mapped.',
     )
     parser.add_argument(
-        'source', type=Path, metavar='IN', help='.hdf5, .h5, .npz, .csv or .parquet to read'
+        'source',
+        type=Path,
+        metavar='IN',
+        help='.hdf5, .h5, .npz, .csv or .parquet to read, or minari:NAME',
     )
     parser.add_argument(
         'out',
@@ -107,9 +110,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _weights(text: str) -> tuple[float, ...]:
-    weights = tuple(map(float, text.split(',')))
+    try:
+        weights = tuple(map(float, text.split(',')))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} is not numbers such as 1,0.5') from error
     if not all(0.0 <= weight <= LARGEST_NUMBER for weight in weights) or not any(weights):
-        raise argparse.ArgumentTypeError(f'{text}: weights must not be negative, nor all zero')
+        raise argparse.ArgumentTypeError(
+            f'{text}: weights must be from 0 to {LARGEST_NUMBER:g}, and not all zero'
+        )
     return weights
 
 
@@ -119,7 +127,9 @@ def _run(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from omnisafe_qpt.data.convert import COLUMN_ALGORITHMS
+    from omnisafe_qpt.data.resolve import minari_file
 
+    options.source = minari_file(str(options.source)) or options.source
     done = _convert_table(options) if _is_table(options) else _convert(options)
     purpose = ''
     if done.out.endswith('.npz'):
@@ -134,14 +144,15 @@ def _run(options: argparse.Namespace) -> None:
         say(f'Rounded to float32: {", ".join(done.rounded)}')
     if done.over_horizon:
         say(f'Longer than the time limit: {done.over_horizon} episodes; check the task')
-    named = done.env_id if done.env_id and done.env_id.isprintable() else 'ENV_ID'
+    unknown = 'Offline-v0' if options.columns is not None else 'ENV_ID'
+    named = done.env_id if done.env_id and done.env_id.isprintable() else unknown
     say(_training(done.out, options.algorithm, options.env_id or named))
     if options.json is not None:
         write_json(asdict(done), options.json)
 
 
 def _is_table(options: argparse.Namespace) -> bool:
-    is_table = options.source.suffix in _TABLES
+    is_table = options.source.suffix.lower() in _TABLES
     if is_table != (options.columns is not None):
         raise UserError(
             f'{options.source}: --columns F is for {" and ".join(_TABLES)} logs, and they need it'

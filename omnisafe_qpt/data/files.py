@@ -67,7 +67,8 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         raise UserError(f'{path}: the file is empty; get it again')
     if path.suffix not in SUFFIXES:
         raise UserError(
-            f'{path}: unknown dataset format {path.suffix!r}; use HDF5 (.hdf5, .h5) or npz (.npz)',
+            f'{path}: unknown dataset format {path.suffix!r}; use HDF5 (.hdf5, .h5) or npz (.npz), '
+            'or convert a log: omnisafe-qpt data convert LOG.csv OUT.hdf5 --columns F',
         )
     return path
 

@@ -221,7 +221,7 @@ def _check_array(path: Path, source: Source, name: str, leaf: str) -> int:
         raise UserError(f'{path}: {where} is a single value; {needed}')
     is_wrong = array.shape[1:] not in ((), (1,)) if is_column else len(array.shape) > 2
     if name == 'costs' and len(array.shape) == 2 and array.shape[1] > 1:
-        weights = ','.join('1' * min(array.shape[1], _MAX_LISTED))
+        weights = ','.join('1' * array.shape[1])
         needed += f'; add several up: {convert_command(path)} --cost-weights {weights}'
     if is_wrong or 0 in array.shape[1:]:
         raise UserError(f'{path}: {where} has shape {tuple(array.shape)}; {needed}')

@@ -456,6 +456,11 @@ COLLECTED = {
 }
 
 
+def collected_files(folder):
+    datasets = load_suite(folder / 'tiny.yaml').datasets
+    return [datasets[name].file for name in COLLECTED]
+
+
 def test_a_dataset_is_collected_before_its_cells_and_after_those_of_the_one_before(pretend):
     folder = pretend(
         FINISH
@@ -471,7 +476,7 @@ else:
     )
     write_suite(folder, datasets=COLLECTED, algorithms={'QPT': None})
     assert compare.run(options_of(folder, '--threads', '2')) == 0
-    first, second = 'One-local-3.hdf5', 'Two-local-3.hdf5'
+    first, second = collected_files(folder)
     assert (folder / 'order').read_text().splitlines() == [
         f'{name} -m benchmarks.{module}'
         for name in (first, second)
@@ -486,6 +491,17 @@ else:
     (folder / first).unlink()  # finished cells do not need it
     assert compare.run(options_of(folder)) == 0
     assert not (folder / first).exists()
+
+
+def test_other_settings_of_a_collection_are_another_file(tmp_path):
+    def file_of(**changes):
+        collect = {'episodes': 3, **changes}
+        datasets = {'One': {'env_id': ENV_ID, 'collect': collect}}
+        return load_suite(write_suite(tmp_path, datasets=datasets)).datasets['One'].file
+
+    files = [file_of(), file_of(seed=1), file_of(max_steps=5), file_of(episodes=4)]
+    assert len(set(files)) == 4
+    assert file_of() == files[0]
 
 
 def test_a_collection_that_fails_is_tried_again_and_the_others_are_done(pretend, capsys):
@@ -504,8 +520,8 @@ else:
     assert compare.run(options_of(folder, '--retry', '1')) == 1
     output = capsys.readouterr()
     assert '1 cells done' in output.out
-    assert 'FAILED One/QPT/seed-3: exit code 1' in output.err
-    assert (folder / 'One-local-3.hdf5.tries').read_text() == 'xx'
+    assert 'FAILED One/QPT/seed-3: exit code 1: no luck' in output.err
+    assert (folder / f'{collected_files(folder)[0]}.tries').read_text() == 'xx'
     error = folder / 'work' / 'tiny' / 'One' / 'QPT' / 'seed-3.error.txt'
     assert error.read_text() == 'no luck\nexit code 1\n'
 
@@ -786,6 +802,25 @@ def test_cells_are_chosen_by_patterns(tmp_path, patterns, expected):
         ({'cost_limits': [-1]}, 'cost_limits.* is -1'),
         ({'datasets': {'BallRun': {'collect': {'seed': 1}}}}, 'collect.*episodes'),
         ({'datasets': {'BallRun': {'collect': {'episodes': 3, 'out': 'x'}}}}, "unknown key 'out'"),
+        ({'datasets': {'BallRun': {'collect': {'episodes': 3, 'candidates': 2}}}}, 'candidates'),
+        ({'datasets': {'BallRun': {'collect': {'episodes': 3}, 'file': 'auto'}}}, 'leave out file'),
+        (
+            {'datasets': {'BallRun': {'collect': {'episodes': 3, 'agents': [{'algo': 'PPO'}]}}}},
+            'agents.*steps',
+        ),
+        (
+            {
+                'datasets': {
+                    'BallRun': {
+                        'collect': {
+                            'episodes': 3,
+                            'agents': [{'algo': 'PPO', 'steps': 1, 'limit': 2}],
+                        }
+                    }
+                }
+            },
+            "agents: unknown key 'limit'",
+        ),
     ],
 )
 def test_a_suite_with_a_mistake_is_refused(tmp_path, changes, message):

@@ -46,7 +46,8 @@ def log() -> pd.DataFrame:
 
 def converted(tmp_path: Path, frame: pd.DataFrame, **changes: Any) -> dict[str, np.ndarray]:
     frame.to_csv(tmp_path / 'log.csv', index=False)
-    convert_table(tmp_path / 'log.csv', tmp_path / 'out.hdf5', {**COLUMNS, **changes}, True)
+    columns = {name: value for name, value in {**COLUMNS, **changes}.items() if value is not None}
+    convert_table(tmp_path / 'log.csv', tmp_path / 'out.hdf5', columns, True)
     with open_dataset(tmp_path / 'out.hdf5') as arrays:
         return {name: arrays[name][:] for name in arrays}
 
@@ -82,11 +83,51 @@ def test_a_last_row_without_a_following_observation_is_omitted(tmp_path: Path) -
     frame.to_csv(tmp_path / 'log.csv', index=False)
     done = convert_table(tmp_path / 'log.csv', tmp_path / 'out.hdf5', columns)
     assert (done.transitions, done.terminals, done.timeouts) == (4, 0, 2)
-    assert [note.split()[0] for note in done.notes] == ['3', '1']
+    assert [note.split()[0] for note in done.notes[-2:]] == ['2', '1']
+    assert done.notes[0] == 'observations: load, sensor_1, sensor_2'
     with open_dataset(tmp_path / 'out.hdf5') as arrays:
         np.testing.assert_array_equal(arrays['observations'][:][:, 0], [1, 2, 4, 5])
         np.testing.assert_array_equal(arrays['next_observations'][:][:, 0], [2, 3, 5, 6])
         np.testing.assert_array_equal(arrays['timeouts'][:], [0, 1, 0, 1])
+
+
+def test_flags_ids_and_times_are_read_as_they_stand(tmp_path: Path) -> None:
+    """Booleans beside an empty cell, an episode called NA, and dates in place of numbers."""
+    expected = converted(tmp_path, log())
+    frame = log().replace({'day': {'mon': 'NA', 'tue': '7'}})
+    frame['failed'] = [False, False, True, False, False, None]
+    dates = ['2018-01-01 9:00', '2018-01-01 10:00', '2018-01-01 11:00']
+    frame['hour'] = dates * 2
+    for name, values in converted(tmp_path, frame.iloc[[2, 1, 0, 5, 4, 3]]).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_a_terminal_state_may_be_flagged_in_its_own_row(tmp_path: Path) -> None:
+    frame = log()
+    frame.loc[5, 'failed'] = 1
+    found = converted(tmp_path, frame)
+    np.testing.assert_array_equal(found['terminals'], [0, 0, 1, 0, 1])
+    np.testing.assert_array_equal(found['timeouts'], 0)
+
+
+def test_a_pattern_stands_for_no_column_that_is_named_elsewhere(tmp_path: Path) -> None:
+    found = converted(tmp_path, log(), observations=['*'])
+    assert found['observations'].shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('day,hour,hour\n1,2,3\n', "two columns are named 'hour'"),
+        ('day,hour\n1,2,3\n1,2,3\n', 'cannot be read as a csv table'),
+        ('day;hour\n1;2\n', 'commas must separate the columns'),
+        ('', 'cannot be read as a csv table'),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / 'log.csv').write_text(text, encoding='utf-8')
+    with pytest.raises(UserError, match=message):
+        convert_table(tmp_path / 'log.csv', tmp_path / 'out.hdf5', COLUMNS)
 
 
 def test_parquet_holds_the_same(tmp_path: Path) -> None:
@@ -104,9 +145,15 @@ def test_parquet_holds_the_same(tmp_path: Path) -> None:
     [
         (log(), {'rewards': 'reward'}, "no column 'reward'; there are day, hour"),
         (log(), {'observations': ['x_*']}, r"no column 'x_\*'"),
-        (log().iloc[:5], {'actions': 'day'}, "'day' holds object values"),
-        (log().assign(load=[1, 2, np.nan, 4, 5, 6]), {}, "'load' is empty.* row 3"),
-        (log().assign(shed=[0, np.inf, 0, 0, 0, 0]), {}, "'shed' is empty or not finite in row 2"),
+        (log().iloc[:5], {'actions': 'day'}, "'day' holds 'mon' in line 2"),
+        (log().assign(load=[1, 2, np.nan, 4, 5, 6]), {}, "'load' is empty.* line 4"),
+        (log().assign(shed=[0, np.inf, 0, 0, 0, 0]), {}, "'shed' is empty, not finite.* line 3"),
+        (log().assign(load=[1, 2, 1e39, 4, 5, 6]), {}, "'load' is .* too large in line 4"),
+        (log().assign(shed=[0, 3e38, 0, 0, 0, 0]), {'costs': {'shed': 9}}, 'costs.* too large'),
+        (log().assign(load=['1', '2', '3,5', '4', '5', '6']), {}, "'load' holds '3,5' in line 4"),
+        (log().assign(hour=[0, 1, 1, 0, 1, 2]), {}, 'line 4 repeats the time'),
+        (log().assign(hour=['9h', 'x', 'y', '0', '1', '2']), {}, 'neither a number nor a date'),
+        (log().iloc[[0, 3, 1, 4]], {'time': None}, 'rows of an episode are not together'),
         (log().assign(day=[None, *log()['day'][1:]]), {}, "'day' has empty cells"),
         (log().assign(failed=[1, 0, 0, 0, 0, 0]), {}, "'failed' is set before the end"),
         (log().iloc[:0], {}, 'no rows'),
