@@ -44,7 +44,8 @@ from omnisafe_qpt.settings.machine import hardware
 from omnisafe_qpt.signals import Stopped, StopSignal
 from omnisafe_qpt.training.dataset_loading import DatasetLoader, Task
 from omnisafe_qpt.training.distributed import leave_processes, report_errors_from_first_rank
-from omnisafe_qpt.training.epoch_evaluation import EpisodeSettings, EpochEvaluation
+from omnisafe_qpt.training.episode_settings import EpisodeSettings
+from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 from omnisafe_qpt.training.eta_search import EtaSearch
 from omnisafe_qpt.training.run_state import RunState
 from omnisafe_qpt.training.summary import log_dataset, log_plan, log_resumed, print_summary

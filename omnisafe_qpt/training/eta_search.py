@@ -97,7 +97,9 @@ class EtaSearch:
         chosen = best_trial(tried) if tried else pairs[0]
         record['chosen'] = {name: chosen[name] for name in pairs[0]}
         if tried:
-            self._log(f'Going on with {show_pair(record["chosen"])}')
+            found = any(each is not None for trial in tried for each in trial['returns'])
+            reason = '' if found else ', as no estimate is reliable'
+            self._log(f'Going on with {show_pair(record["chosen"])}{reason}')
         self._set(record['chosen'])
         return self._make_update()
 
