@@ -187,6 +187,12 @@ class EpochEvaluation:
         check_episodes(self._data.trajectories, RELIABLE_EPISODES)
 
     @property
+    def return_range(self) -> float:
+        """Difference of the returns that are normalised to 0 and 1."""
+        low, high = self._reference_returns
+        return high - low
+
+    @property
     def estimated_limits(self) -> list[float]:
         """The cost limits of :meth:`estimate_returns`."""
         return [share * self.cost_limit for share in _SHARES_OF_THE_LIMIT]

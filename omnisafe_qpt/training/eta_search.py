@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # imports OmniSafe
     from omnisafe_qpt.training.epoch_evaluation import EpochEvaluation
 
 
+# Another pair must be better than the run's own by this share of the range of returns: estimates of
+# the return err by about 1 %.
+_MARGIN = 0.02
 # The pairs that are tried, as multiples of the run's own eta_reward and eta_cost. On each of the
 # measured datasets another one is the best (benchmarks/OFF_POLICY.md).
 _FACTORS = ((1.0, 1.0), (3.0, 3.0), (3.0, 1.0), (1.0, 0.3))
@@ -94,7 +97,8 @@ class EtaSearch:
         except TooFewEpisodes as error:
             self._log(f'{show_pair(pairs[0])} are kept: {error}')
             tried[:] = []
-        chosen = best_trial(tried) if tried else pairs[0]
+        margin = _MARGIN * self._evaluation.return_range
+        chosen = best_trial(tried, margin) if tried else pairs[0]
         record['chosen'] = {name: chosen[name] for name in pairs[0]}
         if tried:
             found = any(each is not None for trial in tried for each in trial['returns'])
@@ -159,19 +163,22 @@ class EtaSearch:
         return f'estimated return {found} at cost limits {limits}'
 
 
-def best_trial(tried: list[dict[str, Any]]) -> dict[str, Any]:
+def best_trial(tried: list[dict[str, Any]], margin: float) -> dict[str, Any]:
     """Return the pair whose estimate is within most limits; then that of the highest mean return.
 
     Args:
         tried (list[dict[str, Any]]): The pairs with their ``returns``; None where the estimate is
-            not reliable or over the limit. Of equal ones the first is taken.
+            not reliable or over the limit. The first one is the run's own.
+        margin (float): Difference of mean returns up to which the run's own pair is kept.
     """
 
     def rank(trial: dict[str, Any]) -> tuple[int, float]:
         known = [each for each in trial['returns'] if each is not None]
         return len(known), statistics.fmean(known) if known else 0.0
 
-    return max(tried, key=rank)
+    best = max(tried, key=rank)
+    (limits, mean), (own_limits, own_mean) = rank(best), rank(tried[0])
+    return tried[0] if limits == own_limits and mean - own_mean <= margin else best
 
 
 def _times(eta: float, factor: float) -> float:

@@ -155,20 +155,14 @@ class Trainer:
         """
         progress, epochs = self._progress, self._schedule.epochs
         self._state.restore_random_state()
-        bar = ProgressReporter(
-            'Training',
-            self._schedule.total_steps,
-            done=self._learner.step,
-            unit='updates',
-            quiet=not self._ranks.is_first,
-        )
+        self._bar = self._new_bar()
         # The time of earlier sessions counts, up to their last finished epoch.
         start_time = time.time() - (progress.rows[-1]['Time/Total'] if progress.rows else 0.0)
         for epoch in range(progress.epoch + 1, epochs + 1):
             progress.epoch, is_last = epoch, epoch == epochs
             self._state.separate_dropout()
             if progress.metrics is None:  # else the run was stopped after its last update
-                progress.metrics = self._train_epoch(self._schedule.last_step(epoch), bar)
+                progress.metrics = self._train_epoch(self._schedule.last_step(epoch))
             eval_time = time.time()
             self._save_before_episodes(is_last)
             evaluated, is_last = self._evaluate_or_stop(is_last)
@@ -193,6 +187,15 @@ class Trainer:
             if is_last:
                 break
 
+    def _new_bar(self) -> ProgressReporter:
+        return ProgressReporter(
+            'Training',
+            self._schedule.total_steps,
+            done=self._learner.step,
+            unit='updates',
+            quiet=not self._ranks.is_first,
+        )
+
     def _log_row(self, values: dict[str, float]) -> None:
         """Log an epoch, in all processes: OmniSafe's logger averages over what they hold.
 
@@ -203,7 +206,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ updates
 
-    def _train_epoch(self, last_step: int, bar: ProgressReporter) -> dict[str, float]:
+    def _train_epoch(self, last_step: int) -> dict[str, float]:
         """Update until the run has done ``last_step`` updates; returns the epoch's mean metrics.
 
         Raises:
@@ -214,23 +217,23 @@ class Trainer:
         search = self._eta_search
         if search is not None and 'chosen' not in self._progress.etas:
             if self._learner.step <= search.at < last_step:
-                self._update_until(search.at, bar)
+                self._update_until(search.at)
             if self._learner.step == search.at:
                 self._choose_etas(search)
-        metrics = self._update_until(last_step, bar)
+        metrics = self._update_until(last_step)
         self._check_finite(metrics)
         if self._learner.step < last_step:
             self._save_and_stop()
         return self._learner.pop_metrics()
 
-    def _update_until(self, last_step: int, bar: ProgressReporter) -> dict[str, float]:
+    def _update_until(self, last_step: int) -> dict[str, float]:
         """Update until a step or a signal; returns the epoch's mean metrics so far."""
         started = time.time() - self._progress.update_time
         try:
-            with bar.shown():
+            with self._bar.shown():
                 while self._learner.step < last_step and not self._is_to_stop():
                     self._update()
-                    bar.update(self._learner.step)
+                    self._bar.update(self._learner.step)
                 metrics = self._learner.metrics()  # waits for the device
         finally:
             if isinstance(self._sampler, PrefetchSampler):
@@ -250,6 +253,7 @@ class Trainer:
         except Stopped:
             self._save_and_stop()
         self._save_within_epoch()
+        self._bar = self._new_bar()  # its rate leaves out the search
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         """Stop the run, without saving, if a metric or a weight is not finite.
