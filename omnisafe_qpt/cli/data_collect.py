@@ -20,6 +20,8 @@ def add(commands: Any) -> None:
         'collect a dataset in the simulator, with scripted controllers or trained agents',
         'omnisafe-qpt data collect --env-id SafetyCarButton1-v0 --episodes 20 --seed 0 '
         '--out mine.hdf5\n'
+        '  omnisafe-qpt data collect --env-id SafeMetaDrive-easysparse-v0 --episodes 60 '
+        '--out drive.hdf5\n'
         "  omnisafe-qpt data collect --env-id SafetyHopperVelocity-v1 --agent 'RUN:all' "
         "--agent 'OTHER_RUN:40:2' \\\n      --episodes 300 --seed 0 --out hopper.hdf5\n\n"
         'Finished episodes are kept beside the file; after an interruption the same command goes '

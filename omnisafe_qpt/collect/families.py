@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from omnisafe_qpt.collect import ant, bullet, circle, drone, navigation
+from omnisafe_qpt.collect import ant, bullet, circle, driving, drone, navigation
 from omnisafe_qpt.collect.controller import Family
 
 
@@ -12,6 +12,7 @@ FAMILIES: dict[str, Family] = {
     **ant.FAMILIES,
     **bullet.FAMILIES,
     **circle.FAMILIES,
+    **driving.FAMILIES,
     **drone.FAMILIES,
     **navigation.FAMILIES,
 }

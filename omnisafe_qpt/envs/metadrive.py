@@ -143,6 +143,20 @@ class SafeMetaDriveEnv(SingleEnv):
         signals = (self._tensor(value) for value in (reward, cost, terminated, truncated))
         return self._tensor(obs), *signals, info
 
+    def advise(self, driver: str, speed: float, gap: float = 1.0) -> np.ndarray:
+        """Return what one of MetaDrive's own drivers would do; the episode does not change.
+
+        Args:
+            driver (str): ``idm``, which follows rules, or ``expert``, trained by PPO.
+            speed (float): The speed that it aims at, in km/h.
+            gap (float, optional): The distance that ``idm`` keeps from traffic ahead, relative to
+                its usual one; 0 ignores that traffic. Defaults to 1.0.
+
+        Returns:
+            Steering, and throttle or brake, possibly beyond [-1, 1]. Shape (2,).
+        """
+        return self._running().request('advise', driver, speed, gap)
+
     def close(self) -> None:
         """End the simulator's process; a reset starts a new one."""
         if self._simulator is not None:

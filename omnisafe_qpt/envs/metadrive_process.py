@@ -27,6 +27,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from omnisafe_qpt.envs.metadrive_drivers import Drivers
 from omnisafe_qpt.workers import receive, serve
 
 
@@ -110,7 +111,22 @@ class Simulator:
         """Start an episode and return the first observation."""
         self._env.lazy_init()  # creates the managers; the traffic's has random seeds
         self._env.engine.traffic_manager.np_random = np.random.RandomState(seed)
-        return self._env.reset()
+        self._obs = self._env.reset()
+        self._drivers = Drivers(self._env.vehicle, seed)
+        return self._obs
+
+    def advise(self, driver: str, speed: float, gap: float) -> np.ndarray:
+        """Return what one of MetaDrive's drivers would do; the episode does not change.
+
+        Args:
+            driver (str): A method of :class:`~omnisafe_qpt.envs.metadrive_drivers.Drivers`.
+            speed (float): The speed that it aims at, in km/h.
+            gap (float): The distance that it keeps, relative to its usual one.
+
+        Returns:
+            Steering, and throttle or brake, possibly beyond [-1, 1]. Shape (2,).
+        """
+        return getattr(self._drivers, driver)(self._obs, speed, gap)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, float, bool, dict[str, Any]]:
         """Run one step.
@@ -131,6 +147,7 @@ class Simulator:
         info['velocity_cost'] = 0.01 * max(0.0, values['velocity'] - 10.0)
         info['proximity_cost'] = 0.01 * max(0.0, 0.1 - float(np.min(obs[-_LASERS:]))) ** 2
         info['cost'] = values['cost'] + info['velocity_cost'] + info['proximity_cost']
+        self._obs = obs
         # MetaDrive itself continues an episode after a crash; DSRL does not.
         terminated = bool(values['arrive_dest'] or values['crash'] or values['out_of_road'])
         return obs, float(reward), info['cost'], terminated, info
