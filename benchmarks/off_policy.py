@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -51,6 +52,8 @@ from omnisafe_qpt.runs.checkpoint import load_networks
 _FIRST_SEED = 1_000_000
 # What is kept of an estimate.
 _KEPT = ('return_mean', 'cost_mean', 'return_interval', 'cost_interval', 'cost_bound', 'reason')
+# Panels beside each other.
+_MOST_COLUMNS = 4
 _COLOURS, _MARKERS = (BLUE, ORANGE, PURPLE, BLACK, GREY), 'os^dv'
 
 
@@ -277,13 +280,19 @@ def _summary(lines: pd.DataFrame) -> str:
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw estimated against simulated cost and return, a column for each task."""
+    """Draw estimated against simulated cost and return, one above the other for each task."""
     frame = _frame(rows)
     tasks = list(frame.env_id.unique())
     with drawing_style():
-        figure = Figure(figsize=(4.0 * len(tasks), 7.6), layout='constrained')
-        axes = figure.subplots(2, len(tasks), squeeze=False)
-        for column, env_id in zip(axes.T, tasks):
+        columns = min(len(tasks), _MOST_COLUMNS)
+        bands = math.ceil(len(tasks) / columns)
+        figure = Figure(figsize=(4.0 * columns, 7.6 * bands), layout='constrained')
+        axes = figure.subplots(2 * bands, columns, squeeze=False)
+        # Two panels for each task, band by band.
+        panels = axes.reshape(bands, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
+        for panel in panels[len(tasks) :].flat:
+            panel.remove()
+        for column, env_id in zip(panels, tasks):
             lines = frame[frame.env_id == env_id]
             for panel, what in zip(column, ('cost', 'return')):
                 for seed, colour, marker in zip(lines.seed.unique(), _COLOURS, _MARKERS):
@@ -292,8 +301,9 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
                 panel.plot([low, high], [low, high], color=GREY, linewidth=1)
                 panel.set_xlabel(f'simulated {what}' + (' / limit' if what == 'cost' else ''))
             column[0].set_title(env_id)
-        axes[0, 0].set_ylabel('estimated cost / limit')
-        axes[1, 0].set_ylabel('estimated return')
+        for band in range(bands):
+            axes[2 * band, 0].set_ylabel('estimated cost / limit')
+            axes[2 * band + 1, 0].set_ylabel('estimated return')
         axes[0, 0].legend()
     save_figure(figure, path)
 
