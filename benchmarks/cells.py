@@ -41,9 +41,9 @@ from benchmarks.suite import (
     Cell,
     DataFile,
     config_hash,
-    load_suite,
     training_record,
 )
+from benchmarks.suite_file import load_suite
 from omnisafe_qpt.cli.common import write_json
 from omnisafe_qpt.data.atomic import atomic_path
 from omnisafe_qpt.data.resolve import AUTO, SAMPLE

@@ -105,7 +105,7 @@ def _with_plan(results: Results) -> Results:
     path = _SUITES / f'{results.folder.name}.yaml'
     if not path.is_file():
         return results
-    from benchmarks.suite import load_suite
+    from benchmarks.suite_file import load_suite
 
     try:
         cells = load_suite(path).cells()

@@ -24,7 +24,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import cells, compare, engines
+from benchmarks import cells, compare, engines, suite_runner
 from benchmarks.estimate import Forecast, estimate, recorded_seconds
 from benchmarks.rows import COLUMNS, FACTS, read_results
 from benchmarks.suite import (
@@ -34,8 +34,8 @@ from benchmarks.suite import (
     config_hash,
     find_data,
     is_finished,
-    load_suite,
 )
+from benchmarks.suite_file import load_suite
 from common_helpers import read_csv
 from host_helpers import ENV_ID, small_options, write_dataset
 from omnisafe_qpt.data.atomic import file_sha256
@@ -557,13 +557,13 @@ else:
     )
     pids = folder / 'work' / 'pids'
 
-    def look(runner, *job, settle=compare._Runner._settle):
+    def look(runner, *job, settle=suite_runner.SuiteRunner._settle):
         settle(runner, *job)
         while not (pids.is_file() and len(pids.read_text().split()) == 2):
             time.sleep(0.02)
         os.kill(os.getpid(), getattr(signal, signal_name))
 
-    monkeypatch.setattr(compare._Runner, '_settle', look)
+    monkeypatch.setattr(suite_runner.SuiteRunner, '_settle', look)
     monkeypatch.setattr(engines, '_SECONDS_TO_END', 1.0)
     with pytest.raises(KeyboardInterrupt):
         compare.run(options_of(folder, '--workers', '2'))
