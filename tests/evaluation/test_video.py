@@ -511,7 +511,7 @@ def test_offline_checks_have_no_episodes_to_show(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(['evaluate', str(run), '--offline', 'x.hdf5', '--video', 'clips']) == 1
-    assert '--video shows episodes' in capsys.readouterr().err
+    assert 'Error: --video' in capsys.readouterr().err
     assert not Path('clips').exists()
 
 
