@@ -33,6 +33,7 @@ def collect(folder: Path, env_id: str, options: dict) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_same_collection_elsewhere_is_the_same_file(tmp_path: Path) -> None:
     options = {'episodes': 2, 'seed': 3, 'max_steps': 20}
     files = [collect(tmp_path / name, 'SafetyBallRun-v0', options) for name in ('here', 'there')]
