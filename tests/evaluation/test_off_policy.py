@@ -232,6 +232,7 @@ class Steady(Mover):
         return (self.asked[:, None] / HORIZON).clamp(-1, 1)
 
 
+@pytest.mark.slow
 def test_the_test_on_held_out_episodes_replays_too(days):
     trajectories, _ = days
     errors = []
