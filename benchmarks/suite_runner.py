@@ -134,6 +134,7 @@ class SuiteRunner:
         self._work = plan.work
         self._commit, self._dirty = git_state()
         self._tasks: dict[Future[Outcome], _Task] = {}  # in the order in which they start
+        self._to_collect = plan.to_collect()  # datasets whose collection has not been submitted
         self._done: list[Cell] = []
         self._failed: dict[str, str] = {}
         self._started = time.monotonic()
@@ -147,10 +148,9 @@ class SuiteRunner:
         A dataset is collected while the cells of those before it are trained, so that the first
         results come early: there are never more collections under way than jobs at a time.
         """
-        self._to_collect = self._plan.to_collect()
+        missing = {dataset.name for dataset in self._to_collect}
         for _ in range(self._engine.parallel):
             self._collect_next()
-        missing = {dataset.name for dataset in self._plan.to_collect()}
         for cells in self._plan.groups(self._plan.data.keys() - missing):
             self._submit(cells, 1)
         while self._tasks:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from omnisafe_qpt.data.convert import Conversion
 
 
-# As in data/convert.py and data/tables.py, whose import is too slow for --help.
+# Logs that data/tables.py reads.
 _TABLES = ('.csv', '.parquet')
+# As in data/convert.py, whose import is too slow for --help.
 _BUILT_INS = ('VAEBC', 'BCQ', 'BCQLag', 'CRR', 'CCRR', 'COptiDICE')
 
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-TABLE_SUFFIXES = ('.csv', '.parquet')
-
-
 def _names(value: Any, path: str) -> None:
     """Check for a column's name or a list of names."""
     if value == []:
@@ -188,9 +185,9 @@ class _Table:
         episode = frame[name].factorize()[0]
         rows = np.arange(len(episode))
         if 'time' in self._columns:
-            order = np.lexsort((rows, self._times(), episode))
-            times = self._times()[order]
-            same = (np.diff(episode[order]) == 0) & (np.diff(times) == 0)
+            times = self._times()
+            order = np.lexsort((rows, times, episode))
+            same = (np.diff(episode[order]) == 0) & (np.diff(times[order]) == 0)
             if same.any():
                 row = order[np.flatnonzero(same)[0] + 1]
                 raise UserError(

@@ -85,7 +85,7 @@ class EpisodeSettings:
             validates_on_data=validates_on_data,
             patience=train_cfgs.patience,
             exogenous=components(options.get('exogenous')),
-            processes=None if processes == 'auto' else int(processes),
+            processes=None if processes == AUTO else int(processes),
         )
 
     def after_epoch(self, is_last: bool) -> int:
